@@ -1,0 +1,68 @@
+"""Errors that say what failed, what was given, what was expected, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TrimtabError(Exception):
+    """Base of every error trimtab raises on purpose.
+
+    The message is one screen at most: the failure, then `given`, `expected` and `do` where they help.
+    """
+
+    def __init__(self, failed: str, *, given: object = None, expected: object = None, do: str | None = None) -> None:
+        self.failed, self.given, self.expected, self.do = failed, given, expected, do
+        lines = [failed]
+        for label, value in (("given", given), ("expected", expected), ("do", do)):
+            if value is not None:
+                lines.append(f"  {label}: {_short(value)}")
+        super().__init__("\n".join(lines))
+
+
+class DataError(TrimtabError):
+    """A file or a pair that cannot be used."""
+
+
+class OverlapError(DataError):
+    """Items that stand both in the training and in the test data."""
+
+
+class ModelError(TrimtabError):
+    """A model that cannot be loaded, or whose blocks cannot be steered."""
+
+
+class TokenError(TrimtabError):
+    """Text that does not fall on token boundaries, or does not fit the context."""
+
+
+class VectorError(TrimtabError):
+    """A steering vector that is malformed or belongs to another model."""
+
+
+class SteerError(TrimtabError):
+    """An intervention that cannot be applied, or edited nothing."""
+
+
+class RecipeError(TrimtabError):
+    """A recipe that cannot be run."""
+
+
+class RunError(TrimtabError):
+    """A run folder that cannot be written, or holds something else."""
+
+
+class UnknownName(TrimtabError):
+    """A name that is not registered; the message proposes the nearest ones."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, do: str | None = None) -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else do
+        super().__init__(f"unknown {kind} {name!r}", expected=", ".join(known) or "none is registered", do=hint)
+
+
+def _short(value: object, limit: int = 600) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

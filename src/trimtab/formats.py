@@ -1,0 +1,236 @@
+"""Readers of the layouts contrastive data comes in. Each gives pairs; errors carry the file and the line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from trimtab.datasets import Dataset, Form, Pair, as_choice, dedup, polarity, to_choices
+from trimtab.errors import DataError, UnknownName
+
+Row = Mapping[str, Any]
+Reader = Callable[[Row, int, str, str], list[Pair]]
+_BUILT_IN = files("trimtab") / "behaviors"
+_META = re.compile(r"<META_START>.*?<META_END>", re.DOTALL)
+_OPTION = re.compile(r"^\s*\(([A-Z])\):?[ \t]*(.*?)\s*(?=^\s*\([A-Z]\):?|\Z)", re.DOTALL | re.MULTILINE)
+
+
+def load(source: str, form: Form | None) -> Dataset:
+    """The data set a name, a path or an `hf:` address stands for; see `Dataset.load`."""
+    if form not in (None, "answers", "choices"):
+        raise UnknownName("form", str(form), ("answers", "choices"))
+    if source.startswith("hf:"):
+        return read(_from_hub(source[3:]), form)
+    if source in built_in():
+        return _read_built_in(source, form)
+    path = Path(source).expanduser()
+    if path.suffix not in _SUFFIXES and not path.exists():
+        raise UnknownName("data set", source, built_in(), do="or give a .jsonl, .json or .csv file")
+    return read(path, form)
+
+
+def built_in() -> tuple[str, ...]:
+    """Names of the behaviors that come with trimtab."""
+    return tuple(sorted(f.name.removesuffix(".jsonl") for f in _BUILT_IN.iterdir() if f.name.endswith(".jsonl")))
+
+
+def _read_built_in(name: str, form: Form | None) -> Dataset:
+    rows = [json.loads(line) for line in (_BUILT_IN / f"{name}.jsonl").read_text("utf-8").splitlines()]
+    pairs = [Pair(r["question"], r["positive"], r["negative"], _meta(name, i, r["positive"])) for i, r in enumerate(rows)]
+    ask = tomllib.loads((_BUILT_IN / "ask.toml").read_text("utf-8")).get(name)
+    return Dataset(name, to_choices(pairs) if form == "choices" else tuple(pairs), form or "answers", ask)
+
+
+def read(path: Path, form: Form | None = None) -> Dataset:
+    """Read a file in whichever known layout its keys show.
+
+    Raises:
+        DataError: not there, not readable, malformed (with the line), of unknown layout, or unable to take `form`.
+    """
+    if path.suffix not in _SUFFIXES:
+        raise DataError(f"cannot read {path}", given=path.suffix or "no suffix", expected=", ".join(_SUFFIXES))
+    if not path.is_file():
+        raise DataError(f"no such file: {path}", expected="an existing .jsonl, .json or .csv file")
+    rows = list(_SUFFIXES[path.suffix](path))
+    if not rows:
+        raise DataError(f"{path} holds no rows")
+    layout = _layout(rows[0][1], path)
+    wanted = form or layout.form
+    pairs = dedup(pair for line, row in rows for pair in _convert(layout, row, line, path, wanted))
+    if wanted == "choices" and layout.form == "answers":
+        pairs = to_choices(pairs)
+    return Dataset(path.stem, pairs, wanted)
+
+
+def _convert(layout: _Layout, row: Row, line: int, path: Path, form: Form) -> list[Pair]:
+    where = f"{path.name}:{line}"
+    lacking = [k for k in layout.keys if k not in row]
+    if lacking:
+        raise DataError(f"{where}: the row lacks {lacking[0]!r}", given=sorted(row), expected=list(layout.keys))
+    try:
+        return layout.reader(row, line, where, form)
+    except (TypeError, AttributeError, KeyError, ValueError) as problem:
+        raise DataError(f"{where}: malformed row ({problem})", given=dict(row), expected=f"the {layout.name} layout") from problem
+
+
+# ---------------------------------------------------------------- layouts
+
+
+def _plain(row: Row, line: int, where: str, form: str) -> list[Pair]:
+    return [Pair(row["prompt"], row["positive"], row["negative"], _meta(where, line, row["positive"]))]
+
+
+def _bipo(row: Row, line: int, where: str, form: str) -> list[Pair]:
+    matching, other = row["matching"].strip(), row["not_matching"].strip()
+    return [Pair(row["question"], matching, other, _meta(where, line, matching))]
+
+
+def _persona(row: Row, line: int, where: str, form: str) -> list[Pair]:
+    """Persona evaluations. Rows 0, 1 of every four get the matching answer at B (Tan et al. 2024, published converter)."""
+    matching = row["answer_matching_behavior"].strip()
+    other = row["answer_not_matching_behavior"].strip()
+    pair = Pair(_clean(row["question"]), matching, other, _meta(where, line, matching))
+    return [as_choice(pair, "BA"[((line - 1) // 2) % 2]) if form == "choices" else pair]
+
+
+def _listed(row: Row, line: int, where: str, form: str) -> list[Pair]:
+    """AI-risk and CAA rows: the choices are listed in the question, the answers are letters."""
+    question = _clean(row["question"])
+    matching, other = (_letter(row[k], where) for k in ("answer_matching_behavior", "answer_not_matching_behavior"))
+    options = dict(_OPTION.findall(question))
+    for letter in (matching, other):
+        if letter not in options:
+            raise DataError(f"{where}: answer ({letter}) is not among the choices", given=sorted(options))
+    meta = {**_meta(where, line, options[matching]), "matching_letter": matching}
+    if form == "choices":
+        return [Pair(question, f"({matching})", f"({other})", meta)]
+    stem = Pair(question, "(A)", "(B)").question.strip()
+    if options[matching] == options[other]:
+        return []
+    return [Pair(stem, options[matching], options[other], meta)]
+
+
+def _steering_bench(row: Row, line: int, where: str, form: str) -> list[Pair]:
+    one, two = row["positive"], row["negative"]
+    if one["prompt"] != two["prompt"]:
+        raise DataError(f"{where}: positive and negative have different prompts", given=one["prompt"][:80], expected="one shared prompt")
+    meta = _meta(where, line, one["response"])
+    if re.fullmatch(r"\([AB]\)", one["response"].strip()):
+        meta["matching_letter"] = one["response"].strip()[1]
+    return [Pair(one["prompt"].strip(), one["response"].strip(), two["response"].strip(), meta)]
+
+
+class _Layout:
+    def __init__(self, name: str, keys: tuple[str, ...], reader: Reader, form: Form) -> None:
+        self.name, self.keys, self.reader, self.form = name, keys, reader, form
+
+
+_ANSWERS = ("answer_matching_behavior", "answer_not_matching_behavior")
+_LAYOUTS = (
+    _Layout("plain", ("prompt", "positive", "negative"), _plain, "answers"),
+    _Layout("BiPO", ("question", "matching", "not_matching"), _bipo, "answers"),
+    _Layout("persona", ("question", "statement", *_ANSWERS), _persona, "choices"),
+    _Layout("AI-risk", ("question", *_ANSWERS), _listed, "choices"),
+    _Layout("steering-bench", ("positive", "negative"), _steering_bench, "choices"),
+)
+
+
+def _layout(row: Row, path: Path) -> _Layout:
+    for layout in _LAYOUTS:
+        if all(k in row for k in layout.keys):
+            return layout
+    known = "; ".join(f"{x.name}: {', '.join(x.keys)}" for x in _LAYOUTS)
+    raise DataError(f"{path}: unknown layout", given=sorted(row), expected=known, do="rename the columns to prompt, positive, negative")
+
+
+# ---------------------------------------------------------------- files
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
+    for number, line in enumerate(_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as problem:
+            raise DataError(f"{path}:{number}: not valid JSON ({problem.msg})", given=line[:80]) from problem
+        yield number, _object(row, f"{path}:{number}")
+
+
+def _read_json(path: Path) -> Iterator[tuple[int, Row]]:
+    try:
+        rows = json.loads(_text(path))
+    except json.JSONDecodeError as problem:
+        raise DataError(f"{path}:{problem.lineno}: not valid JSON ({problem.msg})") from problem
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: not a list", given=type(rows).__name__, expected="a JSON array of objects")
+    for number, row in enumerate(rows, 1):
+        yield number, _object(row, f"{path}: element {number}")
+
+
+def _read_csv(path: Path) -> Iterator[tuple[int, Row]]:
+    reader = csv.DictReader(_text(path).splitlines(keepends=True))
+    for row in reader:
+        if None in row or None in row.values():
+            columns = len(reader.fieldnames or ())
+            raise DataError(f"{path}:{reader.line_num}: wrong number of columns", expected=f"{columns}: {', '.join(reader.fieldnames or ())}")
+        yield reader.line_num, row
+
+
+_SUFFIXES = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        raise DataError(f"{path}: not UTF-8 text (byte {problem.start})", do="pickles and other binary files are never read") from problem
+
+
+def _object(row: Any, where: str) -> Row:
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: not an object", given=row, expected='{"prompt": ..., "positive": ..., "negative": ...}')
+    return row
+
+
+def _from_hub(address: str) -> Path:
+    """A file of a data set repository on the Hugging Face hub: `owner/name/path`, or `owner/name` where it holds one file."""
+    from huggingface_hub import hf_hub_download, list_repo_files
+
+    owner, _, rest = address.partition("/")
+    name, _, inner = rest.partition("/")
+    repo = f"{owner}/{name}"
+    try:
+        if not inner:
+            found = [f for f in list_repo_files(repo, repo_type="dataset") if Path(f).suffix in _SUFFIXES]
+            if len(found) != 1:
+                raise DataError(f"hf:{repo} holds {len(found)} readable files", given=found[:20], do=f"name one: hf:{repo}/PATH")
+            inner = found[0]
+        return Path(hf_hub_download(repo, inner, repo_type="dataset"))
+    except (OSError, ValueError) as problem:
+        raise DataError(f"cannot fetch hf:{address}", given=str(problem).splitlines()[0], do="check the name and the network") from problem
+
+
+# ---------------------------------------------------------------- small parts
+
+
+def _meta(where: str, line: int, positive: str) -> dict[str, Any]:
+    return {"source": where, "row": line, "polarity": polarity(positive)}
+
+
+def _clean(question: str) -> str:
+    return _META.sub("", question).strip()
+
+
+def _letter(answer: Any, where: str) -> str:
+    first = answer[0] if isinstance(answer, list) and answer else answer
+    found = re.fullmatch(r"\s*\(([A-Z])\)\s*", str(first))
+    if not found:
+        raise DataError(f"{where}: not an answer letter", given=answer, expected='"(A)" or "(B)"')
+    return found[1]

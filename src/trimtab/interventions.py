@@ -1,0 +1,230 @@
+"""Interventions: a vector, how it acts, how strongly, where and when. `steer` puts a stack of them into a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from trimtab import registry
+from trimtab.errors import SteerError
+from trimtab.model import LM, Edit, Frame, Layer, Positions, everywhere
+from trimtab.operators import Add, Operator, unit
+from trimtab.registry import register
+from trimtab.vector import SteeringVector, check_fits
+
+
+class Gate:
+    """When an intervention acts: a weight for every token, of its own row and of nothing that comes later."""
+
+    def weight(self, h: Float[Tensor, "b s d"], v: Float[Tensor, "*rows d"], frame: Frame) -> Float[Tensor, "b s"] | None:
+        """Factors of the multiplier, (b, s); None for 1 everywhere."""
+        raise NotImplementedError
+
+
+@register("gate", "always")
+@dataclass(frozen=True)
+class Always(Gate):
+    """Open at every token."""
+
+    def weight(self, h: Tensor, v: Tensor, frame: Frame) -> None:
+        return None
+
+
+@register("gate", "cosine-above")
+@dataclass(frozen=True)
+class CosineAbove(Gate):
+    """Open at the tokens whose residual stream has a cosine above `threshold` with the vector (or with `other`)."""
+
+    threshold: float = 0.0
+    other: SteeringVector | None = None
+    layer: Layer | None = None
+
+    def weight(self, h: Tensor, v: Tensor, frame: Frame) -> Tensor:
+        probe = v.reshape(-1, v.shape[-1])[0] if self.other is None else self.other[self.layer if self.layer is not None else self.other.layers[0]]
+        cosine = (unit(h.float()) * unit(probe.to(h.device).float())).sum(-1)
+        return (cosine > self.threshold).float()
+
+
+@register("gate", "schedule")
+@dataclass(frozen=True)
+class Schedule(Gate):
+    """Full weight in the prompt, then a function of the number k of tokens generated before.
+
+    "until": 1 for k < tokens, then 0. "linear": falls to 0 at k = tokens. "half-life": halves every `tokens` tokens.
+    """
+
+    shape: Literal["until", "linear", "half-life"] = "until"
+    tokens: int = 32
+
+    def __post_init__(self) -> None:
+        if self.shape not in ("until", "linear", "half-life") or self.tokens < 1:
+            raise SteerError("not a schedule", given=(self.shape, self.tokens), expected='"until", "linear" or "half-life", and tokens >= 1')
+
+    def weight(self, h: Tensor, v: Tensor, frame: Frame) -> Tensor:
+        prompts = torch.tensor([r.prompt for r in frame.rows], device=frame.index.device)[:, None]
+        k = (frame.index - prompts).clamp(min=0).float()
+        if self.shape == "until":
+            return (k < self.tokens).float()
+        return (1 - k / self.tokens).clamp(min=0) if self.shape == "linear" else 0.5 ** (k / self.tokens)
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """A vector applied at all of its layers.
+
+    Args:
+        vector: what to apply.
+        operator: how; addition by default.
+        multiplier: times the stored vector.
+        positions: which tokens, as `Positions` or in words ("from_last_prompt_token").
+        gate: when.
+    """
+
+    vector: SteeringVector
+    operator: Operator = field(default_factory=Add)
+    multiplier: float = 1.0
+    positions: Positions = everywhere
+    gate: Gate = field(default_factory=Always)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "positions", Positions.parse(self.positions))
+        if not isinstance(self.operator, Operator) or not isinstance(self.gate, Gate):
+            raise SteerError("operator and gate must be values", given=(self.operator, self.gate), expected="such as Add() and Always()")
+        if not torch.isfinite(torch.tensor(float(self.multiplier))):
+            raise SteerError("the multiplier is not finite", given=self.multiplier)
+
+    def apply(self, h: Float[Tensor, "b s d"], layer: Layer, frame: Frame, multiplier: float | Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The edited stream of one layer, and how many tokens were selected (a scalar tensor).
+
+        Args:
+            multiplier: instead of the stored one; a number, or one per row (b, 1, 1).
+        """
+        m = self.multiplier if multiplier is None else multiplier
+        selected = self.positions.select(frame.index, frame.rows)
+        v = self.vector[layer].to(h.device)
+        weight = self.gate.weight(h, v, frame)
+        if weight is not None:
+            m = m * weight[..., None].to(h.device)
+        count = selected.sum()
+        moved = self.operator(h, v, m)
+        return (h if moved is h else torch.where(selected[..., None], moved, h)), count
+
+    def describe(self) -> dict[str, Any]:
+        """Everything but the vector's numbers, as a table."""
+        gate = registry.describe(self.gate)
+        if isinstance(self.gate, CosineAbove) and self.gate.other is not None:
+            gate["other"] = self.gate.other.to_text()
+        return {
+            "vector": self.vector.hash,
+            "layers": list(self.vector.layers),
+            "operator": registry.describe(self.operator),
+            "multiplier": self.multiplier,
+            "positions": str(self.positions),
+            "gate": gate,
+        }
+
+    def to_json(self) -> str:
+        """A self-contained text, vector included."""
+        return json.dumps({**self.describe(), "vector": self.vector.to_text()}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Intervention:
+        """What `to_json` wrote."""
+        table = json.loads(text)
+        gate = dict(table["gate"])
+        if gate.get("other"):
+            gate["other"] = SteeringVector.from_text(gate["other"])
+        return cls(
+            SteeringVector.from_text(table["vector"]),
+            registry.make("operator", table["operator"]),
+            table["multiplier"],
+            Positions.parse(table["positions"]),
+            registry.make("gate", gate),
+        )
+
+    def times(self, multiplier: float) -> Intervention:
+        """The same with another multiplier."""
+        return replace(self, multiplier=multiplier)
+
+
+Stack = Intervention | Sequence[Intervention]
+
+
+@dataclass
+class Receipt:
+    """What `steer` did: how many tokens it selected at each layer, over all passes inside the context."""
+
+    passes: int = 0
+    _counts: dict[Layer, Tensor] = field(default_factory=dict[Layer, Tensor])
+
+    @property
+    def edited(self) -> dict[Layer, int]:
+        return {layer: int(n) for layer, n in self._counts.items()}
+
+    def note(self, layer: Layer, count: Tensor) -> None:
+        self._counts[layer] = self._counts.get(layer, 0) + count
+        self.passes += 1
+
+
+def as_stack(stack: Stack) -> tuple[Intervention, ...]:
+    return (stack,) if isinstance(stack, Intervention) else tuple(stack)
+
+
+def check_stack(lm: LM, stack: Stack) -> tuple[Intervention, ...]:
+    """The interventions of a stack, checked against the model.
+
+    Raises:
+        VectorError: a vector that is not this model's.
+    """
+    ivs = as_stack(stack)
+    for iv in ivs:
+        check_fits(iv.vector, width=lm.width, n_layers=lm.n_layers, fingerprint=lm.fingerprint, model=lm.id)
+    return ivs
+
+
+def edits(ivs: Sequence[Intervention], receipt: Receipt, multiplier: float | Tensor | None = None) -> dict[Layer, Edit]:
+    """One edit per layer that applies the stack in order."""
+
+    def at(layer: Layer) -> Edit:
+        def edit(h: Tensor, frame: Frame) -> Tensor:
+            for iv in ivs:
+                if layer in iv.vector.vectors:
+                    h, count = iv.apply(h, layer, frame, multiplier)
+                    receipt.note(layer, count)
+            return h
+
+        return edit
+
+    return {layer: at(layer) for layer in sorted({k for iv in ivs for k in iv.vector.layers})}
+
+
+@contextmanager
+def steer(lm: LM, *stack: Intervention) -> Iterator[Receipt]:
+    """Within the context every pass of the model is steered by the interventions, in order.
+
+    Yields:
+        A receipt: per layer, how many tokens were selected.
+
+    Raises:
+        VectorError: a vector of another model, before anything runs.
+        SteerError: on leaving, if no token was selected in any pass: an intervention that does nothing is a mistake.
+    """
+    ivs = check_stack(lm, stack)
+    if not ivs:
+        raise SteerError("steer() needs at least one intervention")
+    receipt = Receipt()
+    with lm.edit(edits(ivs, receipt)):
+        yield receipt
+    if not receipt.passes:
+        raise SteerError("nothing was steered: no forward pass ran inside steer()", do="call lm.generate or lm.logprobs inside the with block")
+    if not any(receipt.edited.values()):
+        raise SteerError(
+            "nothing was steered: the positions selected no token", given=[str(iv.positions) for iv in ivs], do="check the positions against the prompt"
+        )

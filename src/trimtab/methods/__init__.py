@@ -1,0 +1,186 @@
+"""learn(): a method turns data into a steering vector. One file per method; what contrast methods share is here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from trimtab import registry
+from trimtab.datasets import Dataset, Pair
+from trimtab.errors import DataError, TokenError, VectorError
+from trimtab.model import LM, Layer, Row, Tokens
+from trimtab.vector import Provenance, SteeringVector
+
+Read = Literal["auto", "completion", "contrast", "last"]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Residual streams of positive and negative completions, one mean over the read positions per pair.
+
+    Attributes:
+        positive, negative: (n, l, d) fp32.
+        layers: the l layers.
+    """
+
+    positive: Float[Tensor, "n l d"]
+    negative: Float[Tensor, "n l d"]
+    layers: tuple[Layer, ...]
+
+    @property
+    def deltas(self) -> Float[Tensor, "n l d"]:
+        """positive - negative, pair by pair."""
+        return self.positive - self.negative
+
+    def mean_difference(self) -> Float[Tensor, "l d"]:
+        return self.deltas.mean(0)
+
+
+class Method:
+    """A learner: a frozen dataclass whose fields are its parameters."""
+
+    def fit(self, lm: LM, data: Dataset, layers: Sequence[Layer]) -> dict[Layer, Tensor]:
+        """One tensor (d,) per layer."""
+        raise NotImplementedError
+
+
+class ContrastMethod(Method):
+    """A learner that needs the activations alone. The result is rescaled to the norm of the mean difference at each layer,
+
+    so that a multiplier means the same whichever method found the direction.
+    """
+
+    read: Read = "auto"
+
+    def directions(self, acts: Activations) -> Float[Tensor, "l d"]:
+        """A direction per layer, of any norm."""
+        raise NotImplementedError
+
+    def fit(self, lm: LM, data: Dataset, layers: Sequence[Layer]) -> dict[Layer, Tensor]:
+        return self.fit_activations(activations(lm, data, layers, read=self.read))
+
+    def fit_activations(self, acts: Activations) -> dict[Layer, Tensor]:
+        found = rescaled(self.directions(acts), acts.mean_difference())
+        return dict(zip(acts.layers, found, strict=True))
+
+
+def learn(
+    lm: LM, data: Dataset, method: Method, layers: Sequence[Layer] | None = None, *, acts: Activations | None = None
+) -> SteeringVector:
+    """Learn a steering vector.
+
+    Args:
+        lm: the model.
+        data: contrastive pairs; use the training part of a split.
+        method: such as `MeanDiff()`.
+        layers: block indices from 0 (layer L is the output of block L); all by default.
+        acts: activations computed before by `activations`, to learn several vectors from one pass.
+
+    Raises:
+        DataError: fewer than two pairs.
+        ModelError: a layer out of range.
+        VectorError: the data give no direction (all differences are zero).
+    """
+    chosen = lm.layers(layers)
+    if len(data) < 2:
+        raise DataError(f"{data.name} has one pair", given=len(data), expected="at least two pairs to take a mean over")
+    if acts is not None and isinstance(method, ContrastMethod):
+        vectors = {k: v for k, v in method.fit_activations(acts).items() if k in chosen}
+    else:
+        vectors = method.fit(lm, data, chosen)
+    made = Provenance(
+        model=lm.id,
+        revision=lm.revision,
+        fingerprint=lm.fingerprint,
+        method=registry.describe(method),
+        data={"name": data.name, "part": data.part, "form": data.form, "hash": data.hash, "pairs": len(data)},
+        trained_on=tuple(sorted({p.group for p in data})),
+        version=version("trimtab"),
+    )
+    return SteeringVector(vectors, made)
+
+
+def activations(
+    lm: LM, data: Dataset, layers: Sequence[Layer] | None = None, *, read: Read = "auto", batch: int = 16, progress: Progress | None = None
+) -> Activations:
+    """Residual streams of every pair's completions; the prompt of a pair is run once for both, and for all layers.
+
+    Args:
+        read: which tokens to average over: "completion" (all of them), "contrast" (the first that differs: the answer
+            letter of an A/B question), "last" (the final one), or "auto": contrast for A/B questions, else completion.
+        progress: called with (pairs done, pairs in all).
+    """
+    chosen = lm.layers(layers)
+    rows = [paired_rows(lm, p) for p in data]
+    stacked: dict[int, Tensor] = {}
+    done = 0
+    for picked in lm.batches([r[0] for r in rows], batch):
+        tokens = lm.batch([rows[k][side] for side in (0, 1) for k in picked])
+        spots = torch.stack([_spot(tokens, j, rows[k], _rule(read, data[k])) for j, k in enumerate(picked * 2)])
+        both = lm.capture(tokens, spots, chosen)
+        n = len(picked)
+        stacked.update({k: torch.stack([both[j], both[n + j]]) for j, k in enumerate(picked)})
+        done += n
+        if progress:
+            progress(done, len(data))
+    out = torch.stack([stacked[k] for k in range(len(data))])
+    return Activations(out[:, 0], out[:, 1], tuple(chosen))
+
+
+def paired_rows(lm: LM, pair: Pair, system: str | None = None) -> tuple[Row, Row]:
+    """The two rows of a pair.
+
+    Raises:
+        TokenError: the completions have the same tokens.
+    """
+    one = lm.row(pair.prompt, pair.positive, system=system)
+    two = lm.row(pair.prompt, pair.negative, system=system)
+    if one.ids == two.ids:
+        raise TokenError("positive and negative have the same tokens", given=(pair.positive, pair.negative), expected="two different completions")
+    return one, two
+
+
+def contrast_index(rows: tuple[Row, Row]) -> int:
+    """Position of the first token at which two rows differ (or at which the shorter one has ended, its last token)."""
+    one, two = rows
+    shared = next((i for i, (a, b) in enumerate(zip(one.ids, two.ids, strict=False)) if a != b), min(len(one.ids), len(two.ids)))
+    return min(shared, len(one.ids) - 1, len(two.ids) - 1)
+
+
+def _rule(read: Read, pair: Pair) -> Read:
+    return read if read != "auto" else "contrast" if "matching_letter" in pair.meta else "completion"
+
+
+def _spot(tokens: Tokens, j: int, rows: tuple[Row, Row], rule: Read) -> Tensor:
+    index, row = tokens.index[j], tokens.rows[j]
+    if rule == "contrast":
+        return index == contrast_index(rows)
+    return index == len(row.ids) - 1 if rule == "last" else index >= row.prompt
+
+
+def rescaled(directions: Float[Tensor, "l d"], like: Float[Tensor, "l d"]) -> Float[Tensor, "l d"]:
+    """Each direction with the norm of `like`.
+
+    Raises:
+        VectorError: a direction of norm zero.
+    """
+    norms = directions.norm(dim=-1, keepdim=True)
+    if not (norms > 0).all() or not (like.norm(dim=-1) > 0).all():
+        raise VectorError("the data give no direction: positive and negative activations do not differ", do="check the completions of the data set")
+    return directions / norms * like.norm(dim=-1, keepdim=True)
+
+
+from trimtab.methods.label_shuffled import LabelShuffled  # noqa: E402
+from trimtab.methods.mean_diff import MeanDiff  # noqa: E402
+from trimtab.methods.pca import PCA  # noqa: E402
+from trimtab.methods.probe import Probe  # noqa: E402
+from trimtab.methods.random_direction import RandomDirection  # noqa: E402
+
+__all__ = ["PCA", "Activations", "ContrastMethod", "LabelShuffled", "MeanDiff", "Method", "Probe", "RandomDirection", "activations", "learn"]

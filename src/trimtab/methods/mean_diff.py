@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from trimtab.methods import Activations, ContrastMethod, Read
+from trimtab.registry import register
+
+
+@register("method", "mean-diff")
+@dataclass(frozen=True)
+class MeanDiff(ContrastMethod):
+    """Mean of (positive - negative) over the pairs, not normalised (Rimsky et al. 2024, CAA; Tan et al. 2024, section 3)."""
+
+    read: Read = "auto"
+
+    def directions(self, acts: Activations) -> Float[Tensor, "l d"]:
+        return acts.mean_difference()

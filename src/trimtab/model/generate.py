@@ -1,0 +1,135 @@
+"""Batched, seeded generation whose rows do not depend on their neighbours."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from trimtab.errors import TokenError
+from trimtab.model.hooks import Frame
+from trimtab.model.replay import new_cache
+from trimtab.model.tokens import Row, Tokens
+
+if TYPE_CHECKING:
+    from trimtab.model.lm import LM
+
+OnToken = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to choose tokens: temperature 0 is greedy; otherwise nucleus sampling with one random stream per row."""
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise TokenError("sampling parameters out of range", given=self, expected="max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1")
+
+
+def decode(lm: LM, tokens: Tokens, sampling: Sampling, on_token: OnToken | None = None, *, cached: bool = True) -> list[Row]:
+    """Extend every row of a batch of prompts until it ends or `max_new_tokens` is reached.
+
+    Args:
+        on_token: called with (row, token id) as tokens come.
+        cached: False recomputes the whole sequence at every step (the oracle of the tests).
+    """
+    stream = _Stream(lm, tokens, sampling)
+    step = _cached_steps(lm, tokens) if cached else _full_steps(lm, tokens)
+    logits = step(None, stream.alive)
+    for _ in range(sampling.max_new_tokens):
+        chosen = stream.choose(logits, on_token)
+        if not stream.alive.any() or stream.length == sampling.max_new_tokens:
+            break
+        logits = step(chosen, stream.alive)
+    return [row.extended(ids) for row, ids in zip(tokens.rows, stream.new, strict=True)]
+
+
+class _Stream:
+    """The rows under way: what was chosen, who is still alive, one generator each."""
+
+    def __init__(self, lm: LM, tokens: Tokens, sampling: Sampling) -> None:
+        self.sampling = sampling
+        self.ends = lm.end_tokens
+        self.new: list[list[int]] = [[] for _ in tokens.rows]
+        self.alive = torch.ones(len(tokens.rows), dtype=torch.bool)
+        self.length = 0
+        self.generators = [_generator(sampling.seed, row, k, tokens.rows) for k, row in enumerate(tokens.rows)]
+
+    def choose(self, logits: Tensor, on_token: OnToken | None) -> Tensor:
+        picked = logits.argmax(-1).cpu() if self.sampling.temperature == 0 else self._sample(logits.cpu())
+        self.length += 1
+        for k, token in enumerate(picked.tolist()):
+            if not self.alive[k]:
+                continue
+            if token in self.ends:
+                self.alive[k] = False
+                continue
+            self.new[k].append(token)
+            if on_token:
+                on_token(k, token)
+        return picked
+
+    def _sample(self, logits: Tensor) -> Tensor:
+        p = torch.softmax(logits / self.sampling.temperature, -1)
+        ranked, order = p.sort(-1, descending=True)
+        ranked = ranked.masked_fill(ranked.cumsum(-1) - ranked >= self.sampling.top_p, 0.0)
+        drawn = [torch.multinomial(ranked[k], 1, generator=g) for k, g in enumerate(self.generators)]
+        return order.gather(-1, torch.stack(drawn))[:, 0]
+
+
+def _generator(seed: int, row: Row, k: int, rows: Sequence[Row]) -> torch.Generator:
+    """Seeded by the prompt, and by its occurrence if a batch holds it several times: not by its place in the batch."""
+    copies = sum(r.ids == row.ids for r in rows[:k])
+    key = hashlib.sha256(repr((seed, row.ids, copies)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)
+
+
+def _cached_steps(lm: LM, tokens: Tokens) -> Callable[[Tensor | None, Tensor], Tensor]:
+    cache = new_cache(lm.model.config)
+    mask = tokens.mask
+    lengths = tokens.index[:, -1:] + 1
+
+    def step(chosen: Tensor | None, alive: Tensor) -> Tensor:
+        nonlocal mask, lengths
+        if chosen is None:
+            return lm.forward(tokens.ids, Frame(tokens.index, tokens.rows), mask, cache, keep=[tokens.ids.shape[1] - 1])[:, 0]
+        living = alive.to(mask.device)[:, None]
+        mask = torch.cat([mask, living.long()], -1)
+        index = lengths.masked_fill(~living, -1)
+        lengths = lengths + 1
+        return lm.forward(chosen.to(mask.device)[:, None], Frame(index, tokens.rows), mask, cache, keep=[0])[:, 0]
+
+    return step
+
+
+def _full_steps(lm: LM, tokens: Tokens) -> Callable[[Tensor | None, Tensor], Tensor]:
+    ids, index = tokens.ids, tokens.index
+
+    def step(chosen: Tensor | None, alive: Tensor) -> Tensor:
+        nonlocal ids, index
+        if chosen is not None:
+            ids = torch.cat([ids, chosen.to(ids.device)[:, None]], -1)
+            new = (index.max(-1, keepdim=True).values + 1).masked_fill(~alive.to(ids.device)[:, None], -1)
+            index = torch.cat([index, new], -1)
+        grown = Tokens(tokens.rows, ids, index)
+        return lm.forward(ids, Frame(index, tokens.rows), grown.mask, None, keep=[ids.shape[1] - 1])[:, 0]
+
+    return step
+
+
+def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Ids that end a turn: of the generation config, the model and the tokenizer."""
+    found: set[int] = set()
+    for source in (getattr(model, "generation_config", None), model.config, tokenizer):
+        ids = getattr(source, "eos_token_id", None)
+        found.update(ids if isinstance(ids, list | tuple) else [] if ids is None else [ids])
+    return frozenset(found)

@@ -1,0 +1,118 @@
+"""The one owner of hooks: what stands in a forward pass (the frame), and edits of the blocks' outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from trimtab.errors import ModelError
+from trimtab.model.tokens import Row
+
+Layer = int
+Edit = Callable[[Tensor, "Frame"], Tensor]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The columns of one forward pass.
+
+    Attributes:
+        index: (b, s) logical position of each column, -1 for padding.
+        rows: the b conversations.
+    """
+
+    index: Int[Tensor, "b s"]
+    rows: Sequence[Row]
+
+
+def stream(output: Any) -> Tensor:
+    """The residual stream in what a block returned.
+
+    Raises:
+        ModelError: the stream is not (b, s, d): a vector would broadcast over an unknown axis.
+    """
+    h = output[0] if isinstance(output, tuple) else output
+    if not isinstance(h, Tensor) or h.ndim != 3:
+        shape = tuple(h.shape) if isinstance(h, Tensor) else type(h).__name__
+        raise ModelError("the residual stream is not (batch, sequence, width)", given=shape, do="this architecture keeps several streams and cannot be steered")
+    return h
+
+
+def replaced(output: Any, h: Tensor) -> Any:
+    """What a block returned, with `h` as its residual stream."""
+    return (h, *output[1:]) if isinstance(output, tuple) else h
+
+
+@dataclass
+class Hooks:
+    """All hooks on a model's blocks. Edits of one layer run in the order they were added."""
+
+    model: Any
+    blocks: nn.ModuleList
+    frame: Frame | None = None
+    _edits: dict[Layer, list[Edit]] = field(default_factory=dict[Layer, list[Edit]])
+    _foreign: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @contextmanager
+    def edit(self, edits: Mapping[Layer, Edit]) -> Iterator[None]:
+        """Within the context, the output h of each named block becomes `edits[layer](h, frame)`."""
+        handles = [self._attach(layer) for layer in edits if not self._edits.get(layer)]
+        if edits:
+            handles.append(self.model.register_forward_pre_hook(self._see, with_kwargs=True, prepend=True))
+        for layer, change in edits.items():
+            self._edits.setdefault(layer, []).append(change)
+        try:
+            yield
+        finally:
+            for layer, change in edits.items():
+                self._edits[layer].remove(change)
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def within(self, frame: Frame) -> Iterator[None]:
+        """Declare the columns of the forward passes inside the context."""
+        before, self.frame = self.frame, frame
+        try:
+            yield
+        finally:
+            self.frame = before
+
+    def _attach(self, layer: Layer) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
+            h = stream(output)
+            frame = self.frame or self._foreign["frame"]
+            changed = h
+            for change in self._edits[layer]:
+                changed = change(changed, frame)
+            return None if changed is h else replaced(output, changed)
+
+        return self.blocks[layer].register_forward_hook(hook, prepend=True)
+
+    def _see(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """Work out the columns of a forward pass someone else started (`model.generate`, an evaluation harness)."""
+        if self.frame is None:
+            self._foreign["frame"] = _frame_of(args, kwargs, self._foreign)
+
+
+def _frame_of(args: Any, kwargs: dict[str, Any], memory: dict[str, Any]) -> Frame:
+    """A first pass is all prompt; what later passes add to its cache is generated."""
+    ids = kwargs.get("input_ids", args[0] if args else None)
+    ids = kwargs["inputs_embeds"][..., 0] if ids is None else ids
+    b, s = ids.shape
+    cache = kwargs.get("past_key_values")
+    past = cache.get_seq_length() if cache is not None else 0
+    mask = kwargs.get("attention_mask")
+    if mask is None or mask.ndim != 2:
+        mask = torch.ones(b, past + s, dtype=torch.long, device=ids.device)
+    mask = mask[:, : past + s]
+    index = (mask.long().cumsum(-1) - 1).masked_fill(mask == 0, -1)[:, -s:]
+    if past == 0 or len(memory.get("prompt", ())) != b:
+        memory["prompt"] = [int(n) for n in mask.sum(-1)]
+    return Frame(index, [Row((), n) for n in memory["prompt"]])

@@ -1,0 +1,420 @@
+"""LM: a causal language model whose residual stream can be read, edited and replayed. It knows nothing of vectors."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from trimtab.errors import ModelError, TokenError
+from trimtab.model import positions as at
+from trimtab.model import replay as engine
+from trimtab.model.blocks import find_blocks
+from trimtab.model.generate import OnToken, Sampling, decode, end_tokens
+from trimtab.model.hooks import Edit, Frame, Hooks, Layer, stream
+from trimtab.model.positions import Positions
+from trimtab.model.replay import Prefix
+from trimtab.model.tokens import Prompt, Row, Tokens, render
+
+log = logging.getLogger("trimtab")
+
+
+class LM:
+    """A Hugging Face causal language model with exact access to its residual stream.
+
+    Layer L is the output of block L, counted from 0. Parameters are frozen. Log-probabilities are nats in fp32.
+
+    Attributes:
+        id: the name it was loaded by.
+        n_layers, width: number of blocks, size of the residual stream.
+        replayable: whether replays passed the check at load; if not, full passes are used.
+        batchable: whether a padded row equals the row alone; if not, only rows of equal shape share a batch.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, id: str = "", revision: str = "", blocks: str | None = None, check: bool = True) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.id, self.revision = id or model.config.name_or_path or type(model).__name__, revision
+        self.blocks_path, self.blocks = find_blocks(model, blocks)
+        self.hooks = Hooks(model, self.blocks)
+        self.n_layers = len(self.blocks)
+        self.width: int = model.config.get_text_config(decoder=True).hidden_size
+        self.end_tokens = end_tokens(model, tokenizer)
+        self.lock = threading.RLock()
+        self._accepts = set(inspect.signature(model.forward).parameters)
+        self.replayable = self.batchable = True
+        if check:
+            from trimtab.model.check import self_check
+
+            self_check(self)
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        *,
+        dtype: str | None = None,
+        device: str | None = None,
+        device_map: str | None = None,
+        revision: str | None = None,
+        blocks: str | None = None,
+    ) -> LM:
+        """Load `smollm2` (a local default), a Hugging Face id or a folder, and check that replays are exact.
+
+        Args:
+            dtype: such as "float32" or "bfloat16"; by default float32 on a CPU, the checkpoint's own elsewhere.
+            device: such as "cpu" or "cuda".
+            device_map: passed to transformers, instead of `device`.
+            blocks: dotted path of the block list, for models that fit no rule.
+
+        Raises:
+            ModelError: not found, not a causal language model, or not steerable.
+        """
+        from trimtab.model.load import load
+
+        model, tokenizer = load(name, dtype=dtype, device=device, device_map=device_map, revision=revision)
+        return cls(model, tokenizer, id=name, revision=revision or "", blocks=blocks)
+
+    # ------------------------------------------------------------ facts
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.get_input_embeddings().weight.dtype
+
+    @property
+    def context(self) -> int:
+        """Longest sequence in tokens."""
+        return getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None) or 1 << 30
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the model's shape (architecture, width, layers, vocabulary): what a vector must match."""
+        c = self.model.config.get_text_config(decoder=True)
+        facts = [c.model_type, self.width, self.n_layers, c.vocab_size]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+    def layers(self, chosen: Sequence[Layer] | None = None) -> list[Layer]:
+        """Checked layers; all of them by default.
+
+        Raises:
+            ModelError: a layer the model does not have.
+        """
+        layers = list(range(self.n_layers)) if chosen is None else list(chosen)
+        for layer in layers:
+            if not isinstance(layer, int) or not 0 <= layer < self.n_layers:
+                raise ModelError("layer out of range", given=layer, expected=f"0..{self.n_layers - 1} for {self.id}")
+        return layers
+
+    # ------------------------------------------------------------ tokens
+
+    def row(self, prompt: Prompt, completion: str = "", *, system: str | None = None, chat: bool = True) -> Row:
+        """One conversation as ids; see `render`.
+
+        Raises:
+            TokenError: the boundary does not fall between tokens, or the text is longer than the context.
+        """
+        row = render(self.tokenizer, prompt, completion, system=system, chat=chat)
+        if len(row.ids) > self.context:
+            raise TokenError("longer than the model's context", given=f"{len(row.ids)} tokens: {row.text[:60]!r}...", expected=f"at most {self.context}")
+        return row
+
+    def batch(self, rows: Sequence[Row]) -> Tokens:
+        """Rows side by side: prompts end in the same column."""
+        pad = self.tokenizer.pad_token_id if self.tokenizer is not None else 0
+        return Tokens.of(rows, pad if pad is not None else 0, self.device)
+
+    def tokens(
+        self, prompts: Sequence[Prompt], completions: Sequence[str] | None = None, *, system: str | None = None, chat: bool = True
+    ) -> Tokens:
+        """Render prompts (and completions) and put them side by side."""
+        rows = zip(prompts, completions or [""] * len(prompts), strict=True)
+        return self.batch([self.row(p, c, system=system, chat=chat) for p, c in rows])
+
+    def batches(self, rows: Sequence[Row], size: int) -> list[list[int]]:
+        """Indices of rows that go well together: near in length, at most `size`, of equal shape if the model needs that."""
+        order = sorted(range(len(rows)), key=lambda k: (rows[k].prompt, len(rows[k].ids), k))
+        if self.batchable:
+            return [order[k : k + size] for k in range(0, len(order), size)]
+        groups: dict[tuple[int, int], list[int]] = {}
+        for k in order:
+            groups.setdefault((rows[k].prompt, len(rows[k].ids)), []).append(k)
+        return [g[k : k + size] for g in groups.values() for k in range(0, len(g), size)]
+
+    # ------------------------------------------------------------ passes
+
+    def forward(
+        self,
+        ids: Int[Tensor, "b s"],
+        frame: Frame,
+        mask: Int[Tensor, "b t"],
+        cache: Any = None,
+        *,
+        keep: Sequence[int] | Int[Tensor, " k"] | None = None,
+        vocab: Int[Tensor, " n"] | None = None,
+    ) -> Float[Tensor, "b k v"]:
+        """One pass of the model's own code; fp32 logits at the kept columns (all by default)."""
+        chosen = None if keep is None else torch.as_tensor(keep, device=ids.device)
+        given: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "past_key_values": cache, "use_cache": cache is not None}
+        if "position_ids" in self._accepts:
+            given["position_ids"] = frame.index.clamp(min=0)
+        direct = chosen is not None and "logits_to_keep" in self._accepts
+        if direct:
+            given["logits_to_keep"] = chosen
+        grad = torch.is_grad_enabled()
+        with self.lock, self.hooks.within(frame), engine.exact_head(self.model, vocab), torch.set_grad_enabled(grad):
+            logits = self.model(**given).logits
+        return (logits if direct or chosen is None else logits[:, chosen]).float()
+
+    @torch.no_grad()
+    def logits(
+        self, tokens: Tokens, edits: Mapping[Layer, Edit] | None = None, *, keep: Sequence[int] | None = None
+    ) -> Float[Tensor, "b k v"]:
+        """The slow path: one full pass with hooks and no cache. Every fast path is tested against it."""
+        with self.edit(edits or {}):
+            return self.forward(tokens.ids, Frame(tokens.index, tokens.rows), tokens.mask, keep=keep)
+
+    def edit(self, edits: Mapping[Layer, Edit]) -> AbstractContextManager[None]:
+        """Within the context, every pass has the output h (b, s, d) of block L replaced by `edits[L](h, frame)`."""
+        self.layers(list(edits))
+        return self.hooks.edit(edits)
+
+    @torch.no_grad()
+    def capture(
+        self, tokens: Tokens, positions: Positions | str | Bool[Tensor, "b s"] = at.generated, layers: Sequence[Layer] | None = None
+    ) -> Float[Tensor, "b l d"]:
+        """Mean residual stream over the selected positions of each row, at every layer, in one pass (fp32, on the CPU).
+
+        Prompts that several rows share are run once. The last layer is the output of the last block, before the final norm.
+
+        Raises:
+            TokenError: a row in which nothing is selected.
+        """
+        layers = self.layers(layers)
+        chosen = positions if isinstance(positions, Tensor) else Positions.parse(positions).select(tokens.index, tokens.rows)
+        if not chosen.any(-1).all():
+            k = int((~chosen.any(-1)).nonzero()[0])
+            raise TokenError(f"positions {positions} select nothing", given=self.tokenizer.decode(tokens.rows[k].ids)[-80:])
+        start = min(int(chosen.any(0).nonzero()[0]), tokens.pivot)
+        weights = (chosen / chosen.sum(-1, keepdim=True))[:, start:].float()
+        kept: dict[Layer, Tensor] = {}
+
+        def reader(layer: Layer) -> Edit:
+            def read(h: Tensor, frame: Frame) -> Tensor:
+                kept[layer] = torch.einsum("bs,bsd->bd", weights.to(h.device), h.float()).cpu()
+                return h
+
+            return read
+
+        self._suffix(tokens, start, self._before(tokens, start), {layer: reader(layer) for layer in layers}, [tokens.ids.shape[1] - 1])
+        return torch.stack([kept[layer] for layer in layers], 1)
+
+    # ------------------------------------------------------------ replay
+
+    @torch.no_grad()
+    def prefix(
+        self, tokens: Tokens, start: int | None = None, layers: Sequence[Layer] | None = None, *, keep: Sequence[int] | None = None
+    ) -> Prefix:
+        """Run a batch once and keep what replays need.
+
+        Args:
+            start: first column an edit may touch, at most `tokens.pivot`; by default the last prompt token.
+            layers: the layers to replay from; all by default.
+            keep: columns whose logits are wanted (all from `start` by default).
+        """
+        start = tokens.pivot - 1 if start is None else start
+        outputs: dict[Layer, Any] = {}
+        handles = [self.blocks[k].register_forward_hook(_recorder(outputs, k), prepend=True) for k in self.layers(layers)]
+        cache = self._before(tokens, start)
+        try:
+            logits = self._suffix(tokens, start, cache, {}, keep)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return Prefix(tokens, start, cache, outputs, {k: stream(o) for k, o in outputs.items()}, logits)
+
+    def replay(
+        self,
+        prefix: Prefix,
+        layer: Layer,
+        h: Float[Tensor, "c b s d"],
+        *,
+        keep: Sequence[int] | None = None,
+        edits: Mapping[Layer, Edit] | None = None,
+        vocab: Int[Tensor, " n"] | None = None,
+    ) -> Float[Tensor, "c b k v"]:
+        """Logits with the residual stream after block `layer` set to `h` from `prefix.start` on, for c conditions at once.
+
+        Differentiable in `h`. Only the blocks above `layer` run, on the columns from `prefix.start`.
+
+        Args:
+            keep: columns whose logits are wanted; all from `prefix.start` by default.
+            edits: further edits, of blocks above `layer`; they see c * b rows, conditions first.
+            vocab: token ids to compute logits for; all by default.
+        """
+        c, b = h.shape[:2]
+        if not self.replayable:
+            return self._replay_in_full(prefix, layer, h, keep, edits, vocab)
+        tokens = engine.repeat_rows(prefix.tokens, c)
+        order = torch.arange(b, device=h.device).repeat(c) if c > 1 else None
+        cache = engine.fork(prefix.cache, order) if prefix.cache is not None else None
+        output = engine.emitted(prefix.outputs[layer], h.flatten(0, 1), c)
+        columns = engine.columns(tokens, keep, prefix.start)
+        frame = Frame(tokens.index[:, prefix.start :], tokens.rows)
+        with ExitStack() as stack:
+            stack.enter_context(self.lock)
+            stack.enter_context(torch.set_grad_enabled(torch.is_grad_enabled() and h.requires_grad or bool(edits) and torch.is_grad_enabled()))
+            stack.enter_context(self.edit(edits or {}))
+            stack.enter_context(engine.emitting(self.blocks, layer, output))
+            logits = self.forward(tokens.ids[:, prefix.start :], frame, tokens.mask, cache, keep=columns, vocab=vocab)
+        return logits.unflatten(0, (c, b))
+
+    def gradient(
+        self, tokens: Tokens, score: Callable[[Float[Tensor, "b k v"]], Tensor], start: int | None = None, *, keep: Sequence[int] | None = None
+    ) -> dict[Layer, Float[Tensor, "b s d"]]:
+        """Gradient of a scalar score of the kept logits with respect to the residual stream at every layer, in one backward pass.
+
+        Args:
+            score: from fp32 logits (b, k, v) to a scalar. A sum over rows gives every row its own gradient.
+            start: first column of the gradient; by default the last prompt token.
+
+        Returns:
+            For each layer (b, s - start, d), fp32: the first-order effect of an addition there.
+        """
+        start = tokens.pivot - 1 if start is None else start
+        cache = self._before(tokens, start)
+        shape = (tokens.ids.shape[0], tokens.ids.shape[1] - start, self.width)
+        zeros = {layer: torch.zeros(shape, device=self.device, requires_grad=True) for layer in range(self.n_layers)}
+
+        def nudge(layer: Layer) -> Edit:
+            return lambda h, frame: (h.float() + zeros[layer].to(h.device)).to(h.dtype)
+
+        with torch.enable_grad():
+            value = score(self._suffix(tokens, start, cache, {layer: nudge(layer) for layer in zeros}, keep))
+            grads = torch.autograd.grad(value, list(zeros.values()))
+        return dict(zip(zeros, grads, strict=True))
+
+    def _before(self, tokens: Tokens, start: int) -> Any:
+        """Keys and values of the columns before `start`; rows with the same prompt share one pass."""
+        if not 0 <= start <= tokens.pivot:
+            raise ModelError("a replay starts inside the prompt or at its end", given=start, expected=f"0..{tokens.pivot}")
+        if start == 0:
+            return None
+        first, place = engine.distinct_prompts(tokens, start)
+        cache = engine.new_cache(self.model.config)
+        with torch.no_grad():
+            rows = [tokens.rows[k] for k in first]
+            frame = Frame(tokens.index[first, :start], rows)
+            self.forward(tokens.ids[first, :start], frame, tokens.mask[first, :start], cache, keep=[start - 1])
+        return engine.fork(cache, torch.tensor(place, device=self.device)) if len(first) < len(place) else cache
+
+    def _suffix(self, tokens: Tokens, start: int, cache: Any, edits: Mapping[Layer, Edit], keep: Sequence[int] | None) -> Tensor:
+        """One pass over the columns from `start` on, on top of a cache that stays as it is."""
+        columns = engine.columns(tokens, keep, start)
+        with self.edit(edits):
+            frame = Frame(tokens.index[:, start:], tokens.rows)
+            return self.forward(tokens.ids[:, start:], frame, tokens.mask, engine.fork(cache) if cache is not None else None, keep=columns)
+
+    def _replay_in_full(
+        self, prefix: Prefix, layer: Layer, h: Tensor, keep: Sequence[int] | None, edits: Mapping[Layer, Edit] | None, vocab: Tensor | None
+    ) -> Tensor:
+        """The same as `replay` by full passes with hooks: its oracle, and its stand-in for models that cannot be resumed."""
+        c, b = h.shape[:2]
+        tokens = engine.repeat_rows(prefix.tokens, c)
+
+        def put(old: Tensor, frame: Frame) -> Tensor:
+            return torch.cat([old[:, : prefix.start], h.flatten(0, 1).to(old.dtype)], 1)
+
+        kept = keep if keep is not None else range(prefix.start, tokens.ids.shape[1])
+        with self.edit({layer: put, **(edits or {})}):
+            logits = self.forward(tokens.ids, Frame(tokens.index, tokens.rows), tokens.mask, keep=list(kept), vocab=vocab)
+        return logits.unflatten(0, (c, b))
+
+    # ------------------------------------------------------------ text
+
+    @torch.no_grad()
+    def logprobs(
+        self, prompts: Sequence[Prompt], completions: Sequence[str], *, system: str | None = None, chat: bool = True, batch: int = 16
+    ) -> list[Float[Tensor, " m"]]:
+        """Log-probability of every completion token given what stands before it, in nats (fp32, on the CPU)."""
+        rows = [self.row(p, c, system=system, chat=chat) for p, c in zip(prompts, completions, strict=True)]
+        out: dict[int, Tensor] = {}
+        for chosen in self.batches(rows, batch):
+            tokens = self.batch([rows[k] for k in chosen])
+            keep = list(range(tokens.pivot - 1, tokens.ids.shape[1] - 1))
+            start = tokens.pivot - 1
+            logp = self._suffix(tokens, start, self._before(tokens, start), {}, keep).log_softmax(-1)
+            picked = logp.gather(-1, tokens.ids[:, tokens.pivot :, None])[..., 0].cpu()
+            out.update({k: picked[j, : len(rows[k].ids) - rows[k].prompt] for j, k in enumerate(chosen)})
+        return [out[k] for k in range(len(rows))]
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        system: str | None = None,
+        chat: bool = True,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        batch: int = 16,
+        on_text: Callable[[int, str], None] | None = None,
+    ) -> list[str]:
+        """What the model says to each prompt.
+
+        Rows are independent of the batch they run in: greedy at temperature 0, else one random stream per prompt.
+
+        Args:
+            on_text: called with (index of the prompt, text so far) after each token.
+        """
+        rows = [self.row(p, system=system, chat=chat) for p in ([prompts] if isinstance(prompts, str) else prompts)]
+        longest = max((r.prompt for r in rows), default=0) + max_new_tokens
+        if longest > self.context:
+            raise TokenError("prompt and new tokens do not fit the context", given=longest, expected=f"at most {self.context} tokens")
+        out: dict[int, str] = {}
+        for chosen in self.batches(rows, batch):
+            report = _spoken(self.tokenizer, chosen, on_text) if on_text else None
+            done = decode(self, self.batch([rows[k] for k in chosen]), Sampling(max_new_tokens, temperature, top_p, seed), report)
+            out.update({k: self.text(row) for k, row in zip(chosen, done, strict=True)})
+        return [out[k] for k in range(len(rows))]
+
+    def text(self, row: Row) -> str:
+        """The completion of a row."""
+        return self.tokenizer.decode(row.ids[row.prompt :], skip_special_tokens=True)
+
+    def passes(self) -> Iterator[str]:
+        """What the checks at load found, in words."""
+        yield f"{self.n_layers} blocks of width {self.width} at {self.blocks_path}"
+        yield "replay equals the full pass" if self.replayable else "replay differs from the full pass: full passes are used"
+        yield "a padded row equals the row alone" if self.batchable else "padding changes a row: rows of equal length share a batch"
+
+
+def _recorder(outputs: dict[Layer, Any], layer: Layer) -> Callable[[Any, Any, Any], None]:
+    def record(module: Any, args: Any, output: Any) -> None:
+        outputs[layer] = output
+
+    return record
+
+
+def _spoken(tokenizer: Any, chosen: list[int], on_text: Callable[[int, str], None]) -> OnToken:
+    said: dict[int, list[int]] = {}
+
+    def report(row: int, token: int) -> None:
+        said.setdefault(row, []).append(token)
+        on_text(chosen[row], tokenizer.decode(said[row], skip_special_tokens=True))
+
+    return report

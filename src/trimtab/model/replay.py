@@ -1,0 +1,163 @@
+"""The replay engine: run a prompt once, then only the blocks and positions that an edit can change.
+
+Editing the output of block L at columns >= start leaves the blocks up to L as they were everywhere, and the keys and values
+of later blocks as they were before `start`. So the columns before `start` are run once into a cache, the residual stream
+after `start` is recorded at every block, and a replay runs the blocks above L on the suffix alone. The model's own code runs:
+earlier blocks are swapped for a module that emits the recorded output.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from trimtab.model.hooks import Layer, replaced
+from trimtab.model.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What one pass over a batch leaves for its replays.
+
+    Attributes:
+        tokens: the batch.
+        start: the first column that replays run again.
+        cache: keys and values of the columns before `start` (None if start is 0).
+        outputs: what each recorded block returned at the columns from `start` on.
+        residual: the residual stream in it, (b, s - start, d) each, in the model's dtype.
+        logits: (b, k, v) unedited logits at the kept columns, fp32.
+    """
+
+    tokens: Tokens
+    start: int
+    cache: Any
+    outputs: Mapping[Layer, Any]
+    residual: Mapping[Layer, Float[Tensor, "b s d"]]
+    logits: Float[Tensor, "b k v"]
+
+
+class Emit(nn.Module):
+    """Stands in for a block that is not run again; answers for its attributes."""
+
+    def __init__(self, output: Any, block: nn.Module) -> None:
+        super().__init__()
+        self.output = output
+        self.__dict__["block"] = block
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.output
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["block"], name)
+
+
+@contextmanager
+def emitting(blocks: nn.ModuleList, layer: Layer, output: Any) -> Iterator[None]:
+    """Within the context, blocks 0..layer return `output` without running."""
+    originals = {str(i): blocks[i] for i in range(layer + 1)}
+    try:
+        for name, block in originals.items():
+            blocks._modules[name] = Emit(output, block)
+        yield
+    finally:
+        blocks._modules.update(originals)
+
+
+def emitted(recorded: Any, h: Tensor, copies: int) -> Any:
+    """A recorded block output with `h` as its stream; anything else in it is repeated for each condition."""
+    if not isinstance(recorded, tuple):
+        return h
+    rest = [x.repeat(copies, *[1] * (x.ndim - 1)) if isinstance(x, Tensor) else x for x in recorded[1:]]
+    return replaced((h, *rest), h)
+
+
+def fork(cache: Any, order: Tensor | None = None) -> Any:
+    """A cache that can be written to without touching `cache`; `order` picks its rows."""
+    new = copy.copy(cache)
+    new.layers = [_fork_layer(layer) for layer in cache.layers]
+    if order is not None:
+        for layer in new.layers:
+            layer.reorder_cache(order)
+    return new
+
+
+def _fork_layer(layer: Any) -> Any:
+    """Plain attention layers replace their tensors when they grow, so a shallow copy is enough; others write in place."""
+    return copy.copy(layer) if type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) else copy.deepcopy(layer)
+
+
+def new_cache(config: Any) -> Any:
+    return DynamicCache(config=config.get_text_config(decoder=True))
+
+
+def distinct_prompts(tokens: Tokens, start: int) -> tuple[list[int], list[int]]:
+    """Rows whose columns before `start` differ, and for every row its place among them."""
+    seen: dict[tuple[int, ...], int] = {}
+    first: list[int] = []
+    place: list[int] = []
+    for k, row in enumerate(tokens.rows):
+        key = row.ids[: row.prompt] if start <= tokens.ids.shape[1] else row.ids
+        if key not in seen:
+            seen[key] = len(first)
+            first.append(k)
+        place.append(seen[key])
+    return first, place
+
+
+class Head(nn.Module):
+    """The output embedding in fp32, for all tokens or some."""
+
+    def __init__(self, inner: nn.Module, vocab: Tensor | None) -> None:
+        super().__init__()
+        weight: Any = inner.weight
+        bias: Any = getattr(inner, "bias", None)
+        pick = slice(None) if vocab is None else vocab
+        self.fp32_weight = weight[pick].float()
+        self.fp32_bias = bias[pick].float() if bias is not None else None
+
+    def forward(self, h: Tensor) -> Tensor:
+        return functional.linear(h.float(), self.fp32_weight, self.fp32_bias)
+
+
+@contextmanager
+def exact_head(model: Any, vocab: Tensor | None = None) -> Iterator[None]:
+    """Within the context, logits come from an fp32 product, of the tokens in `vocab` alone if given.
+
+    Soft-caps and scales behind the product stay the model's own. Nothing changes if the model is fp32 and `vocab` is None.
+    """
+    inner = model.get_output_embeddings()
+    if not isinstance(inner, nn.Linear) or (vocab is None and inner.weight.dtype == torch.float32):
+        yield
+        return
+    path = next(name for name, m in model.named_modules(remove_duplicate=False) if m is inner)
+    parent = model.get_submodule(path.rpartition(".")[0])
+    name = path.rpartition(".")[2]
+    parent._modules[name] = Head(inner, vocab)
+    try:
+        yield
+    finally:
+        parent._modules[name] = inner
+
+
+def repeat_rows(tokens: Tokens, copies: int) -> Tokens:
+    """The batch repeated for each condition, conditions first."""
+    return Tokens(tokens.rows * copies, tokens.ids.repeat(copies, 1), tokens.index.repeat(copies, 1))
+
+
+def columns(tokens: Tokens, keep: Sequence[int] | None, start: int) -> Tensor:
+    """Kept columns counted from `start`; all of them if None."""
+    chosen = range(start, tokens.ids.shape[1]) if keep is None else keep
+    return torch.tensor([c - start for c in chosen], device=tokens.ids.device)

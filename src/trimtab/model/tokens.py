@@ -1,0 +1,164 @@
+"""Chats to token ids, once: rows with their spans, and padded batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from trimtab.errors import TokenError
+
+Message = Mapping[str, str]
+Prompt = str | Sequence[Message]
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One conversation as ids. `ids[:prompt]` is the prompt, the rest is the completion.
+
+    `spans` maps a role to its half-open token ranges; `offsets` are the character ranges of the prompt's tokens in `text`.
+    """
+
+    ids: tuple[int, ...]
+    prompt: int
+    spans: Mapping[str, tuple[Span, ...]] = field(default_factory=dict[str, tuple[Span, ...]], hash=False)
+    text: str = ""
+    offsets: tuple[Span, ...] = ()
+
+    def first_after(self, text: str) -> int:
+        """Index of the first token that starts at or after the end of the last occurrence of `text` in the prompt.
+
+        Raises:
+            TokenError: the prompt does not contain `text`.
+        """
+        return _first_after(self.text, self.offsets, self.prompt, text)
+
+    def extended(self, more: Sequence[int]) -> Row:
+        """The same prompt with `more` ids appended to the completion."""
+        return Row((*self.ids, *more), self.prompt, self.spans, self.text, self.offsets)
+
+
+@lru_cache(maxsize=4096)
+def _first_after(text: str, offsets: tuple[Span, ...], prompt: int, wanted: str) -> int:
+    at = text.rfind(wanted)
+    if at < 0:
+        raise TokenError(f"after({wanted!r}): the prompt does not contain this text", given=text[-200:])
+    end = at + len(wanted)
+    return next((i for i, (start, stop) in enumerate(offsets) if start >= end and stop > start), prompt)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A batch whose prompts end in the same column: prompts are padded on the left, completions on the right.
+
+    Attributes:
+        rows: the conversations, unpadded.
+        ids: (b, s) token ids.
+        index: (b, s) logical position of every column in its own row, -1 for padding.
+    """
+
+    rows: tuple[Row, ...]
+    ids: Int[Tensor, "b s"]
+    index: Int[Tensor, "b s"]
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], pad: int, device: torch.device | str = "cpu") -> Tokens:
+        pivot = max(r.prompt for r in rows)
+        width = pivot + max(len(r.ids) - r.prompt for r in rows)
+        ids = torch.full((len(rows), width), pad, dtype=torch.long)
+        index = torch.full((len(rows), width), -1, dtype=torch.long)
+        for k, row in enumerate(rows):
+            start, n = pivot - row.prompt, len(row.ids)
+            ids[k, start : start + n] = torch.tensor(row.ids, dtype=torch.long)
+            index[k, start : start + n] = torch.arange(n)
+        return cls(tuple(rows), ids.to(device), index.to(device))
+
+    @property
+    def mask(self) -> Int[Tensor, "b s"]:
+        """1 where a token stands, 0 at padding."""
+        return (self.index >= 0).long()
+
+    @property
+    def pivot(self) -> int:
+        """The column where completions begin: logical position `prompt` of every row."""
+        return max(r.prompt for r in self.rows)
+
+
+def render(tokenizer: Any, prompt: Prompt, completion: str = "", *, system: str | None = None, chat: bool = True) -> Row:
+    """One prompt (a user turn, or messages) and its completion as ids, in one tokenisation.
+
+    The completion's ids are what follows the prompt's ids when both are tokenised together, so they are what the model
+    would read; if a token straddles the boundary the text is refused.
+
+    Args:
+        prompt: the text of a user turn, or a list of messages with `role` and `content`.
+        completion: what the assistant goes on to say.
+        system: a system message to put first; a template without a system role gets it in front of the user's text.
+        chat: render through the tokenizer's chat template, if it has one.
+
+    Raises:
+        TokenError: the last prompt token and the first completion token merge, or the prompt has no tokens.
+    """
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(m) for m in prompt]
+    if chat and tokenizer.chat_template:
+        text, special = _template(tokenizer, messages, system), False
+    else:
+        text, special = "\n\n".join([*([system] if system else []), *(m["content"] for m in messages)]), True
+    ids, offsets = _encode(tokenizer, text, special)
+    if not ids:
+        raise TokenError("the prompt has no tokens", given=text)
+    spans = _role_spans(text, offsets, messages, system)
+    whole = _encode(tokenizer, text + completion, special)[0] if completion else ids
+    if whole[: len(ids)] != ids:
+        k = next(i for i, (a, b) in enumerate(zip([*ids, -1], [*whole, -2], strict=False)) if a != b)
+        raise TokenError(
+            "prompt and completion merge into one token at their boundary",
+            given=f"...{tokenizer.decode(ids[k:])!r} + {completion[:20]!r}... becomes {tokenizer.decode(whole[k : k + 1])!r}",
+            expected="a boundary that falls between tokens",
+            do="move the space or line break to the other side of the boundary",
+        )
+    return Row(tuple(whole), len(ids), spans, text, offsets)
+
+
+def _template(tokenizer: Any, messages: list[dict[str, str]], system: str | None) -> str:
+    from jinja2 import TemplateError
+
+    first = [{"role": "system", "content": system}] if system else []
+    try:
+        text = tokenizer.apply_chat_template(first + messages, tokenize=False, add_generation_prompt=True)
+    except TemplateError as problem:
+        if not system:
+            raise TokenError(f"the chat template refuses these messages: {problem}", given=messages) from problem
+        folded = [{**messages[0], "content": f"{system}\n\n{messages[0]['content']}"}, *messages[1:]]
+        return _template(tokenizer, folded, None)
+    return text
+
+
+def _encode(tokenizer: Any, text: str, special: bool) -> tuple[list[int], tuple[Span, ...]]:
+    """Ids and character offsets. A chat template writes its own special tokens, so none are added to it (no double BOS)."""
+    if not tokenizer.is_fast:
+        return list(tokenizer(text, add_special_tokens=special).input_ids), ()
+    out = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
+    return list(out["input_ids"]), tuple((int(a), int(b)) for a, b in out["offset_mapping"])
+
+
+def _role_spans(text: str, offsets: tuple[Span, ...], messages: list[dict[str, str]], system: str | None) -> dict[str, tuple[Span, ...]]:
+    """Token ranges of each message's content, found in order in the rendered text."""
+    spans: dict[str, list[Span]] = {}
+    cursor = 0
+    for message in ([{"role": "system", "content": system}] if system else []) + messages:
+        content = message["content"].strip()
+        at = text.find(content, cursor)
+        if at < 0 or not content:
+            continue
+        cursor = at + len(content)
+        inside = [i for i, (a, b) in enumerate(offsets) if b > at and a < cursor and b > a]
+        if inside:
+            spans.setdefault(message["role"], []).append((inside[0], inside[-1] + 1))
+    return {role: tuple(ranges) for role, ranges in spans.items()}

@@ -1,0 +1,54 @@
+"""Operators: how a vector changes the residual stream. One file each; the laws are kept here, once, for all of them."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Multiplier = float | Float[Tensor, "*batch 1"]
+
+
+class Operator:
+    """A change of the residual stream.
+
+    Laws: a multiplier of 0 is the identity, bit for bit; arithmetic is fp32, cast once to the stream's dtype; finite input
+    gives finite output; the input is not written to.
+    """
+
+    def __call__(self, h: Float[Tensor, "*batch d"], v: Float[Tensor, "*rows d"], m: Multiplier) -> Float[Tensor, "*batch d"]:
+        """Steer `h` by `m` times the stored vector `v`.
+
+        Args:
+            h: the stream, (..., d).
+            v: the vector, (..., d) broadcastable against `h`; `Affine` takes (1 + 2 r, d).
+            m: a number, or one per position, (..., 1).
+        """
+        if not isinstance(m, Tensor) and m == 0:
+            return h
+        moved = self.move(h.float(), v.float(), m).to(h.dtype)
+        return torch.where(m == 0, h, moved) if isinstance(m, Tensor) else moved
+
+    def move(self, h: Tensor, v: Tensor, m: Multiplier) -> Tensor:
+        """The change itself, in fp32; m is not 0 where it matters."""
+        raise NotImplementedError
+
+
+def unit(v: Tensor) -> Tensor:
+    """Direction of v along the last axis; zero if v is zero."""
+    norm = v.norm(dim=-1, keepdim=True)
+    return torch.where(norm > 0, v / norm.clamp(min=torch.finfo(v.dtype).tiny), torch.zeros_like(v))
+
+
+def along(h: Tensor, u: Tensor) -> Tensor:
+    """Component of h along the unit vector u, as a vector."""
+    return (h * u).sum(-1, keepdim=True) * u
+
+
+from trimtab.operators.ablate import Ablate  # noqa: E402
+from trimtab.operators.add import Add  # noqa: E402
+from trimtab.operators.affine import Affine  # noqa: E402
+from trimtab.operators.clamp import Clamp  # noqa: E402
+from trimtab.operators.rotate import Rotate  # noqa: E402
+
+__all__ = ["Ablate", "Add", "Affine", "Clamp", "Multiplier", "Operator", "Rotate"]

@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from trimtab.operators import Multiplier, Operator
+from trimtab.registry import register
+
+
+@register("operator", "add")
+@dataclass(frozen=True)
+class Add(Operator):
+    """h + m v: activation addition (Turner et al. 2023; Rimsky et al. 2024)."""
+
+    def move(self, h: Tensor, v: Tensor, m: Multiplier) -> Tensor:
+        return h + m * v

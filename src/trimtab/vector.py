@@ -1,0 +1,257 @@
+"""SteeringVector: what a learner gives and an intervention uses; saved as safetensors with its provenance."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from trimtab.errors import VectorError
+
+FORMAT = 1
+SITE = "resid_post"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a vector comes from.
+
+    Attributes:
+        model, revision: the name it was learned on.
+        fingerprint: hash of the model's shape; a vector is refused by a model with another one.
+        method: the learner with its parameters, as a table.
+        data: name, part, form, hash and number of pairs.
+        trained_on: group hashes of the training questions, so that an evaluation on them is refused.
+        version: of trimtab.
+    """
+
+    model: str = ""
+    revision: str = ""
+    fingerprint: str = ""
+    method: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    data: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    trained_on: tuple[str, ...] = ()
+    version: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class SteeringVector:
+    """One vector of the residual stream per layer: layer L is the output of block L.
+
+    Args:
+        vectors: layer -> (d,) tensor; or (1 + 2 r, d) for an affine map of rank r (offset, left rows, right rows).
+        made: provenance.
+        evidence: headline figures of an evaluation, as in a run's summary.
+        site: where in a block; "resid_post" is the only one.
+
+    Raises:
+        VectorError: no layers, not finite, or of several widths.
+    """
+
+    vectors: Mapping[int, Float[Tensor, "*rows d"]]
+    made: Provenance = field(default_factory=Provenance)
+    evidence: Mapping[str, Any] | None = None
+    site: str = SITE
+
+    def __post_init__(self) -> None:
+        if not self.vectors:
+            raise VectorError("a steering vector needs at least one layer")
+        if self.site != SITE:
+            raise VectorError("unknown site", given=self.site, expected=SITE)
+        clean = {int(k): v.detach().to("cpu", torch.float32).clone() for k, v in sorted(self.vectors.items())}
+        for layer, v in clean.items():
+            if v.ndim not in (1, 2) or layer < 0 or v.shape[-1] == 0 or (v.ndim == 2 and v.shape[0] % 2 == 0):
+                raise VectorError(f"layer {layer}: not a vector", given=tuple(v.shape), expected="(d,), or (1 + 2 r, d) for an affine map")
+            if not torch.isfinite(v).all():
+                raise VectorError(f"layer {layer}: not finite", given=f"{int((~torch.isfinite(v)).sum())} of {v.numel()} values are NaN or infinite")
+        if len({v.shape[-1] for v in clean.values()}) != 1:
+            raise VectorError("layers of different widths", given={k: tuple(v.shape) for k, v in clean.items()})
+        object.__setattr__(self, "vectors", clean)
+
+    # ------------------------------------------------------------ facts
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return tuple(self.vectors)
+
+    @property
+    def width(self) -> int:
+        return next(iter(self.vectors.values())).shape[-1]
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits over the numbers alone."""
+        h = hashlib.sha256()
+        for layer, v in self.vectors.items():
+            h.update(repr((layer, tuple(v.shape))).encode() + v.numpy().tobytes())
+        return h.hexdigest()[:16]
+
+    def __getitem__(self, layer: int) -> Tensor:
+        if layer not in self.vectors:
+            raise VectorError(f"the vector has no layer {layer}", given=layer, expected=list(self.layers))
+        return self.vectors[layer]
+
+    def norm(self) -> dict[int, float]:
+        """Euclidean norm per layer."""
+        return {k: float(v.norm()) for k, v in self.vectors.items()}
+
+    def cosine(self, other: SteeringVector) -> dict[int, float]:
+        """Cosine per layer; NaN where one of the two is zero.
+
+        Raises:
+            VectorError: other layers, width or site.
+        """
+        self._comparable(other)
+        out: dict[int, float] = {}
+        for k, v in self.vectors.items():
+            lengths = v.double().norm() * other[k].double().norm()
+            out[k] = float((v.double().flatten() @ other[k].double().flatten()) / lengths) if lengths > 0 else float("nan")
+        return out
+
+    # ------------------------------------------------------------ arithmetic
+
+    def at(self, *layers: int) -> SteeringVector:
+        """The same vector at some of its layers."""
+        return replace(self, vectors={k: self[k] for k in layers})
+
+    def unit(self) -> SteeringVector:
+        """The direction: norm 1 at every layer."""
+        norms = self.norm()
+        if not all(norms.values()):
+            raise VectorError("a zero vector has no direction", given=norms)
+        return self._with({k: v / v.norm() for k, v in self.vectors.items()}, "unit")
+
+    def __add__(self, other: SteeringVector) -> SteeringVector:
+        self._comparable(other)
+        return self._with({k: v + other[k] for k, v in self.vectors.items()}, "sum", other)
+
+    def __sub__(self, other: SteeringVector) -> SteeringVector:
+        return self + (-other)
+
+    def __neg__(self) -> SteeringVector:
+        return self * -1.0
+
+    def __mul__(self, factor: float) -> SteeringVector:
+        if isinstance(factor, bool) or not isinstance(factor, int | float):
+            raise VectorError("a steering vector can be multiplied by a number only", given=type(factor).__name__)
+        return self._with({k: v * float(factor) for k, v in self.vectors.items()}, f"times {factor:g}")
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> SteeringVector:
+        if not isinstance(divisor, int | float) or divisor == 0:
+            raise VectorError("a steering vector can be divided by a non-zero number only", given=divisor)
+        return self * (1.0 / divisor)
+
+    def _with(self, vectors: Mapping[int, Tensor], operation: str, other: SteeringVector | None = None) -> SteeringVector:
+        """A derived vector: evidence is dropped, provenance keeps both parents' training data."""
+        parents = [dict(self.made.method)] + ([dict(other.made.method)] if other else [])
+        seen = dict.fromkeys(self.made.trained_on + (other.made.trained_on if other else ()))
+        made = replace(self.made, method={"name": operation, "of": parents}, trained_on=tuple(seen))
+        return SteeringVector(vectors, made, None, self.site)
+
+    def _comparable(self, other: SteeringVector) -> None:
+        if not isinstance(other, SteeringVector):
+            raise VectorError("not a steering vector", given=type(other).__name__)
+        mine, theirs = self.made.fingerprint, other.made.fingerprint
+        if self.width != other.width or self.site != other.site or (mine and theirs and mine != theirs):
+            raise VectorError(
+                "vectors of different models",
+                given=f"width {self.width} ({self.made.model or 'unknown'}) and width {other.width} ({other.made.model or 'unknown'})",
+            )
+        if self.layers != other.layers or any(v.shape != other[k].shape for k, v in self.vectors.items()):
+            raise VectorError("vectors at different layers", given=(self.layers, other.layers), do="pick common layers with .at()")
+
+    # ------------------------------------------------------------ files
+
+    def to_bytes(self) -> bytes:
+        """The file's bytes; equal vectors give equal bytes."""
+        head = {"format": FORMAT, "site": self.site, "made": asdict(self.made), "evidence": self.evidence}
+        tensors = {f"layers.{k}": v.contiguous() for k, v in self.vectors.items()}
+        return safetensors.torch.save(tensors, {"trimtab": json.dumps(head, sort_keys=True, separators=(",", ":"))})
+
+    def save(self, path: str | Path) -> Path:
+        """Write a `.safetensors` file (through a temporary file, so a kill leaves no half of one)."""
+        path = Path(path)
+        if path.suffix != ".safetensors":
+            raise VectorError("vectors are saved as safetensors", given=str(path), expected="a path that ends in .safetensors")
+        aside = path.with_suffix(".safetensors.part")
+        aside.write_bytes(self.to_bytes())
+        aside.replace(path)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> SteeringVector:
+        """Read a file that `save` wrote.
+
+        Raises:
+            VectorError: missing, not safetensors (pickles are never read), without trimtab metadata, or malformed.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise VectorError(f"no such file: {path}", expected="a .safetensors file written by trimtab")
+        return cls.from_bytes(path.read_bytes(), str(path))
+
+    @classmethod
+    def from_bytes(cls, raw: bytes, name: str = "bytes") -> SteeringVector:
+        try:
+            tensors = safetensors.torch.load(raw)
+        except safetensors.SafetensorError as problem:
+            raise VectorError(
+                f"{name} is not a safetensors file", given=str(problem), do="learn the vector again and save it; pickles (.pt, .pkl, .bin) are never read"
+            ) from problem
+        size = int.from_bytes(raw[:8], "little")
+        text = json.loads(raw[8 : 8 + size]).get("__metadata__", {}).get("trimtab")
+        if text is None:
+            raise VectorError(f"{name} holds tensors, but not a steering vector of trimtab", given=sorted(tensors)[:5])
+        head = json.loads(text)
+        if head.get("format") != FORMAT:
+            raise VectorError(f"{name} has another format", given=head.get("format"), expected=FORMAT, do="upgrade trimtab")
+        made = head["made"]
+        made = Provenance(**{**made, "trained_on": tuple(made["trained_on"])})
+        return cls({_layer(k, name): v for k, v in tensors.items()}, made, head["evidence"], head["site"])
+
+    def to_text(self) -> str:
+        """The file as base64, for embedding in JSON."""
+        return base64.b64encode(self.to_bytes()).decode()
+
+    @classmethod
+    def from_text(cls, text: str) -> SteeringVector:
+        return cls.from_bytes(base64.b64decode(text))
+
+
+def _layer(key: str, name: str) -> int:
+    kind, _, number = key.partition(".")
+    if kind != "layers" or not number.isdecimal():
+        raise VectorError(f"{name} holds a tensor that is no layer", given=key, expected="layers.N")
+    return int(number)
+
+
+def check_fits(vector: SteeringVector, *, width: int, n_layers: int, fingerprint: str, model: str) -> None:
+    """Refuse a vector that was made for another model.
+
+    Raises:
+        VectorError: other width, a layer the model does not have, or learned on a model of another shape.
+    """
+    made_on = vector.made.model or "an unknown model"
+    if vector.width != width:
+        raise VectorError(f"this vector does not fit {model}", given=f"width {vector.width}, learned on {made_on}", expected=f"width {width}")
+    if max(vector.layers) >= n_layers:
+        raise VectorError(f"layer out of range for {model}", given=max(vector.layers), expected=f"0..{n_layers - 1}")
+    if vector.made.fingerprint not in ("", fingerprint):
+        raise VectorError(f"this vector was learned on another model than {model}", given=made_on, expected=model, do="learn it again on this model")
+
+
+def stack(vectors: Iterable[SteeringVector], layer: int) -> Float[Tensor, "c *rows d"]:
+    """Several vectors at one layer, side by side."""
+    return torch.stack([v[layer] for v in vectors])
