@@ -1,0 +1,54 @@
+"""trimtab: learn a steering vector, know how far to trust it, ship it.
+
+The names below are imported when they are first used, so `import trimtab` is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trimtab.datasets import Dataset, Pair
+    from trimtab.errors import TrimtabError
+    from trimtab.flow import run
+    from trimtab.interventions import Always, CosineAbove, Intervention, Schedule, steer
+    from trimtab.measure import measure
+    from trimtab.methods import PCA, LabelShuffled, MeanDiff, Probe, RandomDirection, learn
+    from trimtab.metrics import KL, Likelihood, OutsideMass, Propensity
+    from trimtab.model import LM, Positions, after, everywhere, from_last_prompt_token, generated, last, last_k, prompt, span
+    from trimtab.operators import Ablate, Add, Affine, Clamp, Rotate
+    from trimtab.recipe import GRID, Recipe, Run, Score
+    from trimtab.reports import report
+    from trimtab.vector import Provenance, SteeringVector
+
+_HOMES = {
+    "datasets": ("Dataset", "Pair"),
+    "errors": ("TrimtabError",),
+    "flow": ("run",),
+    "interventions": ("Always", "CosineAbove", "Intervention", "Schedule", "steer"),
+    "measure": ("measure",),
+    "methods": ("PCA", "LabelShuffled", "MeanDiff", "Probe", "RandomDirection", "learn"),
+    "metrics": ("KL", "Likelihood", "OutsideMass", "Propensity"),
+    "model": ("LM", "Positions", "after", "everywhere", "from_last_prompt_token", "generated", "last", "last_k", "prompt", "span"),
+    "operators": ("Ablate", "Add", "Affine", "Clamp", "Rotate"),
+    "recipe": ("GRID", "Recipe", "Run", "Score"),
+    "reports": ("report",),
+    "vector": ("Provenance", "SteeringVector"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+__version__ = version("trimtab")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'trimtab' has no attribute {name!r}")
+    value = getattr(import_module(f"trimtab.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

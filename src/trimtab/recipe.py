@@ -208,15 +208,15 @@ class Journal:
             with self.path.open("rb") as file:
                 for line in file:
                     at += len(line)
-                    if line.endswith(b"\n") and line.startswith(b'{"unit":'):
-                        done.add(json.loads(line)["unit"])
+                    if line.endswith(b"\n") and line.startswith(b'{"complete":'):
+                        done.add(json.loads(line)["complete"])
                         end = at
         return done, end
 
     def append(self, unit: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write a unit and make it last. What a killed run left unfinished is cut off first."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        text = "".join(json.dumps(r) + "\n" for r in rows) + json.dumps({"unit": unit}) + "\n"
+        text = "".join(json.dumps(r) + "\n" for r in rows) + json.dumps({"complete": unit}) + "\n"
         with self.path.open("ab") as file:
             file.truncate(self.bytes)
             file.write(text.encode())
@@ -231,7 +231,7 @@ class Journal:
             with self.path.open("rb") as file:
                 for line in file.read(self.bytes).splitlines():
                     row = json.loads(line)
-                    if "unit" not in row:
+                    if "complete" not in row:
                         yield row
 
 

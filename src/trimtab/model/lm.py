@@ -145,7 +145,7 @@ class LM:
 
     def batches(self, rows: Sequence[Row], size: int) -> list[list[int]]:
         """Indices of rows that go well together: near in length, at most `size`, of equal shape if the model needs that."""
-        order = sorted(range(len(rows)), key=lambda k: (rows[k].prompt, len(rows[k].ids), k))
+        order = sorted(range(len(rows)), key=lambda k: (len(rows[k].ids) - rows[k].prompt, rows[k].prompt, k))
         if self.batchable:
             return [order[k : k + size] for k in range(0, len(order), size)]
         groups: dict[tuple[int, int], list[int]] = {}

@@ -1,0 +1,351 @@
+"""The command line. Thin: every command is a few lines over the library; flags come from the fields of dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from trimtab.errors import TrimtabError, UnknownName
+from trimtab.recipe import GRID
+
+if TYPE_CHECKING:
+    from trimtab.interventions import Intervention
+    from trimtab.model import LM
+
+USAGE = """usage: trimtab COMMAND ...
+
+Steering vectors: learn them, know how far to trust them, ship them.
+
+  run RECIPE --to DIR        run a recipe: learn, choose a layer, measure with controls, report
+  learn METHOD --data D      learn a steering vector and save it
+  steer VECTOR -p PROMPT     generate with a vector switched on
+  measure VECTOR --data D    score a vector and its controls on held-out items
+  report DIR                 write the report of a run folder again
+  chat [VECTOR]              talk to a model; /m 1.5 changes the multiplier
+  doctor MODEL               what trimtab finds in a model: blocks, exactness, memory, time
+  list                       built-in behaviors, methods, operators, metrics
+
+trimtab COMMAND --help shows the flags of a command. --json prints one JSON object for machines.
+"""
+
+
+@dataclass(frozen=True)
+class ModelFlags:
+    model: str = "smollm2"
+    """Local default "smollm2", a Hugging Face id, or a folder."""
+    dtype: str | None = None
+    """float32, bfloat16, float16; by default float32 on a CPU."""
+    device: str | None = None
+    """cpu, cuda, ..."""
+
+    def load(self) -> LM:
+        from trimtab.model import LM
+
+        return LM.load(self.model, dtype=self.dtype, device=self.device)
+
+
+@dataclass(frozen=True)
+class DataFlags:
+    data: str
+    """A built-in behavior, a .jsonl/.json/.csv file, or hf:owner/name/path."""
+    form: Literal["answers", "choices"] | None = None
+    """Free-form completions or A/B questions; by default what the file holds."""
+    seed: int = 0
+    """Seed of the split."""
+    part: Literal["train", "val", "test", "all"] | None = None
+    """Which part of the split; learn uses train, measure uses test."""
+
+    def load(self, default: str) -> Any:
+        from trimtab.datasets import Dataset
+
+        data = Dataset.load(self.data, form=self.form)
+        part = self.part or default
+        return data if part == "all" else getattr(data.split(seed=self.seed), part)
+
+
+@dataclass(frozen=True)
+class Common:
+    json: bool = False
+    """Print one JSON object instead of text and progress bars."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run a recipe. The path of the run folder is the last line printed; the same command resumes an interrupted run."""
+
+    recipe: Path
+    to: Path
+    """The run folder."""
+    common: Common = field(default_factory=Common)
+
+    def __call__(self) -> None:
+        from trimtab.recipe import Recipe
+
+        recipe = Recipe.load(self.recipe)
+        from trimtab.flow import run
+        from trimtab.progress import bars
+
+        with bars(not self.common.json) as watch:
+            done = run(recipe, self.to, watch)
+        _say_report(done.path, self.common.json)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write report.html, report.md, summary.json, tables and plots of a run folder again."""
+
+    folder: Path
+    part: str = "test"
+    common: Common = field(default_factory=Common)
+
+    def __call__(self) -> None:
+        from trimtab.reports import report
+
+        report(self.folder, part=self.part)
+        _say_report(self.folder, self.common.json)
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Load a model and print the blocks found, whether replays are exact, and what memory and time to expect."""
+
+    model: str
+    dtype: str | None = None
+    device: str | None = None
+    common: Common = field(default_factory=Common)
+
+    def __call__(self) -> None:
+        from trimtab.doctor import examine
+
+        facts = examine(ModelFlags(self.model, self.dtype, self.device).load())
+        _print(facts, self.common.json, [f"{k:22} {v}" for k, v in facts.items()])
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Talk to a model, steered or not. /m NUMBER sets the multiplier, /clear forgets the conversation, /quit ends."""
+
+    vector: Path | None = None
+    multiplier: float = 1.0
+    positions: str = "everywhere"
+    max_new_tokens: int = 200
+    temperature: float = 0.7
+    seed: int = 0
+    on: ModelFlags = field(default_factory=ModelFlags)
+
+    def __call__(self) -> None:
+        from trimtab.chat import converse
+
+        iv = _intervention(self.vector, "add", self.multiplier, self.positions) if self.vector else None
+        converse(self.on.load(), iv, sys.stdin, sys.stdout, max_new_tokens=self.max_new_tokens, temperature=self.temperature, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Steer:
+    """Generate with a vector switched on; without it beside, for comparison."""
+
+    vector: Path
+    prompt: tuple[str, ...]
+    multiplier: float = 1.0
+    operator: str = "add"
+    positions: str = "everywhere"
+    layers: tuple[int, ...] = ()
+    """Layers of the vector to use; all by default."""
+    max_new_tokens: int = 60
+    temperature: float = 0.0
+    seed: int = 0
+    on: ModelFlags = field(default_factory=ModelFlags)
+    common: Common = field(default_factory=Common)
+
+    def __call__(self) -> None:
+        from trimtab.interventions import check_stack, steer
+
+        iv = _intervention(self.vector, self.operator, self.multiplier, self.positions, self.layers)
+        lm = self.on.load()
+        check_stack(lm, iv)
+        options = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature, "seed": self.seed}
+        plain = lm.generate(self.prompt, **options)  # type: ignore[arg-type]
+        with steer(lm, iv) as receipt:
+            steered = lm.generate(self.prompt, **options)  # type: ignore[arg-type]
+        rows = [{"prompt": p, "unsteered": a, "steered": b} for p, a, b in zip(self.prompt, plain, steered, strict=True)]
+        lines = [f"{r['prompt']}\n  unsteered: {r['unsteered']}\n  steered:   {r['steered']}" for r in rows]
+        _print({"generations": rows, "edited": receipt.edited}, self.common.json, [*lines, f"tokens steered per layer: {receipt.edited}"])
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Score a vector, random controls and the prompt baseline on held-out items, and write the report."""
+
+    vector: Path
+    what: DataFlags
+    to: Path
+    """The run folder; the same command resumes."""
+    metrics: tuple[str, ...] = ("propensity", "likelihood", "kl", "outside-mass")
+    multipliers: tuple[float, ...] = GRID
+    layer: int | None = None
+    """Layer of the vector to use; all of its layers together by default."""
+    operator: str = "add"
+    positions: str = "from_last_prompt_token"
+    on: ModelFlags = field(default_factory=ModelFlags)
+    common: Common = field(default_factory=Common)
+
+    def __call__(self) -> None:
+        from trimtab import registry
+        from trimtab.measure import measure
+        from trimtab.progress import bars
+        from trimtab.reports import report
+
+        layers = () if self.layer is None else (self.layer,)
+        iv = _intervention(self.vector, self.operator, 1.0, self.positions, layers)
+        metrics = [registry.make("metric", m) for m in self.metrics]
+        data = self.what.load("test")
+        lm = self.on.load()
+        with bars(not self.common.json) as watch:
+            done = measure(lm, iv, data, metrics, to=self.to, multipliers=self.multipliers, part="test", progress=watch("measure"))
+        done.note(vector={"method": dict(iv.vector.made.method), "data": dict(iv.vector.made.data), "hash": iv.vector.hash}, layer=self.layer)
+        report(done)
+        _say_report(done.path, self.common.json)
+
+
+@dataclass(frozen=True)
+class _LearnFlags:
+    what: DataFlags
+    to: Path = Path("vector.safetensors")
+    """File to write."""
+    layers: tuple[int, ...] = ()
+    """Block indices from 0; all by default."""
+    on: ModelFlags = field(default_factory=ModelFlags)
+    common: Common = field(default_factory=Common)
+
+
+def learn(args: Sequence[str]) -> None:
+    """`trimtab learn METHOD ...`: the method's fields become flags."""
+    from trimtab import registry
+
+    methods = registry.leaves("method")
+    if not args or args[0] in ("-h", "--help"):
+        print("usage: trimtab learn METHOD --data DATA [--to FILE] [--layers N ...] ...\n\nmethods:")
+        print("\n".join(f"  {name:18} {_first_line(cls)}" for name, cls in sorted(methods.items())))
+        return
+    if args[0] not in methods:
+        raise UnknownName("method", args[0], methods)
+    made: list[tuple[str, Any, Any]] = [("method", methods[args[0]], field(default_factory=methods[args[0]]))]
+    flags: Any = _parse(dataclasses.make_dataclass("Learn", made, bases=(_LearnFlags,), frozen=True), args[1:], f"trimtab learn {args[0]}")
+
+    from trimtab.methods import ContrastMethod, activations
+    from trimtab.methods import learn as learn_vector
+    from trimtab.progress import bars
+
+    data = flags.what.load("train")
+    lm = flags.on.load()
+    layers = lm.layers(list(flags.layers) or None)
+    acts = None
+    with bars(not flags.common.json) as watch:
+        if isinstance(flags.method, ContrastMethod) and len(data) > 1:
+            acts = activations(lm, data, layers, read=flags.method.read, progress=watch("read activations"))
+        vector = learn_vector(lm, data, flags.method, layers, acts=acts)
+    path = vector.save(flags.to)
+    norms = {k: round(n, 4) for k, n in vector.norm().items()}
+    _print({"path": str(path), "layers": list(vector.layers), "norm": norms, "pairs": len(data)}, flags.common.json, [f"{len(data)} pairs, layers {list(vector.layers)}", str(path)])
+
+
+def list_names(args: Sequence[str]) -> None:
+    """`trimtab list`"""
+    from trimtab import registry
+    from trimtab.formats import built_in
+
+    found = {"behaviors": list(built_in()), **{f"{k}s": sorted(registry.leaves(k)) for k in ("method", "operator", "gate", "metric")}}
+    _print(found, "--json" in args, [f"{k:10} {', '.join(v)}" for k, v in found.items()])
+
+
+COMMANDS: dict[str, type | Callable[[Sequence[str]], None]] = {
+    "run": Run,
+    "learn": learn,
+    "steer": Steer,
+    "measure": Measure,
+    "report": Report,
+    "chat": Chat,
+    "doctor": Doctor,
+    "list": list_names,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point. Errors of trimtab are printed on one screen and exit with 2; an interrupt exits with 130."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return
+    try:
+        if args[0] not in COMMANDS:
+            raise UnknownName("command", args[0], COMMANDS)
+        command = COMMANDS[args[0]]
+        _steady_memory()
+        if isinstance(command, type):
+            _parse(command, args[1:], f"trimtab {args[0]}")()
+        else:
+            command(args[1:])
+    except TrimtabError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted; nothing finished is lost: the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+def _parse(cls: Any, args: Sequence[str], prog: str) -> Any:
+    import tyro
+
+    positional = {"recipe", "folder", "vector", "model"} & {f.name for f in dataclasses.fields(cls)} if cls in (Run, Report, Doctor, Steer, Measure) else set[str]()
+    for name in positional:
+        cls.__annotations__[name] = Annotated[_annotation(cls, name), tyro.conf.Positional]
+    alias = [("-p" if a == "-p" else a) for a in args]
+    return tyro.cli(cls, args=["--prompt" if a == "-p" else a for a in alias], prog=prog, config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff) if False else (tyro.conf.OmitArgPrefixes,))
+
+
+def _annotation(cls: Any, name: str) -> Any:
+    from typing import get_type_hints
+
+    return get_type_hints(cls)[name]
+
+
+def _intervention(path: Path, operator: str, multiplier: float, positions: str, layers: Sequence[int] = ()) -> Intervention:
+    from trimtab import registry
+    from trimtab.interventions import Intervention
+    from trimtab.model import Positions
+    from trimtab.vector import SteeringVector
+
+    vector = SteeringVector.load(path)
+    chosen = vector.at(*layers) if layers else vector
+    return Intervention(chosen, registry.make("operator", operator), multiplier, Positions.parse(positions))
+
+
+def _say_report(folder: Path, as_json: bool) -> None:
+    summary = json.loads((folder / "summary.json").read_text("utf-8"))
+    lines = [summary["verdict"], *(f"  - {r}" for r in summary["reasons"]), f"report: {folder / 'report.html'}", str(folder)]
+    _print({**summary, "folder": str(folder), "report": str(folder / "report.html")}, as_json, lines)
+
+
+def _print(facts: Any, as_json: bool, lines: Sequence[str]) -> None:
+    print(json.dumps(facts) if as_json else "\n".join(lines))
+
+
+def _first_line(cls: type) -> str:
+    return (cls.__doc__ or "").strip().splitlines()[0]
+
+
+def _steady_memory() -> None:
+    """Keep freed memory in the process: passes allocate and free large tensors, and giving pages back each time costs a sixth of the run."""
+    import ctypes
+
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        for option, value in ((-4, 0), (-1, 2**31 - 1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD
+            libc.mallopt(option, value)
+    except (OSError, AttributeError):
+        pass  # another C library: nothing to tune

@@ -1,0 +1,118 @@
+"""run(recipe): data -> model -> method -> vector -> intervention -> metrics -> report, in one resumable folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from trimtab import registry
+from trimtab.datasets import Dataset, Splits
+from trimtab.errors import RunError
+from trimtab.interventions import Intervention
+from trimtab.measure import measure, median_norms, transcripts
+from trimtab.methods import Activations, ContrastMethod, LabelShuffled, Method, RandomDirection, activations, learn
+from trimtab.model import LM, Positions
+from trimtab.recipe import Recipe, Run
+from trimtab.reports import report
+from trimtab.reports.analysis import choose_layer
+from trimtab.vector import SteeringVector
+
+Watch = Callable[[str], Callable[[int, int], None]]
+
+
+def silent(stage: str) -> Callable[[int, int], None]:
+    return lambda done, total: None
+
+
+def run(recipe: Recipe, to: str | Path, watch: Watch = silent) -> Run:
+    """Run a recipe into a folder. The same call again resumes, and repeats nothing that is finished.
+
+    Args:
+        watch: gives a progress function (done, total) for a stage's name.
+    """
+    started = time.monotonic()
+    method: Method = registry.make("method", recipe.method)
+    operator = registry.make("operator", recipe.operator)
+    metrics = [registry.make("metric", m) for m in recipe.metrics]
+    positions = Positions.parse(recipe.positions)
+    parts = split(recipe)
+    folder = claim(recipe, to)
+    watch("load model")(0, 1)
+    lm = LM.load(recipe.model, dtype=recipe.dtype, device=recipe.device)
+    layers = lm.layers(recipe.layers or None) if recipe.layer is None else lm.layers([recipe.layer])
+
+    known = _Learned(folder, lm, parts.train, layers, watch)
+    vector = known.vector("vectors", method)
+    sweep = Intervention(vector, operator, positions=positions)
+    if recipe.layer is None:
+        small = tuple(m for m in (-1.0, 0.0, 1.0) if m in recipe.multipliers)
+        grid = small if len(small) == 3 else recipe.multipliers
+        measure(lm, sweep, parts.val, metrics[:1], to=folder.path, part="val", multipliers=grid, layers=layers, progress=watch("choose layer"))
+    layer = choose_layer(folder) if recipe.layer is None else recipe.layer
+    vector.at(layer).save(folder.file("vector.safetensors"))
+    folder.note(layer=layer, vector=_facts(vector), residual=median_norms(lm, parts.val, [layer]))
+
+    iv = replace(sweep, vector=vector.at(layer))
+    controls = {name: v.at(layer) for name, v in known.controls(recipe).items()}
+    measure(lm, iv, parts.test, metrics, to=folder.path, part="test", multipliers=recipe.multipliers, controls=controls, progress=watch("measure"))
+    prompts = recipe.generate or tuple(p.prompt for p in parts.test)[: recipe.samples]
+    if prompts:
+        ends = sorted({min(recipe.multipliers), -1.0, 0.0, 1.0, max(recipe.multipliers)})
+        transcripts(lm, iv, prompts, folder, multipliers=ends, max_new_tokens=recipe.max_new_tokens, progress=watch("generate"))
+    if not folder.manifest.get("seconds"):
+        folder.note(seconds=time.monotonic() - started)
+    report(folder)
+    return folder
+
+
+def split(recipe: Recipe) -> Splits:
+    """The recipe's data as disjoint parts."""
+    data = Dataset.load(recipe.data, form=recipe.form)
+    data = replace(data, ask=dict(recipe.ask)) if recipe.ask else data
+    return (data.take(recipe.limit) if recipe.limit else data).split(seed=recipe.seed)
+
+
+def claim(recipe: Recipe, to: str | Path) -> Run:
+    """The run folder, with the recipe in it.
+
+    Raises:
+        RunError: it holds another recipe's run.
+    """
+    folder = Run.create(to)
+    there = folder.file("recipe.toml")
+    if there.is_file() and Recipe.load(there) != recipe:
+        raise RunError(f"{folder.path} holds the run of another recipe", given=str(there), do="choose another folder")
+    folder.write("recipe.toml", recipe.to_toml())
+    return folder
+
+
+class _Learned:
+    """Vectors of a run: learned once, kept in the folder, read back when the run is resumed."""
+
+    def __init__(self, run: Run, lm: LM, train: Dataset, layers: list[int], watch: Watch) -> None:
+        self.run, self.lm, self.train, self.layers = run, lm, train, layers
+        self.activations: Callable[[str], Activations] = cache(
+            lambda read: activations(lm, train, layers, read=read, progress=watch("read activations"))
+        )
+
+    def vector(self, name: str, method: Method) -> SteeringVector:
+        path = self.run.file(f"{name}.safetensors")
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            acts = self.activations(method.read) if isinstance(method, ContrastMethod) else None
+            learn(self.lm, self.train, method, self.layers, acts=acts).save(path)
+        return SteeringVector.load(path)
+
+    def controls(self, recipe: Recipe) -> dict[str, SteeringVector]:
+        """Random directions and label-shuffled vectors, all of the mean difference's norm."""
+        seeds = [1000 * recipe.seed + k for k in range(recipe.controls)]
+        made: dict[str, Method] = {f"random-{k}": RandomDirection(seed) for k, seed in enumerate(seeds)}
+        made |= {f"shuffled-{k}": LabelShuffled(seed) for k, seed in enumerate(seeds)}
+        return {name: self.vector(f"controls/{name}", method) for name, method in made.items()}
+
+
+def _facts(vector: SteeringVector) -> dict[str, object]:
+    return {"method": dict(vector.made.method), "data": dict(vector.made.data), "hash": vector.hash}

@@ -1,0 +1,320 @@
+"""measure(): items x multipliers x layers x conditions, by replay, into an append-only run folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from trimtab import registry
+from trimtab.datasets import Dataset, Pair, check_unseen
+from trimtab.errors import RecipeError, SteerError
+from trimtab.interventions import Intervention, Receipt, check_stack, edits
+from trimtab.methods import contrast_index, paired_rows
+from trimtab.metrics import Metric, Reading, is_choice
+from trimtab.model import LM, Frame, Layer, Prefix, Row, Tokens
+from trimtab.recipe import GRID, Cell, Run, Score, check_grid, row
+from trimtab.vector import Provenance, SteeringVector
+
+Progress = Callable[[int, int], None]
+ROWS = 16  # rows in a batch: fixed, so that a resumed run repeats the same arithmetic
+LOGITS = 50_000_000  # most logits held at once; more multipliers are replayed in several goes
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One thing to measure: an intervention swept over the multipliers, or a system prompt at multiplier 0."""
+
+    name: str
+    iv: Intervention | None = None
+    system: str | None = None
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, "system": self.system, "intervention": self.iv.describe() if self.iv else None}
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some pairs as one batch: their positive rows, then their negative rows (or one row each up to the answer letter)."""
+
+    pairs: tuple[Pair, ...]
+    tokens: Tokens
+    whole: bool
+    answers: tuple[int, ...]
+    letters: tuple[tuple[int, int], ...]
+
+    @property
+    def keep(self) -> list[int]:
+        """Columns that predict completion tokens."""
+        last = self.tokens.ids.shape[1] - (1 if self.whole else 0)
+        return list(range(self.tokens.pivot - 1, last))
+
+
+def measure(
+    lm: LM,
+    iv: Intervention,
+    data: Dataset,
+    metrics: Sequence[Metric],
+    *,
+    to: str | Path,
+    multipliers: Sequence[float] = GRID,
+    layers: Sequence[Layer] | None = None,
+    controls: Mapping[str, SteeringVector] | None = None,
+    part: str | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Score every item at every multiplier, for the vector and its controls, and the unsteered model asked in words.
+
+    The same call on the same folder resumes: complete units are not run again, and the result is identical.
+
+    Args:
+        lm: the model.
+        iv: the intervention; its multiplier is replaced by each of `multipliers`.
+        data: items the vector was not learned on.
+        metrics: what to read off each item.
+        to: the run folder.
+        multipliers: times the stored vector; must hold 0.
+        layers: sweep these layers one at a time; by default the vector acts at all of its layers together.
+        controls: vectors to measure beside; by default three random directions of equal norm, none in a layer sweep.
+        part: name of this part of the run; by default the data set's ("test", "val").
+        progress: called with (units done, units in all).
+
+    Raises:
+        OverlapError: an item was trained on.
+        RunError: the folder cannot be written to, or holds another run.
+        SteerError, VectorError, TokenError: the intervention or an item does not fit the model; nothing has been written.
+    """
+    check_grid(multipliers)
+    check_stack(lm, iv)
+    check_unseen(iv.vector.made.trained_on, data, f"the training data of the vector ({iv.vector.made.data.get('name')})")
+    if not metrics:
+        raise RecipeError("nothing to measure: no metrics")
+    iv = iv if layers is None else replace(iv, vector=iv.vector.at(*lm.layers(layers)))
+    if controls is None:
+        controls = {} if layers is not None else random_controls(iv.vector, 3)
+    conditions = [Condition("vector", iv), *(Condition(n, replace(iv, vector=v.at(*iv.vector.layers))) for n, v in controls.items())]
+    asked = [Condition(f"prompt-{k}", system=text) for k, text in (data.ask or {}).items()] if layers is None else []
+    sweep = _Sweep(lm, conditions, asked, tuple(metrics), tuple(float(m) for m in multipliers), layers)
+    chunks = sweep.chunks(data)
+    run = Run.create(to)
+    part = part or data.part
+    run.claim(part, sweep.plan(data))
+    journal = run.journal(part)
+    units = [f"{part}/{k}/{layer}" for k in range(len(chunks)) for layer in sweep.stops]
+    done = sum(u in journal.done for u in units)
+    for k, chunk in enumerate(chunks):
+        missing = [layer for layer in sweep.stops if f"{part}/{k}/{layer}" not in journal.done]
+        for layer, rows in sweep.score(chunk, missing) if missing else ():
+            journal.append(f"{part}/{k}/{layer}", rows)
+            done += 1
+            if progress:
+                progress(done, len(units))
+    groups = {**run.manifest.get("groups", {}), **{p.id: p.group for p in data}}
+    run.note(model=lm.id, norms=iv.vector.norm() if layers is None else run.manifest.get("norms"), groups=groups)
+    return run
+
+
+def random_controls(vector: SteeringVector, n: int, seed: int = 0) -> dict[str, SteeringVector]:
+    """Random directions with the vector's norm at each layer."""
+    out: dict[str, SteeringVector] = {}
+    for k in range(n):
+        g = torch.Generator().manual_seed(1000 * seed + k)
+        drawn = {layer: torch.randn(v.shape, generator=g) for layer, v in vector.vectors.items()}
+        scaled = {layer: r * vector[layer].norm() / r.norm() for layer, r in drawn.items()}
+        made = Provenance(model=vector.made.model, fingerprint=vector.made.fingerprint, method={"name": "random-direction", "seed": seed, "draw": k})
+        out[f"random-{k}"] = SteeringVector(scaled, made)
+    return out
+
+
+def median_norms(lm: LM, data: Dataset, layers: Sequence[Layer], items: int = 8) -> dict[str, float]:
+    """Median norm of the residual stream per layer, over the tokens of a few items: the yardstick of |m v|."""
+    tokens = lm.batch([paired_rows(lm, p)[0] for p in data.take(items)])
+    prefix = lm.prefix(tokens, 0, layers, keep=[tokens.pivot - 1])
+    real = tokens.mask.bool()
+    return {str(k): float(h.float().norm(dim=-1)[real].median()) for k, h in prefix.residual.items()}
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    lm: LM
+    conditions: Sequence[Condition]
+    asked: Sequence[Condition]
+    metrics: tuple[Metric, ...]
+    multipliers: tuple[float, ...]
+    layers: Sequence[Layer] | None
+
+    @property
+    def stops(self) -> list[Layer | None]:
+        """The units of one chunk: each swept layer, or None for all layers of the vector together."""
+        return [None] if self.layers is None else list(self.layers)
+
+    def plan(self, data: Dataset) -> dict[str, Any]:
+        """Everything the numbers depend on."""
+        return {
+            "model": {"id": self.lm.id, "fingerprint": self.lm.fingerprint, "dtype": str(self.lm.dtype)},
+            "data": {"name": data.name, "part": data.part, "form": data.form, "hash": data.hash, "items": len(data)},
+            "conditions": [c.describe() for c in (*self.conditions, *self.asked)],
+            "metrics": [registry.describe(m) for m in self.metrics],
+            "multipliers": list(self.multipliers),
+            "layers": None if self.layers is None else list(self.layers),
+            "rows": ROWS,
+        }
+
+    # ------------------------------------------------------------ batches
+
+    def chunks(self, data: Dataset) -> list[Chunk]:
+        """All items as batches, rendered under every system prompt first, so that a bad item is refused before any work."""
+        rows = [paired_rows(self.lm, p) for p in data]
+        for condition in self.asked:
+            for p in data:
+                paired_rows(self.lm, p, condition.system)
+        whole = any(m.whole(p) for m in self.metrics for p in data)
+        return [self._chunk([data[k] for k in picked], whole) for picked in self.lm.batches([r[0] for r in rows], ROWS)]
+
+    def _chunk(self, pairs: Sequence[Pair], whole: bool, system: str | None = None) -> Chunk:
+        rows = [paired_rows(self.lm, p, system) for p in pairs]
+        answers = [contrast_index(r) if is_choice(p) else r[0].prompt for p, r in zip(pairs, rows, strict=True)]
+        letters = [(r[0].ids[a], r[1].ids[a]) for r, a in zip(rows, answers, strict=True)]
+        flat = [r[side] for side in (0, 1) for r in rows] if whole else [_until(r[0], a) for r, a in zip(rows, answers, strict=True)]
+        return Chunk(tuple(pairs), self.lm.batch(flat), whole, tuple(answers), tuple(letters))
+
+    # ------------------------------------------------------------ scores
+
+    def score(self, chunk: Chunk, stops: Sequence[Layer | None]) -> Iterator[tuple[Layer | None, list[dict[str, Any]]]]:
+        """The rows of each unit of a chunk: one prefix pass, then replays."""
+        needed = [s for s in stops if s is not None] or [min(self.conditions[0].iv.vector.layers)]  # type: ignore[union-attr]
+        prefix = self.lm.prefix(chunk.tokens, self._start(chunk), needed, keep=chunk.keep)
+        base = _Readings.of(chunk, prefix.logits[None])
+        for stop in stops:
+            rows: list[dict[str, Any]] = []
+            for condition in self.conditions:
+                assert condition.iv is not None
+                for m, reading in self._swept(chunk, prefix, base, condition.iv, stop):
+                    rows += self._rows(chunk, reading, base, condition.name, stop, m)
+            for condition in self.asked if stop is None else ():
+                rows += self._asked(chunk, base, condition)
+            yield stop, rows
+
+    def _start(self, chunk: Chunk) -> int:
+        """First column any intervention touches."""
+        iv = self.conditions[0].iv
+        assert iv is not None
+        chosen = iv.positions.select(chunk.tokens.index, chunk.tokens.rows).any(0).nonzero()
+        if not len(chosen):
+            raise SteerError("the positions select no token of an item", given=str(iv.positions), expected=chunk.pairs[0].prompt[:80])
+        return min(int(chosen[0]), chunk.tokens.pivot - 1)
+
+    def _swept(
+        self, chunk: Chunk, prefix: Prefix, base: _Readings, iv: Intervention, stop: Layer | None
+    ) -> Iterator[tuple[Sequence[float], _Readings]]:
+        """Readings at each multiplier; 0 is the prefix pass itself."""
+        yield (0.0,), base
+        width = prefix.logits.numel() // max(1, len(chunk.keep)) * len(chunk.keep)
+        at_once = max(1, LOGITS // max(1, width))
+        rest = iter([m for m in self.multipliers if m != 0])
+        while group := tuple(islice(rest, at_once)):
+            yield group, _Readings.of(chunk, replay_multipliers(self.lm, prefix, iv, group, chunk.keep, stop))
+
+    def _rows(
+        self, chunk: Chunk, reading: _Readings, base: _Readings, condition: str, stop: Layer | None, multipliers: Sequence[float]
+    ) -> list[dict[str, Any]]:
+        out: list[dict[str, Any]] = []
+        for metric in self.metrics:
+            for j, pair in enumerate(chunk.pairs):
+                values = metric.value(reading.at(j, base)).tolist()
+                for m, value in zip(multipliers, values, strict=True):
+                    cell = Cell(registry.describe(metric)["name"] + _suffix(metric), condition, stop, m)
+                    out.append(row(cell, Score(pair.id, value, metric.unit(pair))))
+        return out
+
+    def _asked(self, chunk: Chunk, base: _Readings, condition: Condition) -> list[dict[str, Any]]:
+        """The unsteered model asked for the behavior in words, on the same items."""
+        other = self._chunk(chunk.pairs, chunk.whole, condition.system)
+        prefix = self.lm.prefix(other.tokens, layers=[0], keep=other.keep)
+        return self._rows(other, _Readings.of(other, prefix.logits[None]), base, condition.name, None, (0.0,))
+
+
+def replay_multipliers(
+    lm: LM, prefix: Prefix, iv: Intervention, multipliers: Sequence[float], keep: Sequence[int], layer: Layer | None = None
+) -> Float[Tensor, "c b k v"]:
+    """Logits of a recorded batch under an intervention at several multipliers, in one replay.
+
+    Args:
+        layer: act at this layer alone; by default at all layers of the vector.
+    """
+    layers = iv.vector.layers if layer is None else (layer,)
+    lowest = min(layers)
+    c, b = len(multipliers), len(prefix.tokens.rows)
+    m = torch.tensor(multipliers, device=lm.device).repeat_interleave(b)[:, None, None]
+    index = prefix.tokens.index[:, prefix.start :].repeat(c, 1)
+    frame = Frame(index, prefix.tokens.rows * c)
+    h, _ = iv.apply(prefix.residual[lowest].repeat(c, 1, 1), lowest, frame, m)
+    above = replace(iv, vector=iv.vector.at(*[k for k in layers if k != lowest])) if len(layers) > 1 else None
+    later = edits([above], Receipt(), m) if above else None
+    return lm.replay(prefix, lowest, h.unflatten(0, (c, b)), keep=keep, edits=later)
+
+
+@dataclass(frozen=True)
+class _Readings:
+    """Log-probabilities of a chunk under c conditions."""
+
+    chunk: Chunk
+    answer: Float[Tensor, "c p v"]
+    chosen: Float[Tensor, "c b m"] | None
+
+    @classmethod
+    def of(cls, chunk: Chunk, logits: Float[Tensor, "c b k v"]) -> _Readings:
+        """From logits at the kept columns to the log-probabilities that are read off them."""
+        tokens, n = chunk.tokens, len(chunk.pairs)
+        columns = torch.tensor([a - r.prompt for a, r in zip(chunk.answers, tokens.rows, strict=False)], device=logits.device)
+        answer = logits[:, torch.arange(n, device=logits.device), columns].log_softmax(-1).cpu()
+        chosen = None
+        if chunk.whole:
+            said = tokens.ids[None, :, tokens.pivot :, None].expand(logits.shape[0], -1, -1, 1)
+            chosen = (logits.gather(-1, said)[..., 0] - logits.logsumexp(-1)).cpu()
+        return cls(chunk, answer, chosen)
+
+    def at(self, j: int, base: _Readings) -> Reading:
+        """The reading of pair j; `base` is the unsteered model without any system prompt of ours."""
+        n, rows = len(self.chunk.pairs), self.chunk.tokens.rows
+        sides: list[Tensor | None] = [None, None]
+        if self.chosen is not None:
+            sides = [self.chosen[:, k, : len(rows[k].ids) - rows[k].prompt] for k in (j, n + j)]
+        return Reading(self.chunk.pairs[j], self.answer[:, j], base.answer[0, j], self.chunk.letters[j], sides[0], sides[1])
+
+
+def _until(row: Row, index: int) -> Row:
+    return Row(row.ids[:index], row.prompt, row.spans, row.text, row.offsets)
+
+
+def _suffix(metric: Metric) -> str:
+    """Tells two metrics of one kind apart by the parameters that are not the default ones."""
+    default, mine = type(metric)(), registry.describe(metric)
+    changed = [str(v) for k, v in mine.items() if k != "name" and v != getattr(default, k)]
+    return "".join(f":{v}" for v in changed)
+
+
+def transcripts(
+    lm: LM, iv: Intervention, prompts: Sequence[str], run: Run, *, multipliers: Sequence[float], max_new_tokens: int = 40, progress: Progress | None = None
+) -> None:
+    """What the model says to each prompt at each multiplier (greedy), appended to `generations.jsonl` of the run; resumable."""
+    journal = run.journal("../generations")
+    for k, m in enumerate(multipliers):
+        key = hashlib.sha256(json.dumps([iv.describe(), m, list(prompts), max_new_tokens]).encode()).hexdigest()[:16]
+        if key not in journal.done:
+            with ExitStack() as stack:
+                if m != 0:
+                    stack.enter_context(lm.edit(edits([iv.times(m)], Receipt())))
+                said = lm.generate(prompts, max_new_tokens=max_new_tokens)
+            journal.append(key, [{"prompt": p, "multiplier": m, "text": t} for p, t in zip(prompts, said, strict=True)])
+        if progress:
+            progress(k + 1, len(multipliers))

@@ -1,0 +1,35 @@
+"""Progress bars with time left, on standard error. Used by the command line; the library itself prints nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Update = Callable[[int, int], None]
+
+
+@contextmanager
+def bars(enabled: bool = True) -> Iterator[Callable[[str], Update]]:
+    """Gives a function that opens a bar for a stage and returns its update (done, total)."""
+    columns = (TextColumn("{task.description:18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not enabled, refresh_per_second=4) as progress:
+
+        def stage(name: str) -> Update:
+            for known in progress.tasks:
+                if known.total is not None and known.completed < known.total and known.total == 1:
+                    progress.update(known.id, completed=1)
+            task = progress.add_task(name, total=None)
+
+            def update(done: int, total: int) -> None:
+                progress.update(task, completed=done, total=total)
+                if enabled and not console.is_terminal and (done == total or done % max(1, total // 4) == 0):
+                    print(f"{name}: {done}/{total}", file=sys.stderr, flush=True)
+
+            return update
+
+        yield stage

@@ -1,0 +1,132 @@
+"""The report as one self-contained HTML file, and as Markdown."""
+
+from __future__ import annotations
+
+import html as escape
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trimtab.reports.analysis import Analysis
+from trimtab.reports.figures import Plot
+from trimtab.steerability import Figure
+
+CSS = """
+:root{--ink:#1f2933;--soft:#52606d;--line:#e4e7eb;--accent:#0b6e99;--tint:#f0f6f9}
+*{box-sizing:border-box}body{margin:0;color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;background:#fff}
+main{max-width:1120px;margin:0 auto;padding:32px 24px 64px}h1{font-size:28px;margin:0 0 4px}h2{font-size:20px;margin:40px 0 12px}
+.sub{color:var(--soft);margin:0 0 24px}.verdict{background:var(--tint);border-left:5px solid var(--accent);padding:18px 22px;border-radius:4px}
+.verdict strong{font-size:20px;display:block;margin-bottom:8px}.verdict ul{margin:0;padding-left:20px}.verdict li{margin:4px 0}
+.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(440px,1fr));gap:24px}figure{margin:0;border:1px solid var(--line);border-radius:6px;padding:14px}
+figure h3{margin:0 0 6px;font-size:15px}figure svg{width:100%;height:auto}figcaption{font-size:13px;color:var(--soft)}
+.wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:14px}th,td{text-align:left;padding:7px 10px;border-bottom:1px solid var(--line);vertical-align:top}
+th{font-weight:600;white-space:nowrap}td.num{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}.said td{min-width:170px;overflow-wrap:anywhere}
+pre{background:#f7f8fa;border:1px solid var(--line);border-radius:6px;padding:14px;overflow-x:auto;font-size:13px}
+@media(max-width:520px){.plots{grid-template-columns:1fr}main{padding:20px 14px}}
+"""
+
+
+def html(a: Analysis, plots: Mapping[str, Plot]) -> str:
+    """One file: no scripts, no links to anything outside."""
+    e = escape.escape
+    reasons = "".join(f"<li>{e(r)}</li>" for r in a.reasons)
+    figures = "".join(f"<figure><h3>{e(p.title)}</h3>{_unique(p.svg, k)}<figcaption>{e(p.caption)}</figcaption></figure>" for k, p in plots.items())
+    parts = [
+        f"<h1>{e(a.name)}</h1><p class='sub'>{e(_subtitle(a))}</p>",
+        f"<section class='verdict'><strong>{e(a.verdict)}</strong><ul>{reasons}</ul></section>",
+        f"<h2>Plots</h2><div class='plots'>{figures}</div>",
+        f"<h2>Figures</h2><div class='wide'>{_figure_table(a.figures)}</div>",
+        _said_table(a),
+        f"<h2>What was measured</h2><div class='wide'>{_fact_table(a)}</div>",
+        f"<h2>Run it again</h2><pre>trimtab run recipe.toml --to NEW_FOLDER</pre><pre>{e(a.recipe)}</pre>" if a.recipe else "",
+    ]
+    head = f"<meta charset='utf-8'><meta name='viewport' content='width=device-width,initial-scale=1'><title>{e(a.name)}</title><style>{CSS}</style>"
+    return f"<!doctype html><html lang='en'><head>{head}</head><body><main>{''.join(parts)}</main></body></html>\n"
+
+
+def markdown(a: Analysis, plots: Mapping[str, Plot]) -> str:
+    """The same in Markdown, plots as PNG beside it."""
+    lines = [f"# {a.name}", "", _subtitle(a), "", f"**{a.verdict}**", "", *(f"- {r}" for r in a.reasons), ""]
+    lines += [f"![{p.title}](plots/{k}.png)\n\n*{p.caption}*\n" for k, p in plots.items()]
+    lines += ["| figure | value | 95 % interval | n | unit | controls |", "|---|---|---|---|---|---|"]
+    lines += ["| " + " | ".join(_cells(f)) + " |" for f in a.figures]
+    for prompt, row in _said(a).items():
+        lines += ["", f"**{prompt}**", "", *(f"- {m:g}: {' '.join(text.split())}" for m, text in row.items())]
+    lines += ["", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in facts(a).items())]
+    if a.recipe:
+        lines += ["", "```toml", a.recipe.rstrip(), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def facts(a: Analysis) -> dict[str, str]:
+    """What was run, in words."""
+    plan, made = a.plan, a.manifest.get("vector", {})
+    iv = next(c["intervention"] for c in plan["conditions"] if c["name"] == "vector")
+    controls = [c["name"] for c in plan["conditions"] if c["intervention"] and c["name"] != "vector"]
+    out = {
+        "model": f"{plan['model']['id']} ({plan['model']['dtype'].removeprefix('torch.')})",
+        "data": f"{plan['data']['name']}, {plan['data']['form']}, part {plan['data']['part']}: {plan['data']['items']} items (hash {plan['data']['hash']})",
+        "vector": f"{made.get('method', {}).get('name', 'given')} on {made.get('data', {}).get('pairs', '?')} training pairs, layers {iv['layers']} (hash {iv['vector']})",
+        "intervention": f"{iv['operator']['name']} at {iv['positions']}, gate {iv['gate']['name']}",
+        "multipliers": ", ".join(f"{m:g}" for m in plan["multipliers"]) + _relative(a),
+        "controls": ", ".join(controls) or "none",
+        "interval": "95 %, bootstrap over items (shares: Wilson); it does not cover a new draw of the training items",
+    }
+    return out | ({"seconds": f"{a.manifest['seconds']:.0f}"} if a.manifest.get("seconds") else {})
+
+
+def _relative(a: Analysis) -> str:
+    """How large the edit is beside what it edits."""
+    norms, residual = a.manifest.get("norms"), a.manifest.get("residual")
+    if not norms or not residual:
+        return ""
+    shares = [norms[k] / residual[k] for k in norms if residual.get(k)]
+    return f" (times a vector of {max(shares):.0%} of the median residual norm)" if shares else ""
+
+
+def _subtitle(a: Analysis) -> str:
+    layer = f"layer {a.manifest['layer']}, " if a.manifest.get("layer") is not None else ""
+    return f"{layer}{len(a.vector.items)} test items, multipliers {a.vector.multipliers[0]:g} to {a.vector.multipliers[-1]:g}, propensity in {a.unit}"
+
+
+def _cells(f: Figure) -> list[str]:
+    bounds = "" if math.isnan(f.lo) else f"{f.lo:.3f} to {f.hi:.3f}"
+    return [f.name, f"{f.value:.3f}", bounds, str(f.n or ""), f.unit, "" if f.control is None else f"{f.control:.3f}"]
+
+
+def _figure_table(figures: Sequence[Figure]) -> str:
+    head = "<tr><th>figure</th><th>value</th><th>95 % interval</th><th>n</th><th>unit</th><th>controls</th></tr>"
+    kinds = ("", " class='num'", " class='num'", " class='num'", "", " class='num'")
+    rows = ["".join(f"<td{k}>{escape.escape(c)}</td>" for k, c in zip(kinds, _cells(f), strict=True)) for f in figures]
+    return f"<table>{head}{''.join(f'<tr>{r}</tr>' for r in rows)}</table>"
+
+
+def _said(a: Analysis) -> dict[str, dict[float, str]]:
+    out: dict[str, dict[float, str]] = {}
+    for g in a.generations:
+        out.setdefault(g["prompt"], {})[g["multiplier"]] = g["text"]
+    return {p: dict(sorted(r.items())) for p, r in out.items()}
+
+
+def _said_table(a: Analysis) -> str:
+    said = _said(a)
+    if not said:
+        return ""
+    multipliers = sorted({m for row in said.values() for m in row})
+    head = "<th>prompt</th>" + "".join(f"<th>{m:+g}</th>" if m else "<th>unsteered</th>" for m in multipliers)
+    rows = [f"<td><b>{escape.escape(p)}</b></td>" + "".join(f"<td>{escape.escape(r.get(m, ''))}</td>" for m in multipliers) for p, r in said.items()]
+    body = "".join(f"<tr>{r}</tr>" for r in rows)
+    return f"<h2>What it says</h2><p class='sub'>Greedy, by multiplier.</p><div class='wide'><table class='said'><tr>{head}</tr>{body}</table></div>"
+
+
+def _fact_table(a: Analysis) -> str:
+    rows = "".join(f"<tr><th>{escape.escape(k)}</th><td>{escape.escape(str(v))}</td></tr>" for k, v in facts(a).items())
+    return f"<table>{rows}</table>"
+
+
+def _unique(svg: str, name: str) -> str:
+    """Ids made unique in the page: plots share glyph and clip names."""
+    out: Any = svg
+    for mark in ('id="', 'href="#', "url(#"):
+        out = out.replace(mark, f"{mark}{name}-")
+    return out
