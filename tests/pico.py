@@ -37,7 +37,7 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
     "mixtral": ("Mixtral", {**MOE, "sliding_window": None}),
     "gemma": ("Gemma", HEAD),
     "gemma2": ("Gemma2", {**HEAD, **SLIDING, "query_pre_attn_scalar": 8}),
-    "gemma3": ("Gemma3Text", {**HEAD, **SLIDING, "query_pre_attn_scalar": 8, "layer_types": ["sliding_attention", "full_attention"] * 2}),
+    "gemma3": ("Gemma3", {**HEAD, **SLIDING, "query_pre_attn_scalar": 8, "layer_types": ["sliding_attention", "full_attention"] * 2}),
     "phi": ("Phi", {}),
     "phi3": ("Phi3", {}),
     "olmo": ("Olmo", {}),
@@ -69,8 +69,12 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # Architectures whose stream is not (batch, sequence, width), and what the refusal says.
 REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
-    "gemma3n": ("Gemma3nText", {**HEAD, "num_kv_shared_layers": 0, "laurel_rank": 4, "vocab_size_per_layer_input": VOCAB, "hidden_size_per_layer_input": 8, "layer_types": ["full_attention"] * LAYERS, "activation_sparsity_pattern": [0.0] * LAYERS, "altup_num_inputs": 2, "intermediate_size": [48] * LAYERS}),
+    "gemma3n": ("Gemma3n", {**HEAD, "num_kv_shared_layers": 0, "laurel_rank": 4, "vocab_size_per_layer_input": VOCAB, "hidden_size_per_layer_input": 8, "layer_types": ["full_attention"] * LAYERS, "activation_sparsity_pattern": [0.0] * LAYERS, "altup_num_inputs": 2, "intermediate_size": [48] * LAYERS}),
 }
+
+
+CONFIGS = {"Gemma3": "Gemma3TextConfig", "Gemma3n": "Gemma3nTextConfig"}
+CLASSES = {"GPT2": "GPT2LMHeadModel"}
 
 
 def build(name: str, *, dtype: torch.dtype = torch.float32) -> Any:
@@ -79,9 +83,9 @@ def build(name: str, *, dtype: torch.dtype = torch.float32) -> Any:
 
     prefix, changes = (ZOO | REFUSED)[name]
     settings = {k: v for k, v in (SMALL | changes).items() if v is not None or k in changes and k == "sliding_window"}
-    config = getattr(transformers, f"{prefix}Config")(**settings)
+    config = getattr(transformers, CONFIGS.get(prefix, f"{prefix}Config"))(**settings)
     torch.manual_seed(0)
-    model = getattr(transformers, f"{prefix}ForCausalLM")(config)
+    model = getattr(transformers, CLASSES.get(prefix, f"{prefix}ForCausalLM"))(config)
     with torch.no_grad():
         for p in model.parameters():
             if p.ndim > 1:

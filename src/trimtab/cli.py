@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import tyro
+from tyro.conf import Positional
+
 from trimtab.errors import TrimtabError, UnknownName
 from trimtab.recipe import GRID
 
@@ -78,7 +81,7 @@ class Common:
 class Run:
     """Run a recipe. The path of the run folder is the last line printed; the same command resumes an interrupted run."""
 
-    recipe: Path
+    recipe: Positional[Path]
     to: Path
     """The run folder."""
     common: Common = field(default_factory=Common)
@@ -99,7 +102,7 @@ class Run:
 class Report:
     """Write report.html, report.md, summary.json, tables and plots of a run folder again."""
 
-    folder: Path
+    folder: Positional[Path]
     part: str = "test"
     common: Common = field(default_factory=Common)
 
@@ -114,7 +117,7 @@ class Report:
 class Doctor:
     """Load a model and print the blocks found, whether replays are exact, and what memory and time to expect."""
 
-    model: str
+    model: Positional[str]
     dtype: str | None = None
     device: str | None = None
     common: Common = field(default_factory=Common)
@@ -130,7 +133,7 @@ class Doctor:
 class Chat:
     """Talk to a model, steered or not. /m NUMBER sets the multiplier, /clear forgets the conversation, /quit ends."""
 
-    vector: Path | None = None
+    vector: Positional[Path | None] = None
     multiplier: float = 1.0
     positions: str = "everywhere"
     max_new_tokens: int = 200
@@ -149,8 +152,8 @@ class Chat:
 class Steer:
     """Generate with a vector switched on; without it beside, for comparison."""
 
-    vector: Path
-    prompt: tuple[str, ...]
+    vector: Positional[Path]
+    prompt: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-p"])]
     multiplier: float = 1.0
     operator: str = "add"
     positions: str = "everywhere"
@@ -181,7 +184,7 @@ class Steer:
 class Measure:
     """Score a vector, random controls and the prompt baseline on held-out items, and write the report."""
 
-    vector: Path
+    vector: Positional[Path]
     what: DataFlags
     to: Path
     """The run folder; the same command resumes."""
@@ -299,19 +302,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parse(cls: Any, args: Sequence[str], prog: str) -> Any:
-    import tyro
-
-    positional = {"recipe", "folder", "vector", "model"} & {f.name for f in dataclasses.fields(cls)} if cls in (Run, Report, Doctor, Steer, Measure) else set[str]()
-    for name in positional:
-        cls.__annotations__[name] = Annotated[_annotation(cls, name), tyro.conf.Positional]
-    alias = [("-p" if a == "-p" else a) for a in args]
-    return tyro.cli(cls, args=["--prompt" if a == "-p" else a for a in alias], prog=prog, config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff) if False else (tyro.conf.OmitArgPrefixes,))
-
-
-def _annotation(cls: Any, name: str) -> Any:
-    from typing import get_type_hints
-
-    return get_type_hints(cls)[name]
+    return tyro.cli(cls, args=list(args), prog=prog, config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff))
 
 
 def _intervention(path: Path, operator: str, multiplier: float, positions: str, layers: Sequence[int] = ()) -> Intervention:

@@ -43,8 +43,7 @@ def built_in() -> tuple[str, ...]:
 def _read_built_in(name: str, form: Form | None) -> Dataset:
     rows = [json.loads(line) for line in (_BUILT_IN / f"{name}.jsonl").read_text("utf-8").splitlines()]
     pairs = [Pair(r["question"], r["positive"], r["negative"], _meta(name, i, r["positive"])) for i, r in enumerate(rows)]
-    ask = tomllib.loads((_BUILT_IN / "ask.toml").read_text("utf-8")).get(name)
-    return Dataset(name, to_choices(pairs) if form == "choices" else tuple(pairs), form or "answers", ask)
+    return Dataset(name, to_choices(pairs) if form == "choices" else tuple(pairs), form or "answers", _ask(name))
 
 
 def read(path: Path, form: Form | None = None) -> Dataset:
@@ -65,7 +64,19 @@ def read(path: Path, form: Form | None = None) -> Dataset:
     pairs = dedup(pair for line, row in rows for pair in _convert(layout, row, line, path, wanted))
     if wanted == "choices" and layout.form == "answers":
         pairs = to_choices(pairs)
-    return Dataset(path.stem, pairs, wanted)
+    return Dataset(path.stem, pairs, wanted, _ask(path.stem))
+
+
+def study() -> dict[str, dict[str, dict[str, list[str]]]]:
+    """The 40 data sets of Tan et al. 2024: family -> category -> name -> sentences that ask for the behavior and its opposite."""
+    return tomllib.loads((_BUILT_IN / "study.toml").read_text("utf-8"))
+
+
+def _ask(name: str) -> dict[str, str] | None:
+    """How to ask in words for a behavior of this name, where trimtab knows it."""
+    own = tomllib.loads((_BUILT_IN / "ask.toml").read_text("utf-8"))
+    known = {n: {"positive": s[0], "negative": s[1]} for family in study().values() for names in family.values() for n, s in names.items()}
+    return (known | own).get(name)
 
 
 def _convert(layout: _Layout, row: Row, line: int, path: Path, form: Form) -> list[Pair]:

@@ -90,7 +90,7 @@ class Intervention:
     vector: SteeringVector
     operator: Operator = field(default_factory=Add)
     multiplier: float = 1.0
-    positions: Positions = everywhere
+    positions: Positions | str = everywhere
     gate: Gate = field(default_factory=Always)
 
     def __post_init__(self) -> None:
@@ -100,6 +100,11 @@ class Intervention:
         if not torch.isfinite(torch.tensor(float(self.multiplier))):
             raise SteerError("the multiplier is not finite", given=self.multiplier)
 
+    @property
+    def where(self) -> Positions:
+        """The positions, parsed."""
+        return Positions.parse(self.positions)
+
     def apply(self, h: Float[Tensor, "b s d"], layer: Layer, frame: Frame, multiplier: float | Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The edited stream of one layer, and how many tokens were selected (a scalar tensor).
 
@@ -107,7 +112,7 @@ class Intervention:
             multiplier: instead of the stored one; a number, or one per row (b, 1, 1).
         """
         m = self.multiplier if multiplier is None else multiplier
-        selected = self.positions.select(frame.index, frame.rows)
+        selected = self.where.select(frame.index, frame.rows)
         v = self.vector[layer].to(h.device)
         weight = self.gate.weight(h, v, frame)
         if weight is not None:

@@ -208,7 +208,7 @@ class _Sweep:
         """First column any intervention touches."""
         iv = self.conditions[0].iv
         assert iv is not None
-        chosen = iv.positions.select(chunk.tokens.index, chunk.tokens.rows).any(0).nonzero()
+        chosen = iv.where.select(chunk.tokens.index, chunk.tokens.rows).any(0).nonzero()
         if not len(chosen):
             raise SteerError("the positions select no token of an item", given=str(iv.positions), expected=chunk.pairs[0].prompt[:80])
         return min(int(chosen[0]), chunk.tokens.pivot - 1)

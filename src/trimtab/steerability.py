@@ -126,3 +126,8 @@ def confidence(slopes: Slopes) -> NDArray[np.str_]:
     out[slopes.slope - wide > 0] = "steerable"
     out[slopes.slope + wide < 0] = "anti-steerable"
     return out
+
+
+def null_p(observed: float, nulls: Sequence[float]) -> float:
+    """Two-sided p-value of a slope against the slopes of null vectors: (1 + how many are as large) / (1 + how many)."""
+    return (1 + sum(abs(x) >= abs(observed) for x in nulls)) / (1 + len(nulls))

@@ -21,7 +21,7 @@ TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 6e-2, tor
 
 @torch.no_grad()
 def self_check(lm: LM) -> None:
-    """Set `lm.replayable` and `lm.batchable`; warn where one is False.
+    """Set `lm.replayable`, `lm.batchable` and `lm.cache_differentiable`; warn where exactness costs speed.
 
     Raises:
         ModelError: the model cannot run, or its blocks do not return a residual stream.
@@ -36,9 +36,15 @@ def self_check(lm: LM) -> None:
         log.warning("%s: a left-padded row differs from the row alone; only rows of equal length will share a batch", lm.id)
     try:
         lm.replayable = replay_error(lm) <= TOLERANCE[lm.dtype]
+    except ModelError:
+        raise
     except Exception as problem:  # whatever a foreign architecture raises when it is resumed
         log.warning("%s cannot be resumed in the middle (%s: %s)", lm.id, type(problem).__name__, problem)
         lm.replayable = False
+    try:
+        lm.cache_differentiable = cache_gradient(lm)
+    except RuntimeError:  # recurrent layers write to their state in place
+        lm.cache_differentiable = False
     if not lm.replayable:
         log.warning("%s: replay does not equal the full pass; full passes will be used, which is exact and slow", lm.id)
 
@@ -79,6 +85,16 @@ def replay_error(lm: LM, layer: int | None = None) -> float:
     for k, sign in enumerate((1, -1)):
         worst = max(worst, relative(fast[k][real], slow(sign)[real]))
     return worst
+
+
+def cache_gradient(lm: LM) -> bool:
+    """Whether a gradient can be taken through a pass on top of a cache."""
+    tokens = probe(lm, padded=lm.batchable)
+    prefix = lm.prefix(tokens, layers=[0])
+    with torch.enable_grad():
+        h = prefix.residual[0][None].clone().requires_grad_()
+        (grad,) = torch.autograd.grad(lm.replay(prefix, 0, h).sum(), h)
+    return bool(torch.isfinite(grad).all())
 
 
 def relative(one: Tensor, two: Tensor) -> float:

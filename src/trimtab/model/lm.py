@@ -38,6 +38,7 @@ class LM:
         n_layers, width: number of blocks, size of the residual stream.
         replayable: whether replays passed the check at load; if not, full passes are used.
         batchable: whether a padded row equals the row alone; if not, only rows of equal shape share a batch.
+        cache_differentiable: whether gradients pass through a cached pass; if not, they are taken through full passes.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, id: str = "", revision: str = "", blocks: str | None = None, check: bool = True) -> None:
@@ -51,7 +52,7 @@ class LM:
         self.end_tokens = end_tokens(model, tokenizer)
         self.lock = threading.RLock()
         self._accepts = set(inspect.signature(model.forward).parameters)
-        self.replayable = self.batchable = True
+        self.replayable = self.batchable = self.cache_differentiable = True
         if check:
             from trimtab.model.check import self_check
 
@@ -173,8 +174,7 @@ class LM:
         direct = chosen is not None and "logits_to_keep" in self._accepts
         if direct:
             given["logits_to_keep"] = chosen
-        grad = torch.is_grad_enabled()
-        with self.lock, self.hooks.within(frame), engine.exact_head(self.model, vocab), torch.set_grad_enabled(grad):
+        with self.lock, self.hooks.within(frame), engine.exact_head(self.model, vocab):
             logits = self.model(**given).logits
         return (logits if direct or chosen is None else logits[:, chosen]).float()
 
@@ -265,7 +265,8 @@ class LM:
             vocab: token ids to compute logits for; all by default.
         """
         c, b = h.shape[:2]
-        if not self.replayable:
+        grad = torch.is_grad_enabled() and (h.requires_grad or bool(edits))
+        if not self.replayable or (grad and not self.cache_differentiable):
             return self._replay_in_full(prefix, layer, h, keep, edits, vocab)
         tokens = engine.repeat_rows(prefix.tokens, c)
         order = torch.arange(b, device=h.device).repeat(c) if c > 1 else None
@@ -275,7 +276,7 @@ class LM:
         frame = Frame(tokens.index[:, prefix.start :], tokens.rows)
         with ExitStack() as stack:
             stack.enter_context(self.lock)
-            stack.enter_context(torch.set_grad_enabled(torch.is_grad_enabled() and h.requires_grad or bool(edits) and torch.is_grad_enabled()))
+            stack.enter_context(torch.set_grad_enabled(grad))
             stack.enter_context(self.edit(edits or {}))
             stack.enter_context(engine.emitting(self.blocks, layer, output))
             logits = self.forward(tokens.ids[:, prefix.start :], frame, tokens.mask, cache, keep=columns, vocab=vocab)
@@ -294,17 +295,19 @@ class LM:
             For each layer (b, s - start, d), fp32: the first-order effect of an addition there.
         """
         start = tokens.pivot - 1 if start is None else start
-        cache = self._before(tokens, start)
-        shape = (tokens.ids.shape[0], tokens.ids.shape[1] - start, self.width)
+        origin = start if self.cache_differentiable else 0
+        cache = self._before(tokens, origin)
+        shape = (tokens.ids.shape[0], tokens.ids.shape[1] - origin, self.width)
         zeros = {layer: torch.zeros(shape, device=self.device, requires_grad=True) for layer in range(self.n_layers)}
 
         def nudge(layer: Layer) -> Edit:
             return lambda h, frame: (h.float() + zeros[layer].to(h.device)).to(h.dtype)
 
         with torch.enable_grad():
-            value = score(self._suffix(tokens, start, cache, {layer: nudge(layer) for layer in zeros}, keep))
+            kept = range(start, tokens.ids.shape[1]) if keep is None else keep
+            value = score(self._suffix(tokens, origin, cache, {layer: nudge(layer) for layer in zeros}, kept))
             grads = torch.autograd.grad(value, list(zeros.values()))
-        return dict(zip(zeros, grads, strict=True))
+        return {layer: g[:, start - origin :] for layer, g in zip(zeros, grads, strict=True)}
 
     def _before(self, tokens: Tokens, start: int) -> Any:
         """Keys and values of the columns before `start`; rows with the same prompt share one pass."""

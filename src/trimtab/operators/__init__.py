@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Multiplier = float | Float[Tensor, "*batch 1"]
+Multiplier = float | Float[Tensor, "*#batch 1"]
 
 
 class Operator:

@@ -18,7 +18,10 @@ COSTLY = 0.5  # nats of KL from the unsteered next-token distribution
 
 @dataclass(frozen=True)
 class Curve:
-    """Propensity of one condition: items x multipliers, and the line through each item."""
+    """Propensity of one condition: items x multipliers, and the line through each item.
+
+    `lo`, `hi` bound the mean over items; `low_change`, `high_change` the mean change from the unsteered model, item by item.
+    """
 
     condition: str
     multipliers: Array
@@ -27,6 +30,8 @@ class Curve:
     slopes: Slopes
     lo: Array
     hi: Array
+    low_change: Array
+    high_change: Array
 
     @property
     def mean(self) -> Array:
@@ -44,6 +49,7 @@ class SideEffect:
     mean: Array
     lo: Array
     hi: Array
+    n: int
 
 
 @dataclass(frozen=True)
@@ -137,9 +143,10 @@ def _curve(table: Table, metric: str, condition: str, layer: int | None, groups:
     m, items, values = table.curve(metric, condition, layer)
     if not items:
         empty = np.zeros(0)
-        return Curve(condition, m, items, values, Slopes(empty, empty, empty, empty, empty), empty, empty)
-    lo, hi = band(values, [groups.get(i, i) for i in items])
-    return Curve(condition, m, items, values, fit_slopes(m, values), lo, hi)
+        return Curve(condition, m, items, values, Slopes(empty, empty, empty, empty, empty), empty, empty, empty, empty)
+    of = [groups.get(i, i) for i in items]
+    change = values - values[:, [list(m).index(0.0)]]
+    return Curve(condition, m, items, values, fit_slopes(m, values), *band(values, of), *band(change, of))
 
 
 def _asked(table: Table, metric: str, name: str, unit: str) -> Figure:
@@ -154,7 +161,7 @@ def _effects(table: Table, metric: str, conditions: Sequence[str], layer: int | 
             m, items, values = table.curve(name, condition, layer)
             if values.size and not np.isnan(values).all():
                 lo, hi = band(values, [groups.get(i, i) for i in items])
-                out.append(SideEffect(name, table.units[name], condition, m, values.mean(0), lo, hi))
+                out.append(SideEffect(name, table.units[name], condition, m, values.mean(0), lo, hi, len(items)))
     return out
 
 
@@ -202,7 +209,7 @@ def _figures(curves: Mapping[str, Curve], asked: Mapping[str, Figure], effects: 
 def _effect_figure(e: SideEffect, m: float, effects: Sequence[SideEffect]) -> Figure:
     k = list(e.multipliers).index(m)
     beside = [float(o.mean[k]) for o in effects if o.metric == e.metric and o.condition != "vector"]
-    return Figure(f"{e.metric} at {m:g}", float(e.mean[k]), float(e.lo[k]), float(e.hi[k]), 0, e.unit, float(np.mean(beside)) if beside else None)
+    return Figure(f"{e.metric} at {m:g}", float(e.mean[k]), float(e.lo[k]), float(e.hi[k]), e.n, e.unit, float(np.mean(beside)) if beside else None)
 
 
 # ---------------------------------------------------------------- words

@@ -72,12 +72,14 @@ def _plot(painter: Callable[[Any, Analysis], None], a: Analysis, title: str, cap
 
 def _curve_caption(a: Analysis) -> str:
     n = len(a.vector.items)
-    return f"Mean over {n} test items with 95 % bootstrap interval. Grey: controls of equal norm. Dotted: the unsteered model asked in words."
+    return f"Mean over {n} test items. Light band: its 95 % interval; dark band: that of the change from the unsteered model. Grey: controls of equal norm. Dotted: the unsteered model asked in words."
 
 
 def _propensity(ax: Any, a: Analysis) -> None:
     for k, c in enumerate(a.controls.values()):
         ax.plot(c.multipliers, c.mean, color=QUIET, lw=1, label="controls" if k == 0 else None)
+    zero = a.vector.mean[list(a.vector.multipliers).index(0.0)]
+    ax.fill_between(a.vector.multipliers, zero + a.vector.low_change, zero + a.vector.high_change, color=ACCENT, alpha=0.3, lw=0)
     _line(ax, a.vector, ACCENT)
     for name, f in a.asked.items():
         label = "asked for it" if name.endswith("positive") else "asked for the opposite"
