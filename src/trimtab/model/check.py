@@ -21,7 +21,7 @@ TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 6e-2, tor
 
 @torch.no_grad()
 def self_check(lm: LM) -> None:
-    """Set `lm.replayable`, `lm.batchable` and `lm.cache_differentiable`; warn where exactness costs speed.
+    """Set `lm.replayable`, `lm.foldable`, `lm.batchable` and `lm.cache_differentiable`; warn where exactness costs speed.
 
     Raises:
         ModelError: the model cannot run, or its blocks do not return a residual stream.
@@ -41,12 +41,22 @@ def self_check(lm: LM) -> None:
     except Exception as problem:  # whatever a foreign architecture raises when it is resumed
         log.warning("%s cannot be resumed in the middle (%s: %s)", lm.id, type(problem).__name__, problem)
         lm.replayable = False
+    lm.foldable = lm.replayable and _folds_exactly(lm)
     try:
         lm.cache_differentiable = cache_gradient(lm)
     except RuntimeError:  # recurrent layers write to their state in place
         lm.cache_differentiable = False
     if not lm.replayable:
         log.warning("%s: replay does not equal the full pass; full passes will be used, which is exact and slow", lm.id)
+
+
+def _folds_exactly(lm: LM) -> bool:
+    """Whether a replay with its conditions folded into the sequence is as exact as one with a row for each."""
+    lm.foldable = True
+    try:
+        return replay_error(lm) <= TOLERANCE[lm.dtype]
+    except Exception:  # a model that takes no mask of ours
+        return False
 
 
 def probe(lm: LM, padded: bool) -> Tokens:

@@ -21,7 +21,7 @@ from torch.nn import functional
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from trimtab.model.hooks import Layer, replaced
+from trimtab.model.hooks import Edit, Frame, Layer, replaced
 from trimtab.model.tokens import Tokens
 
 
@@ -155,6 +155,43 @@ def exact_head(model: Any, vocab: Tensor | None = None) -> Iterator[None]:
 def repeat_rows(tokens: Tokens, copies: int) -> Tokens:
     """The batch repeated for each condition, conditions first."""
     return Tokens(tokens.rows * copies, tokens.ids.repeat(copies, 1), tokens.index.repeat(copies, 1))
+
+
+def fold(h: Float[Tensor, "c b s d"]) -> Float[Tensor, "b cs d"]:
+    """Conditions side by side in each row, instead of a row for each."""
+    return h.transpose(0, 1).flatten(1, 2)
+
+
+def unfold(h: Float[Tensor, "b cs d"], copies: int) -> Float[Tensor, "cb s d"]:
+    """Rows for each condition, conditions first: what edits expect to see."""
+    return h.unflatten(1, (copies, -1)).transpose(0, 1).flatten(0, 1)
+
+
+def folded_edit(edit: Edit, copies: int, frame: Frame) -> Edit:
+    """An edit of (c * b, s, d), for a pass in which the conditions are folded into the sequence."""
+
+    def change(h: Tensor, _: Frame) -> Tensor:
+        rows = unfold(h, copies)
+        changed = edit(rows, frame)
+        return h if changed is rows else fold(changed.unflatten(0, (copies, -1)))
+
+    return change
+
+
+def folded_mask(tokens: Tokens, start: int, copies: int, dtype: torch.dtype) -> Float[Tensor, "b 1 cs t"]:
+    """Each condition's suffix sees the shared prefix and itself, never another condition. Additive: 0 or the lowest number."""
+    real = tokens.index >= 0
+    n = real.shape[1] - start
+    causal = torch.ones(n, n, dtype=torch.bool, device=real.device).tril()
+    own = torch.block_diag(*[causal] * copies) & real[:, None, start:].repeat(1, 1, copies)
+    before = real[:, None, :start].expand(-1, copies * n, -1)
+    seen = torch.cat([before, own], -1)[:, None]
+    return torch.zeros(seen.shape, dtype=dtype, device=real.device).masked_fill(~seen, torch.finfo(dtype).min)
+
+
+def can_fold(cache: Any) -> bool:
+    """Whether every layer of a cache is plain attention over all that came before."""
+    return cache is not None and all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
 def columns(tokens: Tokens, keep: Sequence[int] | None, start: int) -> Tensor:

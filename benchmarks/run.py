@@ -1,0 +1,216 @@
+"""Side-by-side timings on the local default model: `make bench NAME=replay`, or all of them.
+
+Every side is a process of its own, loaded once; the sides then take turns, one repeat each, so that a slow spell of the
+machine meets all of them. Peers are installed from the package registry into environments of their own. Sides must agree:
+a difference in their numbers fails the run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+PEERS = {"steering-vectors": "steering-vectors==0.12.2", "repeng": "repeng==0.4.0"}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way of doing a case. `items` is how many items one repeat does: times are compared per item."""
+
+    name: str
+    script: str
+    peer: str | None = None
+    items: int = 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is timed, by whom, what ours must reach against each other side, and how far the numbers may differ."""
+
+    name: str
+    sides: tuple[Side, ...]
+    targets: Mapping[str, float]
+    tolerance: float
+    repeats: int = int(os.environ.get("TRIMTAB_REPEATS", "5"))
+
+
+@dataclass(frozen=True)
+class Row:
+    case: str
+    side: str
+    median_s: float
+    spread_s: float
+    peak_mb: float
+    ratio: float
+    repeats: int
+    target: float | None
+
+
+REPLAY = Case(
+    "propensity sweep, 30 layers x 7 multipliers",
+    (Side("trimtab replay", "replay", items=8), Side("hooked loop, batched", "hooked", items=1), Side("steering-vectors 0.12.2", "peer_steering_vectors", "steering-vectors")),
+    {"hooked loop, batched": 25.0, "steering-vectors 0.12.2": 100.0},
+    tolerance=2e-3,
+)
+CAPTURE = Case(
+    "mean difference at all 30 layers, 24 pairs",
+    (Side("trimtab", "capture", items=24), Side("steering-vectors 0.12.2", "peer_steering_vectors_capture", "steering-vectors", 24), Side("repeng 0.4.0 (hidden states only)", "peer_repeng", "repeng", 24)),
+    {"steering-vectors 0.12.2": 2.0, "repeng 0.4.0 (hidden states only)": 2.0},
+    tolerance=2e-3,
+)
+GENERATE = Case(
+    "48 new tokens for 4 prompts",
+    (Side("unsteered", "generate", items=4), Side("steered, 1 layer", "generate_steered", items=4)),
+    {"steered, 1 layer": 1.03},
+    tolerance=float("inf"),
+    repeats=9,
+)
+BENCHMARKS = {"replay": REPLAY, "capture": CAPTURE, "generate": GENERATE}
+
+
+class Child:
+    """A side's process: it says "ready", then does one repeat for every line it reads."""
+
+    def __init__(self, side: Side, work: Path) -> None:
+        self.side, self.times, self.peak, self.values = side, [], 0.0, None
+        python = environment(side.peer) if side.peer else Path(sys.executable)
+        script = HERE / "sides" / f"{side.script if side.peer else 'ours'}.py"
+        threads = str(os.cpu_count() or 1)
+        env = {**os.environ, "OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+        self.process = subprocess.Popen([python, script, work, side.script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+        self.read()
+
+    def read(self) -> dict[str, Any]:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise SystemExit(f"{self.side.name} stopped without an answer (exit code {self.process.wait()})")
+
+    def repeat(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        answer = self.read()
+        self.times.append(answer["seconds"] / self.side.items)
+        self.peak, self.values = answer["peak_mb"], np.array(answer["values"])
+
+
+def environment(peer: str) -> Path:
+    """A virtual environment that holds one peer."""
+    home = HERE.parent / ".venv-bench" / peer
+    python = home / "bin" / "python"
+    if not python.is_file():
+        run = lambda *words: subprocess.run([sys.executable, "-m", "uv", *words], check=True)  # noqa: E731
+        run("venv", "--python", sys.executable, str(home))
+        run("pip", "install", "--python", str(python), "--constraints", str(HERE.parent / "constraints.txt"), "torch", PEERS[peer])
+    return python
+
+
+def measure(case: Case, work: Path) -> list[Row]:
+    children = [Child(side, work) for side in case.sides]
+    for k in range(case.repeats + 1):  # the first is a warm-up, and not counted
+        for child in children:
+            child.repeat()
+            print(f"{case.name}: repeat {k}, {child.side.name}: {child.times[-1]:.3f} s per item", file=sys.stderr, flush=True)
+    check_equal(case, children)
+    ours = statistics.median(children[0].times[1:])
+    return [row(case, child, ours) for child in children]
+
+
+def check_equal(case: Case, children: Sequence[Child]) -> None:
+    """Every side computed the same numbers (on the items it did)."""
+    first = children[0].values
+    for child in children[1:]:
+        n = min(len(first), len(child.values))
+        worst = float(np.nanmax(np.abs(first[:n] - child.values[:n])) / np.abs(first[:n]).max())
+        print(f"{case.name}: {child.side.name} differs by {worst:.1e}", file=sys.stderr)
+        if not worst <= case.tolerance and case.tolerance != float("inf"):
+            raise SystemExit(f"{case.name}: {child.side.name} does not agree with {children[0].side.name}: {worst:.1e}")
+
+
+def row(case: Case, child: Child, ours: float) -> Row:
+    times = child.times[1:]
+    median = statistics.median(times)
+    spread = (max(times) - min(times)) / 2
+    return Row(case.name, child.side.name, round(median, 4), round(spread, 4), round(child.peak, 1), round(median / ours, 3), len(times), case.targets.get(child.side.name))
+
+
+def prepare(folder: Path) -> Path:
+    """The inputs of all sides: token ids, answer letters, vectors."""
+    import torch
+
+    from trimtab import LM, Dataset
+    from trimtab.methods import contrast_index, paired_rows
+    from trimtab.model.load import local_default
+
+    lm = LM.load("smollm2")
+    pairs = sorted(Dataset.load("wealth-seeking", form="choices"), key=lambda p: abs(len(lm.row(p.prompt).ids) - 120))[:24]
+    rows = [paired_rows(lm, p) for p in pairs]
+    spots = [contrast_index(r) for r in rows]
+    g = torch.Generator().manual_seed(0)
+    vectors = torch.randn(lm.n_layers, lm.width, generator=g) * 0.3
+    np.save(folder / "vectors.npy", vectors.numpy())
+    inputs = {
+        "model": str(local_default()),
+        "positive": [list(r[0].ids) for r in rows],
+        "negative": [list(r[1].ids) for r in rows],
+        "prompt": [r[0].prompt for r in rows],
+        "spot": spots,
+        "letters": [[r[0].ids[k], r[1].ids[k]] for r, k in zip(rows, spots, strict=True)],
+        "multipliers": [-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5],
+        "vectors": str(folder / "vectors.npy"),
+        "questions": [p.prompt for p in pairs],
+    }
+    path = folder / "work.json"
+    path.write_text(json.dumps(inputs))
+    return path
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as Markdown."""
+    lines = ["| case | side | median s per item | +/- | peak MB | ratio | target | repeats |", "|---|---|---|---|---|---|---|---|"]
+    for r in rows:
+        target = "" if r["target"] is None else f"<= {r['target']:g}" if "token" in r["case"] else f">= {r['target']:g}"
+        lines.append(f"| {r['case']} | {r['side']} | {r['median_s']:.3f} | {r['spread_s']:.3f} | {r['peak_mb']:.0f} | {r['ratio']:.2f} | {target} | {r['repeats']} |")
+    return "\n".join(lines)
+
+
+def write_readme() -> None:
+    """Put the table of all results into benchmarks/README.md, between its marks."""
+    found = [r for name in BENCHMARKS if (RESULTS / f"{name}.json").is_file() for r in json.loads((RESULTS / f"{name}.json").read_text())["rows"]]
+    readme = HERE / "README.md"
+    head, _, rest = readme.read_text().partition("<!-- table -->")
+    tail = rest.partition("<!-- end -->")[2]
+    readme.write_text(f"{head}<!-- table -->\n{table(found)}\n<!-- end -->{tail}")
+
+
+def main(names: Sequence[str]) -> None:
+    unknown = set(names) - set(BENCHMARKS)
+    if unknown:
+        raise SystemExit(f"no benchmark {', '.join(sorted(unknown))}; there are: {', '.join(BENCHMARKS)}")
+    RESULTS.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        work = prepare(Path(folder))
+        for name in names or BENCHMARKS:
+            rows = [asdict(r) for r in measure(BENCHMARKS[name], work)]
+            machine = {"cores": os.cpu_count(), "command": f"make bench NAME={name}"}
+            (RESULTS / f"{name}.json").write_text(json.dumps({**machine, "rows": rows}, indent=1) + "\n")
+            print(table(rows))
+    write_readme()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
