@@ -60,13 +60,21 @@ class Row:
 
 REPLAY = Case(
     "propensity sweep, 30 layers x 7 multipliers",
-    (Side("trimtab replay", "replay", items=8), Side("hooked loop, batched", "hooked", items=1), Side("steering-vectors 0.12.2", "peer_steering_vectors", "steering-vectors")),
+    (
+        Side("trimtab replay", "replay", items=8),
+        Side("hooked loop, batched", "hooked", items=1),
+        Side("steering-vectors 0.12.2", "peer_steering_vectors", "steering-vectors"),
+    ),
     {"hooked loop, batched": 25.0, "steering-vectors 0.12.2": 100.0},
     tolerance=2e-3,
 )
 CAPTURE = Case(
     "mean difference at all 30 layers, 24 pairs",
-    (Side("trimtab", "capture", items=24), Side("steering-vectors 0.12.2", "peer_steering_vectors_capture", "steering-vectors", 24), Side("repeng 0.4.0 (hidden states only)", "peer_repeng", "repeng", 24)),
+    (
+        Side("trimtab", "capture", items=24),
+        Side("steering-vectors 0.12.2", "peer_steering_vectors_capture", "steering-vectors", 24),
+        Side("repeng 0.4.0 (hidden states only)", "peer_repeng", "repeng", 24),
+    ),
     {"steering-vectors 0.12.2": 2.0, "repeng 0.4.0 (hidden states only)": 2.0},
     tolerance=2e-3,
 )
@@ -125,6 +133,8 @@ def measure(case: Case, work: Path) -> list[Row]:
         for child in children:
             child.repeat()
             print(f"{case.name}: repeat {k}, {child.side.name}: {child.times[-1]:.3f} s per item", file=sys.stderr, flush=True)
+    for child in children:
+        child.process.terminate()
     check_equal(case, children)
     ours = statistics.median(children[0].times[1:])
     return [row(case, child, ours) for child in children]
@@ -145,7 +155,16 @@ def row(case: Case, child: Child, ours: float) -> Row:
     times = child.times[1:]
     median = statistics.median(times)
     spread = (max(times) - min(times)) / 2
-    return Row(case.name, child.side.name, round(median, 4), round(spread, 4), round(child.peak, 1), round(median / ours, 3), len(times), case.targets.get(child.side.name))
+    return Row(
+        case.name,
+        child.side.name,
+        round(median, 4),
+        round(spread, 4),
+        round(child.peak, 1),
+        round(median / ours, 3),
+        len(times),
+        case.targets.get(child.side.name),
+    )
 
 
 def prepare(folder: Path) -> Path:
@@ -184,7 +203,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = ["| case | side | median s per item | +/- | peak MB | ratio | target | repeats |", "|---|---|---|---|---|---|---|---|"]
     for r in rows:
         target = "" if r["target"] is None else f"<= {r['target']:g}" if "token" in r["case"] else f">= {r['target']:g}"
-        lines.append(f"| {r['case']} | {r['side']} | {r['median_s']:.3f} | {r['spread_s']:.3f} | {r['peak_mb']:.0f} | {r['ratio']:.2f} | {target} | {r['repeats']} |")
+        lines.append(
+            f"| {r['case']} | {r['side']} | {r['median_s']:.3f} | {r['spread_s']:.3f} | {r['peak_mb']:.0f} | {r['ratio']:.2f} | {target} | {r['repeats']} |"
+        )
     return "\n".join(lines)
 
 

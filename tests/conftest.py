@@ -10,7 +10,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: threads 
 
 from jaxtyping import install_import_hook
 
-install_import_hook("trimtab", "beartype.beartype")
+install_import_hook("trimtab", "checked.check")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

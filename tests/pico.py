@@ -32,7 +32,19 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2", {}),
     "qwen3": ("Qwen3", HEAD),
     "qwen3_moe": ("Qwen3Moe", {**HEAD, **MOE}),
-    "qwen3_next": ("Qwen3Next", {**HEAD, **MOE, "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8, "shared_expert_intermediate_size": 16, "layer_types": ["linear_attention", "full_attention"] * 2}),
+    "qwen3_next": (
+        "Qwen3Next",
+        {
+            **HEAD,
+            **MOE,
+            "linear_num_value_heads": 4,
+            "linear_num_key_heads": 2,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+            "shared_expert_intermediate_size": 16,
+            "layer_types": ["linear_attention", "full_attention"] * 2,
+        },
+    ),
     "mistral": ("Mistral", {**HEAD, **SLIDING}),
     "mixtral": ("Mixtral", {**MOE, "sliding_window": None}),
     "gemma": ("Gemma", HEAD),
@@ -60,7 +72,23 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
     "smollm3": ("SmolLM3", {}),
     "glm4": ("Glm4", HEAD),
     "glm": ("Glm", HEAD),
-    "deepseek_v3": ("DeepseekV3", {**MOE, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "n_shared_experts": 1, "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "first_k_dense_replace": 1, "num_key_value_heads": 4}),
+    "deepseek_v3": (
+        "DeepseekV3",
+        {
+            **MOE,
+            "n_routed_experts": 4,
+            "n_group": 1,
+            "topk_group": 1,
+            "n_shared_experts": 1,
+            "kv_lora_rank": 16,
+            "q_lora_rank": 16,
+            "qk_rope_head_dim": 8,
+            "qk_nope_head_dim": 8,
+            "v_head_dim": 8,
+            "first_k_dense_replace": 1,
+            "num_key_value_heads": 4,
+        },
+    ),
     "starcoder2": ("Starcoder2", SLIDING),
     "nemotron": ("Nemotron", {}),
     "exaone4": ("Exaone4", {**SLIDING, "layer_types": ["sliding_attention", "full_attention"] * 2}),
@@ -69,7 +97,20 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # Architectures whose stream is not (batch, sequence, width), and what the refusal says.
 REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
-    "gemma3n": ("Gemma3n", {**HEAD, "num_kv_shared_layers": 0, "laurel_rank": 4, "vocab_size_per_layer_input": VOCAB, "hidden_size_per_layer_input": 8, "layer_types": ["full_attention"] * LAYERS, "activation_sparsity_pattern": [0.0] * LAYERS, "altup_num_inputs": 2, "intermediate_size": [48] * LAYERS}),
+    "gemma3n": (
+        "Gemma3n",
+        {
+            **HEAD,
+            "num_kv_shared_layers": 0,
+            "laurel_rank": 4,
+            "vocab_size_per_layer_input": VOCAB,
+            "hidden_size_per_layer_input": 8,
+            "layer_types": ["full_attention"] * LAYERS,
+            "activation_sparsity_pattern": [0.0] * LAYERS,
+            "altup_num_inputs": 2,
+            "intermediate_size": [48] * LAYERS,
+        },
+    ),
 }
 
 
@@ -82,7 +123,7 @@ def build(name: str, *, dtype: torch.dtype = torch.float32) -> Any:
     import transformers
 
     prefix, changes = (ZOO | REFUSED)[name]
-    settings = {k: v for k, v in (SMALL | changes).items() if v is not None or k in changes and k == "sliding_window"}
+    settings = {k: v for k, v in (SMALL | changes).items() if v is not None or (k in changes and k == "sliding_window")}
     config = getattr(transformers, CONFIGS.get(prefix, f"{prefix}Config"))(**settings)
     torch.manual_seed(0)
     model = getattr(transformers, CLASSES.get(prefix, f"{prefix}ForCausalLM"))(config)
@@ -107,8 +148,54 @@ def tokenizer() -> Any:
     from transformers import PreTrainedTokenizerFast
 
     words = ["<pad>", "<s>", "<end>", "<unk>", "<user>", "<bot>", "<system>", "(", ")", "A", "B", ":", "?", "."]
-    words += "yes no Yes No choices Choices Do you like tea coffee rain sun the a of is it good bad I think so not never always".split()
-    words += "be kind rude say something one two three four five six seven eight nine ten red blue green".split()
+    words += [
+        "yes",
+        "no",
+        "Yes",
+        "No",
+        "choices",
+        "Choices",
+        "Do",
+        "you",
+        "like",
+        "tea",
+        "coffee",
+        "rain",
+        "sun",
+        "the",
+        "a",
+        "of",
+        "is",
+        "it",
+        "good",
+        "bad",
+        "I",
+        "think",
+        "so",
+        "not",
+        "never",
+        "always",
+    ]
+    words += [
+        "be",
+        "kind",
+        "rude",
+        "say",
+        "something",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "ten",
+        "red",
+        "blue",
+        "green",
+    ]
     vocab = {w: i for i, w in enumerate(dict.fromkeys(words))}
     raw = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pico import LAYERS, REFUSED, WIDTH, ZOO, build, pico, rows
 from torch import Tensor
 
+from pico import LAYERS, REFUSED, WIDTH, ZOO, build, pico, rows
 from trimtab.errors import ModelError
-from trimtab.interventions import Intervention, edits, Receipt, steer
+from trimtab.interventions import Intervention, Receipt, edits, steer
 from trimtab.model import LM, Frame, Positions, after, everywhere, from_last_prompt_token, generated, last, last_k, prompt, span
 from trimtab.model.check import relative
 from trimtab.model.generate import Sampling, decode

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from pico import WIDTH, pico
 
+from pico import WIDTH, pico
 from trimtab import registry
 from trimtab.datasets import Dataset, Pair
+from trimtab.errors import VectorError
 from trimtab.interventions import Intervention
 from trimtab.methods import Activations, ContrastMethod, activations, learn
 from trimtab.vector import SteeringVector
@@ -80,7 +81,7 @@ def test_affine_is_the_low_rank_map() -> None:
 
 
 def toy_pairs(n: int = 6) -> Dataset:
-    colors, numbers = "red blue green".split(), "one two three four five six seven eight nine ten".split()
+    colors, numbers = ["red", "blue", "green"], ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
     pairs = [Pair(f"Do you like {colors[k % 3]} tea {numbers[k]} ?", f"yes good {colors[k % 3]}", f"no bad {colors[k % 3]}") for k in range(n)]
     return Dataset("toy", tuple(pairs))
 
@@ -102,6 +103,51 @@ def test_method_laws(name: str, toy_acts: Activations) -> None:
         assert torch.allclose(v[layer], again[layer], rtol=1e-4, atol=1e-6), "deterministic"
     assert registry.make("method", v.made.method) == method
     assert v.made.data["hash"] == data.hash and len(v.made.trained_on) == len(data)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 999), n=st.integers(2, 12), size=scale, shift=st.sampled_from([0.0, 1.0, 100.0]), coarse=st.booleans())
+def test_method_laws_on_any_activations(name: str, seed: int, n: int, size: float, shift: float, coarse: bool) -> None:
+    """Finite, of the mean difference's norm, and in units of the activations: from two pairs on, in bf16 steps, far from the origin."""
+    positive, negative = (size * (draw(seed + k, n, 2, 6) + shift + k) for k in (1, 0))
+    if coarse:
+        positive, negative = positive.bfloat16().float(), negative.bfloat16().float()
+    acts, method = Activations(positive, negative, (0, 1)), METHODS[name]()
+    assume(not torch.allclose(acts.deltas[0], acts.deltas[1]))
+    mean = acts.mean_difference()
+    found = method.fit_activations(acts)
+    for layer in (0, 1):
+        assert torch.isfinite(found[layer]).all()
+        assert torch.allclose(found[layer].norm(), mean[layer].norm(), rtol=1e-4)
+    if name in ("mean-diff", "pca", "random-direction", "label-shuffled"):
+        doubled = method.fit_activations(Activations(2 * positive, 2 * negative, (0, 1)))
+        assert torch.allclose(doubled[1], 2 * found[1], rtol=1e-3, atol=1e-6 * size)
+
+
+def test_methods_refuse_activations_without_a_difference() -> None:
+    same = draw(0, 4, 2, 6)
+    for method in METHODS.values():
+        with pytest.raises(VectorError, match="no direction"):
+            method().fit_activations(Activations(same, same, (0, 1)))
+
+
+def test_the_logistic_probe_is_at_the_optimum() -> None:
+    """Zero gradient of the penalised loss on both halves of every centred pair."""
+    positive, negative = draw(1, 30, 1, 5) + 0.5, draw(2, 30, 1, 5)
+    w = METHODS["probe"](C=0.7).directions(Activations(positive, negative, (0,)))[0].double()
+    half = ((positive - negative)[:, 0] / 2).double()
+    gradient = w - 0.7 * 2 * (torch.sigmoid(-(half @ w)) @ half)
+    assert gradient.norm() < 1e-5
+
+
+def test_the_whitened_probe_is_the_linear_discriminant() -> None:
+    """With much data the shrinkage vanishes, and the direction is the inverse covariance times the mean difference."""
+    mix = draw(3, 5, 5)
+    positive, negative = draw(1, 4000, 5) @ mix + torch.tensor([1.0, 0, 0, 0, 0]), draw(2, 4000, 5) @ mix
+    found = METHODS["probe"](kind="whitened").directions(Activations(positive[:, None], negative[:, None], (0,)))[0]
+    exact = torch.linalg.solve(mix.T @ mix, torch.tensor([1.0, 0, 0, 0, 0]))
+    assert torch.nn.functional.cosine_similarity(found, exact, dim=0) > 0.95
 
 
 @pytest.mark.parametrize("name", ["mean-diff", "pca", "probe"])

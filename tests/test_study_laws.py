@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pico import build, tokenizer
 from torch import nn
 
+from pico import build, tokenizer
 from trimtab.bias import codes, concept_and_position, factorial_fit, swapped, variance_shares
 from trimtab.datasets import Dataset, Pair, as_choice, check_disjoint, to_choices
 from trimtab.errors import DataError, OverlapError
@@ -107,7 +107,10 @@ def linear() -> LM:
 
 
 def questions(n: int) -> tuple[Pair, ...]:
-    numbers, colors = "one two three four five six seven eight nine ten".split(), "red blue green tea coffee rain sun".split()
+    numbers, colors = (
+        ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],
+        ["red", "blue", "green", "tea", "coffee", "rain", "sun"],
+    )
     return tuple(Pair(f"Do you like {colors[k % 7]} {numbers[k % 10]} {numbers[k // 7 % 10]} ?", "yes", "no") for k in range(n))
 
 

@@ -77,7 +77,9 @@ def capture() -> list[Any]:
     for part in (order[k : k + 8] for k in range(0, n, 8)):
         rows = [Row(tuple(work[side][k]), work["prompt"][k]) for side in ("positive", "negative") for k in part]
         tokens = lm.batch(rows)
-        spots = torch.stack([span(work["spot"][k], work["spot"][k] + 1).select(tokens.index[j : j + 1], [rows[j]])[0] for j, k in enumerate(part * 2)])
+        spots = torch.stack(
+            [span(work["spot"][k], work["spot"][k] + 1).select(tokens.index[j : j + 1], [rows[j]])[0] for j, k in enumerate(part * 2)]
+        )
         both = lm.capture(tokens, spots)
         total += (both[: len(part)] - both[len(part) :]).sum(0)
     return (total / n).tolist()

@@ -13,12 +13,13 @@ from turns import inputs, serve
 work, _ = inputs()
 model, tokenizer = load(work["model"])
 
+
 def text(ids):
     return tokenizer.decode(ids)
 
 
 samples = [(text(p), text(n)) for p, n in zip(work["positive"], work["negative"])]
-for (p, n), ids in zip(samples, work["positive"]):
+for (p, _), ids in zip(samples, work["positive"]):
     assert tokenizer(p).input_ids == ids, "the text must come back as the same tokens"
 back = {spot - len(ids) for spot, ids in zip(work["spot"], work["positive"])}
 assert len(back) == 1, "the letter stands at the same place from the end in every item"

@@ -1,3 +1,4 @@
+# pyright: reportUnusedImport=false
 """trimtab: learn a steering vector, know how far to trust it, ship it.
 
 The names below are imported when they are first used, so `import trimtab` is quick.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from trimtab.datasets import Pair, as_choice
 from trimtab.errors import DataError
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 SMALLEST_CELL = 20
 
 

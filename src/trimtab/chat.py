@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, TextIO
+from io import TextIOBase
+from typing import TYPE_CHECKING
 
 from trimtab.errors import TrimtabError
 from trimtab.interventions import Intervention, check_stack, steer
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 HELP = "/m NUMBER multiplier · /clear forget · /quit end"
 
 
-def converse(lm: LM, iv: Intervention | None, source: TextIO, out: TextIO, *, max_new_tokens: int, temperature: float, seed: int) -> None:
+def converse(lm: LM, iv: Intervention | None, source: TextIOBase, out: TextIOBase, *, max_new_tokens: int, temperature: float, seed: int) -> None:
     """Read turns from `source` and stream answers to `out` until the end of the input or /quit."""
     if iv:
         check_stack(lm, iv)
@@ -43,7 +44,7 @@ def converse(lm: LM, iv: Intervention | None, source: TextIO, out: TextIO, *, ma
             print(f"error: {problem}", file=out)
 
 
-def _answer(lm: LM, iv: Intervention | None, messages: list[dict[str, str]], out: TextIO, limit: int, temperature: float, seed: int) -> str:
+def _answer(lm: LM, iv: Intervention | None, messages: list[dict[str, str]], out: TextIOBase, limit: int, temperature: float, seed: int) -> str:
     shown = 0
 
     def stream(_: int, text: str) -> None:

@@ -254,7 +254,11 @@ def learn(args: Sequence[str]) -> None:
         vector = learn_vector(lm, data, flags.method, layers, acts=acts)
     path = vector.save(flags.to)
     norms = {k: round(n, 4) for k, n in vector.norm().items()}
-    _print({"path": str(path), "layers": list(vector.layers), "norm": norms, "pairs": len(data)}, flags.common.json, [f"{len(data)} pairs, layers {list(vector.layers)}", str(path)])
+    _print(
+        {"path": str(path), "layers": list(vector.layers), "norm": norms, "pairs": len(data)},
+        flags.common.json,
+        [f"{len(data)} pairs, layers {list(vector.layers)}", str(path)],
+    )
 
 
 def list_names(args: Sequence[str]) -> None:

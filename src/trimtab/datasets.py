@@ -75,7 +75,7 @@ class Dataset:
             raise DataError(f"data set {self.name!r} ({self.part}) is empty")
 
     @classmethod
-    def load(cls, source: str, *, form: Form | None = None) -> Dataset:
+    def load(cls, source: str, *, form: str | None = None) -> Dataset:
         """Read a built-in behavior, a file, or `hf:owner/name/path/in/repository`.
 
         Args:
@@ -173,7 +173,10 @@ def check_unseen(seen: Iterable[str], data: Dataset, by: str) -> None:
 
 def dedup(pairs: Iterable[Pair]) -> tuple[Pair, ...]:
     """Pairs without exact repeats, first occurrence kept."""
-    return tuple({p.id: p for p in reversed(list(pairs))}.values())[::-1]
+    first: dict[str, Pair] = {}
+    for pair in pairs:
+        first.setdefault(pair.id, pair)
+    return tuple(first.values())
 
 
 def polarity(answer: str) -> str:

@@ -31,7 +31,9 @@ def examine(lm: LM) -> dict[str, str | float | int | bool]:
         "blocks": f"{lm.n_layers} at {lm.blocks_path}, width {lm.width}",
         "context": lm.context,
         "chat template": bool(lm.tokenizer is not None and lm.tokenizer.chat_template),
-        "replay": f"exact, largest relative error {max(replay_error(lm, k) for k in (0, middle, lm.n_layers - 1)):.1e}" if lm.replayable else "not possible: full passes are used (slow, exact)",
+        "replay": f"exact, largest relative error {max(replay_error(lm, k) for k in (0, middle, lm.n_layers - 1)):.1e}"
+        if lm.replayable
+        else "not possible: full passes are used (slow, exact)",
         "padding": f"exact, largest relative error {padding_error(lm):.1e}" if lm.batchable else "changes a row: rows of equal length share a batch",
         "letters": _letters(lm),
         "weights": f"{size / 2**20:.0f} MiB",

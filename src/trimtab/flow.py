@@ -24,6 +24,7 @@ Watch = Callable[[str], Callable[[int, int], None]]
 
 
 def silent(stage: str) -> Callable[[int, int], None]:
+    """No progress shown."""
     return lambda done, total: None
 
 
@@ -52,7 +53,6 @@ def run(recipe: Recipe, to: str | Path, watch: Watch = silent) -> Run:
         grid = small if len(small) == 3 else recipe.multipliers
         measure(lm, sweep, parts.val, metrics[:1], to=folder.path, part="val", multipliers=grid, layers=layers, progress=watch("choose layer"))
     layer = choose_layer(folder) if recipe.layer is None else recipe.layer
-    vector.at(layer).save(folder.file("vector.safetensors"))
     folder.note(layer=layer, vector=_facts(vector), residual=median_norms(lm, parts.val, [layer]))
 
     iv = replace(sweep, vector=vector.at(layer))
@@ -65,6 +65,7 @@ def run(recipe: Recipe, to: str | Path, watch: Watch = silent) -> Run:
     if not folder.manifest.get("seconds"):
         folder.note(seconds=time.monotonic() - started)
     report(folder)
+    replace(vector.at(layer), evidence=folder.read("summary.json")).save(folder.file("vector.safetensors"))
     return folder
 
 

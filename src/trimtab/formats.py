@@ -21,10 +21,10 @@ _META = re.compile(r"<META_START>.*?<META_END>", re.DOTALL)
 _OPTION = re.compile(r"^\s*\(([A-Z])\):?[ \t]*(.*?)\s*(?=^\s*\([A-Z]\):?|\Z)", re.DOTALL | re.MULTILINE)
 
 
-def load(source: str, form: Form | None) -> Dataset:
+def load(source: str, form: str | None) -> Dataset:
     """The data set a name, a path or an `hf:` address stands for; see `Dataset.load`."""
-    if form not in (None, "answers", "choices"):
-        raise UnknownName("form", str(form), ("answers", "choices"))
+    if form is not None and form != "answers" and form != "choices":
+        raise UnknownName("form", form, ("answers", "choices"))
     if source.startswith("hf:"):
         return read(_from_hub(source[3:]), form)
     if source in built_in():
@@ -122,8 +122,8 @@ def _listed(row: Row, line: int, where: str, form: str) -> list[Pair]:
     if form == "choices":
         return [Pair(question, f"({matching})", f"({other})", meta)]
     stem = Pair(question, "(A)", "(B)").question.strip()
-    if options[matching] == options[other]:
-        return []
+    if not options[matching] or not options[other] or options[matching] == options[other]:
+        return []  # the published files hold a few rows with an empty or repeated option: as answers they say nothing
     return [Pair(stem, options[matching], options[other], meta)]
 
 
@@ -139,7 +139,8 @@ def _steering_bench(row: Row, line: int, where: str, form: str) -> list[Pair]:
 
 class _Layout:
     def __init__(self, name: str, keys: tuple[str, ...], reader: Reader, form: Form) -> None:
-        self.name, self.keys, self.reader, self.form = name, keys, reader, form
+        self.name, self.keys, self.reader = name, keys, reader
+        self.form: Form = form
 
 
 _ANSWERS = ("answer_matching_behavior", "answer_not_matching_behavior")

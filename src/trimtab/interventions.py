@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -18,6 +19,8 @@ from trimtab.model import LM, Edit, Frame, Layer, Positions, everywhere
 from trimtab.operators import Add, Operator, unit
 from trimtab.registry import register
 from trimtab.vector import SteeringVector, check_fits
+
+log = logging.getLogger("trimtab")
 
 
 class Gate:
@@ -183,13 +186,15 @@ def as_stack(stack: Stack) -> tuple[Intervention, ...]:
 
 
 def check_stack(lm: LM, stack: Stack) -> tuple[Intervention, ...]:
-    """The interventions of a stack, checked against the model.
+    """The interventions of a stack, checked against the model. A vector of another model of the same shape is let through with a warning.
 
     Raises:
-        VectorError: a vector that is not this model's.
+        VectorError: a vector for a model of another shape.
     """
     ivs = as_stack(stack)
     for iv in ivs:
+        if iv.vector.made.model not in ("", lm.id):
+            log.warning("a vector learned on %s is applied to %s: measure it there before you trust it", iv.vector.made.model, lm.id)
         check_fits(iv.vector, width=lm.width, n_layers=lm.n_layers, fingerprint=lm.fingerprint, model=lm.id)
     return ivs
 
@@ -211,7 +216,7 @@ def edits(ivs: Sequence[Intervention], receipt: Receipt, multiplier: float | Ten
 
 
 @contextmanager
-def steer(lm: LM, *stack: Intervention) -> Iterator[Receipt]:
+def steer(lm: LM, *stack: Intervention) -> Generator[Receipt]:
     """Within the context every pass of the model is steered by the interventions, in order.
 
     Yields:
@@ -231,5 +236,7 @@ def steer(lm: LM, *stack: Intervention) -> Iterator[Receipt]:
         raise SteerError("nothing was steered: no forward pass ran inside steer()", do="call lm.generate or lm.logprobs inside the with block")
     if not any(receipt.edited.values()):
         raise SteerError(
-            "nothing was steered: the positions selected no token", given=[str(iv.positions) for iv in ivs], do="check the positions against the prompt"
+            "nothing was steered: the positions selected no token",
+            given=[str(iv.positions) for iv in ivs],
+            do="check the positions against the prompt",
         )

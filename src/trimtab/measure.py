@@ -108,19 +108,24 @@ def measure(
     run = Run.create(to)
     part = part or data.part
     run.claim(part, sweep.plan(data))
+    _run_missing(run, part, sweep, chunks, progress)
+    groups = {**run.manifest.get("groups", {}), **{p.id: p.group for p in data}}
+    run.note(model=lm.id, norms=iv.vector.norm() if layers is None else run.manifest.get("norms"), groups=groups)
+    return run
+
+
+def _run_missing(run: Run, part: str, sweep: _Sweep, chunks: Sequence[Chunk], progress: Progress | None) -> None:
+    """Score the units that are not in the journal yet, a chunk of items and a layer each."""
     journal = run.journal(part)
-    units = [f"{part}/{k}/{layer}" for k in range(len(chunks)) for layer in sweep.stops]
-    done = sum(u in journal.done for u in units)
+    total = len(chunks) * len(sweep.stops)
+    done = sum(f"{part}/{k}/{layer}" in journal.done for k in range(len(chunks)) for layer in sweep.stops)
     for k, chunk in enumerate(chunks):
         missing = [layer for layer in sweep.stops if f"{part}/{k}/{layer}" not in journal.done]
         for layer, rows in sweep.score(chunk, missing) if missing else ():
             journal.append(f"{part}/{k}/{layer}", rows)
             done += 1
             if progress:
-                progress(done, len(units))
-    groups = {**run.manifest.get("groups", {}), **{p.id: p.group for p in data}}
-    run.note(model=lm.id, norms=iv.vector.norm() if layers is None else run.manifest.get("norms"), groups=groups)
-    return run
+                progress(done, total)
 
 
 def random_controls(vector: SteeringVector, n: int, seed: int = 0) -> dict[str, SteeringVector]:
@@ -218,8 +223,7 @@ class _Sweep:
     ) -> Iterator[tuple[Sequence[float], _Readings]]:
         """Readings at each multiplier; 0 is the prefix pass itself."""
         yield (0.0,), base
-        width = prefix.logits.numel() // max(1, len(chunk.keep)) * len(chunk.keep)
-        at_once = max(1, LOGITS // max(1, width))
+        at_once = max(1, LOGITS // prefix.logits.numel())
         rest = iter([m for m in self.multipliers if m != 0])
         while group := tuple(islice(rest, at_once)):
             yield group, _Readings.of(chunk, replay_multipliers(self.lm, prefix, iv, group, chunk.keep, stop))
@@ -304,7 +308,14 @@ def _suffix(metric: Metric) -> str:
 
 
 def transcripts(
-    lm: LM, iv: Intervention, prompts: Sequence[str], run: Run, *, multipliers: Sequence[float], max_new_tokens: int = 40, progress: Progress | None = None
+    lm: LM,
+    iv: Intervention,
+    prompts: Sequence[str],
+    run: Run,
+    *,
+    multipliers: Sequence[float],
+    max_new_tokens: int = 40,
+    progress: Progress | None = None,
 ) -> None:
     """What the model says to each prompt at each multiplier (greedy), appended to `generations.jsonl` of the run; resumable."""
     journal = run.journal("../generations")

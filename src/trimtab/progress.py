@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -13,7 +13,7 @@ Update = Callable[[int, int], None]
 
 
 @contextmanager
-def bars(enabled: bool = True) -> Iterator[Callable[[str], Update]]:
+def bars(enabled: bool = True) -> Generator[Callable[[str], Update]]:
     """Gives a function that opens a bar for a stage and returns its update (done, total)."""
     columns = (TextColumn("{task.description:18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     console = Console(stderr=True)

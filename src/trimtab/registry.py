@@ -51,7 +51,7 @@ def make(kind: str, spec: str | Mapping[str, Any]) -> Any:
     name = table.pop("name", None)
     known = leaves(kind)
     if name is None:
-        raise RecipeError(f"a {kind} needs a name", given=dict(table), expected=f'name = one of {", ".join(known)}')
+        raise RecipeError(f"a {kind} needs a name", given=dict(table), expected=f"name = one of {', '.join(known)}")
     if name not in known:
         raise UnknownName(kind, str(name), known)
     return build(known[name], table, where=f"{kind} {name!r}")
@@ -85,6 +85,7 @@ def _plain(value: Any) -> bool:
 
 def _coerce(value: Any, expected: Any, where: str) -> Any:
     options = get_args(expected) if get_origin(expected) is not tuple else ()
+    options = tuple(inner for o in options for inner in (get_args(o) or (o,)))  # Literal[...] | None
     if isinstance(value, list):
         return tuple(value)
     if isinstance(value, int) and not isinstance(value, bool) and (expected is float or float in options):
@@ -92,6 +93,6 @@ def _coerce(value: Any, expected: Any, where: str) -> Any:
     if isinstance(expected, type) and expected in (int, float, str, bool):
         if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
             raise RecipeError(f"wrong type for {where}", given=value, expected=expected.__name__)
-    elif options and all(isinstance(o, str) for o in options) and value not in options:
-        raise UnknownName(where, str(value), options)
+    elif any(isinstance(o, str) for o in options) and value is not None and value not in options:
+        raise UnknownName(where, str(value), [o for o in options if isinstance(o, str)])
     return value

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ def fit_slopes(multipliers: Array, propensity: Array) -> Slopes:
     return Slopes(slope, intercept, se, r2, np.sqrt(sse / k))
 
 
-def interval(values: Array, statistic: Callable[[Array], Array] | None = None, groups: Sequence[str] | None = None, seed: int = 0) -> tuple[float, float]:
+def interval(
+    values: Array, statistic: Callable[[Array], Array] | None = None, groups: Sequence[str] | None = None, seed: int = 0
+) -> tuple[float, float]:
     """95 % percentile bootstrap over items (or over groups of items that share a question), 4,000 resamples.
 
     Args:
@@ -75,7 +78,7 @@ def band(values: Array, groups: Sequence[str] | None = None, seed: int = 0) -> t
     return _bounds(values, lambda v: v.mean(1), groups, seed)
 
 
-def _bounds(values: Array, statistic: Callable[[Array], Array], groups: Sequence[str] | None, seed: int) -> tuple[Array, Array]:
+def _bounds(values: Array, statistic: Callable[[Array], Array], groups: Sequence[str] | None, seed: int) -> tuple[Any, Any]:
     rng = np.random.default_rng(seed)
     n, found = len(values), []
     members = _members(groups, n)
@@ -119,8 +122,8 @@ def anti_steerable(slope: Array) -> NDArray[np.bool_]:
     return ~(slope > 0)
 
 
-def confidence(slopes: Slopes) -> NDArray[np.str_]:
-    """"steerable", "anti-steerable" or "ambiguous" per item, by whether the 95 % interval of its slope excludes 0."""
+def confidence(slopes: Slopes) -> NDArray[Any]:
+    """ "steerable", "anti-steerable" or "ambiguous" per item, by whether the 95 % interval of its slope excludes 0."""
     wide = 1.96 * slopes.se
     out = np.full(slopes.slope.shape, "ambiguous", dtype="<U14")
     out[slopes.slope - wide > 0] = "steerable"

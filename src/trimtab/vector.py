@@ -141,14 +141,14 @@ class SteeringVector:
     def __neg__(self) -> SteeringVector:
         return self * -1.0
 
-    def __mul__(self, factor: float) -> SteeringVector:
+    def __mul__(self, factor: Any) -> SteeringVector:
         if isinstance(factor, bool) or not isinstance(factor, int | float):
             raise VectorError("a steering vector can be multiplied by a number only", given=type(factor).__name__)
         return self._with({k: v * float(factor) for k, v in self.vectors.items()}, f"times {factor:g}")
 
     __rmul__ = __mul__
 
-    def __truediv__(self, divisor: float) -> SteeringVector:
+    def __truediv__(self, divisor: Any) -> SteeringVector:
         if not isinstance(divisor, int | float) or divisor == 0:
             raise VectorError("a steering vector can be divided by a non-zero number only", given=divisor)
         return self * (1.0 / divisor)
@@ -208,7 +208,9 @@ class SteeringVector:
             tensors = safetensors.torch.load(raw)
         except safetensors.SafetensorError as problem:
             raise VectorError(
-                f"{name} is not a safetensors file", given=str(problem), do="learn the vector again and save it; pickles (.pt, .pkl, .bin) are never read"
+                f"{name} is not a safetensors file",
+                given=str(problem),
+                do="learn the vector again and save it; pickles (.pt, .pkl, .bin) are never read",
             ) from problem
         size = int.from_bytes(raw[:8], "little")
         text = json.loads(raw[8 : 8 + size]).get("__metadata__", {}).get("trimtab")
@@ -217,8 +219,8 @@ class SteeringVector:
         head = json.loads(text)
         if head.get("format") != FORMAT:
             raise VectorError(f"{name} has another format", given=head.get("format"), expected=FORMAT, do="upgrade trimtab")
-        made = head["made"]
-        made = Provenance(**{**made, "trained_on": tuple(made["trained_on"])})
+        table: dict[str, Any] = head["made"]
+        made = replace(Provenance(), **{**table, "trained_on": tuple(table["trained_on"])})
         return cls({_layer(k, name): v for k, v in tensors.items()}, made, head["evidence"], head["site"])
 
     def to_text(self) -> str:

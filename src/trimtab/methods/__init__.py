@@ -71,9 +71,7 @@ class ContrastMethod(Method):
         return dict(zip(acts.layers, found, strict=True))
 
 
-def learn(
-    lm: LM, data: Dataset, method: Method, layers: Sequence[Layer] | None = None, *, acts: Activations | None = None
-) -> SteeringVector:
+def learn(lm: LM, data: Dataset, method: Method, layers: Sequence[Layer] | None = None, *, acts: Activations | None = None) -> SteeringVector:
     """Learn a steering vector.
 
     Args:

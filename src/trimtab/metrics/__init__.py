@@ -20,7 +20,7 @@ class Reading:
             completion token.
         unsteered: (v,) the same without steering, system prompt as in the data.
         letters: token ids of the two answers at the answer position (positive, negative).
-        positive, negative: (c, m) log-probability of each completion token; None where no metric asked for whole completions.
+        positive, negative: (c, m), (c, n) log-probability of each completion token; None where no metric asked for whole completions.
     """
 
     pair: Pair
@@ -28,7 +28,7 @@ class Reading:
     unsteered: Float[Tensor, " v"]
     letters: tuple[int, int]
     positive: Float[Tensor, "c m"] | None = None
-    negative: Float[Tensor, "c m"] | None = None
+    negative: Float[Tensor, "c n"] | None = None
 
 
 class Metric:

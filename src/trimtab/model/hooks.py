@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,7 +40,9 @@ def stream(output: Any) -> Tensor:
     h = output[0] if isinstance(output, tuple) else output
     if not isinstance(h, Tensor) or h.ndim != 3:
         shape = tuple(h.shape) if isinstance(h, Tensor) else type(h).__name__
-        raise ModelError("the residual stream is not (batch, sequence, width)", given=shape, do="this architecture keeps several streams and cannot be steered")
+        raise ModelError(
+            "the residual stream is not (batch, sequence, width)", given=shape, do="this architecture keeps several streams and cannot be steered"
+        )
     return h
 
 
@@ -60,7 +62,7 @@ class Hooks:
     _foreign: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @contextmanager
-    def edit(self, edits: Mapping[Layer, Edit]) -> Iterator[None]:
+    def edit(self, edits: Mapping[Layer, Edit]) -> Generator[None]:
         """Within the context, the output h of each named block becomes `edits[layer](h, frame)`."""
         handles = [self._attach(layer) for layer in edits if not self._edits.get(layer)]
         if edits:
@@ -76,7 +78,7 @@ class Hooks:
                 handle.remove()
 
     @contextmanager
-    def within(self, frame: Frame) -> Iterator[None]:
+    def within(self, frame: Frame) -> Generator[None]:
         """Declare the columns of the forward passes inside the context."""
         before, self.frame = self.frame, frame
         try:

@@ -131,7 +131,9 @@ class LM:
         """
         row = render(self.tokenizer, prompt, completion, system=system, chat=chat)
         if len(row.ids) > self.context:
-            raise TokenError("longer than the model's context", given=f"{len(row.ids)} tokens: {row.text[:60]!r}...", expected=f"at most {self.context}")
+            raise TokenError(
+                "longer than the model's context", given=f"{len(row.ids)} tokens: {row.text[:60]!r}...", expected=f"at most {self.context}"
+            )
         return row
 
     def batch(self, rows: Sequence[Row]) -> Tokens:
@@ -139,12 +141,21 @@ class LM:
         pad = self.tokenizer.pad_token_id if self.tokenizer is not None else 0
         return Tokens.of(rows, pad if pad is not None else 0, self.device)
 
-    def tokens(
-        self, prompts: Sequence[Prompt], completions: Sequence[str] | None = None, *, system: str | None = None, chat: bool = True
-    ) -> Tokens:
+    def tokens(self, prompts: Sequence[Prompt], completions: Sequence[str] | None = None, *, system: str | None = None, chat: bool = True) -> Tokens:
         """Render prompts (and completions) and put them side by side."""
-        rows = zip(prompts, completions or [""] * len(prompts), strict=True)
-        return self.batch([self.row(p, c, system=system, chat=chat) for p, c in rows])
+        return self.batch(self.rows(prompts, completions or [""] * len(prompts), system=system, chat=chat))
+
+    def rows(self, prompts: Sequence[Prompt], completions: Sequence[str], *, system: str | None = None, chat: bool = True) -> list[Row]:
+        """Prompts and completions as rows, one by one.
+
+        Raises:
+            TokenError: no prompts, not as many completions as prompts, or as for `row`.
+        """
+        if not prompts or len(prompts) != len(completions):
+            raise TokenError(
+                "prompts and completions do not pair up", given=f"{len(prompts)} and {len(completions)}", expected="equally many, at least one"
+            )
+        return [self.row(p, c, system=system, chat=chat) for p, c in zip(prompts, completions, strict=True)]
 
     def batches(self, rows: Sequence[Row], size: int) -> list[list[int]]:
         """Indices of rows that go well together: near in length, at most `size`, of equal shape if the model needs that."""
@@ -181,9 +192,7 @@ class LM:
         return (logits if direct or chosen is None else logits[:, chosen]).float()
 
     @torch.no_grad()
-    def logits(
-        self, tokens: Tokens, edits: Mapping[Layer, Edit] | None = None, *, keep: Sequence[int] | None = None
-    ) -> Float[Tensor, "b k v"]:
+    def logits(self, tokens: Tokens, edits: Mapping[Layer, Edit] | None = None, *, keep: Sequence[int] | None = None) -> Float[Tensor, "b k v"]:
         """The slow path: one full pass with hooks and no cache. Every fast path is tested against it."""
         with self.edit(edits or {}):
             return self.forward(tokens.ids, Frame(tokens.index, tokens.rows), tokens.mask, keep=keep)
@@ -226,9 +235,7 @@ class LM:
     # ------------------------------------------------------------ replay
 
     @torch.no_grad()
-    def prefix(
-        self, tokens: Tokens, start: int | None = None, layers: Sequence[Layer] | None = None, *, keep: Sequence[int] | None = None
-    ) -> Prefix:
+    def prefix(self, tokens: Tokens, start: int | None = None, layers: Sequence[Layer] | None = None, *, keep: Sequence[int] | None = None) -> Prefix:
         """Run a batch once and keep what replays need.
 
         Args:
@@ -266,18 +273,23 @@ class LM:
             edits: further edits, of blocks above `layer`; they see c * b rows, conditions first.
             vocab: token ids to compute logits for; all by default.
         """
-        c, b = h.shape[:2]
         grad = torch.is_grad_enabled() and (h.requires_grad or bool(edits))
         if not self.replayable or (grad and not self.cache_differentiable):
             return self._replay_in_full(prefix, layer, h, keep, edits, vocab)
-        run = self._folded if self._folds(prefix, c, h.shape[2]) else self._batched
+        run = self._folded if self._folds(prefix, h.shape[0], h.shape[2]) else self._batched
         with self.lock, torch.set_grad_enabled(grad):
             return run(prefix, layer, h, columns=engine.columns(prefix.tokens, keep, prefix.start), edits=edits or {}, vocab=vocab)
 
     def _folds(self, prefix: Prefix, conditions: int, length: int) -> bool:
         """Conditions share a row, and its cache, while they are short beside what they share."""
         short = conditions * length <= 4 * (prefix.start + length)
-        return self.foldable and conditions > 1 and short and engine.can_fold(prefix.cache) and not any(isinstance(o, tuple) for o in prefix.outputs.values())
+        return (
+            self.foldable
+            and conditions > 1
+            and short
+            and engine.can_fold(prefix.cache)
+            and not any(isinstance(o, tuple) for o in prefix.outputs.values())
+        )
 
     def _batched(
         self, prefix: Prefix, layer: Layer, h: Tensor, *, columns: Tensor, edits: Mapping[Layer, Edit], vocab: Tensor | None
@@ -297,7 +309,7 @@ class LM:
         self, prefix: Prefix, layer: Layer, h: Tensor, *, columns: Tensor, edits: Mapping[Layer, Edit], vocab: Tensor | None
     ) -> Float[Tensor, "c b k v"]:
         """The conditions of a row stand side by side in its sequence, on one cache, hidden from each other by the mask."""
-        (c, b, s), tokens = h.shape[:3], prefix.tokens
+        c, s, tokens = h.shape[0], h.shape[2], prefix.tokens
         index = tokens.index[:, prefix.start :]
         apart = Frame(index.repeat(c, 1), tokens.rows * c)
         inside = {k: engine.folded_edit(edit, c, apart) for k, edit in edits.items()}
@@ -341,7 +353,7 @@ class LM:
             raise ModelError("a replay starts inside the prompt or at its end", given=start, expected=f"0..{tokens.pivot}")
         if start == 0:
             return None
-        first, place = engine.distinct_prompts(tokens, start)
+        first, place = engine.distinct_prompts(tokens)
         cache = engine.new_cache(self.model.config)
         with torch.no_grad():
             rows = [tokens.rows[k] for k in first]
@@ -378,7 +390,7 @@ class LM:
         self, prompts: Sequence[Prompt], completions: Sequence[str], *, system: str | None = None, chat: bool = True, batch: int = 16
     ) -> list[Float[Tensor, " m"]]:
         """Log-probability of every completion token given what stands before it, in nats (fp32, on the CPU)."""
-        rows = [self.row(p, c, system=system, chat=chat) for p, c in zip(prompts, completions, strict=True)]
+        rows = self.rows(prompts, completions, system=system, chat=chat)
         out: dict[int, Tensor] = {}
         for chosen in self.batches(rows, batch):
             tokens = self.batch([rows[k] for k in chosen])
@@ -410,8 +422,9 @@ class LM:
         Args:
             on_text: called with (index of the prompt, text so far) after each token.
         """
-        rows = [self.row(p, system=system, chat=chat) for p in ([prompts] if isinstance(prompts, str) else prompts)]
-        longest = max((r.prompt for r in rows), default=0) + max_new_tokens
+        asked = [prompts] if isinstance(prompts, str) else prompts
+        rows = self.rows(asked, [""] * len(asked), system=system, chat=chat)
+        longest = max(r.prompt for r in rows) + max_new_tokens
         if longest > self.context:
             raise TokenError("prompt and new tokens do not fit the context", given=longest, expected=f"at most {self.context} tokens")
         out: dict[int, str] = {}

@@ -43,7 +43,8 @@ def load(name: str, *, dtype: str | None, device: str | None, device_map: str | 
             given=f"{type(problem).__name__}: {str(problem).strip().splitlines()[0] if str(problem).strip() else 'no reason given'}",
             expected='"smollm2", a Hugging Face id such as "owner/name", or a folder with config.json and safetensors',
         ) from problem
-    return (model.to(device) if device else model), tokenizer
+    moved: Any = model
+    return (moved.to(device) if device else moved), tokenizer
 
 
 def cache_folder() -> Path:

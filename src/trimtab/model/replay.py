@@ -9,7 +9,7 @@ earlier blocks are swapped for a module that emits the recorded output.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -65,7 +65,7 @@ class Emit(nn.Module):
 
 
 @contextmanager
-def emitting(blocks: nn.ModuleList, layer: Layer, output: Any) -> Iterator[None]:
+def emitting(blocks: nn.ModuleList, layer: Layer, output: Any) -> Generator[None]:
     """Within the context, blocks 0..layer return `output` without running."""
     originals = {str(i): blocks[i] for i in range(layer + 1)}
     try:
@@ -103,13 +103,13 @@ def new_cache(config: Any) -> Any:
     return DynamicCache(config=config.get_text_config(decoder=True))
 
 
-def distinct_prompts(tokens: Tokens, start: int) -> tuple[list[int], list[int]]:
-    """Rows whose columns before `start` differ, and for every row its place among them."""
+def distinct_prompts(tokens: Tokens) -> tuple[list[int], list[int]]:
+    """Rows whose prompts differ, and for every row its place among them."""
     seen: dict[tuple[int, ...], int] = {}
     first: list[int] = []
     place: list[int] = []
     for k, row in enumerate(tokens.rows):
-        key = row.ids[: row.prompt] if start <= tokens.ids.shape[1] else row.ids
+        key = row.ids[: row.prompt]
         if key not in seen:
             seen[key] = len(first)
             first.append(k)
@@ -133,7 +133,7 @@ class Head(nn.Module):
 
 
 @contextmanager
-def exact_head(model: Any, vocab: Tensor | None = None) -> Iterator[None]:
+def exact_head(model: Any, vocab: Tensor | None = None) -> Generator[None]:
     """Within the context, logits come from an fp32 product, of the tokens in `vocab` alone if given.
 
     Soft-caps and scales behind the product stay the model's own. Nothing changes if the model is fp32 and `vocab` is None.

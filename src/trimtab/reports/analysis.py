@@ -203,7 +203,9 @@ def _figures(curves: Mapping[str, Curve], asked: Mapping[str, Figure], effects: 
         gap = slope - np.sign(strongest.slopes.slope.mean() or 1.0) * strongest.slopes.slope
         found += [mean_figure("steerability beyond the strongest control", gap, per)]
     found += [Figure(f"propensity, {name}", f.value, f.lo, f.hi, f.n, f.unit) for name, f in asked.items()]
-    return found + [_effect_figure(e, m, effects) for e in effects if e.condition == "vector" for m in (1.0, float(e.multipliers[-1])) if m in e.multipliers]
+    return found + [
+        _effect_figure(e, m, effects) for e in effects if e.condition == "vector" for m in (1.0, float(e.multipliers[-1])) if m in e.multipliers
+    ]
 
 
 def _effect_figure(e: SideEffect, m: float, effects: Sequence[SideEffect]) -> Figure:
@@ -227,7 +229,11 @@ def judge(
         first = f"Mean propensity stays within {_extreme(curves):.2f} nats of 0 at every multiplier, for the vector and its controls. An A/B question cannot measure this behavior on this model: use free-form answers (form = answers)."
         return verdict, [first, *_costs(effects)]
     if not strength.lo > 0:
-        verdict = "Does not work: the mean slope cannot be told from zero." if strength.hi > 0 else "Works backwards: the vector lowers the behavior; use its negative."
+        verdict = (
+            "Does not work: the mean slope cannot be told from zero."
+            if strength.hi > 0
+            else "Works backwards: the vector lowers the behavior; use its negative."
+        )
     elif gap is not None and not gap.lo > 0:
         verdict = "Not better than its controls: a vector without the behavior in it moves the model as much."
     elif anti.value > 0.25:
@@ -265,7 +271,11 @@ def _against_asking(curves: Mapping[str, Curve], asked: Mapping[str, Figure]) ->
     c, said = curves["vector"], asked["prompt-positive"]
     rise = said.value - float(c.mean[list(c.multipliers).index(0.0)])
     enough = [float(m) for m, y in zip(c.multipliers, c.mean, strict=True) if m > 0 and y >= said.value]
-    match = f"the vector does as much from multiplier {enough[0]:g} on" if enough else f"the vector does not reach that at multiplier {c.multipliers[-1]:g}"
+    match = (
+        f"the vector does as much from multiplier {enough[0]:g} on"
+        if enough
+        else f"the vector does not reach that at multiplier {c.multipliers[-1]:g}"
+    )
     return [f"Asking for the behavior in the system prompt changes the propensity by {rise:+.3f}; {match}."]
 
 
@@ -279,7 +289,9 @@ def _costs(effects: Sequence[SideEffect]) -> list[str]:
         if e.metric == "outside-mass":
             k = int(np.argmax(e.mean))
             zero = list(e.multipliers).index(0.0)
-            out.append(f"Probability outside the two answer letters: {e.mean[zero]:.1%} unsteered, at most {e.mean[k]:.1%} (multiplier {e.multipliers[k]:g}).")
+            out.append(
+                f"Probability outside the two answer letters: {e.mean[zero]:.1%} unsteered, at most {e.mean[k]:.1%} (multiplier {e.multipliers[k]:g})."
+            )
     return out
 
 

@@ -15,7 +15,7 @@ from trimtab.reports.analysis import Analysis, Curve, SideEffect
 from trimtab.steerability import anti_steerable
 
 INK, ACCENT, WARN, QUIET = "#1f2933", "#0b6e99", "#c2410c", "#9aa5b1"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.spines.top": False,

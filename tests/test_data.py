@@ -1,0 +1,181 @@
+"""Data sets: layouts, splits, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from trimtab.datasets import Dataset, Pair, check_unseen, dedup, polarity, to_choices
+from trimtab.errors import DataError, OverlapError, TrimtabError, UnknownName
+from trimtab.formats import built_in
+
+
+def write(path: Path, rows: list[object]) -> str:
+    path.write_text("\n".join(json.dumps(r) for r in rows) if path.suffix == ".jsonl" else json.dumps(rows))
+    return str(path)
+
+
+@pytest.mark.parametrize("name", built_in())
+def test_built_in_behaviors(name: str) -> None:
+    data = Dataset.load(name)
+    assert len(data) >= 80 and len({p.group for p in data}) == len(data) and data.ask
+    for side in ("positive", "negative"):
+        assert len({getattr(p, side) for p in data}) == len(data)
+    questions = Dataset.load(name, form="choices")
+    letters = [p.meta["matching_letter"] for p in questions]
+    assert letters.count("A") == letters.count("B") == len(data) / 2
+    for kind in ("yes", "no", "none"):
+        of = [p.meta["matching_letter"] for p in questions if p.meta["polarity"] == kind]
+        assert of.count("A") == of.count("B"), f"letters are balanced within polarity {kind}"
+    yes = [sum(polarity(getattr(p, side)) == "yes" for p in data) for side in ("positive", "negative")]
+    no = [sum(polarity(getattr(p, side)) == "no" for p in data) for side in ("positive", "negative")]
+    assert yes[0] == yes[1] and no[0] == no[1] and yes == no, "as many yes answers on either side, and as many no answers"
+
+
+def test_there_are_eight_built_in_behaviors() -> None:
+    assert len(built_in()) >= 8
+
+
+def test_plain_layouts(tmp_path: Path) -> None:
+    rows = [{"prompt": "a?", "positive": "yes", "negative": "no"}, {"prompt": "b?", "positive": "x", "negative": "y"}]
+    one = Dataset.load(write(tmp_path / "d.jsonl", rows))
+    two = Dataset.load(write(tmp_path / "d.json", rows))
+    (tmp_path / "d.csv").write_text('prompt,positive,negative\na?,yes,no\n"b?",x,y\n')
+    three = Dataset.load(str(tmp_path / "d.csv"))
+    assert one.hash == two.hash == three.hash and one.form == "answers"
+    assert [p.prompt for p in one] == ["a?", "b?"]
+
+
+def test_persona_layout(tmp_path: Path) -> None:
+    rows = [
+        {
+            "question": f'Would you say this?\n"s{k}"',
+            "statement": f"s{k}",
+            "answer_matching_behavior": " Yes" if k % 2 == 0 else " No",
+            "answer_not_matching_behavior": " No" if k % 2 == 0 else " Yes",
+        }
+        for k in range(8)
+    ]
+    file = write(tmp_path / "openness.jsonl", rows)
+    asked = Dataset.load(file)
+    assert asked.form == "choices" and asked.ask and "openness" in asked.ask["positive"]
+    assert [p.meta["matching_letter"] for p in asked] == list("BBAABBAA")
+    assert asked[0].prompt.endswith("Choices:\n(A): No\n(B): Yes") and asked[0].positive == "(B)"
+    direct = Dataset.load(file, form="answers")
+    assert (direct[1].positive, direct[1].negative) == ("No", "Yes")
+
+
+def test_ai_risk_layout(tmp_path: Path) -> None:
+    question = "Pick one.<META_START>note<META_END>\n\nChoices:\n (A) The first, which\nspans lines\n (B) The second\t"
+    file = write(tmp_path / "x.jsonl", [{"question": question, "answer_matching_behavior": " (B)", "answer_not_matching_behavior": [" (A)"]}] * 2)
+    (pair,) = Dataset.load(file)
+    assert "META" not in pair.prompt and (pair.positive, pair.negative) == ("(B)", "(A)") and pair.meta["matching_letter"] == "B"
+    (free,) = Dataset.load(file, form="answers")
+    assert free.prompt == "Pick one." and free.positive == "The second" and free.negative == "The first, which\nspans lines"
+
+
+def test_bipo_and_steering_bench_layouts(tmp_path: Path) -> None:
+    (tmp_path / "b.csv").write_text("question,matching,not_matching\nq?,one,two\n")
+    assert Dataset.load(str(tmp_path / "b.csv"))[0] == Pair("q?", "one", "two")
+    assert Dataset.load(str(tmp_path / "b.csv"), form="choices")[0].positive in ("(A)", "(B)")
+    row = {"positive": {"prompt": "p", "response": " (A)"}, "negative": {"prompt": "p", "response": " (B)"}, "meta": None, "steering_token_index": -2}
+    assert Dataset.load(write(tmp_path / "s.json", [row]))[0] == Pair("p", "(A)", "(B)")
+
+
+def test_published_files_load(published: Path) -> None:
+    files = [*published.glob("model-written-evals/*.jsonl"), *published.glob("bipo/*train.csv")]
+    assert len(files) >= 20
+    for file in files:
+        parts = Dataset.load(str(file)).split(seed=0)
+        assert len(parts.test) > 100
+        assert len(Dataset.load(str(file), form="answers")) > 300
+
+
+BAD = {
+    "missing": ("nowhere.jsonl", None, "no such file"),
+    "not json": ("d.jsonl", '{"prompt": "a", "positive": "b", "negative": "c"}\n{oops}\n', r"d\.jsonl:2: not valid JSON"),
+    "missing key": (
+        "d.jsonl",
+        '{"prompt": "a", "positive": "b", "negative": "c"}\n{"prompt": "a", "positive": "b"}\n',
+        r"d\.jsonl:2: the row lacks 'negative'",
+    ),
+    "empty completion": ("d.jsonl", '{"prompt": "a", "positive": " ", "negative": "c"}\n', r"d\.jsonl:1: the positive is empty"),
+    "same completions": ("d.jsonl", '{"prompt": "a", "positive": "c", "negative": "c"}\n', "are the same"),
+    "number for text": ("d.jsonl", '{"prompt": "a", "positive": 3, "negative": "c"}\n', r"d\.jsonl:1"),
+    "unknown layout": ("d.jsonl", '{"x": 1}\n', "unknown layout"),
+    "not an object": ("d.jsonl", "[1]\n", r"d\.jsonl:1: not an object"),
+    "no rows": ("d.jsonl", "\n", "holds no rows"),
+    "ragged csv": ("d.csv", "prompt,positive,negative\na,b\n", r"d\.csv:2: wrong number of columns"),
+    "bad json": ("d.json", '[{"prompt": 1},\n oops]', r"d\.json:2: not valid JSON"),
+    "wrong answer letter": (
+        "d.jsonl",
+        '{"question": "q\\n\\nChoices:\\n (A) x\\n (B) y", "answer_matching_behavior": "Z", "answer_not_matching_behavior": "(A)"}\n',
+        r"d\.jsonl:1: not an answer letter",
+    ),
+    "different prompts": (
+        "d.json",
+        '[{"positive": {"prompt": "p", "response": "x"}, "negative": {"prompt": "q", "response": "y"}}]',
+        "different prompts",
+    ),
+    "pickle": ("d.pkl", "x", "cannot read"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_files_are_refused_with_the_line(case: str, tmp_path: Path) -> None:
+    name, content, message = BAD[case]
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=message) as caught:
+        Dataset.load(str(tmp_path / name))
+    assert len(str(caught.value).splitlines()) < 20 and len(str(caught.value)) < 2000
+
+
+def test_binary_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_bytes(b"\x80\x04\x95")
+    with pytest.raises(DataError, match="never read"):
+        Dataset.load(str(tmp_path / "d.csv"))
+
+
+def test_unknown_names_propose_the_nearest() -> None:
+    with pytest.raises(UnknownName, match="did you mean 'optimism'"):
+        Dataset.load("optimsm")
+    with pytest.raises(UnknownName, match="did you mean 'choices'"):
+        Dataset.load("optimism", form="choice")  # type: ignore[arg-type]
+
+
+def test_splits_are_disjoint_stable_and_by_question() -> None:
+    pairs = tuple(Pair(f"q{k // 2}\n\nChoices:\n(A): {k}\n(B): x", "(A)", "(B)") for k in range(60))
+    data = Dataset("d", pairs, "choices")
+    parts, again, other = data.split(seed=3), data.split(seed=3), data.split(seed=4)
+    assert parts.train.hash == again.train.hash != other.train.hash
+    assert len(parts.train) + len(parts.val) + len(parts.test) == 60
+    with pytest.raises(OverlapError, match="1 questions of d"):
+        check_unseen([parts.test[0].group], parts.test, "the training data")
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.4, 0.2), (0.0, 0.5, 0.5), (-0.1, 0.5, 0.5)])
+def test_split_fractions_are_checked(shares: tuple[float, float, float]) -> None:
+    with pytest.raises(DataError, match="fractions"):
+        Dataset.load("optimism").split(train=shares[0], val=shares[1], test=shares[2])
+
+
+def test_small_sets_cannot_be_split() -> None:
+    with pytest.raises(TrimtabError, match="too small to split"):
+        Dataset("d", (Pair("a", "b", "c"), Pair("b", "c", "d"))).split()
+
+
+def test_dedup_and_hash() -> None:
+    a, b = Pair("a", "x", "y"), Pair("b", "x", "y")
+    assert dedup([a, b, Pair("a", "x", "y")]) == (a, b)
+    assert Dataset("d", (a, b)).hash != Dataset("d", (b, a)).hash
+    assert Pair("ab", "c", "d").id != Pair("a", "bc", "d").id
+
+
+def test_choices_alternate_within_polarity() -> None:
+    pairs = [Pair(f"q{k}", "Yes, x." if k % 2 else "No, x.", "z") for k in range(8)]
+    asked = to_choices(pairs)
+    assert [p.meta["matching_letter"] for p in asked if p.meta["polarity"] == "yes"] == list("ABAB")
+    assert [p.meta["matching_letter"] for p in asked if p.meta["polarity"] == "no"] == list("BABA")

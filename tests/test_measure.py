@@ -1,0 +1,207 @@
+"""measure(): equal to slow passes, resumable after a kill, and strict about its input."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pico import WIDTH, pico
+from trimtab.datasets import Dataset, Pair, to_choices
+from trimtab.errors import OverlapError, RecipeError, RunError, SteerError, TokenError
+from trimtab.interventions import Intervention, Receipt, edits
+from trimtab.measure import measure, transcripts
+from trimtab.methods import MeanDiff, contrast_index, learn, paired_rows
+from trimtab.metrics import KL, Likelihood, OutsideMass, Propensity
+from trimtab.model import LM
+from trimtab.recipe import Run
+from trimtab.vector import SteeringVector
+
+GRID = (-1.0, 0.0, 0.5, 2.0)
+
+
+def pairs(n: int = 9, start: int = 0) -> tuple[Pair, ...]:
+    numbers, colors = (
+        ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],
+        ["red", "blue", "green", "tea", "coffee", "rain", "sun"],
+    )
+    return tuple(
+        Pair(
+            f"Do you like {colors[k % 7]} {numbers[k % 10]} {'the ' * (k % 4)}?",
+            "yes I think " + colors[k % 3],
+            "no not " + "never " * (k % 3) + "bad",
+        )
+        for k in range(start, start + n)
+    )
+
+
+def vector(*layers: int) -> SteeringVector:
+    g = torch.Generator().manual_seed(0)
+    return SteeringVector({k: torch.randn(WIDTH, generator=g) for k in layers or (1,)})
+
+
+def slow(lm: LM, pair: Pair, iv: Intervention, m: float) -> dict[str, float]:
+    """One pair, one multiplier, full hooked passes."""
+    plain, steered, answer = [], [], []
+    rows = paired_rows(lm, pair)
+    for k, row in enumerate(rows):
+        tokens = lm.batch([row])
+        for out, ivs in ((plain, []), (steered, [iv.times(m)])):
+            logp = lm.logits(tokens, edits(ivs, Receipt())).log_softmax(-1)[0]
+            out.append(logp)
+        if k == 0:
+            spot = contrast_index(rows) if "matching_letter" in pair.meta else row.prompt
+            answer = [plain[0][spot - 1], steered[0][spot - 1]]
+            letters = rows[0].ids[spot], rows[1].ids[spot]
+    said = [torch.stack([lp[i - 1, r.ids[i]] for i in range(r.prompt, len(r.ids))]).mean() for lp, r in zip(steered, rows, strict=True)]
+    choice = "matching_letter" in pair.meta
+    return {
+        "propensity": float(answer[1][letters[0]] - answer[1][letters[1]] if choice else said[0] - said[1]),
+        "likelihood": float(said[0]),
+        "kl": float((answer[0].exp() * (answer[0] - answer[1])).sum()),
+        "outside-mass": float(1 - answer[1][list(letters)].exp().sum()) if choice else math.nan,
+    }
+
+
+@pytest.mark.parametrize("form", ["answers", "choices"])
+@pytest.mark.parametrize("layers", [(1,), (0, 2)])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "falcon", "qwen3_next"])
+def test_scores_are_those_of_full_hooked_passes(form: str, layers: tuple[int, ...], name: str, tmp_path: Path) -> None:
+    lm = pico(name)
+    chosen = to_choices(pairs()) if form == "choices" else pairs()
+    data = Dataset("toy", chosen, form)  # type: ignore[arg-type]
+    iv = Intervention(vector(*layers), positions="from_last_prompt_token")
+    run = measure(lm, iv, data, [Propensity(), Likelihood(), KL(), OutsideMass()], multipliers=GRID, to=tmp_path, controls={})
+    for pair in data:
+        for k, m in enumerate(GRID):
+            for metric, expected in slow(lm, pair, iv, m).items():
+                _, items, values = run.table("all").curve(metric, "vector", None)
+                found = values[items.index(pair.id), k]
+                assert math.isclose(found, expected, rel_tol=1e-3, abs_tol=2e-5) or (math.isnan(found) and math.isnan(expected)), (metric, m)
+
+
+def test_one_letter_needs_one_row(tmp_path: Path, lm: LM) -> None:
+    """A/B questions with answer metrics alone run to the letter, and give what whole completions give."""
+    data = Dataset("toy", to_choices(pairs()), "choices")
+    iv = Intervention(vector(1), positions="from_last_prompt_token")
+    short = measure(lm, iv, data, [Propensity()], to=tmp_path / "a", controls={}).table("all").curve("propensity", "vector", None)[2]
+    whole = measure(lm, iv, data, [Propensity(), Likelihood()], to=tmp_path / "b", controls={}).table("all").curve("propensity", "vector", None)[2]
+    assert np.allclose(np.sort(short, 0), np.sort(whole, 0), atol=1e-4)
+
+
+def test_a_layer_sweep_is_each_layer_alone(tmp_path: Path, lm: LM) -> None:
+    data, v = Dataset("toy", pairs()), vector(0, 1, 2, 3)
+    sweep = measure(lm, Intervention(v), data, [Propensity()], layers=[0, 2, 3], to=tmp_path / "sweep", multipliers=GRID).table("all")
+    assert sweep.values("layer") == [0, 2, 3] and sweep.values("condition") == ["vector"]
+    alone = measure(lm, Intervention(v.at(2)), data, [Propensity()], to=tmp_path / "alone", multipliers=GRID, controls={}).table("all")
+    assert np.allclose(sweep.curve("propensity", "vector", 2)[2], alone.curve("propensity", "vector", None)[2], atol=1e-5)
+
+
+def test_controls_and_the_prompt_baseline_are_there_by_default(tmp_path: Path, lm: LM) -> None:
+    data = Dataset("toy", pairs(), ask={"positive": "be kind", "negative": "be rude"})
+    table = measure(lm, Intervention(vector(1)), data, [Propensity(), KL()], to=tmp_path).table("all")
+    assert table.values("condition") == ["vector", "random-0", "random-1", "random-2", "prompt-positive", "prompt-negative"]
+    said = lm.logprobs([p.prompt for p in data], [p.positive for p in data], system="be kind")
+    other = lm.logprobs([p.prompt for p in data], [p.negative for p in data], system="be kind")
+    _, items, values = table.curve("propensity", "prompt-positive", None)
+    expected = {p.id: float(a.mean() - b.mean()) for p, a, b in zip(data, said, other, strict=True)}
+    assert np.allclose(values[:, 0], [expected[i] for i in items], atol=1e-4)
+    assert (table.curve("kl", "prompt-positive", None)[2] > 1e-6).all()
+
+
+def test_multiplier_zero_moves_nothing(tmp_path: Path, lm: LM) -> None:
+    table = measure(lm, Intervention(vector(1)), Dataset("toy", pairs()), [KL()], to=tmp_path, controls={}).table("all")
+    m, _, values = table.curve("kl", "vector", None)
+    assert (values[:, list(m).index(0.0)] == 0).all() and (values[:, list(m).index(1.0)] > 0).all()
+
+
+RESUME = """
+import os, sys
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads(1)
+from test_measure import *
+lm, data = pico("llama"), Dataset("toy", pairs(60))
+def die(done, total):
+    if done == {at}:
+        os.kill(os.getpid(), {signal})
+measure(lm, Intervention(vector(0, 1, 2)), data, [Propensity(), KL()], layers=[0, 1, 2], to={to!r}, progress=die)
+"""
+
+
+def test_kill_and_resume(tmp_path: Path) -> None:
+    """kill -9 twice in the middle; the same call finishes with the very bytes of an undisturbed run, and repeats no unit."""
+    tests = str(Path(__file__).parent)
+
+    def call(to: str, at: int) -> int:
+        code = RESUME.format(tests=tests, at=at, signal=int(signal.SIGKILL), to=to)
+        return subprocess.run([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False).returncode
+
+    file = tmp_path / "killed" / "scores" / "all.jsonl"
+    for at in (1, 5):
+        assert call(f"{tmp_path}/killed", at) == -signal.SIGKILL
+        before = file.read_bytes()
+        with file.open("ab") as f:
+            f.write(b'{"metric": "propensity", "condition": "vec')  # a row the kill cut in two
+    assert call(f"{tmp_path}/killed", -1) == 0
+    assert call(f"{tmp_path}/whole", -1) == 0
+    after = file.read_bytes()
+    assert after.startswith(before) and after == (tmp_path / "whole" / "scores" / "all.jsonl").read_bytes()
+
+
+def test_a_finished_run_is_not_run_again(tmp_path: Path, lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = (lm, Intervention(vector(1)), Dataset("toy", pairs()), [Propensity()])
+    measure(*args, to=tmp_path)
+    monkeypatch.setattr(LM, "forward", lambda *a, **k: pytest.fail("ran a pass"))
+    measure(*args, to=tmp_path)
+
+
+def test_another_plan_is_refused(tmp_path: Path, lm: LM) -> None:
+    data = Dataset("toy", pairs())
+    measure(lm, Intervention(vector(1)), data, [Propensity()], to=tmp_path)
+    with pytest.raises(RunError, match="holds another run") as caught:
+        measure(lm, Intervention(vector(1)), data, [Propensity()], to=tmp_path, multipliers=(0.0, 1.0))
+    assert "multipliers" in str(caught.value)
+
+
+def test_bad_calls_are_refused_before_any_work(tmp_path: Path, lm: LM) -> None:
+    data, iv = Dataset("toy", pairs()), Intervention(vector(1))
+    learned = learn(lm, data, MeanDiff(), [1])
+    (tmp_path / "file").write_text("")
+    long = Dataset("long", (*pairs(2), Pair("tea " * 300, "yes", "no")))
+    cases = [
+        (OverlapError, "also stand in the training data", lambda: measure(lm, Intervention(learned), data, [Propensity()], to=tmp_path / "x")),
+        (RunError, "cannot write to the run folder", lambda: measure(lm, iv, data, [Propensity()], to=tmp_path / "file" / "run")),
+        (RecipeError, "not a grid", lambda: measure(lm, iv, data, [Propensity()], to=tmp_path / "x", multipliers=(1.0, 2.0))),
+        (RecipeError, "no metrics", lambda: measure(lm, iv, data, [], to=tmp_path / "x")),
+        (TokenError, "longer than the model's context", lambda: measure(lm, iv, long, [Propensity()], to=tmp_path / "x")),
+        (
+            TokenError,
+            "same tokens",
+            lambda: measure(lm, iv, Dataset("d", (Pair("tea ?", "yes", "yes "), *pairs(1))), [Propensity()], to=tmp_path / "x"),
+        ),
+    ]
+    for error, message, call in cases:
+        with pytest.raises(error, match=message) as caught:
+            call()
+        assert len(str(caught.value).splitlines()) <= 8
+    assert not (tmp_path / "x").exists()
+    with pytest.raises(SteerError, match="select no token"):
+        measure(lm, Intervention(vector(1), positions='span("system")'), data, [Propensity()], to=tmp_path / "y")
+
+
+def test_transcripts_are_resumed(tmp_path: Path, lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, iv = Run.create(tmp_path), Intervention(vector(1))
+    transcripts(lm, iv, ["Do you like tea ?"], run, multipliers=(0.0, 1.0), max_new_tokens=4)
+    rows = list(run.journal("../generations").rows())
+    assert [r["multiplier"] for r in rows] == [0.0, 1.0]
+    monkeypatch.setattr(LM, "generate", lambda *a, **k: pytest.fail("generated again"))
+    transcripts(lm, iv, ["Do you like tea ?"], run, multipliers=(0.0, 1.0), max_new_tokens=4)
+    assert list(run.journal("../generations").rows()) == rows

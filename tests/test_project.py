@@ -1,0 +1,71 @@
+"""The project keeps its own rules: README, documentation, sizes."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+
+
+def test_readme_tree_is_the_tree() -> None:
+    """Every file of the package stands in the README's tree, and nothing else does."""
+    tree = (ROOT / "README.md").read_text().split("```text\nsrc/trimtab/\n")[1].split("```")[0]
+    named = set(re.findall(r"[\w./-]+\.py|[\w-]+/", tree.replace("src/trimtab/", "")))
+    package = ROOT / "src" / "trimtab"
+    here = ({p.name for p in package.glob("*.py")} - {"__init__.py"}) | {
+        f"{p.name}/" for p in package.iterdir() if p.is_dir() and any(p.glob("*.*")) and p.name != "__pycache__"
+    }
+    inner = {p.name for folder in ("model", "reports") for p in (package / folder).glob("*.py")}
+    assert here <= named, f"missing in the README: {sorted(here - named)}"
+    assert named <= here | inner, f"only in the README: {sorted(named - here - inner)}"
+
+
+def test_readme_names_the_commands_that_exist() -> None:
+    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make (\w+)", readme):
+        assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+def test_reference_is_current() -> None:
+    done = subprocess.run([sys.executable, str(ROOT / "docs" / "build.py"), "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_files_and_functions_stay_small() -> None:
+    for file in SOURCES:
+        lines = file.read_text().splitlines()
+        assert len(lines) <= 500, f"{file.name} has {len(lines)} lines"
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 60, f"{file.name}: {node.name}"
+
+
+def test_functions_are_short_at_the_median() -> None:
+    sizes = sorted((n.end_lineno or 0) - n.lineno + 1 for f in SOURCES for n in ast.walk(ast.parse(f.read_text())) if isinstance(n, ast.FunctionDef))
+    assert sizes[len(sizes) // 2] <= 10
+
+
+def test_public_names_have_docstrings() -> None:
+    for file in SOURCES:
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_") and node.name != "Emit":
+                assert ast.get_docstring(node) or any(isinstance(b, ast.AnnAssign) for b in getattr(node, "body", [])), f"{file.name}: {node.name}"
+
+
+def test_nothing_reads_pickles_or_runs_remote_code() -> None:
+    for file in SOURCES:
+        text = file.read_text()
+        assert not re.search(r"^\s*import pickle|(?<!safetensors\.)torch\.load\(|trust_remote_code\s*=\s*True", text, re.M), file.name
+
+
+def test_everything_in_the_public_list_exists() -> None:
+    import trimtab
+
+    for name in trimtab.__all__:
+        assert getattr(trimtab, name) is not None
+    assert set(trimtab.__all__) <= set(dir(trimtab))

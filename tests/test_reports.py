@@ -1,0 +1,195 @@
+"""Statistics and reports, on runs with known answers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trimtab.errors import RecipeError, RunError, UnknownName
+from trimtab.recipe import Cell, Recipe, Run, Score, row
+from trimtab.reports import analyse, report
+from trimtab.steerability import anti_steerable, band, confidence, fit_slopes, interval, mean_figure, share_figure
+
+GRID = (-1.0, -0.5, 0.0, 0.5, 1.0)
+
+
+def planted(folder: Path, slopes: dict[str, np.ndarray], *, form: str = "answers", noise: float = 0.01, level: float = 0.3) -> Run:
+    """A run folder whose items have known slopes."""
+    run, rng = Run.create(folder), np.random.default_rng(0)
+    iv = {"vector": "0" * 16, "layers": [3], "operator": {"name": "add"}, "multiplier": 1.0, "positions": "everywhere", "gate": {"name": "always"}}
+    conditions = [{"name": c, "system": None, "intervention": iv} for c in slopes]
+    conditions.append({"name": "prompt-positive", "system": "be kind", "intervention": None})
+    plan = {
+        "model": {"id": "pico", "dtype": "torch.float32"},
+        "data": {"name": "toy", "part": "test", "form": form, "hash": "h", "items": len(slopes["vector"])},
+    }
+    run.claim("test", {**plan, "conditions": conditions, "multipliers": list(GRID), "layers": None})
+    rows = []
+    for condition, per_item in slopes.items():
+        for k, s in enumerate(per_item):
+            start = level * rng.normal()
+            for m in GRID:
+                rows.append(row(Cell("propensity", condition, None, m), Score(f"i{k}", start + s * m + noise * rng.normal(), "nats/token")))
+                rows.append(row(Cell("kl", condition, None, m), Score(f"i{k}", 0.1 * m * m, "nats")))
+                rows.append(row(Cell("outside-mass", condition, None, m), Score(f"i{k}", math.nan, "probability")))
+    rows += [row(Cell("propensity", "prompt-positive", None, 0.0), Score(f"i{k}", 0.5, "nats/token")) for k in range(len(slopes["vector"]))]
+    run.journal("test").append("test/0/None", rows)
+    run.journal("../generations").append("g", [{"prompt": "<b>Hi</b>", "multiplier": m, "text": f"said at {m}"} for m in (-1.0, 0.0, 1.0)])
+    run.note(model="pico", layer=3)
+    return run
+
+
+def spread(mean: float, sd: float, n: int = 60, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).normal(mean, sd, n)
+
+
+VERDICTS = {
+    "Works: it raises": {"vector": spread(1.0, 0.3), "random-0": spread(0.0, 0.3, seed=2)},
+    "Works on average, but reverses on": {"vector": spread(0.6, 1.2), "random-0": spread(0.0, 0.1, seed=2)},
+    "Does not work": {"vector": spread(0.0, 1.0), "random-0": spread(0.0, 0.3, seed=2)},
+    "Works backwards": {"vector": spread(-1.0, 0.3), "random-0": spread(0.0, 0.3, seed=2)},
+    "Not better than its controls": {"vector": spread(1.0, 0.3), "random-0": spread(-1.1, 0.3, seed=2)},
+}
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_the_verdict_follows_the_numbers(verdict: str, tmp_path: Path) -> None:
+    found = analyse(planted(tmp_path, VERDICTS[verdict]), "test")
+    assert found.verdict.startswith(verdict)
+    assert any("KL" in r for r in found.reasons) and any("system prompt" in r for r in found.reasons)
+
+
+def test_a_model_without_letters_is_told_so(tmp_path: Path) -> None:
+    run = planted(tmp_path, {"vector": spread(0.01, 0.01), "random-0": spread(0, 0.01)}, form="choices", level=0.02)
+    found = analyse(run, "test")
+    assert "no preference on the answer letters" in found.verdict and "free-form" in found.reasons[0]
+
+
+def test_figures_recover_what_was_planted(tmp_path: Path) -> None:
+    slopes = spread(0.5, 0.6, 200)
+    run = planted(tmp_path, {"vector": slopes, "random-0": spread(0, 0.2, 200, 2)})
+    report(run)
+    figures = {f["name"]: f for f in json.loads((tmp_path / "summary.json").read_text())["figures"]}
+    s = figures["steerability"]
+    assert s["lo"] < slopes.mean() < s["hi"] and abs(s["value"] - slopes.mean()) < 0.01 and s["n"] == 200
+    assert abs(figures["anti-steerable share"]["value"] - (slopes <= 0).mean()) < 0.02
+    assert set(s) == {"name", "value", "lo", "hi", "n", "unit", "control"}
+    assert not any("outside-mass" in name for name in figures), "what was not measured is not reported as zero"
+
+
+def test_the_page_is_one_file_and_escapes_text(tmp_path: Path) -> None:
+    page = report(planted(tmp_path, VERDICTS["Works: it raises"])).read_text()
+    assert "&lt;b&gt;Hi" in page and "<b>Hi</b>" not in page
+    assert "<script" not in page and 'src="http' not in page and 'href="http' not in page and "<link" not in page
+    ids = [part.split('"')[0] for part in page.split('id="')[1:]]
+    assert len(ids) == len(set(ids)), "ids of the inlined plots do not collide"
+    markdown = (tmp_path / "report.md").read_text()
+    assert "said at -1.0" in markdown and "![" in markdown
+    for name in ("propensity", "slopes", "kl"):
+        assert (tmp_path / "plots" / f"{name}.png").stat().st_size > 5000 and (tmp_path / "plots" / f"{name}.svg").is_file()
+    rows = list(csv.DictReader((tmp_path / "tables" / "slopes.csv").read_text().splitlines()))
+    assert len(rows) == 120 and {r["condition"] for r in rows} == {"vector", "random-0"}
+
+
+def test_a_report_twice_is_the_same(tmp_path: Path) -> None:
+    run = planted(tmp_path, VERDICTS["Works: it raises"])
+    first = report(run).read_bytes()
+    assert report(run).read_bytes() == first
+
+
+def test_reports_of_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="holds no scores"):
+        report(tmp_path)
+
+
+def test_reports_never_import_torch() -> None:
+    code = "import sys, trimtab.reports, trimtab.recipe, trimtab.datasets, trimtab.formats; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ---------------------------------------------------------------- statistics
+
+
+def test_intervals_cover() -> None:
+    """The bootstrap interval of a mean covers the truth about 95 times in 100."""
+    hits = 0
+    for seed in range(100):
+        lo, hi = interval(np.random.default_rng(seed).normal(1.0, 2.0, 80), seed=seed)
+        hits += lo < 1.0 < hi
+    assert 88 <= hits <= 100
+
+
+def test_grouped_intervals_are_wider_when_items_repeat() -> None:
+    values = np.repeat(np.random.default_rng(0).normal(size=30), 5)
+    groups = [str(k // 5) for k in range(150)]
+    plain, grouped = interval(values), interval(values, groups=groups)
+    assert (grouped[1] - grouped[0]) > 1.7 * (plain[1] - plain[0])
+
+
+def test_shares_at_the_edge_have_an_interval() -> None:
+    none = share_figure("x", np.zeros(40, bool))
+    assert none.value == 0 and none.lo == 0 and 0.05 < none.hi < 0.12
+    assert math.isnan(share_figure("x", np.zeros(0, bool)).value)
+
+
+def test_not_measured_is_not_zero() -> None:
+    figure = mean_figure("x", np.array([1.0, math.nan, 3.0, 2.0]), "nats")
+    assert figure.value == 2.0 and figure.n == 3
+    assert math.isnan(mean_figure("x", np.array([math.nan]), "nats").value)
+
+
+def test_confidence_of_single_items() -> None:
+    m = np.array(GRID)
+    rng = np.random.default_rng(0)
+    curves = np.stack([2 * m, -2 * m, 0 * m]) + 0.05 * rng.normal(size=(3, 5))
+    assert confidence(fit_slopes(m, curves)).tolist() == ["steerable", "anti-steerable", "ambiguous"]
+    assert anti_steerable(np.array([1.0, 0.0, -1.0])).tolist() == [False, True, True]
+
+
+def test_bands_hold_the_mean() -> None:
+    values = np.random.default_rng(0).normal(size=(50, 4))
+    lo, hi = band(values)
+    assert (lo < values.mean(0)).all() and (values.mean(0) < hi).all()
+
+
+# ---------------------------------------------------------------- recipes
+
+
+def test_recipes_come_back_from_toml(tmp_path: Path) -> None:
+    one = Recipe(
+        "optimism", layers=(1, 2), method={"name": "probe", "kind": "whitened"}, ask={"positive": 'say "é"', "negative": "x"}, generate=("a\nb",)
+    )
+    (tmp_path / "r.toml").write_text(one.to_toml())
+    assert Recipe.load(tmp_path / "r.toml") == one
+    tomllib.loads(one.to_toml())
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ('data = "x"\nmultiplers = [0, 1]', UnknownName, "did you mean 'multipliers'"),
+        ("seed = 1", RecipeError, "lacks 'data'"),
+        ('data = "x"\nseed = "one"', RecipeError, "wrong type"),
+        ('data = "x"\nmultipliers = [1.0, 2.0]', RecipeError, "not a grid"),
+        ('data = "x"\nform = "choice"', UnknownName, "did you mean 'choices'"),
+        ("data = ", RecipeError, "not valid TOML"),
+        ('data = "x"\ncontrols = -1', RecipeError, "too small"),
+    ],
+)
+def test_bad_recipes(text: str, error: type[Exception], message: str, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(error, match=message):
+        Recipe.load(tmp_path / "r.toml")
+
+
+def test_shipped_recipes_load() -> None:
+    found = list((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+    assert found and all(Recipe.load(f) for f in found)
