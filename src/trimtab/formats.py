@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +15,7 @@ from typing import Any
 from trimtab.datasets import Dataset, Form, Pair, as_choice, dedup, polarity, to_choices
 from trimtab.errors import DataError, UnknownName
 
+log = logging.getLogger("trimtab")
 Row = Mapping[str, Any]
 Reader = Callable[[Row, int, str, str], list[Pair]]
 _BUILT_IN = files("trimtab") / "behaviors"
@@ -61,7 +63,11 @@ def read(path: Path, form: Form | None = None) -> Dataset:
         raise DataError(f"{path} holds no rows")
     layout = _layout(rows[0][1], path)
     wanted = form or layout.form
-    pairs = dedup(pair for line, row in rows for pair in _convert(layout, row, line, path, wanted))
+    converted = [_convert(layout, row, line, path, wanted) for line, row in rows]
+    empty = [line for (line, _), found in zip(rows, converted, strict=True) if not found]
+    if empty:
+        log.warning("%s: %d rows without a question or options were left out (lines %s)", path.name, len(empty), empty[:5])
+    pairs = dedup(pair for found in converted for pair in found)
     if wanted == "choices" and layout.form == "answers":
         pairs = to_choices(pairs)
     return Dataset(path.stem, pairs, wanted, _ask(path.stem))
@@ -98,6 +104,8 @@ def _plain(row: Row, line: int, where: str, form: str) -> list[Pair]:
 
 
 def _bipo(row: Row, line: int, where: str, form: str) -> list[Pair]:
+    if not row["question"].strip():
+        return []  # the published training file of wealth-seeking holds one such row
     matching, other = row["matching"].strip(), row["not_matching"].strip()
     return [Pair(row["question"], matching, other, _meta(where, line, matching))]
 

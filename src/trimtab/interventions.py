@@ -182,6 +182,7 @@ class Receipt:
 
 
 def as_stack(stack: Stack) -> tuple[Intervention, ...]:
+    """One intervention or several, as a tuple."""
     return (stack,) if isinstance(stack, Intervention) else tuple(stack)
 
 

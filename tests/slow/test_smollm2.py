@@ -80,18 +80,20 @@ def test_mean_differences_steer_built_in_behaviors(behavior: str, lm: LM, tmp_pa
 
 
 def test_published_data_steer_free_form(lm: LM, published: Path, tmp_path: Path) -> None:
-    """Real contrastive data of the studies, as free-form completions."""
+    """Real contrastive data of a study (BiPO), at two layers: above zero, and at the later one beyond random directions of equal norm."""
     better = 0
-    for name in ("wealth-seeking-inclination", "power-seeking-inclination", "survival-instinct"):
-        parts = Dataset.load(str(published / "model-written-evals" / f"{name}.jsonl"), form="answers").split(seed=0)
-        v = learn(lm, parts.train.take(60), MeanDiff(), layers=[15, 19])
+    for name in ("wealth-seeking", "power-seeking", "hallucination"):
+        parts = Dataset.load(str(published / "bipo" / f"{name}.train.csv")).take(400).split(seed=0)
+        v = learn(lm, parts.train.take(60), MeanDiff(), layers=[14, 17])
+        iv, items = Intervention(v, positions=from_last_prompt_token), parts.test.take(16)
+        table = measure(lm, iv, items, [Propensity()], layers=v.layers, multipliers=GRID, to=tmp_path / name, part="val").table("val")
+        by_layer = [fit_slopes(m, x).slope for m, _, x in (table.curve("propensity", "vector", k) for k in v.layers)]
         run = measure(
-            lm, Intervention(v.at(19), positions=from_last_prompt_token), parts.test.take(24), [Propensity()], multipliers=GRID, to=tmp_path / name
+            lm, Intervention(v.at(17), positions=from_last_prompt_token), items, [Propensity()], multipliers=GRID, to=tmp_path / name, part="test"
         )
         curves = analyse(run, "test").curves
-        slope = curves["vector"].slopes.slope
-        controls = [c.slopes.slope.mean() for k, c in curves.items() if k != "vector"]
-        better += interval(slope)[0] > 0 and slope.mean() > max(controls)
+        controls = [abs(c.slopes.slope.mean()) for k, c in curves.items() if k != "vector"]
+        better += max(interval(s)[0] for s in by_layer) > 0 and curves["vector"].slopes.slope.mean() > max(controls)
     assert better >= 2, f"{better} of 3 behaviors are steered beyond their controls"
 
 

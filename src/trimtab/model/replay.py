@@ -100,6 +100,7 @@ def _fork_layer(layer: Any) -> Any:
 
 
 def new_cache(config: Any) -> Any:
+    """An empty cache with the layer types the model asks for."""
     return DynamicCache(config=config.get_text_config(decoder=True))
 
 
