@@ -102,10 +102,11 @@ def test_chat(model: str, tmp_path: Path) -> None:
     from trimtab.interventions import Intervention
     from trimtab.model import LM
 
-    lm, out = LM.load(model), io.StringIO()
+    lm, said = LM.load(model), list[str]()
+    turns = io.StringIO("Do you like tea ?\n/m 2\n/m two\n/what\n/clear\nyes\n/quit\nno\n")
     iv = Intervention(SteeringVector({1: torch.ones(lm.width)}))
-    converse(lm, iv, io.StringIO("Do you like tea ?\n/m 2\n/m two\n/what\n/clear\nyes\n/quit\nno\n"), out, max_new_tokens=4, temperature=0.0, seed=0)
-    text = out.getvalue()
+    converse(lm, iv, turns.readline, said.append, max_new_tokens=4, temperature=0.0, seed=0)
+    text = "".join(said)
     assert "multiplier 2" in text and "not a number" in text and text.count("> ") == 7
 
 

@@ -108,6 +108,9 @@ def test_controls_and_the_prompt_baseline_are_there_by_default(tmp_path: Path, l
     data = Dataset("toy", pairs(), ask={"positive": "be kind", "negative": "be rude"})
     table = measure(lm, Intervention(vector(1)), data, [Propensity(), KL()], to=tmp_path).table("all")
     assert table.values("condition") == ["vector", "random-0", "random-1", "random-2", "prompt-positive", "prompt-negative"]
+    learned = learn(lm, Dataset("other", pairs(6, 40)), MeanDiff(), [1])
+    table_of_learned = measure(lm, Intervention(learned), data, [Propensity()], to=tmp_path / "learned").table("all")
+    assert table_of_learned.values("condition")[4:6] == ["shuffled-0", "shuffled-1"]
     said = lm.logprobs([p.prompt for p in data], [p.positive for p in data], system="be kind")
     other = lm.logprobs([p.prompt for p in data], [p.negative for p in data], system="be kind")
     _, items, values = table.curve("propensity", "prompt-positive", None)
@@ -195,6 +198,7 @@ def test_bad_calls_are_refused_before_any_work(tmp_path: Path, lm: LM) -> None:
     assert not (tmp_path / "x").exists()
     with pytest.raises(SteerError, match="select no token"):
         measure(lm, Intervention(vector(1), positions='span("system")'), data, [Propensity()], to=tmp_path / "y")
+    assert not (tmp_path / "y").exists()
 
 
 def test_transcripts_are_resumed(tmp_path: Path, lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
-from io import TextIOBase
 from typing import TYPE_CHECKING
 
 from trimtab.errors import TrimtabError
@@ -15,16 +15,18 @@ if TYPE_CHECKING:
 HELP = "/m NUMBER multiplier · /clear forget · /quit end"
 
 
-def converse(lm: LM, iv: Intervention | None, source: TextIOBase, out: TextIOBase, *, max_new_tokens: int, temperature: float, seed: int) -> None:
-    """Read turns from `source` and stream answers to `out` until the end of the input or /quit."""
+def converse(
+    lm: LM, iv: Intervention | None, listen: Callable[[], str], say: Callable[[str], None], *, max_new_tokens: int, temperature: float, seed: int
+) -> None:
+    """Take turns from `listen` (a line each, "" at the end) and stream answers to `say`, until the end of the input or /quit."""
     if iv:
         check_stack(lm, iv)
     state = f"multiplier {iv.multiplier:g}" if iv else "no vector"
-    print(f"{lm.id}, {state}. {HELP}", file=out)
+    say(f"{lm.id}, {state}. {HELP}\n")
     messages: list[dict[str, str]] = []
     while True:
-        print("> ", end="", file=out, flush=True)
-        line = source.readline()
+        say("> ")
+        line = listen()
         if not line or line.strip() == "/quit":
             return
         text = line.strip()
@@ -33,31 +35,33 @@ def converse(lm: LM, iv: Intervention | None, source: TextIOBase, out: TextIOBas
                 messages = []
             elif text.startswith("/m ") and iv:
                 iv = iv.times(_number(text[3:]))
-                print(f"multiplier {iv.multiplier:g}", file=out)
+                say(f"multiplier {iv.multiplier:g}\n")
             elif text.startswith("/"):
-                print(HELP, file=out)
+                say(HELP + "\n")
             elif text:
                 messages.append({"role": "user", "content": text})
-                answer = _answer(lm, iv, messages, out, max_new_tokens, temperature, seed + len(messages))
+                answer = _answer(lm, iv, messages, say, max_new_tokens, temperature, seed + len(messages))
                 messages.append({"role": "assistant", "content": answer})
         except TrimtabError as problem:
-            print(f"error: {problem}", file=out)
+            say(f"error: {problem}\n")
 
 
-def _answer(lm: LM, iv: Intervention | None, messages: list[dict[str, str]], out: TextIOBase, limit: int, temperature: float, seed: int) -> str:
+def _answer(
+    lm: LM, iv: Intervention | None, messages: list[dict[str, str]], say: Callable[[str], None], limit: int, temperature: float, seed: int
+) -> str:
     shown = 0
 
     def stream(_: int, text: str) -> None:
         nonlocal shown
         whole = text.rstrip("\ufffd")  # a character that has not arrived whole yet
-        print(whole[shown:], end="", file=out, flush=True)
+        say(whole[shown:])
         shown = max(shown, len(whole))
 
     with ExitStack() as stack:
         if iv and iv.multiplier != 0:
             stack.enter_context(steer(lm, iv))
         said = lm.generate([messages], max_new_tokens=limit, temperature=temperature, seed=seed, on_text=stream)[0]
-    print(file=out)
+    say("\n")
     return said
 
 

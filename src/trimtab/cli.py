@@ -145,7 +145,7 @@ class Chat:
         from trimtab.chat import converse
 
         iv = _intervention(self.vector, "add", self.multiplier, self.positions) if self.vector else None
-        converse(self.on.load(), iv, sys.stdin, sys.stdout, max_new_tokens=self.max_new_tokens, temperature=self.temperature, seed=self.seed)
+        converse(self.on.load(), iv, sys.stdin.readline, _say, max_new_tokens=self.max_new_tokens, temperature=self.temperature, seed=self.seed)
 
 
 @dataclass(frozen=True)
@@ -328,6 +328,10 @@ def _say_report(folder: Path, as_json: bool) -> None:
 
 def _print(facts: Any, as_json: bool, lines: Sequence[str]) -> None:
     print(json.dumps(facts) if as_json else "\n".join(lines))
+
+
+def _say(text: str) -> None:
+    print(text, end="", flush=True)
 
 
 def _first_line(cls: type) -> str:

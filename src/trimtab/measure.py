@@ -84,7 +84,8 @@ def measure(
         to: the run folder.
         multipliers: times the stored vector; must hold 0.
         layers: sweep these layers one at a time; by default the vector acts at all of its layers together.
-        controls: vectors to measure beside; by default three random directions of equal norm, none in a layer sweep.
+        controls: vectors to measure beside; by default three random directions of equal norm and the label-shuffled
+            vectors that came with the vector; none in a layer sweep.
         part: name of this part of the run; by default the data set's ("test", "val").
         progress: called with (units done, units in all).
 
@@ -100,7 +101,8 @@ def measure(
         raise RecipeError("nothing to measure: no metrics")
     iv = iv if layers is None else replace(iv, vector=iv.vector.at(*lm.layers(layers)))
     if controls is None:
-        controls = {} if layers is not None else random_controls(iv.vector, 3)
+        nulls = {name: iv.vector.null(name) for name in iv.vector.nulls}
+        controls = {} if layers is not None else random_controls(iv.vector, 3) | nulls
     conditions = [Condition("vector", iv), *(Condition(n, replace(iv, vector=v.at(*iv.vector.layers))) for n, v in controls.items())]
     asked = [Condition(f"prompt-{k}", system=text) for k, text in (data.ask or {}).items()] if layers is None else []
     sweep = _Sweep(lm, conditions, asked, tuple(metrics), tuple(float(m) for m in multipliers), layers)
@@ -177,13 +179,16 @@ class _Sweep:
     # ------------------------------------------------------------ batches
 
     def chunks(self, data: Dataset) -> list[Chunk]:
-        """All items as batches, rendered under every system prompt first, so that a bad item is refused before any work."""
+        """All items as batches, rendered under every system prompt and with positions checked, so that a bad item is refused before any work."""
         rows = [paired_rows(self.lm, p) for p in data]
         for condition in self.asked:
             for p in data:
                 paired_rows(self.lm, p, condition.system)
         whole = any(m.whole(p) for m in self.metrics for p in data)
-        return [self._chunk([data[k] for k in picked], whole) for picked in self.lm.batches([r[0] for r in rows], ROWS)]
+        found = [self._chunk([data[k] for k in picked], whole) for picked in self.lm.batches([r[0] for r in rows], ROWS)]
+        for chunk in found:
+            self._start(chunk)
+        return found
 
     def _chunk(self, pairs: Sequence[Pair], whole: bool, system: str | None = None) -> Chunk:
         rows = [paired_rows(self.lm, p, system) for p in pairs]
@@ -213,10 +218,11 @@ class _Sweep:
         """First column any intervention touches."""
         iv = self.conditions[0].iv
         assert iv is not None
-        chosen = iv.where.select(chunk.tokens.index, chunk.tokens.rows).any(0).nonzero()
-        if not len(chosen):
-            raise SteerError("the positions select no token of an item", given=str(iv.positions), expected=chunk.pairs[0].prompt[:80])
-        return min(int(chosen[0]), chunk.tokens.pivot - 1)
+        chosen = iv.where.select(chunk.tokens.index, chunk.tokens.rows)
+        if not chosen.any(-1).all():
+            row = chunk.tokens.rows[int((~chosen.any(-1)).nonzero()[0])]
+            raise SteerError("the positions select no token of an item", given=str(iv.positions), expected=f"a token of {row.text[-120:]!r}")
+        return min(int(chosen.any(0).nonzero()[0]), chunk.tokens.pivot - 1)
 
     def _swept(
         self, chunk: Chunk, prefix: Prefix, base: _Readings, iv: Intervention, stop: Layer | None

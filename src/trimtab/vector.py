@@ -52,6 +52,7 @@ class SteeringVector:
         vectors: layer -> (d,) tensor; or (1 + 2 r, d) for an affine map of rank r (offset, left rows, right rows).
         made: provenance.
         evidence: headline figures of an evaluation, as in a run's summary.
+        nulls: name -> layer -> tensor: vectors of the same norm learned from the same data with the labels shuffled, for comparison.
         site: where in a block; "resid_post" is the only one.
 
     Raises:
@@ -61,6 +62,7 @@ class SteeringVector:
     vectors: Mapping[int, Float[Tensor, "*rows d"]]
     made: Provenance = field(default_factory=Provenance)
     evidence: Mapping[str, Any] | None = None
+    nulls: Mapping[str, Mapping[int, Float[Tensor, " d"]]] = field(default_factory=dict[str, Mapping[int, Tensor]])
     site: str = SITE
 
     def __post_init__(self) -> None:
@@ -68,7 +70,7 @@ class SteeringVector:
             raise VectorError("a steering vector needs at least one layer")
         if self.site != SITE:
             raise VectorError("unknown site", given=self.site, expected=SITE)
-        clean = {int(k): v.detach().to("cpu", torch.float32).clone() for k, v in sorted(self.vectors.items())}
+        clean = _frozen(self.vectors)
         for layer, v in clean.items():
             if v.ndim not in (1, 2) or layer < 0 or v.shape[-1] == 0 or (v.ndim == 2 and v.shape[0] % 2 == 0):
                 raise VectorError(f"layer {layer}: not a vector", given=tuple(v.shape), expected="(d,), or (1 + 2 r, d) for an affine map")
@@ -77,6 +79,7 @@ class SteeringVector:
         if len({v.shape[-1] for v in clean.values()}) != 1:
             raise VectorError("layers of different widths", given={k: tuple(v.shape) for k, v in clean.items()})
         object.__setattr__(self, "vectors", clean)
+        object.__setattr__(self, "nulls", {name: _frozen(null) for name, null in sorted(self.nulls.items())})
 
     # ------------------------------------------------------------ facts
 
@@ -121,8 +124,13 @@ class SteeringVector:
     # ------------------------------------------------------------ arithmetic
 
     def at(self, *layers: int) -> SteeringVector:
-        """The same vector at some of its layers."""
-        return replace(self, vectors={k: self[k] for k in layers})
+        """The same vector (and its nulls) at some of its layers."""
+        nulls = {name: {k: null[k] for k in layers} for name, null in self.nulls.items()}
+        return replace(self, vectors={k: self[k] for k in layers}, nulls=nulls)
+
+    def null(self, name: str) -> SteeringVector:
+        """One of the label-shuffled vectors that came with this one."""
+        return SteeringVector(self.nulls[name], replace(self.made, method={"name": "label-shuffled", "null": name}))
 
     def unit(self) -> SteeringVector:
         """The direction: norm 1 at every layer."""
@@ -154,11 +162,11 @@ class SteeringVector:
         return self * (1.0 / divisor)
 
     def _with(self, vectors: Mapping[int, Tensor], operation: str, other: SteeringVector | None = None) -> SteeringVector:
-        """A derived vector: evidence is dropped, provenance keeps both parents' training data."""
+        """A derived vector: evidence and nulls are dropped, provenance keeps both parents' training data."""
         parents = [dict(self.made.method)] + ([dict(other.made.method)] if other else [])
         seen = dict.fromkeys(self.made.trained_on + (other.made.trained_on if other else ()))
         made = replace(self.made, method={"name": operation, "of": parents}, trained_on=tuple(seen))
-        return SteeringVector(vectors, made, None, self.site)
+        return SteeringVector(vectors, made, site=self.site)
 
     def _comparable(self, other: SteeringVector) -> None:
         if not isinstance(other, SteeringVector):
@@ -178,6 +186,7 @@ class SteeringVector:
         """The file's bytes; equal vectors give equal bytes."""
         head = {"format": FORMAT, "site": self.site, "made": asdict(self.made), "evidence": self.evidence}
         tensors = {f"layers.{k}": v.contiguous() for k, v in self.vectors.items()}
+        tensors |= {f"nulls.{name}.layers.{k}": v.contiguous() for name, null in self.nulls.items() for k, v in null.items()}
         return safetensors.torch.save(tensors, {"trimtab": json.dumps(head, sort_keys=True, separators=(",", ":"))})
 
     def save(self, path: str | Path) -> Path:
@@ -221,7 +230,11 @@ class SteeringVector:
             raise VectorError(f"{name} has another format", given=head.get("format"), expected=FORMAT, do="upgrade trimtab")
         table: dict[str, Any] = head["made"]
         made = replace(Provenance(), **{**table, "trained_on": tuple(table["trained_on"])})
-        return cls({_layer(k, name): v for k, v in tensors.items()}, made, head["evidence"], head["site"])
+        nulls: dict[str, dict[int, Tensor]] = {}
+        for key in [k for k in tensors if k.startswith("nulls.")]:
+            null, _, layer = key.removeprefix("nulls.").partition(".")
+            nulls.setdefault(null, {})[_layer(layer, name)] = tensors.pop(key)
+        return cls({_layer(k, name): v for k, v in tensors.items()}, made, head["evidence"], nulls, head["site"])
 
     def to_text(self) -> str:
         """The file as base64, for embedding in JSON."""
@@ -230,6 +243,11 @@ class SteeringVector:
     @classmethod
     def from_text(cls, text: str) -> SteeringVector:
         return cls.from_bytes(base64.b64decode(text))
+
+
+def _frozen(vectors: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """Copies in fp32 on the CPU, by layer."""
+    return {int(k): v.detach().to("cpu", torch.float32).clone() for k, v in sorted(vectors.items())}
 
 
 def _layer(key: str, name: str) -> int:

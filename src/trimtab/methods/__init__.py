@@ -39,6 +39,13 @@ class Activations:
         """positive - negative, pair by pair."""
         return self.positive - self.negative
 
+    def at(self, layers: Sequence[Layer]) -> Activations:
+        """The same at some of the layers."""
+        if tuple(layers) == self.layers:
+            return self
+        chosen = [self.layers.index(k) for k in layers]
+        return Activations(self.positive[:, chosen], self.negative[:, chosen], tuple(layers))
+
     def mean_difference(self) -> Float[Tensor, "l d"]:
         return self.deltas.mean(0)
 
@@ -58,6 +65,7 @@ class ContrastMethod(Method):
     """
 
     read: Read = "auto"
+    nulls = 2  # label-shuffled vectors to keep beside the learned one
 
     def directions(self, acts: Activations) -> Float[Tensor, "l d"]:
         """A direction per layer, of any norm."""
@@ -81,6 +89,9 @@ def learn(lm: LM, data: Dataset, method: Method, layers: Sequence[Layer] | None 
         layers: block indices from 0 (layer L is the output of block L); all by default.
         acts: activations computed before by `activations`, to learn several vectors from one pass.
 
+    Returns:
+        The vector; contrast methods put two label-shuffled vectors beside it (`nulls`), which `measure` uses as controls.
+
     Raises:
         DataError: fewer than two pairs.
         ModelError: a layer out of range.
@@ -89,8 +100,12 @@ def learn(lm: LM, data: Dataset, method: Method, layers: Sequence[Layer] | None 
     chosen = lm.layers(layers)
     if len(data) < 2:
         raise DataError(f"{data.name} has one pair", given=len(data), expected="at least two pairs to take a mean over")
-    if acts is not None and isinstance(method, ContrastMethod):
-        vectors = {k: v for k, v in method.fit_activations(acts).items() if k in chosen}
+    nulls: dict[str, dict[Layer, Tensor]] = {}
+    if isinstance(method, ContrastMethod):
+        acts = (acts or activations(lm, data, chosen, read=method.read)).at(chosen)
+        vectors = method.fit_activations(acts)
+        if len(data) > 2:
+            nulls = {f"shuffled-{k}": LabelShuffled(k).fit_activations(acts) for k in range(method.nulls)}
     else:
         vectors = method.fit(lm, data, chosen)
     made = Provenance(
@@ -102,7 +117,7 @@ def learn(lm: LM, data: Dataset, method: Method, layers: Sequence[Layer] | None 
         trained_on=tuple(sorted({p.group for p in data})),
         version=version("trimtab"),
     )
-    return SteeringVector(vectors, made)
+    return SteeringVector(vectors, made, nulls=nulls)
 
 
 def activations(

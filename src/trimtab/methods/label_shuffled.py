@@ -17,6 +17,7 @@ class LabelShuffled(ContrastMethod):
 
     seed: int = 0
     read: Read = "auto"
+    nulls = 0
 
     def directions(self, acts: Activations) -> Float[Tensor, "l d"]:
         n = acts.positive.shape[0]

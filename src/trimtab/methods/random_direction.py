@@ -21,6 +21,7 @@ class RandomDirection(ContrastMethod):
     seed: int = 0
     within_span: bool = False
     read: Read = "auto"
+    nulls = 0
 
     def directions(self, acts: Activations) -> Float[Tensor, "l d"]:
         n, layers, d = acts.positive.shape

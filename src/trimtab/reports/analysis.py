@@ -240,7 +240,12 @@ def judge(
         verdict = f"Works on average, but reverses on {anti.value:.0%} of inputs: do not rely on it for a single input."
     else:
         verdict = f"Works: it raises the behavior on {1 - anti.value:.0%} of inputs."
-    return verdict, [_strength(strength, gap, curves), _reversal(anti), *_against_asking(curves, asked), *_costs(effects)]
+    return verdict, [
+        _strength(strength, gap, curves),
+        _reversal(anti, by["confidently anti-steerable share"]),
+        *_against_asking(curves, asked),
+        *_costs(effects),
+    ]
 
 
 def _extreme(curves: Mapping[str, Curve]) -> float:
@@ -260,9 +265,9 @@ def _strength(f: Figure, gap: Figure | None, curves: Mapping[str, Curve]) -> str
     return text
 
 
-def _reversal(f: Figure) -> str:
+def _reversal(f: Figure, sure: Figure) -> str:
     beside = "" if f.control is None else f" (controls: {f.control:.0%}; a useless vector gives about half)"
-    return f"It works the wrong way on {f.value:.0%} of inputs (95 % interval {f.lo:.0%} to {f.hi:.0%}){beside}."
+    return f"It works the wrong way on {f.value:.0%} of inputs (95 % interval {f.lo:.0%} to {f.hi:.0%}), beyond doubt on {sure.value:.0%}{beside}."
 
 
 def _against_asking(curves: Mapping[str, Curve], asked: Mapping[str, Figure]) -> list[str]:
