@@ -116,14 +116,18 @@ class Child:
         self.peak, self.values = answer["peak_mb"], np.array(answer["values"])
 
 
+def uv(words: Sequence[str]) -> None:
+    subprocess.run([sys.executable, "-m", "uv", *words], check=True)
+
+
 def environment(peer: str) -> Path:
     """A virtual environment that holds one peer."""
     home = HERE.parent / ".venv-bench" / peer
     python = home / "bin" / "python"
     if not python.is_file():
-        run = lambda *words: subprocess.run([sys.executable, "-m", "uv", *words], check=True)  # noqa: E731
-        run("venv", "--python", sys.executable, str(home))
-        run("pip", "install", "--python", str(python), "--constraints", str(HERE.parent / "constraints.txt"), "torch", PEERS[peer])
+        torch = next(line for line in (HERE.parent / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
+        uv(["venv", "--quiet", "--python", sys.executable, str(home)])
+        uv(["pip", "install", "--quiet", "--python", str(python), torch, PEERS[peer]])
     return python
 
 

@@ -58,6 +58,23 @@ def test_replay_is_the_hooked_pass(model: LM) -> None:
         assert relative(fast[0][real], prefix.logits[real]) > 100 * EXACT, "the edit must do something"
 
 
+@pytest.mark.parametrize("conditions", [1, 3])
+def test_replay_inside_steer_keeps_what_steers(conditions: int) -> None:
+    """A stack beneath: replays run under interventions that are already on, below, at and above their layer."""
+    lm = pico("llama")
+    tokens = lm.batch(rows((9, 3), (5, 2)))
+    beneath = [Intervention(vector(lm, k, seed=k), positions=from_last_prompt_token) for k in (0, 2, 3)]
+    iv = Intervention(vector(lm, 2, seed=9), positions=from_last_prompt_token)
+    with steer(lm, *beneath):
+        prefix = lm.prefix(tokens)
+        h, _ = iv.apply(prefix.residual[2], 2, Frame(tokens.index[:, prefix.start :], tokens.rows))
+        fast = lm.replay(prefix, 2, torch.stack([h] * conditions))
+    slow = lm.logits(tokens, edits([*beneath, iv], Receipt()))[:, prefix.start :]
+    real = tokens.mask[:, prefix.start :].bool()
+    for k in range(conditions):
+        assert relative(fast[k][real], slow[real]) <= EXACT
+
+
 def test_replay_from_the_first_column(model: LM) -> None:
     tokens = model.batch(rows((6, 2), (4, 2)))
     iv = Intervention(vector(model, 1), positions=everywhere)

@@ -78,6 +78,24 @@ class Hooks:
                 handle.remove()
 
     @contextmanager
+    def record(self, layers: Sequence[Layer]) -> Generator[dict[Layer, Any]]:
+        """Within the context, whatever each named block returns last, edits included, is kept in the dictionary."""
+        outputs: dict[Layer, Any] = {}
+
+        def keeper(layer: Layer) -> Callable[[Any, Any, Any], None]:
+            def keep(module: Any, args: Any, output: Any) -> None:
+                outputs[layer] = output
+
+            return keep
+
+        handles = [self.blocks[layer].register_forward_hook(keeper(layer)) for layer in layers]  # behind the edits, which are prepended
+        try:
+            yield outputs
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
     def within(self, frame: Frame) -> Generator[None]:
         """Declare the columns of the forward passes inside the context."""
         before, self.frame = self.frame, frame

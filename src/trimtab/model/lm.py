@@ -244,14 +244,9 @@ class LM:
             keep: columns whose logits are wanted (all from `start` by default).
         """
         start = tokens.pivot - 1 if start is None else start
-        outputs: dict[Layer, Any] = {}
-        handles = [self.blocks[k].register_forward_hook(_recorder(outputs, k), prepend=True) for k in self.layers(layers)]
         cache = self._before(tokens, start)
-        try:
+        with self.hooks.record(self.layers(layers)) as outputs:
             logits = self._suffix(tokens, start, cache, {}, keep)
-        finally:
-            for handle in handles:
-                handle.remove()
         return Prefix(tokens, start, cache, outputs, {k: stream(o) for k, o in outputs.items()}, logits)
 
     def replay(
@@ -443,13 +438,6 @@ class LM:
         yield f"{self.n_layers} blocks of width {self.width} at {self.blocks_path}"
         yield "replay equals the full pass" if self.replayable else "replay differs from the full pass: full passes are used"
         yield "a padded row equals the row alone" if self.batchable else "padding changes a row: rows of equal length share a batch"
-
-
-def _recorder(outputs: dict[Layer, Any], layer: Layer) -> Callable[[Any, Any, Any], None]:
-    def record(module: Any, args: Any, output: Any) -> None:
-        outputs[layer] = output
-
-    return record
 
 
 def _spoken(tokenizer: Any, chosen: list[int], on_text: Callable[[int, str], None]) -> OnToken:
