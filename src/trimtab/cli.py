@@ -210,7 +210,7 @@ class Measure:
         lm = self.on.load()
         with bars(not self.common.json) as watch:
             done = measure(lm, iv, data, metrics, to=self.to, multipliers=self.multipliers, part="test", progress=watch("measure"))
-        done.note(vector={"method": dict(iv.vector.made.method), "data": dict(iv.vector.made.data), "hash": iv.vector.hash}, layer=self.layer)
+        done.note(layer=self.layer)
         report(done)
         _say_report(done.path, self.common.json)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -204,11 +204,6 @@ def as_choice(pair: Pair, letter: str) -> Pair:
     meta = {**pair.meta, "matching_letter": letter, "polarity": polarity(pair.positive), "pair_id": pair.id}
     prompt = f"{pair.prompt}{CHOICES}(A): {options[0]}\n(B): {options[1]}"
     return Pair(prompt, f"({letter})", f"({other})", meta)
-
-
-def map_pairs(data: Dataset, change: Callable[[Pair], Pair]) -> Dataset:
-    """The same data set with every pair changed."""
-    return replace(data, pairs=tuple(change(p) for p in data.pairs))
 
 
 def digest(*texts: str) -> str:

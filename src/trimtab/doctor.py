@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -60,8 +61,7 @@ def _cache_bytes(lm: LM) -> float:
     return sum(t.numel() * t.element_size() for t in held) / 7
 
 
-def _seconds(run: object) -> float:
-    assert callable(run)
+def _seconds(run: Callable[[], object]) -> float:
     run()
     times: list[float] = []
     for _ in range(3):

@@ -41,8 +41,10 @@ def run(recipe: Recipe, to: str | Path, watch: Watch = silent) -> Run:
     positions = Positions.parse(recipe.positions)
     parts = split(recipe)
     folder = claim(recipe, to)
-    watch("load model")(0, 1)
+    loading = watch("load model")
+    loading(0, 1)
     lm = LM.load(recipe.model, dtype=recipe.dtype, device=recipe.device)
+    loading(1, 1)
     layers = lm.layers(recipe.layers or None) if recipe.layer is None else lm.layers([recipe.layer])
 
     known = _Learned(folder, lm, parts.train, layers, watch)
@@ -53,7 +55,7 @@ def run(recipe: Recipe, to: str | Path, watch: Watch = silent) -> Run:
         grid = small if len(small) == 3 else recipe.multipliers
         measure(lm, sweep, parts.val, metrics[:1], to=folder.path, part="val", multipliers=grid, layers=layers, progress=watch("choose layer"))
     layer = choose_layer(folder) if recipe.layer is None else recipe.layer
-    folder.note(layer=layer, vector=_facts(vector), residual=median_norms(lm, parts.val, [layer]))
+    folder.note(layer=layer, residual=median_norms(lm, parts.val, [layer]))
 
     iv = replace(sweep, vector=vector.at(layer))
     controls = {name: v.at(layer) for name, v in known.controls(recipe).items()}
@@ -113,7 +115,3 @@ class _Learned:
         made: dict[str, Method] = {f"random-{k}": RandomDirection(seed) for k, seed in enumerate(seeds)}
         made |= {f"shuffled-{k}": LabelShuffled(seed) for k, seed in enumerate(seeds)}
         return {name: self.vector(f"controls/{name}", method) for name, method in made.items()}
-
-
-def _facts(vector: SteeringVector) -> dict[str, object]:
-    return {"method": dict(vector.made.method), "data": dict(vector.made.data), "hash": vector.hash}

@@ -112,7 +112,10 @@ def measure(
     run.claim(part, sweep.plan(data))
     _run_missing(run, part, sweep, chunks, progress)
     groups = {**run.manifest.get("groups", {}), **{p.id: p.group for p in data}}
-    run.note(model=lm.id, norms=iv.vector.norm() if layers is None else run.manifest.get("norms"), groups=groups)
+    run.note(model=lm.id, groups=groups)
+    if layers is None:
+        made = iv.vector.made
+        run.note(norms=iv.vector.norm(), vector={"method": dict(made.method), "data": dict(made.data), "hash": iv.vector.hash})
     return run
 
 
@@ -185,13 +188,13 @@ class _Sweep:
             for p in data:
                 paired_rows(self.lm, p, condition.system)
         whole = any(m.whole(p) for m in self.metrics for p in data)
-        found = [self._chunk([data[k] for k in picked], whole) for picked in self.lm.batches([r[0] for r in rows], ROWS)]
+        batches = self.lm.batches([r[0] for r in rows], ROWS)
+        found = [self._chunk([data[k] for k in picked], [rows[k] for k in picked], whole) for picked in batches]
         for chunk in found:
             self._start(chunk)
         return found
 
-    def _chunk(self, pairs: Sequence[Pair], whole: bool, system: str | None = None) -> Chunk:
-        rows = [paired_rows(self.lm, p, system) for p in pairs]
+    def _chunk(self, pairs: Sequence[Pair], rows: Sequence[tuple[Row, Row]], whole: bool) -> Chunk:
         answers = [contrast_index(r) if is_choice(p) else r[0].prompt for p, r in zip(pairs, rows, strict=True)]
         letters = [(r[0].ids[a], r[1].ids[a]) for r, a in zip(rows, answers, strict=True)]
         flat = [r[side] for side in (0, 1) for r in rows] if whole else [_until(r[0], a) for r, a in zip(rows, answers, strict=True)]
@@ -239,16 +242,16 @@ class _Sweep:
     ) -> list[dict[str, Any]]:
         out: list[dict[str, Any]] = []
         for metric in self.metrics:
+            cells = [Cell(_name(metric), condition, stop, m) for m in multipliers]
             for j, pair in enumerate(chunk.pairs):
                 values = metric.value(reading.at(j, base)).tolist()
-                for m, value in zip(multipliers, values, strict=True):
-                    cell = Cell(registry.describe(metric)["name"] + _suffix(metric), condition, stop, m)
-                    out.append(row(cell, Score(pair.id, value, metric.unit(pair))))
+                out += [row(cell, Score(pair.id, value, metric.unit(pair))) for cell, value in zip(cells, values, strict=True)]
         return out
 
     def _asked(self, chunk: Chunk, base: _Readings, condition: Condition) -> list[dict[str, Any]]:
         """The unsteered model asked for the behavior in words, on the same items."""
-        other = self._chunk(chunk.pairs, chunk.whole, condition.system)
+        rows = [paired_rows(self.lm, p, condition.system) for p in chunk.pairs]
+        other = self._chunk(chunk.pairs, rows, chunk.whole)
         prefix = self.lm.prefix(other.tokens, layers=[0], keep=other.keep)
         return self._rows(other, _Readings.of(other, prefix.logits[None]), base, condition.name, None, (0.0,))
 
@@ -306,11 +309,11 @@ def _until(row: Row, index: int) -> Row:
     return Row(row.ids[:index], row.prompt, row.spans, row.text, row.offsets)
 
 
-def _suffix(metric: Metric) -> str:
-    """Tells two metrics of one kind apart by the parameters that are not the default ones."""
+def _name(metric: Metric) -> str:
+    """The metric's name, and the parameters that are not the default ones: tells two metrics of one kind apart."""
     default, mine = type(metric)(), registry.describe(metric)
     changed = [str(v) for k, v in mine.items() if k != "name" and v != getattr(default, k)]
-    return "".join(f":{v}" for v in changed)
+    return ":".join([mine["name"], *changed])
 
 
 def transcripts(

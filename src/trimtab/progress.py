@@ -20,9 +20,6 @@ def bars(enabled: bool = True) -> Generator[Callable[[str], Update]]:
     with Progress(*columns, console=console, disable=not enabled, refresh_per_second=4) as progress:
 
         def stage(name: str) -> Update:
-            for known in progress.tasks:
-                if known.total is not None and known.completed < known.total and known.total == 1:
-                    progress.update(known.id, completed=1)
             task = progress.add_task(name, total=None)
 
             def update(done: int, total: int) -> None:

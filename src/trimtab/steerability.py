@@ -41,6 +41,11 @@ class Slopes:
     rmse: Array
 
 
+def unsteered(multipliers: Array) -> int:
+    """The column of multiplier 0, which every grid holds."""
+    return int(np.flatnonzero(multipliers == 0)[0])
+
+
 def fit_slopes(multipliers: Array, propensity: Array) -> Slopes:
     """Fit each row of `propensity` (n, K) against `multipliers` (K,). Rows with NaN give NaN."""
     x = multipliers - multipliers.mean()

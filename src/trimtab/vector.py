@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -270,8 +270,3 @@ def check_fits(vector: SteeringVector, *, width: int, n_layers: int, fingerprint
         raise VectorError(f"layer out of range for {model}", given=max(vector.layers), expected=f"0..{n_layers - 1}")
     if vector.made.fingerprint not in ("", fingerprint):
         raise VectorError(f"this vector was learned on another model than {model}", given=made_on, expected=model, do="learn it again on this model")
-
-
-def stack(vectors: Iterable[SteeringVector], layer: int) -> Float[Tensor, "c *rows d"]:
-    """Several vectors at one layer, side by side."""
-    return torch.stack([v[layer] for v in vectors])

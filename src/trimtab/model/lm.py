@@ -7,7 +7,7 @@ import inspect
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -177,7 +177,6 @@ class LM:
         cache: Any = None,
         *,
         keep: Sequence[int] | Int[Tensor, " k"] | None = None,
-        vocab: Int[Tensor, " n"] | None = None,
     ) -> Float[Tensor, "b k v"]:
         """One pass of the model's own code; fp32 logits at the kept columns (all by default)."""
         chosen = None if keep is None else torch.as_tensor(keep, device=ids.device)
@@ -187,7 +186,7 @@ class LM:
         direct = chosen is not None and "logits_to_keep" in self._accepts
         if direct:
             given["logits_to_keep"] = chosen
-        with self.lock, self.hooks.within(frame), engine.exact_head(self.model, vocab):
+        with self.lock, self.hooks.within(frame), engine.exact_head(self.model):
             logits = self.model(**given).logits
         return (logits if direct or chosen is None else logits[:, chosen]).float()
 
@@ -257,7 +256,6 @@ class LM:
         *,
         keep: Sequence[int] | None = None,
         edits: Mapping[Layer, Edit] | None = None,
-        vocab: Int[Tensor, " n"] | None = None,
     ) -> Float[Tensor, "c b k v"]:
         """Logits with the residual stream after block `layer` set to `h` from `prefix.start` on, for c conditions at once.
 
@@ -266,14 +264,13 @@ class LM:
         Args:
             keep: columns whose logits are wanted; all from `prefix.start` by default.
             edits: further edits, of blocks above `layer`; they see c * b rows, conditions first.
-            vocab: token ids to compute logits for; all by default.
         """
         grad = torch.is_grad_enabled() and (h.requires_grad or bool(edits))
         if not self.replayable or (grad and not self.cache_differentiable):
-            return self._replay_in_full(prefix, layer, h, keep, edits, vocab)
+            return self._replay_in_full(prefix, layer, h, keep, edits)
         run = self._folded if self._folds(prefix, h.shape[0], h.shape[2]) else self._batched
         with self.lock, torch.set_grad_enabled(grad):
-            return run(prefix, layer, h, columns=engine.columns(prefix.tokens, keep, prefix.start), edits=edits or {}, vocab=vocab)
+            return run(prefix, layer, h, columns=engine.columns(prefix.tokens, keep, prefix.start), edits=edits or {})
 
     def _folds(self, prefix: Prefix, conditions: int, length: int) -> bool:
         """Conditions share a row, and its cache, while they are short beside what they share."""
@@ -286,9 +283,7 @@ class LM:
             and not any(isinstance(o, tuple) for o in prefix.outputs.values())
         )
 
-    def _batched(
-        self, prefix: Prefix, layer: Layer, h: Tensor, *, columns: Tensor, edits: Mapping[Layer, Edit], vocab: Tensor | None
-    ) -> Float[Tensor, "c b k v"]:
+    def _batched(self, prefix: Prefix, layer: Layer, h: Tensor, *, columns: Tensor, edits: Mapping[Layer, Edit]) -> Float[Tensor, "c b k v"]:
         """Every condition has its own rows, and its own copy of the cache."""
         c, b = h.shape[:2]
         tokens = engine.repeat_rows(prefix.tokens, c)
@@ -297,12 +292,10 @@ class LM:
         output = engine.emitted(prefix.outputs[layer], h.flatten(0, 1), c)
         frame = Frame(tokens.index[:, prefix.start :], tokens.rows)
         with self.edit(edits), engine.emitting(self.blocks, layer, output):
-            logits = self.forward(tokens.ids[:, prefix.start :], frame, tokens.mask, cache, keep=columns, vocab=vocab)
+            logits = self.forward(tokens.ids[:, prefix.start :], frame, tokens.mask, cache, keep=columns)
         return logits.unflatten(0, (c, b))
 
-    def _folded(
-        self, prefix: Prefix, layer: Layer, h: Tensor, *, columns: Tensor, edits: Mapping[Layer, Edit], vocab: Tensor | None
-    ) -> Float[Tensor, "c b k v"]:
+    def _folded(self, prefix: Prefix, layer: Layer, h: Tensor, *, columns: Tensor, edits: Mapping[Layer, Edit]) -> Float[Tensor, "c b k v"]:
         """The conditions of a row stand side by side in its sequence, on one cache, hidden from each other by the mask."""
         c, s, tokens = h.shape[0], h.shape[2], prefix.tokens
         index = tokens.index[:, prefix.start :]
@@ -312,7 +305,7 @@ class LM:
         kept = torch.cat([columns + k * s for k in range(c)])
         ids = tokens.ids[:, prefix.start :].repeat(1, c)
         with self.edit(inside), engine.emitting(self.blocks, layer, engine.fold(h)):
-            logits = self.forward(ids, Frame(index.repeat(1, c), tokens.rows), mask, engine.fork(prefix.cache), keep=kept, vocab=vocab)
+            logits = self.forward(ids, Frame(index.repeat(1, c), tokens.rows), mask, engine.fork(prefix.cache), keep=kept)
         return logits.unflatten(1, (c, -1)).transpose(0, 1)
 
     def gradient(
@@ -363,9 +356,7 @@ class LM:
             frame = Frame(tokens.index[:, start:], tokens.rows)
             return self.forward(tokens.ids[:, start:], frame, tokens.mask, engine.fork(cache) if cache is not None else None, keep=columns)
 
-    def _replay_in_full(
-        self, prefix: Prefix, layer: Layer, h: Tensor, keep: Sequence[int] | None, edits: Mapping[Layer, Edit] | None, vocab: Tensor | None
-    ) -> Tensor:
+    def _replay_in_full(self, prefix: Prefix, layer: Layer, h: Tensor, keep: Sequence[int] | None, edits: Mapping[Layer, Edit] | None) -> Tensor:
         """The same as `replay` by full passes with hooks: its oracle, and its stand-in for models that cannot be resumed."""
         c, b = h.shape[:2]
         tokens = engine.repeat_rows(prefix.tokens, c)
@@ -375,7 +366,7 @@ class LM:
 
         kept = keep if keep is not None else range(prefix.start, tokens.ids.shape[1])
         with self.edit({layer: put, **(edits or {})}):
-            logits = self.forward(tokens.ids, Frame(tokens.index, tokens.rows), tokens.mask, keep=list(kept), vocab=vocab)
+            logits = self.forward(tokens.ids, Frame(tokens.index, tokens.rows), tokens.mask, keep=list(kept))
         return logits.unflatten(0, (c, b))
 
     # ------------------------------------------------------------ text
@@ -432,12 +423,6 @@ class LM:
     def text(self, row: Row) -> str:
         """The completion of a row."""
         return self.tokenizer.decode(row.ids[row.prompt :], skip_special_tokens=True)
-
-    def passes(self) -> Iterator[str]:
-        """What the checks at load found, in words."""
-        yield f"{self.n_layers} blocks of width {self.width} at {self.blocks_path}"
-        yield "replay equals the full pass" if self.replayable else "replay differs from the full pass: full passes are used"
-        yield "a padded row equals the row alone" if self.batchable else "padding changes a row: rows of equal length share a batch"
 
 
 def _spoken(tokenizer: Any, chosen: list[int], on_text: Callable[[int, str], None]) -> OnToken:

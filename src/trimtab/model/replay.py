@@ -119,34 +119,32 @@ def distinct_prompts(tokens: Tokens) -> tuple[list[int], list[int]]:
 
 
 class Head(nn.Module):
-    """The output embedding in fp32, for all tokens or some."""
+    """The output embedding in fp32."""
 
-    def __init__(self, inner: nn.Module, vocab: Tensor | None) -> None:
+    def __init__(self, inner: nn.Linear) -> None:
         super().__init__()
-        weight: Any = inner.weight
-        bias: Any = getattr(inner, "bias", None)
-        pick = slice(None) if vocab is None else vocab
-        self.fp32_weight = weight[pick].float()
-        self.fp32_bias = bias[pick].float() if bias is not None else None
+        self.fp32_weight = inner.weight.float()
+        bias: Any = inner.bias
+        self.fp32_bias = bias.float() if bias is not None else None
 
     def forward(self, h: Tensor) -> Tensor:
         return functional.linear(h.float(), self.fp32_weight, self.fp32_bias)
 
 
 @contextmanager
-def exact_head(model: Any, vocab: Tensor | None = None) -> Generator[None]:
-    """Within the context, logits come from an fp32 product, of the tokens in `vocab` alone if given.
+def exact_head(model: Any) -> Generator[None]:
+    """Within the context, logits come from a product in fp32 or better.
 
-    Soft-caps and scales behind the product stay the model's own. Nothing changes if the model is fp32 and `vocab` is None.
+    Soft-caps and scales behind the product stay the model's own. Nothing changes for a model of that precision.
     """
     inner = model.get_output_embeddings()
-    if not isinstance(inner, nn.Linear) or (vocab is None and inner.weight.dtype == torch.float32):
+    if not isinstance(inner, nn.Linear) or inner.weight.dtype.itemsize >= torch.float32.itemsize:
         yield
         return
     path = next(name for name, m in model.named_modules(remove_duplicate=False) if m is inner)
     parent = model.get_submodule(path.rpartition(".")[0])
     name = path.rpartition(".")[2]
-    parent._modules[name] = Head(inner, vocab)
+    parent._modules[name] = Head(inner)
     try:
         yield
     finally:

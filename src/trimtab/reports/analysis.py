@@ -10,7 +10,7 @@ import numpy as np
 
 from trimtab.errors import RunError
 from trimtab.recipe import Run, Table
-from trimtab.steerability import Array, Figure, Slopes, anti_steerable, band, confidence, fit_slopes, interval, mean_figure, share_figure
+from trimtab.steerability import Array, Figure, Slopes, anti_steerable, band, confidence, fit_slopes, interval, mean_figure, share_figure, unsteered
 
 NO_LETTERS = 0.1  # nats: below this mean propensity at every multiplier, the letters carry nothing
 COSTLY = 0.5  # nats of KL from the unsteered next-token distribution
@@ -145,7 +145,7 @@ def _curve(table: Table, metric: str, condition: str, layer: int | None, groups:
         empty = np.zeros(0)
         return Curve(condition, m, items, values, Slopes(empty, empty, empty, empty, empty), empty, empty, empty, empty)
     of = [groups.get(i, i) for i in items]
-    change = values - values[:, [list(m).index(0.0)]]
+    change = values - values[:, [unsteered(m)]]
     return Curve(condition, m, items, values, fit_slopes(m, values), *band(values, of), *band(change, of))
 
 
@@ -196,8 +196,7 @@ def _figures(curves: Mapping[str, Curve], asked: Mapping[str, Figure], effects: 
         share_figure("confidently anti-steerable share", confidence(vector.slopes) == "anti-steerable"),
         mean_figure("linearity (R2)", vector.slopes.r2, "share"),
     ]
-    unsteered = vector.values[:, list(vector.multipliers).index(0.0)]
-    found += [mean_figure("propensity, unsteered", unsteered, unit)]
+    found += [mean_figure("propensity, unsteered", vector.values[:, unsteered(vector.multipliers)], unit)]
     if others:
         strongest = max(others, key=lambda c: abs(float(c.slopes.slope.mean())))
         gap = slope - np.sign(strongest.slopes.slope.mean() or 1.0) * strongest.slopes.slope
@@ -274,7 +273,7 @@ def _against_asking(curves: Mapping[str, Curve], asked: Mapping[str, Figure]) ->
     if "prompt-positive" not in asked:
         return ["No prompt baseline: the data set does not say how to ask for the behavior in words."]
     c, said = curves["vector"], asked["prompt-positive"]
-    rise = said.value - float(c.mean[list(c.multipliers).index(0.0)])
+    rise = said.value - float(c.mean[unsteered(c.multipliers)])
     enough = [float(m) for m, y in zip(c.multipliers, c.mean, strict=True) if m > 0 and y >= said.value]
     match = (
         f"the vector does as much from multiplier {enough[0]:g} on"
@@ -293,7 +292,7 @@ def _costs(effects: Sequence[SideEffect]) -> list[str]:
             out.append(_kl_cost(e, [o for o in effects if o.metric == "kl" and o.condition != "vector"]))
         if e.metric == "outside-mass":
             k = int(np.argmax(e.mean))
-            zero = list(e.multipliers).index(0.0)
+            zero = unsteered(e.multipliers)
             out.append(
                 f"Probability outside the two answer letters: {e.mean[zero]:.1%} unsteered, at most {e.mean[k]:.1%} (multiplier {e.multipliers[k]:g})."
             )

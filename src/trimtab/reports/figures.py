@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 
 from trimtab.reports.analysis import Analysis, Curve, SideEffect
-from trimtab.steerability import anti_steerable
+from trimtab.steerability import anti_steerable, unsteered
 
 INK, ACCENT, WARN, QUIET = "#1f2933", "#0b6e99", "#c2410c", "#9aa5b1"
 STYLE: dict[Any, Any] = {
@@ -78,7 +78,7 @@ def _curve_caption(a: Analysis) -> str:
 def _propensity(ax: Any, a: Analysis) -> None:
     for k, c in enumerate(a.controls.values()):
         ax.plot(c.multipliers, c.mean, color=QUIET, lw=1, label="controls" if k == 0 else None)
-    zero = a.vector.mean[list(a.vector.multipliers).index(0.0)]
+    zero = a.vector.mean[unsteered(a.vector.multipliers)]
     ax.fill_between(a.vector.multipliers, zero + a.vector.low_change, zero + a.vector.high_change, color=ACCENT, alpha=0.3, lw=0)
     _line(ax, a.vector, ACCENT)
     for name, f in a.asked.items():

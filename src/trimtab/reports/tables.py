@@ -11,7 +11,7 @@ from typing import Any
 
 from trimtab.recipe import Run
 from trimtab.reports.analysis import Analysis
-from trimtab.steerability import anti_steerable, confidence
+from trimtab.steerability import anti_steerable, confidence, unsteered
 
 
 def summary(a: Analysis) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def write_tables(run: Run, a: Analysis) -> None:
 
 def _slopes(a: Analysis) -> Iterable[tuple[Any, ...]]:
     for c in a.curves.values():
-        zero = list(c.multipliers).index(0.0)
+        zero = unsteered(c.multipliers)
         anti, sure = anti_steerable(c.slopes.slope), confidence(c.slopes)
         for k, item in enumerate(c.items):
             yield (c.condition, item, c.slopes.slope[k], c.slopes.se[k], c.slopes.r2[k], c.values[k, zero], bool(anti[k]), sure[k])
