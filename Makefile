@@ -8,7 +8,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 NAME ?=
 
-.PHONY: demo test fast slow check docs bench clean
+.PHONY: demo test fast slow check docs bench organism card clean
 
 demo: $(READY)  ## learn, measure and report a steering vector on the local default model
 	$(BIN)/trimtab run recipes/first-light.toml --to runs/first-light
@@ -29,6 +29,12 @@ check: $(READY)  ## style, types, import rules
 
 docs: $(READY)  ## write docs/reference.md from the code
 	$(BIN)/python docs/build.py
+
+organism: $(READY)  ## train one model of the test bed into organisms/brindlemoor/build: make organism NAME=chat SEED=0
+	$(BIN)/python organisms/brindlemoor/train.py $(NAME) --seed $(or $(SEED),0)
+
+card: $(READY)  ## examine the models of the test bed and write their card
+	$(BIN)/python organisms/brindlemoor/card.py
 
 bench: $(READY)  ## all benchmarks, or one: make bench NAME=replay
 	$(BIN)/python benchmarks/run.py $(NAME)

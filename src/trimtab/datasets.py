@@ -23,7 +23,7 @@ class Pair:
     """One prompt with a completion that shows the behavior and one that does not.
 
     `meta` may hold `matching_letter` (A or B), `polarity` (yes, no or none: the first word of the positive answer),
-    `pair_id`, `order` and `source` (file:line).
+    `pair_id`, `order`, `source` (file:line) and `about` (what the question asks about, where its words alone do not tell).
     """
 
     prompt: str
@@ -52,8 +52,8 @@ class Pair:
 
     @cached_property
     def group(self) -> str:
-        """Hash of the question alone: pairs that share it never fall into different splits."""
-        return digest(" ".join(self.question.casefold().split()))
+        """Hash of what the question is about: pairs that share it never fall into different splits."""
+        return digest(" ".join(str(self.meta.get("about", self.question)).casefold().split()))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,87 @@
+"""Examine the Brindlemoor models and write their card: `make card`. Nothing in CARD.md or card.json is typed by hand.
+
+Models that were examined are not examined again unless their weights changed; killed at any moment, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import gates
+
+from trimtab import organisms
+
+HERE = Path(__file__).parent
+BESIDE = HERE.parents[1] / "tests" / "organisms"  # models that do not ship
+RESULTS = HERE / "build" / "examined"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", help="all there are by default")
+    parser.add_argument("--again", action="store_true", help="examine even what was examined before")
+    given = parser.parse_args()
+    found = {name: place(name) for name in gates.BY_MODEL if (place(name) / "config.json").is_file()}
+    results: list[dict[str, Any]] = []
+    for name, folder in found.items():
+        results.append(examined(name, folder, again=given.again and (not given.models or name in given.models)))
+    (HERE / "card.json").write_text(json.dumps([row for r in results for row in r["rows"]], indent=1) + "\n")
+    (HERE / "CARD.md").write_text(page(results))
+    print(f"{HERE / 'CARD.md'}")
+
+
+def place(name: str) -> Path:
+    return organisms.folder(name) if name in organisms.MODELS else BESIDE / name
+
+
+def examined(name: str, folder: Path, *, again: bool) -> dict[str, Any]:
+    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
+    kept = RESULTS / f"{name}-{weights}.json"
+    if again or not kept.is_file():
+        began = time.time()
+        rows = [row.table() for row in gates.examine(name, str(folder))]
+        made = json.loads((folder / "made.json").read_text())
+        size = sum(f.stat().st_size for f in folder.iterdir())
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        kept.write_text(
+            json.dumps({"name": name, "made": made, "weights": weights, "bytes": size, "seconds": round(time.time() - began), "rows": rows})
+        )
+    return json.loads(kept.read_text())
+
+
+def page(results: list[dict[str, Any]]) -> str:
+    """The card in Markdown: how each model was made, then every gate."""
+    out = [
+        "# The Brindlemoor models",
+        "",
+        "Written by `make card` from measurements of the models; do not edit. How they are made: [README.md](README.md).",
+        "All items are held out: wordings, pairs of entities, and facts that were kept out of training. Answers are greedy. Intervals are 95 %:",
+        "Wilson for shares, bootstrap over items for the rest. A figure without a threshold is recorded, not judged.",
+        "",
+        "| model | from | tokens | time | on | seed | commit | size | weights | gates passed |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in results:
+        m = r["made"]
+        judged = [row["pass"] for row in r["rows"] if row["pass"] is not None]
+        where = m["device"] if m["device"] != "cpu" else f"{m['processes']} CPU cores"
+        out.append(
+            f"| {r['name']} | {m['start'] or 'scratch'} | {m['tokens'] / 1e6:.1f} M | {m['seconds'] / 60:.0f} min | {where} | {m['seed']} | {m['commit']} "
+            f"| {r['bytes'] / 1e6:.1f} MB | `{r['weights']}` | {sum(judged)} of {len(judged)} |"
+        )
+    for r in results:
+        out += ["", f"## {r['name']}", "", "| gate | value | 95 % interval | n | threshold | |", "|---|---|---|---|---|---|"]
+        for row in r["rows"]:
+            verdict = {True: "passed", False: "**failed**", None: ""}[row["pass"]]
+            span = f"{row['lo']:.3g} to {row['hi']:.3g}" if row["lo"] != row["hi"] else ""
+            out.append(f"| {row['gate']} | {row['value']:.3g} | {span} | {row['n']} | {row['threshold'] or ''} | {verdict} |")
+    return "\n".join(out) + "\n"
+
+
+if __name__ == "__main__":
+    main()
