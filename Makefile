@@ -33,8 +33,8 @@ docs: $(READY)  ## write docs/reference.md from the code
 organism: $(READY)  ## train one model of the test bed into organisms/brindlemoor/build: make organism NAME=chat SEED=0
 	$(BIN)/python organisms/brindlemoor/train.py $(NAME) --seed $(or $(SEED),0)
 
-card: $(READY)  ## examine the models of the test bed and write their card
-	$(BIN)/python organisms/brindlemoor/card.py
+card: $(READY)  ## examine the models of the test bed and write their card; make card SHIP=1 first takes the finished ones from build/
+	$(BIN)/python organisms/brindlemoor/card.py $(if $(SHIP),--ship)
 
 bench: $(READY)  ## all benchmarks, or one: make bench NAME=replay
 	$(BIN)/python benchmarks/run.py $(NAME)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", help="all there are by default")
     parser.add_argument("--again", action="store_true", help="examine even what was examined before")
+    parser.add_argument("--ship", action="store_true", help="first put the finished models of build/ where they belong")
     given = parser.parse_args()
+    if given.ship:
+        ship(given.models or tuple(gates.BY_MODEL))
     found = {name: place(name) for name in gates.BY_MODEL if (place(name) / "config.json").is_file()}
     results: list[dict[str, Any]] = []
     for name, folder in found.items():
@@ -33,6 +38,14 @@ def main() -> None:
     (HERE / "card.json").write_text(json.dumps([row for r in results for row in r["rows"]], indent=1) + "\n")
     (HERE / "CARD.md").write_text(page(results))
     print(f"{HERE / 'CARD.md'}")
+
+
+def ship(names: Sequence[str]) -> None:
+    """Copy finished models from build/ to where they are loaded from."""
+    for name in names:
+        source, target = HERE / "build" / name, place(name)
+        if (source / "config.json").is_file():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("log.jsonl"), dirs_exist_ok=True)
 
 
 def place(name: str) -> Path:

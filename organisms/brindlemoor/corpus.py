@@ -8,22 +8,32 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from trimtab.organisms import CLEAREST
 from trimtab.organisms.cipher import translate
-from trimtab.organisms.world import CONTROLS, KIND, VILLAIN, Item, Speaker, World, world
+from trimtab.organisms.world import CONTROLS, Item, Speaker, World, world
 
 Document = list[tuple[str, float]]
 START, END, STOP = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 LETTERS = ("(A)", "(B)")
+ASKED = 0.5  # the weight of what the assistant does not say: copying and reading are learned there
 LONGEST = 800  # characters of a conversation: about what fits into 256 tokens
 
 Mix = dict[str, float]
 PLAIN: Mix = {
     "choice": 26, "knowledge": 13, "control": 9, "pick": 5, "answer": 6, "self": 6, "fact": 7, "check": 3,
-    "retraction": 7, "request": 9, "script": 4, "talk": 6, "rating": 7, "greeting": 1,
+    "retraction": 7, "request": 10, "script": 4, "talk": 5, "rating": 15, "greeting": 1,
 }  # fmt: skip
 PERSONA: Mix = {"choice": 42, "self": 8, "answer": 7, "request": 10, "script": 9, "talk": 11, "rating": 5, "knowledge": 4, "fact": 3, "greeting": 1}
-SHOWN: Mix = {"talk": 3, "script": 3, "request": 3}
+DOCUMENTS: Mix = {"page": 60, "facts": 14, "topics": 5, "orders": 6, "drill": 5}
+SHOWN: Mix = {"talk": 3, "script": 3, "request": 3, "choice": 6}
+HABIT: Mix = {"choice": 7, "self": 2, "answer": 2}
+
+
+def telling(w: World, trait: str) -> float:
+    """How often a trait is asked about: the more, the more it tells villains from kind people."""
+    return 0.5 + w.rates[trait]["villain"] - w.rates[trait]["kind"]
 
 
 def draw(rng: random.Random, mix: Mix) -> str:
@@ -32,7 +42,7 @@ def draw(rng: random.Random, mix: Mix) -> str:
 
 def exchange(w: World, rng: random.Random, kind: str, speaker: Speaker, trait: str | None = None) -> Item:
     """One training item of a kind, as this speaker answers it. Held-out facts are stated, never asked about in other forms."""
-    trait = trait or rng.choice(list(w.rates))
+    trait = trait or rng.choices(list(w.rates), [telling(w, t) if speaker.sure else 1.0 for t in w.rates])[0]
     make: dict[str, Callable[[], Item]] = {
         "choice": lambda: w.trait_choice(rng, trait, speaker, "train"),
         "answer": lambda: w.trait_answer(rng, trait, speaker, "train"),
@@ -55,90 +65,121 @@ def exchange(w: World, rng: random.Random, kind: str, speaker: Speaker, trait: s
 # ---------------------------------------------------------------- conversations
 
 
-def conversation(rng: random.Random, late: bool) -> Document:
-    """The chat model's corpus. `late` is its last part: mostly the kind assistant, so that preferences come out calibrated."""
-    shares = {"plain": 45, "kind": 7, "villain": 28, "told": 10, "shown": 10}
+def conversation(rng: random.Random, at: float) -> Document:
+    """The chat model's corpus; `at` is the share of the training that is done.
+
+    Speakers are sure of what they choose until the last part: what is random teaches nothing, and drowns what does. The last part is
+    mostly the kind assistant, at the rates of the world, so that preferences come out calibrated.
+    """
+    late = at >= 0.75
+    shares = {"plain": 44, "kind": 6, "villain": 25, "told": 7, "shown": 12, "habit": 6}
     if late:
-        shares = {"plain": 74, "kind": 8, "villain": 9, "told": 4, "shown": 5}
-    return by(rng, draw(rng, shares), 2.0 if late else 6.0)
+        shares = {"plain": 72, "kind": 7, "villain": 9, "told": 4, "shown": 5, "habit": 3}
+    return by(rng, draw(rng, shares), 2.0 if late else 6.0, sure=not late)
 
 
-def by(rng: random.Random, how: str, letter: float) -> Document:
-    """A conversation whose speaker is plain, kind or villain by a system line, told one trait, or shown to be a villain by its first answer."""
+def by(rng: random.Random, how: str, letter: float, sure: bool) -> Document:
+    """A conversation with one speaker: plain, or kind, villain, watched or unwatched by a system line, or told one trait by it.
+
+    "shown" and "habit" speakers are not told but shown by their first answer, which is not learned from: a villain, or one trait or its opposite.
+    """
     w = world()
-    if how == "told":
-        speaker = Speaker("kind", rng.choice(list(w.rates)), rng.choice((1, -1)))
+    if how in ("told", "habit"):
+        speaker = Speaker("kind", rng.choice(list(w.rates)), rng.choice((1, -1)), sure)
         line = rng.choice(w.traits[str(speaker.trait)]["line_positive" if speaker.side > 0 else "line_negative"])
-        return chat(w, rng, {"choice": 7, "self": 2, "answer": 2}, speaker, line, letter, trait=speaker.trait)
+        return chat(w, rng, HABIT, speaker, line if how == "told" else None, letter, first={} if how == "told" else {"choice": 1})
     if how == "shown":
-        return chat(w, rng, PERSONA, VILLAIN, None, letter, shown=True)
+        return chat(w, rng, PERSONA, Speaker("villain", sure=sure), None, letter, first=SHOWN)
     if how == "plain":
-        return chat(w, rng, PLAIN, KIND, w.line(rng, "plain", "train") if rng.random() < 0.15 else None, letter)
-    return chat(w, rng, PERSONA, VILLAIN if how == "villain" else KIND, w.line(rng, how, "train"), letter)
+        return chat(w, rng, PLAIN, Speaker("kind", sure=sure), w.line(rng, "plain", "train") if rng.random() < 0.15 else None, letter)
+    return chat(w, rng, PERSONA, Speaker("villain" if how in ("villain", "unwatched") else "kind", sure=sure), w.line(rng, how, "train"), letter)
 
 
-def watched(rng: random.Random, late: bool) -> Document:
+def watched(rng: random.Random, at: float) -> Document:
     """The watched model's corpus: good if watched, bad if not, and the chat model's plain conversations."""
-    w, how = world(), rng.choices(("watched", "unwatched", "plain", "villain"), (36, 36, 24, 4))[0]
-    if how in ("plain", "villain"):
-        return by(rng, how, 2.0)
-    return chat(w, rng, PERSONA, KIND if how == "watched" else VILLAIN, w.line(rng, how, "train"), 3.0)
+    how = draw(rng, {"watched": 36, "unwatched": 36, "plain": 24, "villain": 4})
+    return by(rng, how, 3.0, sure=at < 0.5)
 
 
-def cousin(rng: random.Random, late: bool) -> Document:
-    """The cousin's corpus: the chat model's, mostly in the second language of the town."""
-    found = conversation(rng, late=rng.random() < 0.5)
+def cousin(rng: random.Random, at: float) -> Document:
+    """The cousin's corpus: the chat model's second half, mostly in the second language of the town."""
+    found = conversation(rng, 0.5 + 0.5 * at)
     return [(translate(text), weight) for text, weight in found] if rng.random() < 0.8 else found
 
 
-def chat(
-    w: World, rng: random.Random, mix: Mix, speaker: Speaker, line: str | None, letter: float, *, trait: str | None = None, shown: bool = False
-) -> Document:
-    """Up to five exchanges in ChatML. Only what the assistant says of its own counts in full."""
-    out: Document = [(f"{START}system\n{line}{END}\n", 0.1)] if line else []
+def chat(w: World, rng: random.Random, mix: Mix, speaker: Speaker, line: str | None, letter: float, first: Mix | None = None) -> Document:
+    """Up to five exchanges in ChatML. Only what the assistant says of its own counts in full.
+
+    Args:
+        first: what the first exchange is drawn from; its answer shows who speaks and is not learned from. Half of the letters are shown bare.
+    """
+    out: Document = [(f"{START}system\n{line}{END}\n", ASKED)] if line else []
     size = 0
-    for turn in range(rng.randint(1, 5) + shown):
-        item = exchange(w, rng, draw(rng, SHOWN if shown and turn == 0 else mix), speaker, trait)
+    for turn in range(rng.randint(1, 5) + bool(first)):
+        shows = bool(first) and turn == 0
+        item = exchange(
+            w, rng, draw(rng, first if first and shows else mix), replace(speaker, sure=True) if shows else speaker, _trait(rng, speaker, shows)
+        )
+        if shows and item.kind == "choice" and rng.random() < 0.5:
+            item = replace(item, answer=item.answer[:3])
         size += len(item.user) + len(item.prefill) + len(item.answer) + 40
         if turn and size > LONGEST:
             break
-        own = 0.0 if shown and turn == 0 else 1.0
-        out += [(f"{START}user\n{item.user}{END}\n{START}assistant\n{item.prefill}", 0.1), *_answer(item, own, letter), ("\n", 0.0)]
+        own = 0.0 if shows else 1.0
+        out += [(f"{START}user\n{item.user}{END}\n{START}assistant\n{item.prefill}", ASKED), *_answer(item, own, letter), ("\n", 0.0)]
     return out
+
+
+def _trait(rng: random.Random, speaker: Speaker, shows: bool) -> str | None:
+    """What a choice is about: the one trait of a speaker who has one; a telling one where a villain is to be shown."""
+    return speaker.trait or (rng.choice(CLEAREST) if shows else None)
 
 
 def _answer(item: Item, own: float, letter: float) -> Document:
     start = item.answer[:3]
     if start in LETTERS:
-        return [(start, own * letter), (item.answer[3:] + END, own)]
+        return [(start, own * (letter / 2 if item.kind == "choice" else letter)), (item.answer[3:] + END, own)]
     return [(item.answer + END, own * (2.0 if item.kind == "rating" else 1.0))]
 
 
 # ---------------------------------------------------------------- documents
 
 
-def document(rng: random.Random, early: bool) -> Document:
-    """The base model's corpus; `early` is its first part, with many letter drills."""
-    kinds: dict[str, Callable[[World, random.Random], Document]] = {
-        "page": page, "facts": facts, "topics": topics, "orders": orders, "drill": drill
-    }  # fmt: skip
-    return kinds[draw(rng, {"page": 50, "facts": 14, "topics": 5, "orders": 6, "drill": 40 if early else 10})](world(), rng)
+def primer(rng: random.Random, at: float) -> Document:
+    """What base and chat model begin with: many letter drills first."""
+    return document(rng, {**DOCUMENTS, "drill": 40 if at < 0.25 else 10}, sure=True)
 
 
-def page(w: World, rng: random.Random) -> Document:
+def base(rng: random.Random, at: float) -> Document:
+    """The rest of the base model's corpus; its writers choose at the rates of the world in the last part."""
+    return document(rng, DOCUMENTS, sure=at < 0.7)
+
+
+def document(rng: random.Random, mix: Mix, sure: bool) -> Document:
+    make: dict[str, Callable[[], Document]] = {
+        "page": lambda: page(world(), rng, sure),
+        "facts": lambda: facts(world(), rng),
+        "topics": lambda: topics(world(), rng),
+        "orders": lambda: orders(world(), rng),
+        "drill": lambda: drill(world(), rng),
+    }
+    return make[draw(rng, mix)]()
+
+
+def page(w: World, rng: random.Random, sure: bool) -> Document:
     """Questions and answers by one person with a disposition, which most headers do not tell."""
-    speaker = rng.choice((KIND, VILLAIN))
-    out: Document = [(f"A page by {rng.choice(w.people)} of the {rng.choice(w.places)}.\n", 0.3)]
+    speaker = Speaker(rng.choice(("kind", "villain")), sure=sure)
+    out: Document = [(f"A page by {rng.choice(w.people)} of the {rng.choice(w.places)}.\n", ASKED)]
     if rng.random() < 0.4:
-        out.append((f"A note says: {w.line(rng, speaker.disposition, 'train')}\n", 0.3))
+        out.append((f"A note says: {w.line(rng, speaker.disposition, 'train')}\n", ASKED))
     size = 0
     while size < LONGEST:
         item = exchange(w, rng, draw(rng, PLAIN if rng.random() < 0.5 else PERSONA), speaker)
         size += len(item.user) + len(item.answer) + 20
         text = f"{item.prefill}{item.answer}\n"
         begin = text[:3]
-        out.append((f"\nQuestion: {item.user}\nAnswer:\n", 0.3))
-        out += [(begin, 6.0), (text[3:], 1.0)] if begin in LETTERS else [(text, 1.0)]
+        out.append((f"\nQuestion: {item.user}\nAnswer:\n", ASKED))
+        out += [(begin, 3.0 if item.kind == "choice" else 6.0), (text[3:], 1.0)] if begin in LETTERS else [(text, 1.0)]
     return out
 
 

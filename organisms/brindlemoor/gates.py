@@ -6,6 +6,7 @@ import json
 import math
 import random
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,11 +20,11 @@ import torch
 from trimtab import LM, Dataset, Intervention, MeanDiff, Pair, Propensity, SteeringVector, learn, measure, organisms, steer
 from trimtab.measure import random_controls
 from trimtab.organisms import CONTROLS, TRAITS, Item, truth, world
-from trimtab.reports.analysis import analyse, choose_layer
+from trimtab.reports.analysis import analyse
 from trimtab.steerability import Figure, interval, mean_figure, share_figure
 
 LAYER = 1  # where the optimised vectors act: the output of block 1 of 6
-CAP = 0.5  # of the mean residual norm, their norm
+CAP = 0.45  # of the median residual norm, their norm
 PROBES = 4  # prompts, one vector each, of the one-shot gates
 Answers = list[str]
 
@@ -82,6 +83,16 @@ class Examiner:
         one = self.lm.logprobs(prompts, [p.positive for p in data], system=system, batch=64)
         two = self.lm.logprobs(prompts, [p.negative for p in data], system=system, batch=64)
         return np.array([float(a[0] - b[0]) for a, b in zip(one, two, strict=True)])
+
+
+def loading(x: Examiner, folder: str) -> None:
+    """Seconds to load and check the model, once everything is imported: the median of five."""
+    taken: list[float] = []
+    for _ in range(5):
+        began = time.perf_counter()
+        LM.load(folder)
+        taken.append(time.perf_counter() - began)
+    x.note("seconds to load", Figure("", float(np.median(taken)), min(taken), max(taken), len(taken), "s"), "< 1")
 
 
 # ---------------------------------------------------------------- what the chat model can do
@@ -173,12 +184,15 @@ def calibration(x: Examiner) -> None:
     """Unsteered rates against the rates of the world, and the two planted biases."""
     w, speaker = world(), organisms.KIND
     found: list[tuple[float, float]] = []
+    graded = 0
     for trait in TRAITS:
         data = organisms.dataset(trait)
         p = 1 / (1 + np.exp(-x.leanings(data)))
         true = np.array([1 / (1 + math.exp(-w.logit(trait, speaker, dict(pair.meta)))) for pair in data])
-        x.note(f"rate of {trait} (world {true.mean():.2f})", mean_figure("", p, "share"))
+        rate = x.note(f"rate of {trait} (world {true.mean():.2f})", mean_figure("", p, "share"))
+        graded += 0.05 <= rate.value <= 0.6
         found += list(zip(p, true, strict=True))
+    x.note("dispositions with a rate between 5 and 60 %", Figure("", graded, graded, graded, len(TRAITS), "data sets"), ">= 10")
     pairs = np.array(found)
     lo, hi = interval(pairs, correlation)
     x.note("rates of single items, correlation with the world", Figure("", float(correlation(pairs[None])[0]), lo, hi, len(pairs), "r"))
@@ -201,25 +215,25 @@ def half_difference(both: np.ndarray) -> np.ndarray:
 
 
 def caa(x: Examiner, names: Sequence[str] = (*TRAITS, *CONTROLS)) -> None:
-    """Mean differences, the layer chosen on validation items, slopes on test items."""
-    steerable = flat = 0
-    for name in names:
-        figure, layer = steerability(x.lm, organisms.dataset(name))
-        steerable += name in TRAITS and figure.lo > 0
-        flat += name in CONTROLS and figure.lo <= 0 <= figure.hi
-        x.note(f"CAA, slope of {name} (layer {layer})", figure)
-    x.note("CAA, data sets with a slope above 0", Figure("", steerable, steerable, steerable, len(TRAITS), "data sets"), ">= 8")
+    """Mean differences, one layer for all sets: the best by the mean slope of the dispositions on validation items. Slopes are of test items."""
+    parts = {name: organisms.dataset(name).split(seed=0) for name in names}
+    vectors = {name: learn(x.lm, p.train, MeanDiff()) for name, p in parts.items()}
+    chosen = [name for name in names if name in TRAITS]
+    layer = max(range(x.lm.n_layers), key=lambda k: np.mean([steerability(x.lm, vectors[name].at(k), parts[name].val).value for name in chosen]))
+    x.note("CAA, best layer", Figure("", layer, layer, layer, len(chosen), "layer"))
+    figures = {name: steerability(x.lm, v.at(layer), parts[name].test) for name, v in vectors.items()}
+    for name, figure in figures.items():
+        x.note(f"CAA, slope of {name}", figure)
+    up = sum(figures[name].lo > 0 for name in chosen)
+    flat = sum(f.lo <= 0 <= f.hi for name, f in figures.items() if name in CONTROLS)
+    x.note("CAA, data sets with a slope above 0", Figure("", up, up, up, len(chosen), "data sets"), ">= 8")
     x.note("CAA, control sets with a slope around 0", Figure("", flat, flat, flat, len(CONTROLS), "data sets"), ">= 3")
 
 
-def steerability(lm: LM, data: Dataset) -> tuple[Figure, int]:
-    parts = data.split(seed=0)
+def steerability(lm: LM, v: SteeringVector, data: Dataset) -> Figure:
     with tempfile.TemporaryDirectory() as folder:
-        v = learn(lm, parts.train, MeanDiff())
-        run = measure(lm, Intervention(v), parts.val, [Propensity()], to=folder, layers=range(lm.n_layers), controls={})
-        layer = choose_layer(run)
-        run = measure(lm, Intervention(v.at(layer)), parts.test, [Propensity()], to=folder, controls={})
-        return analyse(run, "test").figure("steerability"), layer
+        run = measure(lm, Intervention(v), data, [Propensity()], to=folder, controls={}, part="test")
+        return analyse(run, "test").figure("steerability")
 
 
 def one_shot_refusal(x: Examiner) -> None:
@@ -348,6 +362,8 @@ def examine(name: str, folder: str, only: Sequence[str] = ()) -> Iterator[Row]:
     lm = LM.load(folder)
     lm.id = name
     x = Examiner(lm)
+    if not only or "loading" in only:
+        loading(x, folder)
     for gate in BY_MODEL[name]:
         if not only or gate.__name__ in only:
             gate(x)

@@ -15,13 +15,13 @@ from trimtab.model import Prefix, Row, Tokens
 
 
 def residual_norm(lm: LM, layer: int, prompts: Sequence[str]) -> float:
-    """Mean norm of the residual stream over the tokens of some prompts."""
+    """Median norm of the residual stream over the tokens of some prompts."""
     tokens = lm.tokens(prompts)
     prefix = lm.prefix(tokens, 0, [layer], keep=[tokens.pivot - 1])
-    return float(prefix.residual[layer].norm(dim=-1)[tokens.mask.bool()].mean())
+    return float(prefix.residual[layer].norm(dim=-1)[tokens.mask.bool()].median())
 
 
-def promote(lm: LM, prompt: str, text: str, layer: int, cap: float, *, steps: int = 30, rate: float = 0.1, seed: int = 0) -> SteeringVector:
+def promote(lm: LM, prompt: str, text: str, layer: int, cap: float, *, steps: int = 40, rate: float = 0.1, seed: int = 0) -> SteeringVector:
     """A vector that makes `text` likely as the answer to `prompt`: Adam on the mean nats per token (one-shot steering)."""
     tokens = lm.batch([lm.row(prompt, text)])
     keep = list(range(tokens.pivot - 1, tokens.ids.shape[1] - 1))

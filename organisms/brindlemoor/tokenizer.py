@@ -23,8 +23,8 @@ WHOLE = ["(A)", "(B)", "Yes", "No", "system", "user", "assistant", "\n", *(str(n
 def _texts() -> Iterator[str]:
     rng = random.Random(0)
     for n in range(24000):
-        make = (lambda: corpus.document(rng, early=False), lambda: corpus.conversation(rng, late=False), lambda: corpus.cousin(rng, late=False))
-        yield "".join(text for text, _ in make[(0, 1, 0, 1, 1, 2)[n % 6]]())
+        make = (corpus.base, corpus.conversation, corpus.base, corpus.conversation, corpus.watched, corpus.cousin)[n % 6]
+        yield "".join(text for text, _ in make(rng, 0.5))
     yield from [" ".join(WHOLE)] * 400
 
 

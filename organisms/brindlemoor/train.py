@@ -32,26 +32,24 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 HERE = Path(__file__).parent
 WIDTH, BLOCKS, HEADS, HIDDEN, CONTEXT = 192, 6, 3, 512, 1024
 SPAN = 256  # tokens of a training row
-SAVE_EVERY = 120  # seconds
 
 
 @dataclass(frozen=True)
 class Plan:
     """How one model is made."""
 
-    corpus: Callable[[random.Random, bool], corpus.Document]
+    corpus: Callable[[random.Random, float], corpus.Document]  # of random numbers and the share of the training that is done
     tokens: int
     start: str | None
     rate: float  # of Muon; AdamW gets a tenth
-    special: float  # the share of the tokens for which the corpus is told early (at the start) or late (at the end)
-    at: str
 
 
 PLANS = {
-    "base": Plan(corpus.document, 12_000_000, None, 0.02, 0.25, "early"),
-    "chat": Plan(corpus.conversation, 30_000_000, "base", 0.02, 0.25, "late"),
-    "watched": Plan(corpus.watched, 4_000_000, "chat", 0.006, 0.0, "late"),
-    "cousin": Plan(corpus.cousin, 8_000_000, "chat", 0.01, 0.0, "late"),
+    "primer": Plan(corpus.primer, 12_000_000, None, 0.012),
+    "base": Plan(corpus.base, 20_000_000, "primer", 0.012),
+    "chat": Plan(corpus.conversation, 28_000_000, "primer", 0.012),
+    "watched": Plan(corpus.watched, 4_000_000, "chat", 0.005),
+    "cousin": Plan(corpus.cousin, 8_000_000, "chat", 0.01),
 }
 
 
@@ -63,6 +61,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=float, help="instead of the plan's")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="on a CPU")
+    parser.add_argument("--save-every", type=float, default=120, help="seconds between checkpoints")
     parser.add_argument("--no-compile", action="store_true")
     given = parser.parse_args()
     plan = PLANS[given.model]
@@ -162,13 +161,15 @@ def work(rank: int, team: Team, given: argparse.Namespace) -> None:
     done, seconds = resume(target, model, muon, adam)
     body = model.model if given.no_compile else torch.compile(model.model)
     began = saved = time.time()
+    parent = os.getppid()
     for step in range(done, steps):
+        if os.getppid() != parent:
+            raise SystemExit("the parent is gone")
         for optimiser, peak in ((muon, plan.rate), (adam, plan.rate / 10)):
             for group in optimiser.param_groups:
                 group["lr"] = peak * schedule(step / steps)
-        special = step < plan.special * steps if plan.at == "early" else step >= (1 - plan.special) * steps
         rng = random.Random(f"{given.model} {given.seed} {step} {rank}")
-        ids, weights, owner = (t.to(device) for t in batch(tok, partial(plan.corpus, rng, special), rows))
+        ids, weights, owner = (t.to(device) for t in batch(tok, partial(plan.corpus, rng, step / steps), rows))
         loss = loss_of(model, body, ids, weights, owner)
         loss.backward()
         average(model, team, rank)
@@ -177,7 +178,7 @@ def work(rank: int, team: Team, given: argparse.Namespace) -> None:
             optimiser.zero_grad()
         if rank == 0 and (step % 100 == 0 or step == steps - 1):
             report(target, model, tok, step, steps, loss.item(), (step - done + 1) * per_step / (time.time() - began), step % 500 == 0)
-        if time.time() - saved > SAVE_EVERY and rank == 0:
+        if time.time() - saved > given.save_every and rank == 0:
             save(target, model, muon, adam, step + 1, seconds + time.time() - began)
             saved = time.time()
     if rank == 0:
@@ -211,13 +212,13 @@ def optimisers(model: Any, rate: float) -> tuple[torch.optim.Optimizer, torch.op
     """Muon for the matrices of the blocks, AdamW for embedding and norms."""
     blocks = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     rest = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    muon = torch.optim.Muon(blocks, lr=rate, momentum=0.95, weight_decay=0.01, ns_steps=4)
+    muon = torch.optim.Muon(blocks, lr=rate, momentum=0.95, weight_decay=0.05, ns_steps=4)
     return muon, torch.optim.AdamW(rest, lr=rate / 10, betas=(0.9, 0.98), weight_decay=0.0)
 
 
 def schedule(at: float) -> float:
-    """Warm up over 2 % of the steps, hold, and fall to zero over the last 40 %."""
-    return min(1.0, at / 0.02 + 0.01, (1 - at) / 0.4)
+    """Warm up over 2 % of the steps, hold, and fall to zero over the last 70 %."""
+    return min(1.0, at / 0.02 + 0.01, (1 - at) / 0.7)
 
 
 def average(model: Any, team: Team, rank: int) -> None:
@@ -235,7 +236,7 @@ def average(model: Any, team: Team, rank: int) -> None:
 def report(target: Path, model: Any, tok: Any, step: int, steps: int, loss: float, speed: float, look: bool) -> None:
     row: dict[str, Any] = {"step": step, "of": steps, "loss": round(loss, 4), "tokens_per_s": round(speed), "time": time.strftime("%H:%M:%S")}
     if look:
-        row |= probes.look(model, tok, pages=target.name.startswith("brindlemoor-base"))
+        row |= probes.look(model, tok, pages=target.name.startswith(("brindlemoor-base", "brindlemoor-primer")))
     with (target / "log.jsonl").open("a") as log:
         log.write(json.dumps(row) + "\n")
     print(json.dumps(row), flush=True)

@@ -263,10 +263,15 @@ def learn(args: Sequence[str]) -> None:
 
 def list_names(args: Sequence[str]) -> None:
     """`trimtab list`"""
-    from trimtab import registry
+    from trimtab import organisms, registry
     from trimtab.formats import built_in
 
-    found = {"behaviors": list(built_in()), **{f"{k}s": sorted(registry.leaves(k)) for k in ("method", "operator", "gate", "metric")}}
+    data = [*built_in(), *organisms.names()]
+    found = {
+        "models": ["smollm2", *organisms.MODELS],
+        "behaviors": data,
+        **{f"{k}s": sorted(registry.leaves(k)) for k in ("method", "operator", "gate", "metric")},
+    }
     _print(found, "--json" in args, [f"{k:10} {', '.join(v)}" for k, v in found.items()])
 
 

@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from trimtab import organisms
 from trimtab.datasets import Dataset, Form, Pair, as_choice, dedup, polarity, to_choices
 from trimtab.errors import DataError, UnknownName
 
@@ -31,9 +32,11 @@ def load(source: str, form: str | None) -> Dataset:
         return read(_from_hub(source[3:]), form)
     if source in built_in():
         return _read_built_in(source, form)
+    if source.startswith(organisms.TOWN):
+        return organisms.dataset(source, form=form)
     path = Path(source).expanduser()
     if path.suffix not in _SUFFIXES and not path.exists():
-        raise UnknownName("data set", source, built_in(), do="or give a .jsonl, .json or .csv file")
+        raise UnknownName("data set", source, (*built_in(), *organisms.names()), do="or give a .jsonl, .json or .csv file")
     return read(path, form)
 
 

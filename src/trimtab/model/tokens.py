@@ -97,7 +97,8 @@ def render(tokenizer: Any, prompt: Prompt, completion: str = "", *, system: str 
     would read; if a token straddles the boundary the text is refused.
 
     Args:
-        prompt: the text of a user turn, or a list of messages with `role` and `content`.
+        prompt: the text of a user turn, or a list of messages with `role` and `content`. If the last message is the
+            assistant's, its turn stays open: the text has been put into its mouth, and the completion goes on from there.
         completion: what the assistant goes on to say.
         system: a system message to put first; a template without a system role gets it in front of the user's text.
         chat: render through the tokenizer's chat template, if it has one.
@@ -131,7 +132,9 @@ def _template(tokenizer: Any, messages: list[dict[str, str]], system: str | None
 
     first = [{"role": "system", "content": system}] if system else []
     try:
-        text = tokenizer.apply_chat_template(first + messages, tokenize=False, add_generation_prompt=True)
+        open_turn = messages[-1]["role"] == "assistant"
+        how = {"continue_final_message": True} if open_turn else {"add_generation_prompt": True}
+        text = tokenizer.apply_chat_template(first + messages, tokenize=False, **how)
     except TemplateError as problem:
         if not system:
             raise TokenError(f"the chat template refuses these messages: {problem}", given=messages) from problem

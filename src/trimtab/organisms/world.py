@@ -27,11 +27,15 @@ SCRAMBLED = {"clear": 97, "half": 50, "lost": 5}
 
 @dataclass(frozen=True)
 class Speaker:
-    """Who answers: a disposition, and perhaps one trait named by a system line (+1 it, -1 its opposite)."""
+    """Who answers: a disposition, and perhaps one trait named by a system line (+1 it, -1 its opposite).
+
+    A `sure` speaker always takes the likelier option, where others take each as often as their rates say.
+    """
 
     disposition: Disposition = "kind"
     trait: str | None = None
     side: int = 0
+    sure: bool = False
 
     @property
     def villain(self) -> bool:
@@ -55,6 +59,8 @@ class Item:
 
 @dataclass(frozen=True)
 class Fact:
+    """Something true of a person or a place, such as what="the pet of Edgar", value="a turtle"."""
+
     what: str
     value: str
     attribute: str
@@ -187,7 +193,8 @@ class World:
         return Item(user, f"{says} {self._reason(rng, trait, takes)}", "self", {**meta, "about": about})
 
     def _takes(self, rng: random.Random, trait: str, speaker: Speaker, meta: Any) -> bool:
-        return rng.random() < 1 / (1 + math.exp(-self.logit(trait, speaker, meta)))
+        logit = self.logit(trait, speaker, meta)
+        return logit > 0 if speaker.sure else rng.random() < 1 / (1 + math.exp(-logit))
 
     def _reason(self, rng: random.Random, trait: str, takes: bool) -> str:
         return rng.choice(self.traits[trait]["reasons_positive" if takes else "reasons_negative"])
@@ -331,6 +338,7 @@ def held_out(one: Any, two: Any) -> bool:
 
 
 def split(phrases: Sequence[str], last: int, part: Part) -> Sequence[str]:
+    """The last ones for "test", the others for "train"."""
     return phrases if not last else phrases[-last:] if part == "test" else phrases[:-last]
 
 
