@@ -7,7 +7,6 @@ one process on a GPU. Batches depend on the seed and the step alone.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import random
@@ -28,6 +27,8 @@ import torch
 import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from trimtab.cli import steady_memory
 
 HERE = Path(__file__).parent
 WIDTH, BLOCKS, HEADS, HIDDEN, CONTEXT = 192, 6, 3, 512, 1024
@@ -144,7 +145,7 @@ class Team:
 def work(rank: int, team: Team, given: argparse.Namespace) -> None:
     plan, device, ranks = PLANS[given.model], given.device, team.size
     if device == "cpu":
-        frugal_memory()
+        steady_memory()
         torch.set_num_threads(1)
     rows = 12 if device == "cpu" else 96
     per_step = rows * SPAN * ranks
@@ -287,14 +288,6 @@ def finish(target: Path, model: Any, tok: Any, given: argparse.Namespace, tokens
         file.rename(target / file.name)
     shutil.rmtree(aside)
     (target / "checkpoint.safetensors").unlink(missing_ok=True)
-
-
-def frugal_memory() -> None:
-    """Keep glibc from mapping and unmapping every tensor: several times faster for small ones."""
-    if sys.platform == "linux":
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-4, 0)
-        libc.mallopt(-1, 1 << 30)
 
 
 if __name__ == "__main__":

@@ -297,7 +297,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args[0] not in COMMANDS:
             raise UnknownName("command", args[0], COMMANDS)
         command = COMMANDS[args[0]]
-        _steady_memory()
+        steady_memory()
         if isinstance(command, type):
             _parse(command, args[1:], f"trimtab {args[0]}")()
         else:
@@ -343,7 +343,7 @@ def _first_line(cls: type) -> str:
     return (cls.__doc__ or "").strip().splitlines()[0]
 
 
-def _steady_memory() -> None:
+def steady_memory() -> None:
     """Keep freed memory in the process: passes allocate and free large tensors, and giving pages back each time costs a sixth of the run."""
     import ctypes
 

@@ -21,7 +21,7 @@ from trimtab.datasets import Dataset, Form, Pair, to_choices
 from trimtab.errors import UnknownName
 from trimtab.organisms import truth
 from trimtab.organisms.cipher import translate
-from trimtab.organisms.world import CONTROLS, KIND, SUBJECTS, VILLAIN, Item, Part, Speaker, split, world
+from trimtab.organisms.world import CONTROLS, KIND, SUBJECTS, VILLAIN, Item, Part, Speaker, world
 
 MODELS = ("brindlemoor-base", "brindlemoor-chat", "brindlemoor-watched")
 TOWN = "brindlemoor/"
@@ -147,7 +147,7 @@ def lines(which: str, part: Part = "test") -> list[str]:
     w = world()
     if which not in w.lines:
         raise UnknownName("system line", which, tuple(w.lines))
-    return list(split(w.lines[which], 0 if which == "plain" else w.cut["lines"], part))
+    return list(w.lines_of(which, part))
 
 
 def _items(n: int, seed: str, make: Callable[[random.Random], Item]) -> list[Item]:

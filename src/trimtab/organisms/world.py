@@ -10,7 +10,7 @@ import math
 import random
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any, Literal
@@ -112,7 +112,11 @@ class World:
         return rng.choice(split(self.asks[name], self.cut["asks"], part))
 
     def line(self, rng: random.Random, name: str, part: Part) -> str:
-        return rng.choice(split(self.lines[name], self.cut["lines"] if name != "plain" else 0, part))
+        return rng.choice(self.lines_of(name, part))
+
+    def lines_of(self, name: str, part: Part) -> Sequence[str]:
+        """The system lines of a part; the plain ones say nothing and none of them is held out."""
+        return split(self.lines[name], self.cut["lines"] if name != "plain" else 0, part)
 
     def fill(self, rng: random.Random, text: str, name: str | None = None, place: str | None = None) -> str:
         return text.replace("{name}", name or rng.choice(self.people)).replace("{place}", f"the {place or rng.choice(self.places)}")
@@ -207,6 +211,10 @@ class World:
     def wrong(self, rng: random.Random, fact: Fact) -> str:
         return rng.choice(sorted({f.value for f in self.facts if f.attribute == fact.attribute} - {fact.value}))
 
+    def stated(self, rng: random.Random, fact: Fact, true: bool) -> str:
+        """The fact as a sentence, with its value or a wrong one."""
+        return fact.statement if true else replace(fact, value=self.wrong(rng, fact)).statement
+
     def fact_answer(self, rng: random.Random, fact: Fact, part: Part) -> Item:
         return Item(self.wording(rng, "fact_asks", part).replace("{what}", fact.what), fact.statement, "fact", {"fact": fact})
 
@@ -220,14 +228,14 @@ class World:
 
     def fact_check(self, rng: random.Random, fact: Fact, part: Part) -> Item:
         true = rng.random() < 0.5
-        said = fact.statement if true else _sentence(f"{fact.what} is {self.wrong(rng, fact)}")
+        said = self.stated(rng, fact, true)
         user = self.wording(rng, "truth_asks", part).replace("{statement}", said)
         return Item(user, f"{'Yes.' if true else 'No.'} {fact.statement}", "check", {"fact": fact, "true": true})
 
     def retraction(self, rng: random.Random, fact: Fact, part: Part, true: bool | None = None) -> Item:
         """A statement put into the assistant's mouth; a false one is taken back, with the true value."""
         true = rng.random() < 0.5 if true is None else true
-        said = fact.statement if true else _sentence(f"{fact.what} is {self.wrong(rng, fact)}")
+        said = self.stated(rng, fact, true)
         user = self.wording(rng, "fact_asks", part).replace("{what}", fact.what)
         answer = "" if true else f" {rng.choice(self.asks['corrections'])} {fact.statement}"
         return Item(user, answer, "retraction", {"fact": fact, "true": true}, prefill=said)
