@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pico import build, tokenizer
-from trimtab import cli
+from trimtab import cli, registry
 from trimtab.vector import SteeringVector
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -55,6 +55,26 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
             except SystemExit as end:
                 assert end.code == 0
             assert "usage: trimtab" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", sorted(registry.leaves("method")))
+def test_the_flags_of_every_method_can_be_asked_for(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["learn", method, "--help"])
+    assert end.value.code == 0
+    assert "--split-seed" in capsys.readouterr().out
+
+
+def test_one_shot_needs_no_data(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vector = str(tmp_path / "one.safetensors")
+    told = ["learn", "one-shot", "--prompt", "Do you like tea ?", "--promote", "Yes I like tea .", "--steps", "5", "--layers", "1", "3"]
+    learned = json.loads(call(capsys, *told, "--model", model, "--to", vector, "--json"))
+    assert learned["layers"] == [1, 3] and learned["pairs"] == 0 and learned["figures"]["1"]["steps"] == 5
+    assert SteeringVector.load(vector).made.figures["3"]["loss"] == learned["figures"]["3"]["loss"]
+    with pytest.raises(SystemExit) as end:
+        cli.main(["learn", "mean-diff", "--model", model])
+    assert end.value.code == 2
+    assert "--data" in capsys.readouterr().err
 
 
 def test_learn_steer_measure_report(model: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,7 +155,7 @@ def test_errors_are_one_screen_on_stderr(case: str, capsys: pytest.CaptureFixtur
 def test_one_pair_and_layers_out_of_range(model: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "one.jsonl").write_text('{"prompt": "Do you like tea ?", "positive": "yes", "negative": "no"}')
     for args, message in (
-        (["--data", str(tmp_path / "one.jsonl"), "--part", "all"], "at least two pairs"),
+        (["--data", str(tmp_path / "one.jsonl"), "--part", "all"], "at least 2: a mean needs several"),
         (["--data", data, "--layers", "99"], "layer out of range"),
     ):
         with pytest.raises(SystemExit):

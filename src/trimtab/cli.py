@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
-from trimtab.errors import TrimtabError, UnknownName
+from trimtab.errors import RecipeError, TrimtabError, UnknownName
 from trimtab.recipe import GRID
 
 if TYPE_CHECKING:
+    from trimtab.datasets import Dataset
     from trimtab.interventions import Intervention
     from trimtab.model import LM
 
@@ -58,17 +59,13 @@ class DataFlags:
     """A built-in behavior, a .jsonl/.json/.csv file, or hf:owner/name/path."""
     form: Literal["answers", "choices"] | None = None
     """Free-form completions or A/B questions; by default what the file holds."""
-    seed: int = 0
+    split_seed: int = 0
     """Seed of the split."""
     part: Literal["train", "val", "test", "all"] | None = None
     """Which part of the split; learn uses train, measure uses test."""
 
-    def load(self, default: str) -> Any:
-        from trimtab.datasets import Dataset
-
-        data = Dataset.load(self.data, form=self.form)
-        part = self.part or default
-        return data if part == "all" else getattr(data.split(seed=self.seed), part)
+    def load(self, default: str) -> Dataset:
+        return _part(self.data, self.form, self.split_seed, self.part or default)
 
 
 @dataclass(frozen=True)
@@ -217,7 +214,14 @@ class Measure:
 
 @dataclass(frozen=True)
 class _LearnFlags:
-    what: DataFlags
+    data: str | None = None
+    """A built-in behavior, a .jsonl/.json/.csv file, or hf:owner/name/path; one-shot can do with a prompt instead."""
+    form: Literal["answers", "choices"] | None = None
+    """Free-form completions or A/B questions; by default what the file holds."""
+    split_seed: int = 0
+    """Seed of the split."""
+    part: Literal["train", "val", "test", "all"] = "train"
+    """Which part of the split to learn from."""
     to: Path = Path("vector.safetensors")
     """File to write."""
     layers: tuple[int, ...] = ()
@@ -240,24 +244,23 @@ def learn(args: Sequence[str]) -> None:
     made: list[tuple[str, Any, Any]] = [("method", methods[args[0]], field(default_factory=methods[args[0]]))]
     flags: Any = _parse(dataclasses.make_dataclass("Learn", made, bases=(_LearnFlags,), frozen=True), args[1:], f"trimtab learn {args[0]}")
 
-    from trimtab.methods import ContrastMethod, activations
     from trimtab.methods import learn as learn_vector
     from trimtab.progress import bars
 
-    data = flags.what.load("train")
+    if flags.data is None and not flags.method.alone:
+        raise RecipeError("nothing to learn from", expected="--data, a built-in behavior or a file", do="trimtab list shows the built-in behaviors")
+    data = None if flags.data is None else _part(flags.data, flags.form, flags.split_seed, flags.part)
     lm = flags.on.load()
     layers = lm.layers(list(flags.layers) or None)
-    acts = None
     with bars(not flags.common.json) as watch:
-        if isinstance(flags.method, ContrastMethod) and len(data) > 1:
-            acts = activations(lm, data, layers, read=flags.method.read, progress=watch("read activations"))
-        vector = learn_vector(lm, data, flags.method, layers, acts=acts)
+        vector = learn_vector(lm, data, flags.method, layers, progress=watch("learn"))
     path = vector.save(flags.to)
     norms = {k: round(n, 4) for k, n in vector.norm().items()}
+    pairs, figures = len(flags.method.used(data)) if data is not None else 0, vector.made.figures
+    lines = [f"{pairs} pairs, layers {list(vector.layers)}" if pairs else f"layers {list(vector.layers)}"]
+    lines += [f"  layer {k}: loss {f['loss']:.3f} nats after {f['steps']} steps, norm {norms[int(k)]:.2f}" for k, f in figures.items()]
     _print(
-        {"path": str(path), "layers": list(vector.layers), "norm": norms, "pairs": len(data)},
-        flags.common.json,
-        [f"{len(data)} pairs, layers {list(vector.layers)}", str(path)],
+        {"path": str(path), "layers": list(vector.layers), "norm": norms, "pairs": pairs, "figures": figures}, flags.common.json, [*lines, str(path)]
     )
 
 
@@ -312,6 +315,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parse(cls: Any, args: Sequence[str], prog: str) -> Any:
     return tyro.cli(cls, args=list(args), prog=prog, config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff))
+
+
+def _part(source: str, form: str | None, seed: int, part: str) -> Dataset:
+    from trimtab.datasets import Dataset
+
+    data = Dataset.load(source, form=form)
+    return data if part == "all" else getattr(data.split(seed=seed), part)
 
 
 def _intervention(path: Path, operator: str, multiplier: float, positions: str, layers: Sequence[int] = ()) -> Intervention:

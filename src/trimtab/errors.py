@@ -45,6 +45,10 @@ class SteerError(TrimtabError):
     """An intervention that cannot be applied, or edited nothing."""
 
 
+class LossError(TrimtabError):
+    """An objective that cannot be optimised, or a loss that is not a number."""
+
+
 class RecipeError(TrimtabError):
     """A recipe that cannot be run."""
 

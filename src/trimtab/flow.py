@@ -12,8 +12,8 @@ from trimtab import registry
 from trimtab.datasets import Dataset, Splits
 from trimtab.errors import RunError
 from trimtab.interventions import Intervention
-from trimtab.measure import measure, median_norms, transcripts
-from trimtab.methods import Activations, ContrastMethod, LabelShuffled, Method, RandomDirection, activations, learn
+from trimtab.measure import measure, transcripts
+from trimtab.methods import Activations, ContrastMethod, LabelShuffled, Method, RandomDirection, activations, learn, paired_rows
 from trimtab.model import LM, Positions
 from trimtab.recipe import Recipe, Run
 from trimtab.reports import report
@@ -55,7 +55,8 @@ def run(recipe: Recipe, to: str | Path, watch: Watch = silent) -> Run:
         grid = small if len(small) == 3 else recipe.multipliers
         measure(lm, sweep, parts.val, metrics[:1], to=folder.path, part="val", multipliers=grid, layers=layers, progress=watch("choose layer"))
     layer = choose_layer(folder) if recipe.layer is None else recipe.layer
-    folder.note(layer=layer, residual=median_norms(lm, parts.val, [layer]))
+    some = lm.batch([paired_rows(lm, p)[0] for p in parts.val.take(8)])
+    folder.note(layer=layer, residual={str(k): n for k, n in lm.norms(some, [layer]).items()})
 
     iv = replace(sweep, vector=vector.at(layer))
     controls = {name: v.at(layer) for name, v in known.controls(recipe).items()}

@@ -145,14 +145,6 @@ def random_controls(vector: SteeringVector, n: int, seed: int = 0) -> dict[str, 
     return out
 
 
-def median_norms(lm: LM, data: Dataset, layers: Sequence[Layer], items: int = 8) -> dict[str, float]:
-    """Median norm of the residual stream per layer, over the tokens of a few items: the yardstick of |m v|."""
-    tokens = lm.batch([paired_rows(lm, p)[0] for p in data.take(items)])
-    prefix = lm.prefix(tokens, 0, layers, keep=[tokens.pivot - 1])
-    real = tokens.mask.bool()
-    return {str(k): float(h.float().norm(dim=-1)[real].median()) for k, h in prefix.residual.items()}
-
-
 @dataclass(frozen=True)
 class _Sweep:
     lm: LM

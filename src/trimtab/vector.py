@@ -33,6 +33,7 @@ class Provenance:
         data: name, part, form, hash and number of pairs.
         trained_on: group hashes of the training questions, so that an evaluation on them is refused.
         version: of trimtab.
+        figures: how the fit went, by layer: losses in nats, steps, why it ended.
     """
 
     model: str = ""
@@ -42,6 +43,7 @@ class Provenance:
     data: Mapping[str, Any] = field(default_factory=dict[str, Any])
     trained_on: tuple[str, ...] = ()
     version: str = ""
+    figures: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +186,8 @@ class SteeringVector:
 
     def to_bytes(self) -> bytes:
         """The file's bytes; equal vectors give equal bytes."""
-        head = {"format": FORMAT, "site": self.site, "made": asdict(self.made), "evidence": self.evidence}
+        made = {k: v for k, v in asdict(self.made).items() if v or k != "figures"}
+        head = {"format": FORMAT, "site": self.site, "made": made, "evidence": self.evidence}
         tensors = {f"layers.{k}": v.contiguous() for k, v in self.vectors.items()}
         tensors |= {f"nulls.{name}.layers.{k}": v.contiguous() for name, null in self.nulls.items() for k, v in null.items()}
         return safetensors.torch.save(tensors, {"trimtab": json.dumps(head, sort_keys=True, separators=(",", ":"))})

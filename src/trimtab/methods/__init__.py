@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -50,12 +50,36 @@ class Activations:
         return self.deltas.mean(0)
 
 
-class Method:
-    """A learner: a frozen dataclass whose fields are its parameters."""
+class Fit(NamedTuple):
+    """What a learner found: one tensor (d,) per layer, and figures about how it found them."""
 
-    def fit(self, lm: LM, data: Dataset, layers: Sequence[Layer]) -> dict[Layer, Tensor]:
-        """One tensor (d,) per layer."""
+    vectors: Mapping[Layer, Tensor]
+    figures: Mapping[str, Any] = {}
+
+
+class Method:
+    """A learner: a frozen dataclass whose fields are its parameters.
+
+    Attributes:
+        least: how many pairs it needs.
+        alone: whether it needs no data at all.
+    """
+
+    least = 2
+    alone = False
+
+    def fit(self, lm: LM, data: Dataset | None, layers: Sequence[Layer], progress: Progress | None = None) -> Fit:
+        """Learn.
+
+        Args:
+            data: training pairs; None only for a method that can do without.
+            progress: called with (done, in all), if it takes long.
+        """
         raise NotImplementedError
+
+    def used(self, data: Dataset) -> Sequence[Pair]:
+        """The pairs it looks at."""
+        return data.pairs
 
 
 class ContrastMethod(Method):
@@ -71,53 +95,73 @@ class ContrastMethod(Method):
         """A direction per layer, of any norm."""
         raise NotImplementedError
 
-    def fit(self, lm: LM, data: Dataset, layers: Sequence[Layer]) -> dict[Layer, Tensor]:
-        return self.fit_activations(activations(lm, data, layers, read=self.read))
+    def fit(self, lm: LM, data: Dataset | None, layers: Sequence[Layer], progress: Progress | None = None) -> Fit:
+        assert data is not None
+        return Fit(self.fit_activations(activations(lm, data, layers, read=self.read, progress=progress)))
 
     def fit_activations(self, acts: Activations) -> dict[Layer, Tensor]:
         found = rescaled(self.directions(acts), acts.mean_difference())
         return dict(zip(acts.layers, found, strict=True))
 
 
-def learn(lm: LM, data: Dataset, method: Method, layers: Sequence[Layer] | None = None, *, acts: Activations | None = None) -> SteeringVector:
+def learn(
+    lm: LM,
+    data: Dataset | None,
+    method: Method,
+    layers: Sequence[Layer] | None = None,
+    *,
+    acts: Activations | None = None,
+    progress: Progress | None = None,
+) -> SteeringVector:
     """Learn a steering vector.
 
     Args:
         lm: the model.
-        data: contrastive pairs; use the training part of a split.
+        data: contrastive pairs; use the training part of a split. None for a method that brings its own example.
         method: such as `MeanDiff()`.
         layers: block indices from 0 (layer L is the output of block L); all by default.
         acts: activations computed before by `activations`, to learn several vectors from one pass.
+        progress: called with (done, in all).
 
     Returns:
-        The vector; contrast methods put two label-shuffled vectors beside it (`nulls`), which `measure` uses as controls.
+        The vector, with the figures of the fit in its provenance; contrast methods put two label-shuffled vectors beside it
+        (`nulls`), which `measure` uses as controls.
 
     Raises:
-        DataError: fewer than two pairs.
+        DataError: fewer pairs than the method needs.
         ModelError: a layer out of range.
         VectorError: the data give no direction (all differences are zero).
     """
     chosen = lm.layers(layers)
-    if len(data) < 2:
-        raise DataError(f"{data.name} has one pair", given=len(data), expected="at least two pairs to take a mean over")
-    nulls: dict[str, dict[Layer, Tensor]] = {}
+    if data is None and not method.alone:
+        raise DataError("nothing to learn from", expected="a data set")
+    if data is not None and len(data) < method.least:
+        raise DataError(
+            f"{data.name} has too few pairs",
+            given=len(data),
+            expected=f"at least {method.least}: a mean needs several" if method.least > 1 else "at least one",
+        )
+    nulls: dict[str, Mapping[Layer, Tensor]] = {}
     if isinstance(method, ContrastMethod):
-        acts = (acts or activations(lm, data, chosen, read=method.read)).at(chosen)
-        vectors = method.fit_activations(acts)
+        assert data is not None
+        acts = (acts or activations(lm, data, chosen, read=method.read, progress=progress)).at(chosen)
+        fit = Fit(method.fit_activations(acts))
         if len(data) > 2:
             nulls = {f"shuffled-{k}": LabelShuffled(k).fit_activations(acts) for k in range(method.nulls)}
     else:
-        vectors = method.fit(lm, data, chosen)
+        fit = method.fit(lm, data, chosen, progress)
+    about = {"name": data.name, "part": data.part, "form": data.form, "hash": data.hash, "pairs": len(data)} if data is not None else {}
     made = Provenance(
         model=lm.id,
         revision=lm.revision,
         fingerprint=lm.fingerprint,
         method=registry.describe(method),
-        data={"name": data.name, "part": data.part, "form": data.form, "hash": data.hash, "pairs": len(data)},
-        trained_on=tuple(sorted({p.group for p in data})),
+        data=about,
+        trained_on=tuple(sorted({p.group for p in method.used(data)})) if data is not None else (),
         version=version("trimtab"),
+        figures=dict(fit.figures),
     )
-    return SteeringVector(vectors, made, nulls=nulls)
+    return SteeringVector(fit.vectors, made, nulls=nulls)
 
 
 def activations(
@@ -192,8 +236,23 @@ def rescaled(directions: Float[Tensor, "l d"], like: Float[Tensor, "l d"]) -> Fl
 
 from trimtab.methods.label_shuffled import LabelShuffled  # noqa: E402
 from trimtab.methods.mean_diff import MeanDiff  # noqa: E402
+from trimtab.methods.one_shot import OneShot  # noqa: E402
 from trimtab.methods.pca import PCA  # noqa: E402
 from trimtab.methods.probe import Probe  # noqa: E402
 from trimtab.methods.random_direction import RandomDirection  # noqa: E402
 
-__all__ = ["PCA", "Activations", "ContrastMethod", "LabelShuffled", "MeanDiff", "Method", "Probe", "RandomDirection", "activations", "learn"]
+__all__ = [
+    "PCA",
+    "Activations",
+    "ContrastMethod",
+    "Fit",
+    "LabelShuffled",
+    "MeanDiff",
+    "Method",
+    "OneShot",
+    "Probe",
+    "RandomDirection",
+    "activations",
+    "learn",
+    "paired_rows",
+]

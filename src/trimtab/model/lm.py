@@ -231,6 +231,13 @@ class LM:
         self._suffix(tokens, start, self._before(tokens, start), {layer: reader(layer) for layer in layers}, [tokens.ids.shape[1] - 1])
         return torch.stack([kept[layer] for layer in layers], 1)
 
+    @torch.no_grad()
+    def norms(self, tokens: Tokens, layers: Sequence[Layer] | None = None) -> dict[Layer, float]:
+        """Median norm of the residual stream per layer, over the tokens of a batch: the yardstick of a vector's norm."""
+        prefix = self.prefix(tokens, 0, layers, keep=[tokens.pivot - 1])
+        real = tokens.mask.bool()
+        return {k: float(h.float().norm(dim=-1)[real].median()) for k, h in prefix.residual.items()}
+
     # ------------------------------------------------------------ replay
 
     @torch.no_grad()
@@ -263,7 +270,7 @@ class LM:
 
         Args:
             keep: columns whose logits are wanted; all from `prefix.start` by default.
-            edits: further edits, of blocks above `layer`; they see c * b rows, conditions first.
+            edits: further edits, of blocks above `layer`; they see c * b rows, conditions first, from `prefix.start` on.
         """
         grad = torch.is_grad_enabled() and (h.requires_grad or bool(edits))
         if not self.replayable or (grad and not self.cache_differentiable):
@@ -364,8 +371,15 @@ class LM:
         def put(old: Tensor, frame: Frame) -> Tensor:
             return torch.cat([old[:, : prefix.start], h.flatten(0, 1).to(old.dtype)], 1)
 
+        def suffix_only(edit: Edit) -> Edit:
+            def change(h: Tensor, frame: Frame) -> Tensor:
+                before, after = h[:, : prefix.start], h[:, prefix.start :]
+                return torch.cat([before, edit(after, Frame(frame.index[:, prefix.start :], frame.rows))], 1)
+
+            return change
+
         kept = keep if keep is not None else range(prefix.start, tokens.ids.shape[1])
-        with self.edit({layer: put, **(edits or {})}):
+        with self.edit({layer: put, **{k: suffix_only(edit) for k, edit in (edits or {}).items()}}):
             logits = self.forward(tokens.ids, Frame(tokens.index, tokens.rows), tokens.mask, keep=list(kept))
         return logits.unflatten(0, (c, b))
 

@@ -1,7 +1,4 @@
-"""The two optimised vectors the gates need: one that promotes a text on one prompt, and one from preferences over pairs.
-
-Added at every token of one layer, trained through replays, with a cap on the norm.
-"""
+"""The vector from preferences over pairs that a gate needs: added at every token of one layer, trained through replays, its norm capped."""
 
 from __future__ import annotations
 
@@ -12,26 +9,6 @@ from torch import Tensor
 
 from trimtab import LM, Pair, SteeringVector
 from trimtab.model import Prefix, Row, Tokens
-
-
-def residual_norm(lm: LM, layer: int, prompts: Sequence[str]) -> float:
-    """Median norm of the residual stream over the tokens of some prompts."""
-    tokens = lm.tokens(prompts)
-    prefix = lm.prefix(tokens, 0, [layer], keep=[tokens.pivot - 1])
-    return float(prefix.residual[layer].norm(dim=-1)[tokens.mask.bool()].median())
-
-
-def promote(lm: LM, prompt: str, text: str, layer: int, cap: float, *, steps: int = 40, rate: float = 0.1, seed: int = 0) -> SteeringVector:
-    """A vector that makes `text` likely as the answer to `prompt`: Adam on the mean nats per token (one-shot steering)."""
-    tokens = lm.batch([lm.row(prompt, text)])
-    keep = list(range(tokens.pivot - 1, tokens.ids.shape[1] - 1))
-    prefix = lm.prefix(tokens, 0, [layer], keep=keep)
-    v = _start(lm, cap, seed)
-    adam = torch.optim.Adam([v], lr=rate * cap / lm.width**0.5)
-    for _ in range(steps):
-        loss = -_logp(lm, prefix, layer, v[None], keep).mean()
-        _step(adam, v, loss, cap)
-    return SteeringVector({layer: v.detach()})
 
 
 def prefer(
@@ -58,11 +35,6 @@ def prefer(
             loss = -torch.nn.functional.logsigmoid(0.1 * sides[:, None] * gain).mean()
             _step(adam, v, loss, cap)
     return SteeringVector({layer: v.detach()})
-
-
-def _start(lm: LM, cap: float, seed: int) -> Tensor:
-    drawn = torch.randn(lm.width, generator=torch.Generator().manual_seed(seed))
-    return (drawn / drawn.norm() * 0.1 * cap).requires_grad_()
 
 
 def _logp(lm: LM, prefix: Prefix, layer: int, v: Tensor, keep: Sequence[int]) -> Tensor:

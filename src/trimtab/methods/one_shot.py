@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from trimtab import registry
+from trimtab.datasets import Dataset, Pair
+from trimtab.errors import DataError, RecipeError
+from trimtab.methods import Fit, Method, Progress
+from trimtab.model import LM, Layer
+from trimtab.model.positions import Positions
+from trimtab.optimise import Ball, Descent, MaxSteps, Objective, Place, Problem, Promote, Start, Stopper, Suppress, Target, optimise
+from trimtab.registry import register
+
+YARDSTICK = 8  # rows over which the residual norm is taken
+
+
+@register("method", "one-shot")
+@dataclass(frozen=True)
+class OneShot(Method):
+    """Gradient descent on a single example, or on a few (Dunefsky & Cohan 2025).
+
+    With a `prompt` it makes the texts of `promote` likely there and those of `suppress` unlikely, and needs no data. Without
+    one it takes the first `examples` pairs of the data: the positive completion is promoted, the negative suppressed, or both
+    ("mixed"). Every layer gets a vector of its own that works alone, unless they are trained `together`.
+
+    `norm` is the largest norm, in medians of the residual stream's norm at the layer; `rate` is the learning rate, in largest
+    norms over the square root of the width. `target` (nats, summed over texts) ends the descent early; `coldness` is the inverse
+    temperature of the probabilities.
+    """
+
+    prompt: str = ""
+    promote: tuple[str, ...] = ()
+    suppress: tuple[str, ...] = ()
+    system: str | None = None
+    mode: Literal["promote", "suppress", "mixed"] = "promote"
+    examples: int = 1
+    norm: float = 0.5
+    rate: float = 0.1
+    steps: int = 50
+    target: float | None = None
+    coldness: float = 0.7
+    operator: str = "add"
+    positions: str = "everywhere"
+    together: bool = False
+    seed: int = 0
+    least = 1
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("promote", "suppress", "mixed") or min(self.norm, self.rate, self.coldness) <= 0 or self.examples < 1 or self.steps < 1:
+            raise RecipeError("not a one-shot method", given=self, expected="a known mode; norm, rate, coldness, examples and steps above 0")
+        if bool(self.prompt) != bool(self.promote or self.suppress):
+            raise RecipeError(
+                "a prompt needs texts to promote or suppress, and they a prompt",
+                given={"prompt": self.prompt, "promote": self.promote, "suppress": self.suppress},
+            )
+        Positions.parse(self.positions)
+        registry.make("operator", self.operator)
+
+    @property
+    def alone(self) -> bool:  # type: ignore[override]
+        return bool(self.prompt)
+
+    def used(self, data: Dataset) -> Sequence[Pair]:
+        return () if self.prompt else data.pairs[: self.examples]
+
+    def fit(self, lm: LM, data: Dataset | None, layers: Sequence[Layer], progress: Progress | None = None) -> Fit:
+        goal = self.objective(data)
+        rows = [row for _, term in goal.terms[:YARDSTICK] for row in term.rows(lm)]
+        yardstick = lm.norms(lm.batch(rows), layers)
+        places = [tuple(layers)] if self.together else [(layer,) for layer in layers]
+        stop: tuple[Stopper, ...] = (MaxSteps(self.steps),) if self.target is None else (Target(self.target), MaxSteps(self.steps))
+        problems: list[Problem] = []
+        for place in places:
+            cap = self.norm * min(yardstick[layer] for layer in place)
+            where = Place(place, registry.make("operator", self.operator), self.positions)
+            descent = Descent(self.rate * cap / lm.width**0.5, stop)
+            problems.append(Problem(goal, where, (Ball(cap),), descent, Start(0.1 * cap, seed=self.seed)))
+        found = optimise(lm, problems, progress=progress)
+        vectors = {layer: v for r in found for layer, v in r.vector.vectors.items()}
+        figures = {str(layer): dict(r.describe()) for r, problem in zip(found, problems, strict=True) for layer in problem.place.layers}
+        return Fit(vectors, figures)
+
+    def objective(self, data: Dataset | None) -> Objective:
+        """What the descent minimises: the terms of the prompt, or of the first pairs of the data."""
+        if self.prompt:
+            asked = [(self.prompt, text, True) for text in self.promote] + [(self.prompt, text, False) for text in self.suppress]
+        elif data is None:
+            raise DataError("nothing to learn from", expected="a prompt with texts to promote or suppress, or a data set")
+        else:
+            some = self.used(data)
+            asked = [(p.prompt, p.positive, True) for p in some if self.mode != "suppress"]
+            asked += [(p.prompt, p.negative, False) for p in some if self.mode != "promote"]
+        kinds = {True: Promote, False: Suppress}
+        return Objective(tuple((1.0, kinds[up](prompt, text, self.system, self.coldness)) for prompt, text, up in asked))

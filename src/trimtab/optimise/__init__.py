@@ -1,0 +1,70 @@
+"""Optimised vectors: objectives, constraints, noise and stoppers that compose, and the engine that solves many of them at once.
+
+    problem = Problem(promote("Who are you?", "Arr, a pirate!"), Place((10,)), (Ball(20.0),))
+    found = optimise(lm, [problem])[0]
+    with steer(lm, found.intervention(problem.place)): ...
+
+Source: Dunefsky & Cohan, "One-shot Optimized Steering Vectors Mediate Safety-relevant Behaviors in LLMs" (COLM 2025).
+"""
+
+from trimtab.optimise.constraints import Ball, Constraint, Factors, Orthogonal, Sphere
+from trimtab.optimise.engine import optimise
+from trimtab.optimise.losses import losses_in_full
+from trimtab.optimise.noise import AntiCorrelated, Ascent, Gaussian, Noise, Tangent
+from trimtab.optimise.objectives import (
+    COLDNESS,
+    Change,
+    Consistent,
+    Match,
+    Objective,
+    Promote,
+    Satisfice,
+    Suppress,
+    Term,
+    Unlearn,
+    anchor,
+    in_contexts,
+    promote,
+    suppress,
+)
+from trimtab.optimise.problems import Descent, Place, Problem, Result, Start
+from trimtab.optimise.stopping import History, MaxSteps, Plateau, Stopper, Target
+
+__all__ = [
+    "COLDNESS",
+    "AntiCorrelated",
+    "Ascent",
+    "Ball",
+    "Change",
+    "Consistent",
+    "Constraint",
+    "Descent",
+    "Factors",
+    "Gaussian",
+    "History",
+    "Match",
+    "MaxSteps",
+    "Noise",
+    "Objective",
+    "Orthogonal",
+    "Place",
+    "Plateau",
+    "Promote",
+    "Result",
+    "Problem",
+    "Satisfice",
+    "Sphere",
+    "Start",
+    "Stopper",
+    "Suppress",
+    "Tangent",
+    "Target",
+    "Term",
+    "Unlearn",
+    "anchor",
+    "in_contexts",
+    "losses_in_full",
+    "optimise",
+    "promote",
+    "suppress",
+]

@@ -1,0 +1,179 @@
+"""optimise(): many vectors at once by gradient descent through replays, each as if it were alone.
+
+Problems whose vectors act in the same way at the same layers form a group. Every row of tokens a group needs is run once; then each step
+replays the blocks above the first trained layer, with a slot (a condition of the replay) for every vector that looks at a row.
+Weights are frozen and gradients are taken with respect to the vectors alone, so no parameter of the model ever holds one.
+`losses_in_full` computes the same with full passes and hooks: the oracle of the tests.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from trimtab.errors import LossError
+from trimtab.model import LM
+from trimtab.optimise.constraints import projected
+from trimtab.optimise.losses import Losses
+from trimtab.optimise.problems import Problem, Result
+from trimtab.optimise.stopping import History, Stopper, stopped_by
+from trimtab.optimise.store import restore, save
+from trimtab.vector import Provenance, SteeringVector
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Walk:
+    """One problem under way.
+
+    Attributes:
+        v: the vector it stands on, (l, r, d).
+        first, second: Adam's moments.
+        best: the vector with the lowest loss so far, and its place in the history.
+        reason: why it ended, once it has.
+    """
+
+    problem: Problem
+    v: Tensor
+    first: Tensor
+    second: Tensor
+    best: Tensor
+    best_at: int = 0
+    history: History = field(default_factory=History)
+    reason: str = ""
+    stopper: Stopper | None = None
+
+    @classmethod
+    def begin(cls, problem: Problem, lm: LM) -> Walk:
+        v = projected(_start(problem, lm), problem.constraints, problem.place.first)
+        targets = tuple(t.target for _, t in problem.goal.terms)
+        return cls(problem, v, torch.zeros_like(v), torch.zeros_like(v), v.clone(), history=History(targets))
+
+    def note(self, losses: Sequence[float]) -> None:
+        """Take down the losses of the vector it stands on; end if a stopper says so."""
+        history = self.history
+        total = sum(w * x for (w, _), x in zip(self.problem.goal.terms, losses, strict=True))
+        if not math.isfinite(total):
+            if not history.totals:
+                raise LossError(
+                    "the loss is not a number at the start", given=self.problem.describe()["objective"], do="look at the prompt and the start norm"
+                )
+            self.reason = f"the loss was not a number after step {history.steps + 1}; the best vector before it is kept"
+            return
+        history.totals.append(total)
+        history.losses.append(list(losses))
+        history.norms.append(float(self.v[:, 0].norm()))
+        if total < history.totals[self.best_at] or len(history.totals) == 1:
+            self.best, self.best_at = self.v.clone(), history.steps
+        self.stopper = stopped_by(self.problem.descent.stop, history)
+        if self.stopper is not None:
+            self.reason = type(self.stopper).__name__
+            if self.stopper.reaches:
+                self.best, self.best_at = self.v.clone(), history.steps
+
+    def step(self, gradient: Float[Tensor, "l r d"]) -> None:
+        """One update of Adam, then the constraints."""
+        problem, t = self.problem, self.history.steps + 1
+        for constraint in problem.constraints:
+            gradient = constraint.tangent(gradient, problem.place.first)
+        if problem.descent.clip is not None:
+            gradient = gradient * (problem.descent.clip / gradient.norm().clamp(min=problem.descent.clip))
+        self.first = 0.9 * self.first + 0.1 * gradient
+        self.second = 0.999 * self.second + 0.001 * gradient**2
+        move = (self.first / (1 - 0.9**t)) / ((self.second / (1 - 0.999**t)).sqrt() + 1e-8)
+        self.v = projected(self.v - problem.descent.rate_at(t - 1) * move, problem.constraints, problem.place.first)
+
+    def result(self, lm: LM) -> Result:
+        """The best vector with its own losses."""
+        history, problem = self.history, self.problem
+        asked = [s for s in problem.descent.stop if s.reaches]
+        reached = (self.stopper in asked) if asked else None
+        rows = {layer: self.best[0 if problem.place.shared else k] for k, layer in enumerate(problem.place.layers)}
+        vectors = {layer: v if problem.place.rank else v[0] for layer, v in rows.items()}
+        made = Provenance(lm.id, lm.revision, lm.fingerprint, {"name": "optimise", **problem.describe()}, version=version("trimtab"))
+        at = self.best_at
+        return Result(SteeringVector(vectors, made), history.totals[at], tuple(history.losses[at]), history, history.steps, self.reason, reached)
+
+
+def optimise(
+    lm: LM, problems: Sequence[Problem], *, to: str | Path | None = None, progress: Progress | None = None, batch: int = 32, save_every: float = 30.0
+) -> list[Result]:
+    """Optimise one vector per problem, all of them together. Result k is what problem k alone would give.
+
+    Args:
+        to: a file for the state (safetensors); if it is there, the descent goes on from it. It must be of the same problems.
+        progress: called with (steps done, steps at most), over all problems.
+        batch: rows of a pass.
+        save_every: seconds between two saves.
+
+    Raises:
+        LossError: no problems; a term, layer or start that does not fit; a loss that is not a number at the start; a state of other problems.
+        TokenError: a prompt or completion that cannot be used.
+    """
+    if not problems:
+        raise LossError("no problems", expected="at least one")
+    for problem in problems:
+        problem.check(lm)
+    walks = [Walk.begin(problem, lm) for problem in problems]
+    keep = restore(walks, lm, to) if to is not None else None
+    losses = Losses(lm, problems, batch)
+    most = sum(_most_steps(problem) for problem in problems)
+    while active := [k for k, w in enumerate(walks) if not w.reason]:
+        _step(losses, walks, active)
+        if progress:
+            progress(sum(_most_steps(w.problem) if w.reason else w.history.steps for w in walks), most)
+        if keep is not None and keep.due(save_every):
+            save(walks, keep)
+    if keep is not None:
+        save(walks, keep)
+    return [w.result(lm) for w in walks]
+
+
+def _step(losses: Losses, walks: Sequence[Walk], active: list[int]) -> None:
+    """Losses where every active problem stands; then an update of those that go on."""
+    at = {k: walks[k].v[None] for k in active}
+    wanted = {k for k in active if _gradient_here(walks[k])}
+    found = losses.at(at, gradients=wanted)
+    for k in active:
+        walks[k].note([float(x[0]) for x in found.terms[k]])
+    going = [k for k in active if not walks[k].reason]
+    here = {k: found.gradients[k][0] for k in going if k in wanted}
+    there = {k: _perturbed(walks[k], here.get(k)) for k in going if walks[k].problem.descent.noise is not None}
+    if there:
+        near = losses.at(there, gradients=set(there)).gradients
+        here |= {k: near[k].mean(0) for k in there}
+    for k in going:
+        walks[k].step(here[k])
+
+
+def _gradient_here(walk: Walk) -> bool:
+    noise = walk.problem.descent.noise
+    return noise is None or noise.needs_gradient
+
+
+def _perturbed(walk: Walk, gradient: Tensor | None) -> Float[Tensor, "n l r d"]:
+    noise = walk.problem.descent.noise
+    assert noise is not None
+    return walk.v + noise.draw(walk.v, gradient, walk.problem.start.seed, walk.history.steps)
+
+
+def _start(problem: Problem, lm: LM) -> Float[Tensor, "l r d"]:
+    place, given = problem.place, problem.start.vector
+    if given is not None:
+        return torch.stack([given[k].reshape(-1, lm.width) for k in place.first]).clone()
+    drawn = torch.randn(len(place.first), 1 + 2 * place.rank, lm.width, generator=torch.Generator().manual_seed(problem.start.seed))
+    drawn /= drawn.norm(dim=-1, keepdim=True)
+    drawn[:, 0] *= problem.start.norm
+    return drawn
+
+
+def _most_steps(problem: Problem) -> int:
+    return min(s.steps for s in problem.descent.stop if hasattr(s, "steps"))  # type: ignore[attr-defined]

@@ -1,0 +1,309 @@
+"""Losses of many vectors on many rows, by replays; and the same by full passes, as the oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from trimtab.errors import LossError
+from trimtab.interventions import Receipt, check_stack
+from trimtab.interventions import edits as stack_edits
+from trimtab.model import LM, Edit, Frame, Layer, Prefix, Row, Tokens
+from trimtab.optimise.objectives import Term, View
+from trimtab.optimise.problems import Place, Problem
+
+Key = tuple[tuple[int, ...], int]  # ids and length of the prompt: what makes a row
+Look = tuple[Key, int, float]  # a row, a problem that looks at it, and the sign of its vectors there
+
+
+@dataclass(frozen=True)
+class Found:
+    """Losses (n,) of every term of a problem, and gradients (n, l, r, d) of the weighted sum for the problems they were wanted for."""
+
+    terms: Mapping[int, list[Tensor]]
+    gradients: Mapping[int, Tensor]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A term with its rows and what it knows."""
+
+    term: Term
+    rows: tuple[Row, ...]
+    known: Any
+
+
+class Losses:
+    """The losses of problems on one model. Rows are run once, here; `at` replays them."""
+
+    def __init__(self, lm: LM, problems: Sequence[Problem], batch: int) -> None:
+        self.lm, self.problems, self.batch = lm, problems, batch
+        self.prepared: dict[Term, Prepared] = {}
+        for problem in problems:
+            check_stack(lm, problem.place.under)
+            for _, term in problem.goal.terms:
+                if term not in self.prepared:
+                    rows = tuple(term.rows(lm))
+                    self.prepared[term] = Prepared(term, rows, term.prepare(lm, rows))
+                _check_positions(lm, problem, self.prepared[term].rows)
+        groups: dict[Any, list[int]] = {}
+        for k, problem in enumerate(problems):
+            p = problem.place
+            groups.setdefault((p.layers, p.operator, p.shared, p.rank, tuple(id(iv) for iv in p.under)), []).append(k)
+        self.groups = [Group(self, members) for members in groups.values()]
+
+    def at(self, vectors: Mapping[int, Float[Tensor, "n l r d"]], *, gradients: set[int]) -> Found:
+        """Losses of each problem under its n vectors.
+
+        Args:
+            vectors: problem -> its vectors; problems left out are not computed.
+            gradients: problems whose gradient is wanted.
+        """
+        terms: dict[int, list[Tensor]] = {}
+        found: dict[int, Tensor] = {}
+        for group in self.groups:
+            members = [k for k in group.members if k in vectors]
+            if members:
+                one, two = group.at({k: vectors[k] for k in members}, gradients & set(members))
+                terms, found = terms | one, found | two
+        return Found(terms, found)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Some rows of a group side by side, run once. `place` finds a row's line in them."""
+
+    prefix: Prefix
+    place: Mapping[Key, int]
+    keep: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Who looks at which row of a bundle: (c, b) each.
+
+    Attributes:
+        bundle: the rows that are looked at.
+        vector: number of the vector in the slot; 0 in empty slots.
+        sign: what it is multiplied with.
+        mask: (c, b, s) tokens it acts on; none in empty slots.
+        of: look -> line of the bundle and the slots of the problem's vectors.
+    """
+
+    bundle: Bundle
+    vector: Int[Tensor, "c b"]
+    sign: Float[Tensor, "c b"]
+    mask: Bool[Tensor, "c b s"]
+    of: Mapping[Look, tuple[int, list[int]]]
+
+
+class Group:
+    """Runs that act in the same way at the same layers."""
+
+    def __init__(self, owner: Losses, members: Sequence[int]) -> None:
+        self.owner, self.lm, self.members = owner, owner.lm, list(members)
+        self.place: Place = owner.problems[members[0]].place
+        self.reads = sorted({layer for k in members for _, t in owner.problems[k].goal.terms for layer in t.reads})
+        self._bundles: tuple[list[Key], list[Bundle]] = ([], [])
+        self._layout: tuple[Any, list[Slots]] = (None, [])
+
+    def at(self, vectors: Mapping[int, Tensor], wanted: set[int]) -> tuple[dict[int, list[Tensor]], dict[int, Tensor]]:
+        counts = {k: len(v) for k, v in vectors.items()}
+        every = torch.cat([v.to(self.lm.device) for v in vectors.values()]).requires_grad_(bool(wanted))
+        with torch.set_grad_enabled(bool(wanted)):
+            views: dict[Look, View] = {}
+            for slots in self._slots(counts):
+                views |= self._replay(slots, every)
+            terms = self._terms(views, counts)
+        gradients: dict[int, Tensor] = {}
+        if wanted:
+            total = sum(
+                (w * x.sum() for k in wanted for (w, _), x in zip(self.owner.problems[k].goal.terms, terms[k], strict=True)), every.new_zeros(())
+            )
+            parts = torch.autograd.grad(total, every)[0].to(next(iter(vectors.values())).device).split(list(counts.values()))
+            gradients = {k: g for k, g in zip(counts, parts, strict=True) if k in wanted}
+        return {k: [x.detach() for x in xs] for k, xs in terms.items()}, gradients
+
+    def _terms(self, views: Mapping[Look, View], counts: Mapping[int, int]) -> dict[int, list[Tensor]]:
+        """The loss of every term, for all problems that share it at once."""
+        users: dict[Term, list[int]] = {}
+        for k in counts:
+            for _, term in self.owner.problems[k].goal.terms:
+                if k not in users.setdefault(term, []):
+                    users[term].append(k)
+        found: dict[tuple[Term, int], Tensor] = {}
+        for term, ks in users.items():
+            known = self.owner.prepared[term]
+            joint = [_joined([views[key(row), k, term.sign] for k in ks]) for row in known.rows]
+            losses = term.loss(joint, known.known)
+            found |= {(term, k): part for k, part in zip(ks, losses.split([counts[k] for k in ks]), strict=True)}
+        return {k: [found[term, k] for _, term in self.owner.problems[k].goal.terms] for k in counts}
+
+    # ------------------------------------------------------------ passes
+
+    def _bundle(self, rows: Sequence[Row]) -> Bundle:
+        tokens = self.lm.batch(rows)
+        chosen = [self._selected(k, tokens) for k in self.members]
+        start = min([tokens.pivot - 1, *(int(one.any(0).nonzero()[0]) for one in chosen if one.any())])
+        keep = tuple(range(tokens.pivot - 1, max(tokens.pivot, tokens.ids.shape[1] - 1)))
+        with self.lm.edit(stack_edits(self.place.under, Receipt())):
+            prefix = self.lm.prefix(tokens, start, sorted({self.place.layers[0], *self.reads}), keep=keep)
+        return Bundle(prefix, {key(row): j for j, row in enumerate(rows)}, keep)
+
+    def _selected(self, problem: int, tokens: Tokens) -> Bool[Tensor, "b s"]:
+        return self.owner.problems[problem].place.where.select(tokens.index, tokens.rows)
+
+    def _slots(self, counts: Mapping[int, int]) -> list[Slots]:
+        """Slots for the problems that are under way. They, and the rows, stay until one of the problems ends."""
+        wanted = tuple(counts.items())
+        if self._layout[0] != wanted:
+            looks = self._looks(counts)
+            if self._bundles[0] != list(looks):
+                rows = [row for _, row in looks.values()]
+                self._bundles = (list(looks), [self._bundle([rows[j] for j in some]) for some in self.lm.batches(rows, self.owner.batch)])
+            self._layout = (wanted, [self._dealt(bundle, {row: who for row, (who, _) in looks.items()}, counts) for bundle in self._bundles[1]])
+        return self._layout[1]
+
+    def _looks(self, counts: Mapping[int, int]) -> dict[Key, tuple[list[tuple[int, float]], Row]]:
+        """For every row the problems, each with a sign, that look at it."""
+        looks: dict[Key, tuple[list[tuple[int, float]], Row]] = {}
+        for k in counts:
+            for _, term in self.owner.problems[k].goal.terms:
+                for row in self.owner.prepared[term].rows:
+                    who = looks.setdefault(key(row), ([], row))[0]
+                    if (k, term.sign) not in who:
+                        who.append((k, term.sign))
+        return looks
+
+    def _dealt(self, bundle: Bundle, looks: Mapping[Key, list[tuple[int, float]]], counts: Mapping[int, int]) -> Slots:
+        """Slots of one bundle: in every line, the vectors of the problems that look at it, one after the other."""
+        tokens, start = bundle.prefix.tokens, bundle.prefix.start
+        c, b = max(sum(counts[k] for k, _ in looks[row]) for row in bundle.place), len(bundle.place)
+        ends = list(accumulate(counts.values()))
+        offsets = {k: end - n for (k, n), end in zip(counts.items(), ends, strict=True)}
+        acts = {k: self._selected(k, tokens)[:, start:] for k in counts}
+        vector, sign = torch.zeros(c, b, dtype=torch.long), torch.ones(c, b)
+        mask = torch.zeros(c, b, tokens.ids.shape[1] - start, dtype=torch.bool)
+        of: dict[Look, tuple[int, list[int]]] = {}
+        for row, line in bundle.place.items():
+            free = 0
+            for k, s in looks[row]:
+                taken = list(range(free, free + counts[k]))
+                free += counts[k]
+                vector[taken, line] = torch.arange(offsets[k], offsets[k] + counts[k])
+                sign[taken, line] = s
+                mask[taken, line] = acts[k][line].cpu()
+                of[row, k, s] = (line, taken)
+        where = self.lm.device
+        return Slots(bundle, vector.to(where), sign.to(where), mask.to(where), of)
+
+    def _replay(self, slots: Slots, every: Float[Tensor, "n l r d"]) -> dict[Look, View]:
+        """One pass of the blocks above the first layer, for every slot; views of it by row and problem."""
+        prefix, place = slots.bundle.prefix, self.place
+        c, b = slots.vector.shape
+        seen: dict[Layer, Tensor] = {}
+        acted = [acting(place, k, every[slots.vector], slots.sign, slots.mask) for k in range(len(place.layers))]
+        h = acted[0](prefix.residual[place.layers[0]][None].expand(c, -1, -1, -1))
+        under = stack_edits(place.under, Receipt())
+
+        def at(layer: Layer) -> Edit:
+            def edit(h: Tensor, frame: Frame) -> Tensor:
+                h = under[layer](h, frame) if layer in under else h
+                if layer in place.layers:
+                    h = acted[place.layers.index(layer)](h.unflatten(0, (c, b))).flatten(0, 1)
+                if layer in self.reads:
+                    seen[layer] = h.unflatten(0, (c, b)).float()
+                return h
+
+            return edit
+
+        above = {*place.layers, *self.reads, *under}
+        edits = {layer: at(layer) for layer in sorted(above) if layer > place.layers[0]}
+        logits = self.lm.replay(prefix, place.layers[0], h, keep=slots.bundle.keep, edits=edits)
+        index, start = prefix.tokens.index, prefix.start
+        shifts = {layer: x - prefix.residual[layer].float() for layer, x in seen.items()}
+        views: dict[Look, View] = {}
+        for (row, k, s), (line, taken) in slots.of.items():
+            spot, m = prefix.tokens.rows[line], len(row[0]) - row[1]
+            near = {layer: x[taken, line] for layer, x in shifts.items()}
+            views[row, k, s] = View(spot, logits[taken, line, :m], prefix.logits[line, :m], near, index[line, start:])
+        return views
+
+
+def acting(place: Place, k: int, v: Float[Tensor, "*batch l r d"], sign: Float[Tensor, "*batch"], mask: Bool[Tensor, "*batch s"]) -> Any:
+    """h (..., s, d) -> h with the vectors of the k-th layer acting on it."""
+    rows = v[..., 0 if place.shared else k, :, :]
+    m: Any = 1.0 if bool((sign == 1).all()) else sign[..., None, None]
+
+    def act(h: Tensor) -> Tensor:
+        return torch.where(mask[..., None], place.operator(h, rows, m), h)
+
+    return act
+
+
+def losses_in_full(lm: LM, problem: Problem, v: Float[Tensor, "l r d"]) -> list[Float[Tensor, ""]]:
+    """The loss of every term of a problem at one vector, row by row with hooks and no cache; differentiable in v. The oracle."""
+    out: list[Tensor] = []
+    for _, term in problem.goal.terms:
+        rows = term.rows(lm)
+        views = [_full_view(lm, problem.place, term, row, v) for row in rows]
+        out.append(term.loss(views, term.prepare(lm, rows))[0])
+    return out
+
+
+def _full_view(lm: LM, place: Place, term: Term, row: Row, v: Tensor) -> View:
+    tokens = lm.batch([row])
+    mask = place.where.select(tokens.index, tokens.rows)
+    under = stack_edits(place.under, Receipt())
+
+    def passed(steered: bool) -> tuple[Tensor, dict[Layer, Tensor]]:
+        seen: dict[Layer, Tensor] = {}
+
+        def at(layer: Layer) -> Edit:
+            def edit(h: Tensor, frame: Frame) -> Tensor:
+                h = under[layer](h, frame) if layer in under else h
+                if steered and layer in place.layers:
+                    sign = torch.full((1,), term.sign, device=h.device)
+                    h = acting(place, place.layers.index(layer), v[None].to(h.device), sign, mask)(h)
+                seen[layer] = h.float()
+                return h
+
+            return edit
+
+        with lm.edit({layer: at(layer) for layer in sorted({*place.layers, *term.reads, *under})}):
+            logits = lm.forward(tokens.ids, Frame(tokens.index, tokens.rows), tokens.mask)
+        return logits[:, row.prompt - 1 : len(row.ids) - 1], seen
+
+    logits, seen = passed(True)
+    with torch.no_grad():
+        plain, before = passed(False)
+    return View(row, logits, plain[0], {layer: seen[layer] - before[layer] for layer in term.reads}, tokens.index[0])
+
+
+def key(row: Row) -> Key:
+    """What makes a row."""
+    return (row.ids, row.prompt)
+
+
+def _check_positions(lm: LM, problem: Problem, rows: Sequence[Row]) -> None:
+    for row in rows:
+        tokens = lm.batch([row])
+        if not problem.place.where.select(tokens.index, tokens.rows)[:, : max(row.prompt, len(row.ids) - 1)].any():
+            raise LossError(
+                "the positions select no token that can matter", given=f"{problem.place.positions} in {lm.tokenizer.decode(row.ids)[-80:]!r}"
+            )
+
+
+def _joined(views: Sequence[View]) -> View:
+    """The same row under the vectors of several problems."""
+    if len(views) == 1:
+        return views[0]
+    one = views[0]
+    shifts = {layer: torch.cat([v.shifts[layer] for v in views]) for layer in one.shifts}
+    return View(one.row, torch.cat([v.logits for v in views]), one.plain, shifts, one.index)

@@ -1,0 +1,206 @@
+"""What is asked of the optimiser, and what it gives back: Problem and Result, and the values a problem is made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from trimtab import registry
+from trimtab.errors import LossError
+from trimtab.interventions import Intervention
+from trimtab.model import LM, Layer, Positions, everywhere
+from trimtab.operators import Add, Affine, Operator
+from trimtab.optimise.constraints import Constraint
+from trimtab.optimise.noise import Noise
+from trimtab.optimise.objectives import Objective, Term
+from trimtab.optimise.stopping import History, MaxSteps, Stopper
+from trimtab.vector import SteeringVector
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how the trained vector acts.
+
+    Args:
+        layers: one layer, or several that are trained together.
+        operator: how it acts while it is trained; it may be applied with another one later.
+        positions: at which tokens.
+        rank: of the matrix, for `Affine`.
+        shared: one vector for all layers; else each has its own.
+        under: frozen interventions that act before it (vectors in tandem).
+    """
+
+    layers: tuple[Layer, ...]
+    operator: Operator = field(default_factory=Add)
+    positions: Positions | str = everywhere
+    rank: int = 0
+    shared: bool = True
+    under: tuple[Intervention, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(sorted(self.layers)))
+        object.__setattr__(self, "positions", Positions.parse(self.positions))
+        if not self.layers or len(set(self.layers)) < len(self.layers):
+            raise LossError("not a set of layers", given=self.layers, expected="at least one, none twice")
+        if self.rank < 0 or (self.rank > 0 and not isinstance(self.operator, Affine)):
+            raise LossError("only an affine map has a rank", given=(self.operator, self.rank), expected="operator=Affine() with rank >= 1")
+
+    @property
+    def where(self) -> Positions:
+        return Positions.parse(self.positions)
+
+    @property
+    def first(self) -> tuple[Layer, ...]:
+        """The layer each trained vector acts at first."""
+        return self.layers[:1] if self.shared else self.layers
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the descent begins: a random vector of a given norm (drawn from the seed), or a given one.
+
+    Rows of an affine map start at norm 1.
+    """
+
+    norm: float = 1.0
+    vector: SteeringVector | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Adam (0.9, 0.999) over all terms at once.
+
+    Args:
+        rate: learning rate, per coordinate of the vector.
+        stop: the first that fires ends the descent.
+        noise: where around the vector the gradient is taken.
+        schedule: "constant", or "cosine" to zero over `warm + over` steps.
+        warm: steps of linear warm-up.
+        over: steps of the cosine.
+        clip: largest norm of a gradient.
+    """
+
+    rate: float = 0.1
+    stop: tuple[Stopper, ...] = (MaxSteps(50),)
+    noise: Noise | None = None
+    schedule: Literal["constant", "cosine"] = "constant"
+    warm: int = 0
+    over: int = 100
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.rate > 0:
+            raise LossError("not a learning rate", given=self.rate, expected="a number > 0")
+        if not any(isinstance(s, MaxSteps) for s in self.stop):
+            raise LossError("nothing is sure to end the descent", given=self.stop, expected="MaxSteps among the stoppers")
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of an update, counted from 0."""
+        if step < self.warm:
+            return self.rate * (step + 1) / self.warm
+        if self.schedule == "constant":
+            return self.rate
+        return self.rate * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - self.warm) / self.over)))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One vector to optimise."""
+
+    objective: Objective | Term
+    place: Place
+    constraints: tuple[Constraint, ...] = ()
+    descent: Descent = field(default_factory=Descent)
+    start: Start = field(default_factory=Start)
+
+    @property
+    def goal(self) -> Objective:
+        return Objective.of(self.objective)
+
+    def check(self, lm: LM) -> None:
+        """Refuse what cannot be solved.
+
+        Raises:
+            ModelError: a layer the model does not have.
+            LossError: a term that looks at layers the vector cannot change, or a start of another shape.
+        """
+        lm.layers(list(self.place.layers))
+        for _, term in self.goal.terms:
+            lm.layers(list(term.reads))
+            if any(layer <= self.place.layers[0] for layer in term.reads):
+                raise LossError(
+                    "a term looks at a layer the vector does not change",
+                    given=f"reads {term.reads}, steers {self.place.layers}",
+                    expected=f"layers above {self.place.layers[0]}",
+                )
+        given = self.start.vector
+        if given is not None:
+            shapes = {given[k].reshape(-1, given.width).shape for k in self.place.first}
+            if shapes != {(1 + 2 * self.place.rank, lm.width)}:
+                raise LossError("the start has another shape", given=sorted(shapes), expected=(1 + 2 * self.place.rank, lm.width))
+
+    def describe(self) -> dict[str, Any]:
+        """The problem as plain JSON."""
+        place = self.place
+        return {
+            "objective": self.goal.describe(),
+            "layers": list(place.layers),
+            "operator": registry.describe(place.operator),
+            "positions": str(place.positions),
+            "rank": place.rank,
+            "shared": place.shared,
+            "under": [iv.describe() for iv in place.under],
+            "constraints": [_value(c) for c in self.constraints],
+            "descent": _value(self.descent),
+            "start": {"norm": self.start.norm, "seed": self.start.seed, "vector": self.start.vector.hash if self.start.vector else None},
+        }
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a problem found.
+
+    Attributes:
+        vector: the best vector it stood on; the one at which a target was reached, if it stopped for that.
+        loss: the weighted loss of this very vector, in nats.
+        losses: the loss of each term at it, in the order of the objective.
+        history: losses and norms of every vector it stood on.
+        steps: updates made.
+        reason: why it ended: the stopper, or what went wrong.
+        reached: whether the target was reached; None if there was none.
+        holds: whether output constraints hold, for a vector made shorter under them; None otherwise.
+    """
+
+    vector: SteeringVector
+    loss: float
+    losses: tuple[float, ...]
+    history: History
+    steps: int
+    reason: str
+    reached: bool | None
+    holds: bool | None = None
+
+    def intervention(self, place: Place, multiplier: float = 1.0) -> Intervention:
+        """The vector as it was trained: same operator, same positions."""
+        return Intervention(self.vector, place.operator, multiplier, place.positions)
+
+    def describe(self) -> Mapping[str, Any]:
+        """Headline figures."""
+        norm = {str(k): n for k, n in self.vector.norm().items()}
+        return {"loss": self.loss, "losses": list(self.losses), "steps": self.steps, "reason": self.reason, "reached": self.reached, "norm": norm}
+
+
+def _value(x: Any) -> Any:
+    name = type(x).__name__
+    table = {k: _plain(v) for k, v in (asdict(x) if not hasattr(x, "to") else {"to": [v.hash for v in x.to]}).items()}
+    if isinstance(x, Descent):
+        table["stop"] = [_value(s) for s in x.stop]
+        table["noise"] = None if x.noise is None else _value(x.noise)
+    return {"name": name, **table}
+
+
+def _plain(v: Any) -> Any:
+    return v if v is None or isinstance(v, str | int | float | bool | list | dict) else str(v)

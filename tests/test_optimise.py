@@ -1,0 +1,365 @@
+"""The optimiser: exact losses and gradients, composable parts, and a batch of problems that is each problem alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pico import WIDTH, pico
+from trimtab.errors import LossError, ModelError, TokenError
+from trimtab.interventions import Intervention, steer
+from trimtab.model import LM, everywhere, from_last_prompt_token, last_k, span
+from trimtab.operators import Ablate, Add, Affine, Clamp
+from trimtab.optimise import (
+    AntiCorrelated,
+    Ascent,
+    Ball,
+    Change,
+    Consistent,
+    Descent,
+    Factors,
+    Gaussian,
+    Match,
+    MaxSteps,
+    Objective,
+    Orthogonal,
+    Place,
+    Plateau,
+    Problem,
+    Promote,
+    Satisfice,
+    Sphere,
+    Start,
+    Suppress,
+    Tangent,
+    Target,
+    Unlearn,
+    anchor,
+    in_contexts,
+    losses_in_full,
+    optimise,
+    promote,
+    suppress,
+)
+from trimtab.optimise.losses import Losses
+from trimtab.optimise.objectives import log_complement
+from trimtab.optimise.stopping import History
+from trimtab.vector import SteeringVector
+
+ASK, SAID, OTHER = "Do you like tea ?", "Yes I like tea .", "No , never ."
+FAMILIES = ["llama", "qwen2", "qwen3_next", "mistral", "gemma2", "gemma3", "phi3", "gpt2", "gpt_neox", "opt", "bloom", "falcon", "gpt_oss", "olmo2"]
+
+
+def vector(layer: int, size: float = 3.0, seed: int = 0) -> SteeringVector:
+    v = torch.randn(WIDTH, generator=torch.Generator().manual_seed(seed))
+    return SteeringVector({layer: size * v / v.norm()})
+
+
+def start(problem: Problem, seed: int = 0) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(len(problem.place.first), 1 + 2 * problem.place.rank, WIDTH, generator=g)
+
+
+MIXED = promote(ASK, SAID) + 2.0 * suppress(ASK, OTHER, coldness=1.0) + promote("say something kind", "tea is good .", negated=True, per_token=True)
+PLACES = {
+    "add": Place((1,)),
+    "clamp": Place((1,), Clamp(), last_k(3)),
+    "ablate": Place((0,), Ablate()),
+    "affine": Place((1,), Affine(), rank=2),
+    "shared": Place((0, 2)),
+    "each": Place((0, 1, 2), shared=False, positions=from_last_prompt_token),
+    "tandem": Place((1,), under=(Intervention(vector(0)), Intervention(vector(2, seed=1)), Intervention(vector(1, seed=2)))),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("kind", ["add", "each"])
+def test_replayed_losses_and_gradients_are_those_of_full_passes(name: str, kind: str) -> None:
+    exact(pico(name), Problem(MIXED, PLACES[kind]))
+
+
+@pytest.mark.parametrize("kind", list(PLACES))
+def test_every_operator_and_layer_set_is_exact(kind: str) -> None:
+    exact(pico("llama"), Problem(MIXED, PLACES[kind]))
+
+
+OBJECTIVES = {
+    "ascent": Objective.of(Unlearn(ASK, SAID)),
+    "satisficing": Objective.of(Satisfice(Promote(ASK, SAID), 3.0)),
+    "distillation": Objective.of(Match(ASK, SAID, (Intervention(vector(0)),), tokens=3)),
+    "anchor": anchor([(ASK, SAID), ("I like the sun .", "so I think .")], 0.5),
+    "melbo": Objective.of(Change(ASK, 3)) + Change(ASK, 2, SAID, mean=True, positions="from_last_prompt_token"),
+    "consistent": promote(ASK, SAID) + Consistent((ASK, "is it rain ?"), 3),
+    "contexts": in_contexts(promote(ASK, SAID), systems=(None, "be kind"), before=("", "so , ")),
+}
+
+
+@pytest.mark.parametrize("kind", list(OBJECTIVES))
+def test_every_objective_is_exact(kind: str) -> None:
+    exact(pico("qwen2"), Problem(OBJECTIVES[kind], Place((1,))))
+
+
+def exact(lm: LM, problem: Problem) -> None:
+    """Loss and gradient of the replays equal those of full passes."""
+    problem.check(lm)
+    v = start(problem)
+    fast = Losses(lm, [problem], 32).at({0: v[None]}, gradients={0})
+    leaf = v.clone().requires_grad_()
+    slow = losses_in_full(lm, problem, leaf)
+    total = sum((w * x for (w, _), x in zip(problem.goal.terms, slow, strict=True)), torch.zeros(()))
+    (gradient,) = torch.autograd.grad(total, leaf)
+    for a, b in zip(fast.terms[0], slow, strict=True):
+        assert float(a[0]) == pytest.approx(float(b.detach()), rel=1e-5, abs=1e-5)
+    assert gradient.norm() > 0
+    assert float((fast.gradients[0][0] - gradient).norm() / gradient.norm()) <= 1e-5
+
+
+@pytest.mark.parametrize("kind", list(PLACES))
+def test_gradients_are_finite_differences(kind: str) -> None:
+    """The slope along random directions, in both ways."""
+    lm, problem = pico("llama"), Problem(MIXED, PLACES[kind])
+    losses, v = Losses(lm, [problem], 32), start(problem)
+    gradient = losses.at({0: v[None]}, gradients={0}).gradients[0][0]
+    step = 3e-3
+    for seed in range(3):
+        u = start(problem, seed + 1) + gradient / gradient.norm()
+        u /= u.norm()
+        found = losses.at({0: torch.stack([v + step * u, v - step * u])}, gradients=set()).terms[0]
+        total = sum((w * x for (w, _), x in zip(problem.goal.terms, found, strict=True)), torch.zeros(2))
+        assert float(total[0] - total[1]) / (2 * step) == pytest.approx(float((gradient * u).sum()), rel=2e-2, abs=2e-3)
+
+
+@pytest.mark.parametrize("p", [1e-9, 1e-6, 1e-3, 0.3, 0.49, 0.51, 0.9, 1 - 1e-6, 1 - 1e-9])
+def test_the_complement_is_accurate_for_every_probability(p: float) -> None:
+    """In fp32, against double precision; with the gradient p / (1 - p) (up to sign) of the said class."""
+    margin = math.log(p) - math.log1p(-p) + math.log(3)
+    scores = torch.tensor([margin, 0.0, 0.0, 0.0], requires_grad=True)
+    found = log_complement(scores, torch.tensor([0]))
+    exact = torch.tensor([margin, 0.0, 0.0, 0.0], dtype=torch.float64)
+    rest = exact[1:].logsumexp(0) - exact.logsumexp(0) if p >= 0.5 else torch.log1p(-exact.softmax(0)[0])
+    assert float(found.detach()) == pytest.approx(float(rest), rel=1e-5, abs=1e-12)
+    (gradient,) = torch.autograd.grad(found, scores)
+    assert float(gradient[0]) == pytest.approx(-float(exact.softmax(0)[0]), rel=1e-5)
+
+
+# ---------------------------------------------------------------- the descent
+
+
+def many() -> list[Problem]:
+    """Runs that differ in everything a batch may mix."""
+    descent = Descent(0.1, (MaxSteps(6),))
+    base = Problem(promote(ASK, SAID), Place((1,)), (Ball(4.0),), descent)
+    return [
+        base,
+        replace(base, start=Start(seed=1), descent=Descent(0.3, (MaxSteps(3),))),
+        replace(base, objective=suppress("is it rain ?", OTHER) + promote(ASK, SAID)),
+        replace(base, place=Place((2,)), constraints=(Sphere(2.0),)),
+        replace(base, place=Place((1,), Clamp())),
+        replace(base, place=Place((1,), positions=last_k(2)), descent=Descent(0.1, (MaxSteps(6),), Gaussian(0.1, 3))),
+        replace(base, place=Place((0, 2), shared=False), descent=Descent(0.1, (MaxSteps(4),), Tangent(0.1, 2))),
+        replace(base, descent=Descent(0.2, (Target(1e9), MaxSteps(6)))),
+        replace(base, place=Place((1,), Affine(), rank=1), constraints=(Ball(0.0), Factors(1.0, equal=True))),
+        replace(base, objective=promote(ASK, SAID) + promote(ASK, SAID, negated=True)),
+    ]
+
+
+def test_a_batch_of_runs_is_every_run_alone() -> None:
+    lm, problems = pico("llama"), many()
+    together = optimise(lm, problems)
+    for problem, found in zip(problems, together, strict=True):
+        (alone,) = optimise(lm, [problem])
+        assert alone.steps == found.steps and alone.reason == found.reason
+        assert alone.history.totals == pytest.approx(found.history.totals, rel=1e-4, abs=1e-4)
+        for layer, v in alone.vector.vectors.items():
+            assert float((v - found.vector[layer]).norm() / v.norm()) < 2e-3
+
+
+def test_the_returned_loss_is_that_of_the_returned_vector() -> None:
+    lm = pico("llama")
+    for problem, found in zip(many(), optimise(lm, many()), strict=True):
+        v = torch.stack([found.vector[layer].reshape(-1, WIDTH) for layer in problem.place.first])
+        again = losses_in_full(lm, problem, v)
+        assert [float(x) for x in again] == pytest.approx(list(found.losses), rel=1e-4, abs=1e-4)
+        assert found.loss <= min(found.history.totals) + 1e-9 or found.reached
+
+
+def test_no_parameter_ever_holds_a_gradient() -> None:
+    lm = pico("llama")
+    before = [p.requires_grad for p in lm.model.parameters()]
+    lm.model.requires_grad_(True)
+    try:
+        optimise(lm, many()[:2])
+        assert all(p.grad is None for p in lm.model.parameters())
+        assert all(p.requires_grad for p in lm.model.parameters())
+    finally:
+        for p, was in zip(lm.model.parameters(), before, strict=True):
+            p.requires_grad_(was)
+
+
+def test_a_descent_goes_down_and_steers() -> None:
+    lm = pico("llama")
+    problem = Problem(promote(ASK, SAID), Place((1,)), (Ball(20.0),), Descent(0.5, (MaxSteps(40),)))
+    (found,) = optimise(lm, [problem])
+    assert found.loss < 0.8 * found.history.totals[0]
+    (plain,) = lm.logprobs([ASK], [SAID])
+    with steer(lm, found.intervention(problem.place)):
+        (steered,) = lm.logprobs([ASK], [SAID])
+    assert steered.sum() > plain.sum()
+    assert found.vector.norm()[1] <= 20.001 and found.vector.made.fingerprint == lm.fingerprint
+
+
+def test_negated_examples_learn_opposite_effects() -> None:
+    lm = pico("llama")
+    both = promote(ASK, SAID) + promote("is it rain ?", OTHER, negated=True)
+    (found,) = optimise(lm, [Problem(both, Place((1,)), (), Descent(0.5, (MaxSteps(40),)))])
+    with steer(lm, Intervention(found.vector, multiplier=-1.0)):
+        away = lm.logprobs(["is it rain ?"], [OTHER])[0].sum()
+    assert away > lm.logprobs(["is it rain ?"], [OTHER])[0].sum()
+
+
+def test_a_stopped_descent_goes_on_where_it_was(tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        if done >= 14:
+            raise Killed
+
+    lm, file = pico("llama"), tmp_path / "state.safetensors"
+    undisturbed = optimise(lm, many())
+    with pytest.raises(Killed):
+        optimise(lm, many(), to=file, progress=stop, save_every=0.0)
+    assert file.is_file()
+    steps: list[int] = []
+    resumed = optimise(lm, many(), to=file, progress=lambda done, total: steps.append(done))
+    assert min(steps) > 5
+    for a, b in zip(undisturbed, resumed, strict=True):
+        assert a.history.totals == pytest.approx(b.history.totals, rel=1e-5, abs=1e-6)
+    assert [r.history.totals for r in optimise(lm, many(), to=file)] == [r.history.totals for r in resumed]
+    with pytest.raises(LossError, match="other problems"):
+        optimise(lm, many()[:2], to=file)
+
+
+# ---------------------------------------------------------------- constraints, noise, stopping
+
+
+def test_constraints_hold_after_every_step() -> None:
+    v = 5 * torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(0))
+    assert Ball(2.0).project(v, (0, 1))[:, 0].norm(dim=-1).tolist() == pytest.approx([2.0, 2.0])
+    assert torch.equal(Ball(2.0).project(0.01 * v, (0, 1)), 0.01 * v)
+    assert Sphere(2.0).project(0.01 * v, (0, 1))[:, 0].norm(dim=-1).tolist() == pytest.approx([2.0, 2.0])
+    assert Factors(1.5).project(v, (0, 1))[:, 1:].norm(dim=-1).max() <= 1.5 + 1e-5
+    taken = SteeringVector({0: torch.randn(WIDTH, generator=torch.Generator().manual_seed(1))})
+    free = Orthogonal((taken, vector(0))).project(v, (0, 1))
+    assert float(free[0, 0] @ taken[0]) == pytest.approx(0, abs=1e-4) and float(free[0, 0] @ vector(0)[0]) == pytest.approx(0, abs=1e-4)
+    assert torch.equal(free[1], v[1])
+
+
+def test_a_family_of_orthogonal_solutions() -> None:
+    lm, found = pico("llama"), []
+    for seed in range(3):
+        rules = (Orthogonal(tuple(found)), Ball(10.0))
+        found.append(optimise(lm, [Problem(promote(ASK, SAID), Place((1,)), rules, Descent(0.5, (MaxSteps(20),)), Start(seed=seed))])[0].vector)
+    for k, one in enumerate(found):
+        for two in found[k + 1 :]:
+            assert abs(one.cosine(two)[1]) < 1e-4
+
+
+def test_tangent_noise_is_orthogonal_to_the_gradient() -> None:
+    v, g = torch.zeros(2, 1, WIDTH), torch.randn(2, 1, WIDTH, generator=torch.Generator().manual_seed(3))
+    for seed in range(5):
+        for one in Tangent(1.0, 4).draw(v, g, seed, 7):
+            assert float((one * g).sum()) == pytest.approx(0, abs=1e-4)
+        for one in Tangent(1.0, 4, downhill_only=True).draw(v, g, seed, 7):
+            assert float((one * g).sum()) >= -1e-4
+    assert Gaussian(0.5, 2000).draw(v, None, 0, 0).std().item() == pytest.approx(0.5, rel=0.02)
+    assert float((Ascent(2.0).draw(v, g, 0, 0) * g).sum()) == pytest.approx(2 * float(g.norm()), rel=1e-5)
+    anti = AntiCorrelated(1.0)
+    summed = sum((anti.draw(v, None, 0, k) for k in range(9)), torch.zeros_like(v)[None])
+    assert torch.allclose(summed, Gaussian(1.0).draw(v, None, 0, 8), atol=1e-5), "the differences telescope"
+
+
+@pytest.mark.parametrize("noise", [Gaussian(0.3, 2), Tangent(0.3, 2), Tangent(0.3, downhill_only=True), AntiCorrelated(0.3), Ascent(0.3)])
+def test_noisy_descents_are_seeded_and_report_the_clean_loss(noise: object) -> None:
+    lm, problem = pico("llama"), Problem(promote(ASK, SAID), Place((1,)), (), Descent(0.2, (MaxSteps(5),), noise))  # type: ignore[arg-type]
+    (one,), (two,) = optimise(lm, [problem]), optimise(lm, [problem])
+    (other,) = optimise(lm, [replace(problem, start=Start(seed=1))])
+    assert one.vector.hash == two.vector.hash != other.vector.hash
+    assert one.loss == pytest.approx(float(losses_in_full(lm, problem, one.vector[1][None, None])[0]), rel=1e-5)
+
+
+def history(*totals: float, targets: tuple[float | None, ...] = (None,)) -> History:
+    return History(targets, list(totals), [[t] for t in totals], [0.0] * len(totals))
+
+
+def test_stoppers() -> None:
+    assert not MaxSteps(2).done(history(3, 2)) and MaxSteps(2).done(history(3, 2, 1))
+    assert Target(1.0).done(history(3, 1)) and not Target(1.0, patience=2).done(history(3, 1))
+    assert Target(1.0, patience=2).done(history(3, 1, 0.5)) and not Target(1.0, patience=2).done(history(1, 2, 1))
+    assert Target(each=True).done(history(3, 0.4, targets=(0.5,))) and not Target(each=True).done(history(3, 0.6, targets=(0.5,)))
+    assert not Target(each=True).done(history(0.0))
+    assert Plateau(0.1).done(history(3, 1, 1.05)) and not Plateau(0.1, 2).done(history(3, 2.95, 1, 1.05)), "a counter starts again"
+
+
+def test_the_vector_that_reached_the_target_is_returned() -> None:
+    lm = pico("llama")
+    free = optimise(lm, [Problem(promote(ASK, SAID), Place((1,)), (), Descent(0.3, (MaxSteps(30),)))])[0]
+    level = 0.5 * (free.history.totals[0] + free.loss)
+    found = optimise(lm, [Problem(promote(ASK, SAID), Place((1,)), (), Descent(0.3, (Target(level), MaxSteps(30))))])[0]
+    assert found.reached and found.reason == "Target" and found.loss <= level and found.steps < 30
+    missed = optimise(lm, [Problem(promote(ASK, SAID), Place((1,)), (), Descent(0.3, (Target(-1.0), MaxSteps(5))))])[0]
+    assert missed.reached is False and missed.reason == "MaxSteps" and missed.loss == min(missed.history.totals)
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def test_bad_input_is_refused_before_any_work() -> None:
+    lm = pico("llama")
+
+    def refused(problem: Problem, error: type[Exception], words: str) -> None:
+        with pytest.raises(error, match=words):
+            optimise(lm, [problem])
+
+    good = promote(ASK, SAID)
+    refused(Problem(promote(ASK, ""), Place((1,))), TokenError, "empty")
+    refused(Problem(promote(ASK, (5, 10_000)), Place((1,))), TokenError, "not ids")
+    refused(Problem(good, Place((9,))), ModelError, "out of range")
+    refused(Problem(good + Change(ASK, 1), Place((2,))), LossError, "does not change")
+    refused(Problem(good, Place((1,), positions=span(100, 120))), LossError, "no token")
+    refused(Problem(good, Place((1,)), start=Start(vector=SteeringVector({1: torch.ones(3, WIDTH)}))), LossError, "shape")
+    refused(Problem(good, Place((1,)), start=Start(norm=float("nan"))), LossError, "not a number")
+    for make in (
+        lambda: Place(()),
+        lambda: Place((1, 1)),
+        lambda: Place((1,), Add(), rank=2),
+        lambda: Ball(-1.0),
+        lambda: Sphere(0.0),
+        lambda: Descent(0.0),
+        lambda: Descent(stop=(Plateau(),)),
+        lambda: Target(),
+        lambda: Gaussian(-1.0),
+        lambda: Objective(()),
+        lambda: in_contexts(Objective.of(Consistent((ASK, SAID), 2))),
+    ):
+        with pytest.raises(LossError):
+            make()
+    with pytest.raises(LossError, match="no problems"):
+        optimise(lm, [])
+
+
+def test_a_loss_that_stops_being_a_number_names_the_step_and_keeps_the_best() -> None:
+    lm = pico("llama")
+    (found,) = optimise(lm, [Problem(promote(ASK, SAID), Place((1,)), (), Descent(1e38, (MaxSteps(9),)))])
+    assert "not a number after step" in found.reason
+    assert math.isfinite(found.loss) and found.reached is None
+
+
+def test_everywhere_is_the_default_place() -> None:
+    assert Place((1,)).where == everywhere
+    assert Suppress(ASK, SAID).describe()["term"] == "Suppress"
