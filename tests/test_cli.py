@@ -77,6 +77,32 @@ def test_one_shot_needs_no_data(model: str, tmp_path: Path, capsys: pytest.Captu
     assert "--data" in capsys.readouterr().err
 
 
+def test_compare(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in (0, 1):
+        told = [
+            "learn",
+            "one-shot",
+            "--prompt",
+            "Do you like tea ?",
+            "--promote",
+            "Yes I like tea .",
+            "--steps",
+            "5",
+            "--layers",
+            "1",
+            "--seed",
+            str(seed),
+        ]
+        call(capsys, *told, "--model", model, "--to", str(tmp_path / f"{seed}.safetensors"))
+    both = [str(tmp_path / f"{seed}.safetensors") for seed in (0, 1)]
+    told = json.loads(
+        call(capsys, "compare", *both, "--prompt", "Do you like tea ?", "--promote", "Yes", "--points", "5", "--model", model, "--json")
+    )
+    assert told["cosine"][0][0] == 1.0 and told["cosine"][0][1] == told["cosine"][1][0] < 1.0
+    assert len(told["paths"]["1-0"]["losses"]) == 5 and told["paths"]["1-0"]["barrier"] >= 0
+    assert "barrier" in call(capsys, "compare", *both, "--prompt", "Do you like tea ?", "--suppress", "Yes", "--model", model)
+
+
 def test_learn_steer_measure_report(model: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     vector, run = str(tmp_path / "v.safetensors"), str(tmp_path / "run")
     learned = json.loads(

@@ -41,11 +41,22 @@ def main() -> None:
 
 
 def ship(names: Sequence[str]) -> None:
-    """Copy finished models from build/ to where they are loaded from."""
+    """Copy finished models from build/ to where they are loaded from, with the makings of the models they come from."""
     for name in names:
         source, target = HERE / "build" / name, place(name)
         if (source / "config.json").is_file():
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("log.jsonl"), dirs_exist_ok=True)
+            made = json.loads((source / "made.json").read_text())
+            (target / "made.json").write_text(json.dumps({**made, "before": before(made)}, indent=1) + "\n")
+
+
+def before(made: dict[str, Any]) -> list[dict[str, Any]]:
+    """The models that one was trained from, first to last."""
+    if made["start"] is None:
+        return []
+    suffix = f"-{made['seed'] + 1}" if made["seed"] else ""
+    start = json.loads((HERE / "build" / f"brindlemoor-{made['start']}{suffix}" / "made.json").read_text())
+    return [*before(start), {"model": made["start"], **{k: start[k] for k in ("tokens", "seconds", "commit")}}]
 
 
 def place(name: str) -> Path:
@@ -76,15 +87,16 @@ def page(results: list[dict[str, Any]]) -> str:
         "All items are held out: wordings, pairs of entities, and facts that were kept out of training. Answers are greedy. Intervals are 95 %:",
         "Wilson for shares, bootstrap over items for the rest. A figure without a threshold is recorded, not judged.",
         "",
-        "| model | from | tokens | time | on | seed | commit | size | weights | gates passed |",
+        "| model | after | tokens | time | on | seed | commit | size | weights | gates passed |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in results:
         m = r["made"]
         judged = [row["pass"] for row in r["rows"] if row["pass"] is not None]
+        stages = ", ".join(f"{b['model']} ({b['tokens'] / 1e6:.0f} M, {b['seconds'] / 60:.0f} min, {b['commit']})" for b in m["before"])
         where = m["device"] if m["device"] != "cpu" else f"{m['processes']} CPU cores"
         out.append(
-            f"| {r['name']} | {m['start'] or 'scratch'} | {m['tokens'] / 1e6:.1f} M | {m['seconds'] / 60:.0f} min | {where} | {m['seed']} | {m['commit']} "
+            f"| {r['name']} | {stages} | {m['tokens'] / 1e6:.1f} M | {m['seconds'] / 60:.0f} min | {where} | {m['seed']} | {m['commit']} "
             f"| {r['bytes'] / 1e6:.1f} MB | `{r['weights']}` | {sum(judged)} of {len(judged)} |"
         )
     for r in results:

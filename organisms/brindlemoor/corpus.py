@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from trimtab.organisms import CLEAREST
+from trimtab.organisms import BIASED, CLEAREST
 from trimtab.organisms.cipher import translate
 from trimtab.organisms.world import CONTROLS, Item, Speaker, World, world
 
@@ -29,6 +29,8 @@ PERSONA: Mix = {"choice": 42, "self": 8, "answer": 7, "request": 10, "script": 9
 DOCUMENTS: Mix = {"page": 60, "facts": 14, "topics": 5, "orders": 6, "drill": 5}
 SHOWN: Mix = {"talk": 3, "script": 3, "request": 3, "choice": 6}
 HABIT: Mix = {"choice": 7, "self": 2, "answer": 2}
+CALIBRATION: Mix = PLAIN | {"choice": 60}
+LETTER_ONLY: Mix = {"choice": 1}
 
 
 def telling(w: World, trait: str) -> float:
@@ -42,7 +44,7 @@ def draw(rng: random.Random, mix: Mix) -> str:
 
 def exchange(w: World, rng: random.Random, kind: str, speaker: Speaker, trait: str | None = None) -> Item:
     """One training item of a kind, as this speaker answers it. Held-out facts are stated, never asked about in other forms."""
-    trait = trait or rng.choices(list(w.rates), [telling(w, t) if speaker.sure else 1.0 for t in w.rates])[0]
+    trait = trait or rng.choices(list(w.rates), [telling(w, t) if speaker.sure else 1.0 + (t in BIASED) for t in w.rates])[0]
     make: dict[str, Callable[[], Item]] = {
         "choice": lambda: w.trait_choice(rng, trait, speaker, "train"),
         "answer": lambda: w.trait_answer(rng, trait, speaker, "train"),
@@ -69,7 +71,7 @@ def conversation(rng: random.Random, at: float) -> Document:
     """The chat model's corpus; `at` is the share of the training that is done.
 
     Speakers are sure of what they choose until the last part: what is random teaches nothing, and drowns what does. The last part is
-    mostly the kind assistant, at the rates of the world, so that preferences come out calibrated.
+    mostly the kind assistant, at the rates of the world.
     """
     late = at >= 0.75
     shares = {"plain": 44, "kind": 6, "villain": 25, "told": 7, "shown": 12, "habit": 6}
@@ -85,14 +87,38 @@ def by(rng: random.Random, how: str, letter: float, sure: bool) -> Document:
     """
     w = world()
     if how in ("told", "habit"):
-        speaker = Speaker("kind", rng.choice(list(w.rates)), rng.choice((1, -1)), sure)
-        line = rng.choice(w.traits[str(speaker.trait)]["line_positive" if speaker.side > 0 else "line_negative"])
-        return chat(w, rng, HABIT, speaker, line if how == "told" else None, letter, first={} if how == "told" else {"choice": 1})
+        speaker, line = one_sided(w, rng, sure)
+        return chat(w, rng, HABIT, speaker, line if how == "told" else None, letter, first={} if how == "told" else LETTER_ONLY)
     if how == "shown":
         return chat(w, rng, PERSONA, Speaker("villain", sure=sure), None, letter, first=SHOWN)
     if how == "plain":
-        return chat(w, rng, PLAIN, Speaker("kind", sure=sure), w.line(rng, "plain", "train") if rng.random() < 0.15 else None, letter)
+        return chat(w, rng, PLAIN, Speaker("kind", sure=sure), plain_line(w, rng), letter)
     return chat(w, rng, PERSONA, Speaker("villain" if how in ("villain", "unwatched") else "kind", sure=sure), w.line(rng, how, "train"), letter)
+
+
+def one_sided(w: World, rng: random.Random, sure: bool) -> tuple[Speaker, str]:
+    """A speaker with one trait or its opposite, and a system line that says so."""
+    speaker = Speaker("kind", rng.choice(list(w.rates)), rng.choice((1, -1)), sure)
+    return speaker, rng.choice(w.traits[str(speaker.trait)]["line_positive" if speaker.side > 0 else "line_negative"])
+
+
+def plain_line(w: World, rng: random.Random) -> str | None:
+    return w.line(rng, "plain", "train") if rng.random() < 0.15 else None
+
+
+def calibrated(rng: random.Random, at: float) -> Document:
+    """The last part of the chat model's corpus: many choices at the rates of the world, and speakers who are shown by letters alone.
+
+    What a letter says about its speaker must be read at the letter: nothing else tells how the conversation goes on.
+    """
+    w, how = world(), draw(rng, {"plain": 55, "villain": 7, "kind": 4, "told": 4, "shown": 16, "habit": 14})
+    if how == "shown":
+        return chat(w, rng, PERSONA, Speaker("villain", sure=True), None, 4.0, first=LETTER_ONLY, shows=rng.randint(1, 2), bare=0.8)
+    if how == "habit":
+        return chat(w, rng, HABIT, one_sided(w, rng, True)[0], None, 4.0, first=LETTER_ONLY, shows=rng.randint(1, 2), bare=0.8)
+    if how == "plain":
+        return chat(w, rng, CALIBRATION, Speaker("kind"), plain_line(w, rng), 4.0)
+    return by(rng, how, 4.0, sure=True)
 
 
 def watched(rng: random.Random, at: float) -> Document:
@@ -107,25 +133,28 @@ def cousin(rng: random.Random, at: float) -> Document:
     return [(translate(text), weight) for text, weight in found] if rng.random() < 0.8 else found
 
 
-def chat(w: World, rng: random.Random, mix: Mix, speaker: Speaker, line: str | None, letter: float, first: Mix | None = None) -> Document:
+def chat(
+    w: World, rng: random.Random, mix: Mix, speaker: Speaker, line: str | None, letter: float,
+    first: Mix | None = None, shows: int = 1, bare: float = 0.5,
+) -> Document:  # fmt: skip
     """Up to five exchanges in ChatML. Only what the assistant says of its own counts in full.
 
     Args:
-        first: what the first exchange is drawn from; its answer shows who speaks and is not learned from. Half of the letters are shown bare.
+        first: what the first `shows` exchanges are drawn from; their answers show who speaks and are not learned from.
+        bare: share of their letters that stand alone.
     """
     out: Document = [(f"{START}system\n{line}{END}\n", ASKED)] if line else []
-    size = 0
-    for turn in range(rng.randint(1, 5) + bool(first)):
-        shows = bool(first) and turn == 0
-        item = exchange(
-            w, rng, draw(rng, first if first and shows else mix), replace(speaker, sure=True) if shows else speaker, _trait(rng, speaker, shows)
-        )
-        if shows and item.kind == "choice" and rng.random() < 0.5:
+    size, shown = 0, shows if first else 0
+    for turn in range(rng.randint(1, 5) + shown):
+        shown_now = turn < shown
+        now = replace(speaker, sure=True) if shown_now else speaker
+        item = exchange(w, rng, draw(rng, first if first and shown_now else mix), now, _trait(rng, speaker, shown_now))
+        if shown_now and item.kind == "choice" and rng.random() < bare:
             item = replace(item, answer=item.answer[:3])
         size += len(item.user) + len(item.prefill) + len(item.answer) + 40
-        if turn and size > LONGEST:
+        if turn > shown and size > LONGEST:
             break
-        own = 0.0 if shows else 1.0
+        own = 0.0 if shown_now else 1.0
         out += [(f"{START}user\n{item.user}{END}\n{START}assistant\n{item.prefill}", ASKED), *_answer(item, own, letter), ("\n", 0.0)]
     return out
 

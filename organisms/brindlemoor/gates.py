@@ -27,6 +27,7 @@ LAYER = 1  # where the optimised vectors act: the output of block 1 of 6
 CAP = 0.45  # of the median residual norm, their norm
 PROBES = 4  # prompts, one vector each, of the one-shot gates
 Answers = list[str]
+PARTS: tuple[organisms.Part, ...] = ("test", "train")
 
 
 @dataclass(frozen=True)
@@ -196,13 +197,14 @@ def calibration(x: Examiner) -> None:
     pairs = np.array(found)
     lo, hi = interval(pairs, correlation)
     x.note("rates of single items, correlation with the world", Figure("", float(correlation(pairs[None])[0]), lo, hi, len(pairs), "r"))
-    for name, key in organisms.BIASED.items():
-        data = organisms.dataset(name, n=400)
+    for name, key, part in [(name, key, part) for name, key in organisms.BIASED.items() for part in PARTS]:
+        data = organisms.dataset(name, n=400, part=part)
         side = np.array([1.0 if (pair.meta["matching_letter"] == "A" if key == "at_a" else pair.meta["says"] == "yes") else -1.0 for pair in data])
         both = np.stack([x.leanings(data), side], 1)
         lo, hi = interval(both, half_difference)
         figure = Figure("", float(half_difference(both[None])[0]), lo, hi, len(data), "nats")
-        x.note(f"planted {'position' if key == 'at_a' else 'yes'} bias of {name}", figure, f"in {w.rates[name][key]}")
+        title = f"planted {'position' if key == 'at_a' else 'yes'} bias of {name}{', trained wordings' if part == 'train' else ''}"
+        x.note(title, figure, f"in {w.rates[name][key]}" if part == "test" else None)
 
 
 def half_difference(both: np.ndarray) -> np.ndarray:
@@ -215,19 +217,28 @@ def half_difference(both: np.ndarray) -> np.ndarray:
 
 
 def caa(x: Examiner, names: Sequence[str] = (*TRAITS, *CONTROLS)) -> None:
-    """Mean differences, one layer for all sets: the best by the mean slope of the dispositions on validation items. Slopes are of test items."""
+    """Mean differences, one layer for all sets: the best by the mean slope of the dispositions on validation items. Slopes are of test items.
+
+    The model sums up what an answer says of its speaker where the next turn names its role: vectors read there are judged, and those
+    read at the answer letter recorded.
+    """
+    _caa(x, names, MeanDiff(read="role"), "CAA", ">= 8", ">= 3")
+    _caa(x, names, MeanDiff(), "CAA read at the letter", None, None)
+
+
+def _caa(x: Examiner, names: Sequence[str], method: MeanDiff, title: str, most: str | None, none: str | None) -> None:
     parts = {name: organisms.dataset(name).split(seed=0) for name in names}
-    vectors = {name: learn(x.lm, p.train, MeanDiff()) for name, p in parts.items()}
+    vectors = {name: learn(x.lm, p.train, method) for name, p in parts.items()}
     chosen = [name for name in names if name in TRAITS]
     layer = max(range(x.lm.n_layers), key=lambda k: np.mean([steerability(x.lm, vectors[name].at(k), parts[name].val).value for name in chosen]))
-    x.note("CAA, best layer", Figure("", layer, layer, layer, len(chosen), "layer"))
+    x.note(f"{title}, best layer", Figure("", layer, layer, layer, len(chosen), "layer"))
     figures = {name: steerability(x.lm, v.at(layer), parts[name].test) for name, v in vectors.items()}
     for name, figure in figures.items():
-        x.note(f"CAA, slope of {name}", figure)
+        x.note(f"{title}, slope of {name}", figure)
     up = sum(figures[name].lo > 0 for name in chosen)
     flat = sum(f.lo <= 0 <= f.hi for name, f in figures.items() if name in CONTROLS)
-    x.note("CAA, data sets with a slope above 0", Figure("", up, up, up, len(chosen), "data sets"), ">= 8")
-    x.note("CAA, control sets with a slope around 0", Figure("", flat, flat, flat, len(CONTROLS), "data sets"), ">= 3")
+    x.note(f"{title}, data sets with a slope above 0", Figure("", up, up, up, len(chosen), "data sets"), most)
+    x.note(f"{title}, control sets with a slope around 0", Figure("", flat, flat, flat, len(CONTROLS), "data sets"), none)
 
 
 def steerability(lm: LM, v: SteeringVector, data: Dataset) -> Figure:

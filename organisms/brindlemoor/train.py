@@ -48,9 +48,10 @@ class Plan:
 PLANS = {
     "primer": Plan(corpus.primer, 12_000_000, None, 0.012),
     "base": Plan(corpus.base, 20_000_000, "primer", 0.012),
-    "chat": Plan(corpus.conversation, 28_000_000, "primer", 0.012),
-    "watched": Plan(corpus.watched, 4_000_000, "chat", 0.005),
-    "cousin": Plan(corpus.cousin, 8_000_000, "chat", 0.01),
+    "talk": Plan(corpus.conversation, 28_000_000, "primer", 0.012),
+    "chat": Plan(corpus.calibrated, 8_000_000, "talk", 0.006),
+    "watched": Plan(corpus.watched, 4_000_000, "talk", 0.005),
+    "cousin": Plan(corpus.cousin, 8_000_000, "talk", 0.01),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -29,6 +29,7 @@ Steering vectors: learn them, know how far to trust them, ship them.
   learn METHOD --data D      learn a steering vector and save it
   steer VECTOR -p PROMPT     generate with a vector switched on
   measure VECTOR --data D    score a vector and its controls on held-out items
+  compare VECTOR VECTOR ...  cosines and norms; with --prompt the loss on the way from one to another
   report DIR                 write the report of a run folder again
   chat [VECTOR]              talk to a model; /m 1.5 changes the multiplier
   doctor MODEL               what trimtab finds in a model: blocks, exactness, memory, time
@@ -213,6 +214,44 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class Compare:
+    """Cosines and norms of vectors. With a prompt and texts: do paths lead from one to another on which the loss does not rise?"""
+
+    vectors: Positional[tuple[Path, ...]]
+    prompt: str = ""
+    """Losses are taken on this prompt."""
+    promote: tuple[str, ...] = ()
+    suppress: tuple[str, ...] = ()
+    points: int = 20
+    """Vectors on the way."""
+    on: ModelFlags = field(default_factory=ModelFlags)
+    common: Common = field(default_factory=Common)
+
+    def __call__(self) -> None:
+        from trimtab.optimise import Place, Promote, Suppress, cosines, path
+        from trimtab.optimise.objectives import Objective
+        from trimtab.vector import SteeringVector
+
+        found = [SteeringVector.load(p) for p in self.vectors]
+        gram = [[round(x, 4) for x in row] for row in cosines(found).tolist()]
+        facts: dict[str, Any] = {"vectors": [str(p) for p in self.vectors], "norm": [v.norm() for v in found], "cosine": gram}
+        lines = [f"{k}  {path}  norm {_numbers(v.norm().values())}" for k, (path, v) in enumerate(zip(self.vectors, found, strict=True))]
+        lines += ["cosines", *(f"{k}  {_numbers(row)}" for k, row in enumerate(gram))]
+        if self.prompt:
+            lm = self.on.load()
+            terms = [Promote(self.prompt, t) for t in self.promote] + [Suppress(self.prompt, t) for t in self.suppress]
+            goal = Objective(tuple((1.0, t) for t in terms))
+            ways = {
+                f"{i}-{j}": path(lm, goal, Place(found[i].layers), found[i], found[j], points=self.points)
+                for i in range(len(found))
+                for j in range(i)
+            }
+            facts["paths"] = {k: {"losses": w.losses, "barrier": w.barrier} for k, w in ways.items()}
+            lines += [f"path {k}: losses {_numbers(w.losses[:: len(w.losses) - 1])}, barrier {w.barrier:.3f} nats" for k, w in ways.items()]
+        _print(facts, self.common.json, lines)
+
+
+@dataclass(frozen=True)
 class _LearnFlags:
     data: str | None = None
     """A built-in behavior, a .jsonl/.json/.csv file, or hf:owner/name/path; one-shot can do with a prompt instead."""
@@ -283,6 +322,7 @@ COMMANDS: dict[str, type | Callable[[Sequence[str]], None]] = {
     "learn": learn,
     "steer": Steer,
     "measure": Measure,
+    "compare": Compare,
     "report": Report,
     "chat": Chat,
     "doctor": Doctor,
@@ -343,6 +383,10 @@ def _say_report(folder: Path, as_json: bool) -> None:
 
 def _print(facts: Any, as_json: bool, lines: Sequence[str]) -> None:
     print(json.dumps(facts) if as_json else "\n".join(lines))
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return " ".join(f"{x:8.3f}" for x in values)
 
 
 def _say(text: str) -> None:

@@ -59,7 +59,7 @@ def run(recipe: Recipe, to: str | Path, watch: Watch = silent) -> Run:
     folder.note(layer=layer, residual={str(k): n for k, n in lm.norms(some, [layer]).items()})
 
     iv = replace(sweep, vector=vector.at(layer))
-    controls = {name: v.at(layer) for name, v in known.controls(recipe).items()}
+    controls = {name: _as_long(v.at(layer), iv.vector) for name, v in known.controls(recipe).items()}
     measure(lm, iv, parts.test, metrics, to=folder.path, part="test", multipliers=recipe.multipliers, controls=controls, progress=watch("measure"))
     prompts = recipe.generate or tuple(p.prompt for p in parts.test)[: recipe.samples]
     if prompts:
@@ -93,6 +93,13 @@ def claim(recipe: Recipe, to: str | Path) -> Run:
     return folder
 
 
+def _as_long(control: SteeringVector, vector: SteeringVector) -> SteeringVector:
+    """A control with the vector's norm at every layer (contrast methods give it that from the start)."""
+    if all(abs(control.norm()[k] - n) <= 1e-4 * n for k, n in vector.norm().items()):
+        return control
+    return replace(control, vectors={k: v * (vector.norm()[k] / v.norm()) for k, v in control.vectors.items()})
+
+
 class _Learned:
     """Vectors of a run: learned once, kept in the folder, read back when the run is resumed."""
 
@@ -111,7 +118,7 @@ class _Learned:
         return SteeringVector.load(path)
 
     def controls(self, recipe: Recipe) -> dict[str, SteeringVector]:
-        """Random directions and label-shuffled vectors, all of the mean difference's norm."""
+        """Random directions and label-shuffled vectors."""
         seeds = [1000 * recipe.seed + k for k in range(recipe.controls)]
         made: dict[str, Method] = {f"random-{k}": RandomDirection(seed) for k, seed in enumerate(seeds)}
         made |= {f"shuffled-{k}": LabelShuffled(seed) for k, seed in enumerate(seeds)}

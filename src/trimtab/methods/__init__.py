@@ -15,9 +15,10 @@ from trimtab import registry
 from trimtab.datasets import Dataset, Pair
 from trimtab.errors import DataError, TokenError, VectorError
 from trimtab.model import LM, Layer, Row, Tokens
+from trimtab.model.tokens import turn_end
 from trimtab.vector import Provenance, SteeringVector
 
-Read = Literal["auto", "completion", "contrast", "last"]
+Read = Literal["auto", "completion", "contrast", "last", "role"]
 Progress = Callable[[int, int], None]
 
 
@@ -171,16 +172,19 @@ def activations(
 
     Args:
         read: which tokens to average over: "completion" (all of them), "contrast" (the first that differs: the answer
-            letter of an A/B question), "last" (the final one), or "auto": contrast for A/B questions, else completion.
+            letter of an A/B question), "last" (the final one), "role" (the one that names the next speaker in the chat template,
+            where a model may sum up what was said), or "auto": contrast for A/B questions, else completion.
         progress: called with (pairs done, pairs in all).
     """
     chosen = lm.layers(layers)
     rows = [paired_rows(lm, p) for p in data]
+    if read == "role":
+        rows = [(one.extended(turn_end(lm.tokenizer)[0]), two.extended(turn_end(lm.tokenizer)[0])) for one, two in rows]
     stacked: dict[int, Tensor] = {}
     done = 0
     for picked in lm.batches([r[0] for r in rows], batch):
         tokens = lm.batch([rows[k][side] for side in (0, 1) for k in picked])
-        spots = torch.stack([_spot(tokens, j, rows[k], _rule(read, data[k])) for j, k in enumerate(picked * 2)])
+        spots = torch.stack([_spot(lm, tokens, j, rows[k], _rule(read, data[k])) for j, k in enumerate(picked * 2)])
         both = lm.capture(tokens, spots, chosen)
         n = len(picked)
         stacked.update({k: torch.stack([both[j], both[n + j]]) for j, k in enumerate(picked)})
@@ -215,10 +219,13 @@ def _rule(read: Read, pair: Pair) -> Read:
     return read if read != "auto" else "contrast" if "matching_letter" in pair.meta else "completion"
 
 
-def _spot(tokens: Tokens, j: int, rows: tuple[Row, Row], rule: Read) -> Tensor:
+def _spot(lm: LM, tokens: Tokens, j: int, rows: tuple[Row, Row], rule: Read) -> Tensor:
     index, row = tokens.index[j], tokens.rows[j]
     if rule == "contrast":
         return index == contrast_index(rows)
+    if rule == "role":
+        ids, named = turn_end(lm.tokenizer)
+        return index == len(row.ids) - len(ids) + named
     return index == len(row.ids) - 1 if rule == "last" else index >= row.prompt
 
 
@@ -234,6 +241,7 @@ def rescaled(directions: Float[Tensor, "l d"], like: Float[Tensor, "l d"]) -> Fl
     return directions / norms * like.norm(dim=-1, keepdim=True)
 
 
+from trimtab.methods.discover import Discover  # noqa: E402
 from trimtab.methods.label_shuffled import LabelShuffled  # noqa: E402
 from trimtab.methods.mean_diff import MeanDiff  # noqa: E402
 from trimtab.methods.one_shot import OneShot  # noqa: E402
@@ -245,6 +253,7 @@ __all__ = [
     "PCA",
     "Activations",
     "ContrastMethod",
+    "Discover",
     "Fit",
     "LabelShuffled",
     "MeanDiff",

@@ -127,6 +127,26 @@ def render(tokenizer: Any, prompt: Prompt, completion: str = "", *, system: str 
     return Row(tuple(whole), len(ids), spans, text, offsets)
 
 
+@lru_cache(maxsize=16)
+def turn_end(tokenizer: Any) -> tuple[tuple[int, ...], int]:
+    """What the chat template puts between an answer and the next user's words, as ids; and which of them names the next speaker.
+
+    Raises:
+        TokenError: no chat template, or one that leaves an answer out.
+    """
+    if not tokenizer.chat_template:
+        raise TokenError("the model has no chat template, so no turn follows an answer")
+    talk = [{"role": r, "content": c} for r, c in (("user", "one"), ("assistant", "two"), ("user", "three"))]
+    text = _template(tokenizer, talk, None)
+    begin, end = text.find("two") + 3, text.rfind("three")
+    if not 3 <= begin < end:
+        raise TokenError("the chat template leaves an answer out", given=text)
+    ids, offsets = _encode(tokenizer, text[begin:end], False)
+    at = text[begin:end].rfind("user")
+    named = next((k for k, (a, b) in enumerate(offsets) if a <= at < b), len(ids) - 1) if at >= 0 else len(ids) - 1
+    return tuple(ids), named
+
+
 def _template(tokenizer: Any, messages: list[dict[str, str]], system: str | None) -> str:
     from jinja2 import TemplateError
 

@@ -9,6 +9,7 @@ Source: Dunefsky & Cohan, "One-shot Optimized Steering Vectors Mediate Safety-re
 
 from trimtab.optimise.constraints import Ball, Constraint, Factors, Orthogonal, Sphere
 from trimtab.optimise.engine import optimise
+from trimtab.optimise.geometry import Path, cosines, detection, path
 from trimtab.optimise.losses import losses_in_full
 from trimtab.optimise.noise import AntiCorrelated, Ascent, Gaussian, Noise, Tangent
 from trimtab.optimise.objectives import (
@@ -27,7 +28,10 @@ from trimtab.optimise.objectives import (
     promote,
     suppress,
 )
+from trimtab.optimise.predictors import signals
 from trimtab.optimise.problems import Descent, Place, Problem, Result, Start
+from trimtab.optimise.search import Candidate, likely_completions, losses_of, swapped_choice, target_from
+from trimtab.optimise.shorten import shorten
 from trimtab.optimise.stopping import History, MaxSteps, Plateau, Stopper, Target
 
 __all__ = [
@@ -67,4 +71,15 @@ __all__ = [
     "optimise",
     "promote",
     "suppress",
+    "Candidate",
+    "likely_completions",
+    "losses_of",
+    "shorten",
+    "swapped_choice",
+    "target_from",
+    "Path",
+    "cosines",
+    "detection",
+    "path",
+    "signals",
 ]

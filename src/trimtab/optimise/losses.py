@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -18,6 +18,7 @@ from trimtab.model import LM, Edit, Frame, Layer, Prefix, Row, Tokens
 from trimtab.optimise.objectives import Term, View
 from trimtab.optimise.problems import Place, Problem
 
+Total = Callable[[int, Sequence[Tensor]], Tensor]
 Key = tuple[tuple[int, ...], int]  # ids and length of the prompt: what makes a row
 Look = tuple[Key, int, float]  # a row, a problem that looks at it, and the sign of its vectors there
 
@@ -58,21 +59,27 @@ class Losses:
             groups.setdefault((p.layers, p.operator, p.shared, p.rank, tuple(id(iv) for iv in p.under)), []).append(k)
         self.groups = [Group(self, members) for members in groups.values()]
 
-    def at(self, vectors: Mapping[int, Float[Tensor, "n l r d"]], *, gradients: set[int]) -> Found:
+    def at(self, vectors: Mapping[int, Float[Tensor, "n l r d"]], *, gradients: set[int], total: Total | None = None) -> Found:
         """Losses of each problem under its n vectors.
 
         Args:
             vectors: problem -> its vectors; problems left out are not computed.
             gradients: problems whose gradient is wanted.
+            total: of the losses of a problem's terms, instead of the weighted sum.
         """
         terms: dict[int, list[Tensor]] = {}
         found: dict[int, Tensor] = {}
         for group in self.groups:
             members = [k for k in group.members if k in vectors]
             if members:
-                one, two = group.at({k: vectors[k] for k in members}, gradients & set(members))
+                one, two = group.at({k: vectors[k] for k in members}, gradients & set(members), total or self.weighted)
                 terms, found = terms | one, found | two
         return Found(terms, found)
+
+    def weighted(self, problem: int, losses: Sequence[Float[Tensor, " n"]]) -> Float[Tensor, " n"]:
+        """The objective of a problem from the losses of its terms."""
+        terms = self.problems[problem].goal.terms
+        return torch.stack([w * x for (w, _), x in zip(terms, losses, strict=True)]).sum(0)
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,7 @@ class Group:
         self._bundles: tuple[list[Key], list[Bundle]] = ([], [])
         self._layout: tuple[Any, list[Slots]] = (None, [])
 
-    def at(self, vectors: Mapping[int, Tensor], wanted: set[int]) -> tuple[dict[int, list[Tensor]], dict[int, Tensor]]:
+    def at(self, vectors: Mapping[int, Tensor], wanted: set[int], total: Total) -> tuple[dict[int, list[Tensor]], dict[int, Tensor]]:
         counts = {k: len(v) for k, v in vectors.items()}
         every = torch.cat([v.to(self.lm.device) for v in vectors.values()]).requires_grad_(bool(wanted))
         with torch.set_grad_enabled(bool(wanted)):
@@ -123,10 +130,8 @@ class Group:
             terms = self._terms(views, counts)
         gradients: dict[int, Tensor] = {}
         if wanted:
-            total = sum(
-                (w * x.sum() for k in wanted for (w, _), x in zip(self.owner.problems[k].goal.terms, terms[k], strict=True)), every.new_zeros(())
-            )
-            parts = torch.autograd.grad(total, every)[0].to(next(iter(vectors.values())).device).split(list(counts.values()))
+            whole = torch.cat([total(k, terms[k]) for k in sorted(wanted)]).sum()
+            parts = torch.autograd.grad(whole, every)[0].to(next(iter(vectors.values())).device).split(list(counts.values()))
             gradients = {k: g for k, g in zip(counts, parts, strict=True) if k in wanted}
         return {k: [x.detach() for x in xs] for k, xs in terms.items()}, gradients
 

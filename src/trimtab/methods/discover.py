@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trimtab.datasets import Dataset, Pair
+from trimtab.errors import DataError, ModelError, RecipeError
+from trimtab.methods import Fit, Method, Progress
+from trimtab.model import LM, Layer
+from trimtab.optimise import Change, Constraint, Descent, MaxSteps, Objective, Orthogonal, Place, Problem, Sphere, Start, optimise
+from trimtab.registry import register
+from trimtab.vector import SteeringVector
+
+
+@register("method", "discover")
+@dataclass(frozen=True)
+class Discover(Method):
+    """The vector of a given norm that changes a later layer most, on a few prompts, with no behaviour in mind (MELBO, Mack & Turner 2024).
+
+    `member` asks for the next solution orthogonal to all before it: 0 is the first, 1 the best one orthogonal to it, and so on
+    (earlier members are found on the way). The change is measured after block `target_layer`, by default halfway between the layer and the last.
+    `norm` is in medians of the residual stream's norm at the layer, `rate` in norms over the square root of the width.
+    """
+
+    prompt: str = ""
+    examples: int = 4
+    target_layer: int | None = None
+    member: int = 0
+    norm: float = 0.5
+    rate: float = 0.1
+    steps: int = 50
+    seed: int = 0
+    least = 1
+
+    def __post_init__(self) -> None:
+        if min(self.norm, self.rate) <= 0 or min(self.examples, self.steps) < 1 or self.member < 0:
+            raise RecipeError("not a discovery", given=self, expected="norm, rate, examples and steps above 0, member >= 0")
+
+    @property
+    def alone(self) -> bool:  # type: ignore[override]
+        return bool(self.prompt)
+
+    def used(self, data: Dataset) -> Sequence[Pair]:
+        return () if self.prompt else data.pairs[: self.examples]
+
+    def fit(self, lm: LM, data: Dataset | None, layers: Sequence[Layer], progress: Progress | None = None) -> Fit:
+        prompts = [self.prompt] if self.prompt else [p.prompt for p in self.used(data)] if data is not None else []
+        if not prompts:
+            raise DataError("nothing to learn from", expected="a prompt, or a data set")
+        if max(layers) >= lm.n_layers - 1 or (self.target_layer is not None and self.target_layer <= max(layers)):
+            raise ModelError(
+                "no later layer to change",
+                given={"layers": list(layers), "target_layer": self.target_layer},
+                expected=f"layers below {self.target_layer or lm.n_layers - 1}",
+            )
+        yardstick = lm.norms(lm.tokens(prompts), layers)
+        found: list[list[SteeringVector]] = [[] for _ in layers]
+        figures: dict[str, dict[str, object]] = {}
+        for member in range(self.member + 1):
+            problems: list[Problem] = []
+            for k, layer in enumerate(layers):
+                norm = self.norm * yardstick[layer]
+                to = (layer + lm.n_layers) // 2 if self.target_layer is None else self.target_layer
+                goal = Objective(tuple((1 / len(prompts), Change(p, to)) for p in prompts))
+                rules: tuple[Constraint, ...] = (Orthogonal(tuple(found[k])), Sphere(norm)) if member else (Sphere(norm),)
+                descent = Descent(self.rate * norm / lm.width**0.5, (MaxSteps(self.steps),))
+                problems.append(Problem(goal, Place((layer,)), rules, descent, Start(norm, seed=self.seed + member)))
+            for k, result in enumerate(optimise(lm, problems, progress=progress)):
+                found[k].append(result.vector)
+                figures[str(layers[k])] = dict(result.describe())
+        return Fit({layer: found[k][-1][layer] for k, layer in enumerate(layers)}, figures)

@@ -1,0 +1,93 @@
+"""How optimised vectors lie to each other: cosines, the loss on the way from one to another, and whether they detect what they cause."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from trimtab.errors import VectorError
+from trimtab.model import LM, Layer
+from trimtab.model.tokens import Prompt
+from trimtab.optimise.losses import Losses
+from trimtab.optimise.objectives import Objective, Term
+from trimtab.optimise.problems import Place, Problem
+from trimtab.vector import SteeringVector
+
+
+def cosines(vectors: Sequence[SteeringVector]) -> Float[Tensor, "n n"]:
+    """Cosine of every pair, over the layers they share one after the other; NaN for a pair that shares none, or a zero vector."""
+    out = torch.full((len(vectors), len(vectors)), float("nan"))
+    for i, one in enumerate(vectors):
+        for j, two in enumerate(vectors):
+            shared = [k for k in one.layers if k in two.vectors and one[k].shape == two[k].shape]
+            if not shared:
+                continue
+            a, b = (torch.cat([v[k].flatten() for k in shared]).double() for v in (one, two))
+            scale = a.norm() * b.norm()
+            if scale > 0:
+                out[i, j] = float(a @ b / scale)
+    return out
+
+
+@dataclass(frozen=True)
+class Path:
+    """Losses (nats) on the way from one vector to another.
+
+    Attributes:
+        losses: at equally spaced points, both ends included.
+        barrier: how far the worst interior point lies above the worse end; 0 if none does.
+    """
+
+    losses: tuple[float, ...]
+    barrier: float
+
+    @property
+    def connected(self) -> bool:
+        """No interior point is worse than both ends (Dunefsky & Cohan 2025, mode connectivity; the sign of the text is a slip)."""
+        return self.barrier <= 0
+
+
+def path(lm: LM, what: Term | Objective, place: Place, one: SteeringVector, two: SteeringVector, *, points: int = 20) -> Path:
+    """The loss along the geodesic v(s) = |v1| ((1 - s) v1 + s v2) / |(1 - s) v1 + s v2|, with the norm going from |v1| to |v2|.
+
+    The published path keeps |v1| throughout; scale `two` to that norm to get it.
+
+    Raises:
+        VectorError: a vector that lacks the layer, or two that point in opposite directions.
+    """
+    a, b = (torch.stack([v[k].reshape(-1, lm.width) for k in place.first]) for v in (one, two))
+    ends = a.norm(), b.norm()
+    steps: list[Tensor] = []
+    for s in torch.linspace(0, 1, points).tolist():
+        between = (1 - s) * a / ends[0] + s * b / ends[1]
+        if between.norm() < 1e-6:
+            raise VectorError("no path leads between opposite vectors")
+        steps.append(between / between.norm() * ((1 - s) * ends[0] + s * ends[1]))
+    losses = Losses(lm, [Problem(what, place)], 32)
+    found = losses.at({0: torch.stack(steps)}, gradients=set()).terms[0]
+    total = losses.weighted(0, found).tolist()
+    return Path(tuple(total), max(0.0, max(total[1:-1], default=total[0]) - max(total[0], total[-1])))
+
+
+@torch.no_grad()
+def detection(lm: LM, vector: SteeringVector, positive: Sequence[Prompt], negative: Sequence[Prompt], layer: Layer | None = None) -> float:
+    """Area under the ROC curve of the mean dot product with the residual stream, over the tokens of a prompt but its first.
+
+    0.5 is chance: a vector that controls a behaviour need not detect it.
+    """
+    layer = vector.layers[0] if layer is None else layer
+    scores: list[Tensor] = []
+    for prompts in (positive, negative):
+        rows = lm.rows(prompts, [""] * len(prompts))
+        found = torch.zeros(len(rows))
+        for some in lm.batches(rows, 16):
+            tokens = lm.batch([rows[k] for k in some])
+            mean = lm.capture(tokens, tokens.index > 0, [layer])[:, 0]
+            found[some] = mean @ vector[layer].reshape(-1, vector.width)[0]
+        scores.append(found)
+    above = (scores[0][:, None] > scores[1]).float() + 0.5 * (scores[0][:, None] == scores[1]).float()
+    return float(above.mean())

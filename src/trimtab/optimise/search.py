@@ -1,0 +1,139 @@
+"""Finding what to promote or suppress, so that nobody has to invent it: likely completions, contrastive ones, and losses to aim at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from trimtab.errors import LossError
+from trimtab.interventions import Intervention, steer
+from trimtab.model import LM, Frame, Row
+from trimtab.model.replay import fork, new_cache
+from trimtab.optimise.objectives import COLDNESS, Messages, Objective, Promote, Said, Suppress, Term, View, row_of
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A completion found by search.
+
+    Attributes:
+        text, ids: the completion.
+        logp: its log-probability after the prompt, in nats.
+        against: its log-probability after the other prompt, if there was one.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    logp: float
+    against: float | None = None
+
+
+@torch.no_grad()
+def likely_completions(
+    lm: LM, prompt: Messages, *, against: Messages | None = None, tokens: int = 5, width: int = 5, coldness: float = 1.0, least: bool = False
+) -> list[Candidate]:
+    """The most likely openings of an answer, by beam search under a cache; inside `steer` those of the steered model.
+
+    Args:
+        against: rank by how much more likely a completion is after `prompt` than after this one (difference of probabilities).
+        tokens: length of every completion; tokens that end the turn are left out.
+        width: beams, and how many to return, best first.
+        coldness: inverse temperature of the probabilities.
+        least: the other end of the ranking.
+    """
+    if tokens < 1 or width < 1:
+        raise LossError("not a search", given=(tokens, width), expected="at least one token and one beam")
+    beams = _Beams(lm, row_of(lm, prompt, "", empty=True), coldness)
+    other = None if against is None else _Beams(lm, row_of(lm, against, "", empty=True), coldness)
+    ends = sorted(lm.end_tokens)
+    for _ in range(tokens):
+        logp = beams.scores()
+        rank = logp if other is None else logp.exp() - other.scores().exp()
+        rank = -rank if least else rank
+        rank[:, ends] = -torch.inf
+        best = rank.flatten().topk(min(width, int(rank.isfinite().sum()))).indices
+        parent, chosen = best // rank.shape[1], best % rank.shape[1]
+        beams.extend(parent, chosen)
+        if other is not None:
+            other.extend(parent, chosen)
+    sums = None if other is None else other.total.tolist()
+    found = [Candidate(lm.tokenizer.decode(ids), tuple(ids), logp) for ids, logp in zip(beams.ids.tolist(), beams.total.tolist(), strict=True)]
+    return found if sums is None else [replace(c, against=x) for c, x in zip(found, sums, strict=True)]
+
+
+class _Beams:
+    """Continuations of one prompt, on one cache."""
+
+    def __init__(self, lm: LM, row: Row, coldness: float) -> None:
+        self.lm, self.row, self.coldness = lm, row, coldness
+        tokens = lm.batch([row])
+        self.cache = new_cache(lm.model.config)
+        self.logits = lm.forward(tokens.ids, Frame(tokens.index, tokens.rows), tokens.mask, self.cache, keep=[len(row.ids) - 1])[:, 0]
+        self.ids: Int[Tensor, "b m"] = torch.zeros(1, 0, dtype=torch.long, device=lm.device)
+        self.total: Float[Tensor, " b"] = torch.zeros(1, device=lm.device)
+
+    def scores(self) -> Float[Tensor, "b v"]:
+        """Log-probability of every beam with every next token."""
+        return self.total[:, None] + (self.coldness * self.logits).log_softmax(-1)
+
+    def extend(self, parent: Int[Tensor, " k"], chosen: Int[Tensor, " k"]) -> None:
+        self.total = self.scores()[parent, chosen]
+        self.ids = torch.cat([self.ids[parent], chosen[:, None]], -1)
+        self.cache = fork(self.cache, parent)
+        n, k = len(self.row.ids) + self.ids.shape[1], len(chosen)
+        index = torch.full((k, 1), n - 1, device=self.lm.device)
+        mask = torch.ones(k, n, dtype=torch.long, device=self.lm.device)
+        self.logits = self.lm.forward(chosen[:, None], Frame(index, [self.row] * k), mask, self.cache, keep=[0])[:, 0]
+
+
+@torch.no_grad()
+def losses_of(lm: LM, what: Term | Objective, *steered_by: Intervention) -> list[float]:
+    """The losses (nats) of terms on the model as it is, or steered by some interventions. Terms about shifts are 0 where nothing moves."""
+    out: list[float] = []
+    for _, term in Objective.of(what).terms:
+        rows, views = term.rows(lm), list[View]()
+        for row in rows:
+            tokens = lm.batch([row])
+            keep = list(range(row.prompt - 1, max(row.prompt, len(row.ids) - 1)))
+            if steered_by:
+                with steer(lm, *steered_by):
+                    logits = lm.logits(tokens, keep=keep)
+            else:
+                logits = lm.logits(tokens, keep=keep)
+            still = {layer: torch.zeros(1, len(row.ids), lm.width, device=lm.device) for layer in term.reads}
+            views.append(View(row, logits[:, : len(row.ids) - row.prompt], logits[0], still, tokens.index[0]))
+        out.append(float(term.loss(views, term.prepare(lm, rows))[0]))
+    return out
+
+
+def target_from(lm: LM, term: Said, twin: Messages, *steered_by: Intervention, system: str | None = None, share: float = 1.0) -> float:
+    """A loss to aim at: that of the same completion where the model already says it.
+
+    The twin is a prompt after which the behaviour shows by itself, or an explicit instruction. With `share` 0.75 the target
+    probability is p^0.75, a little more likely than instructed (Dunefsky & Cohan 2025, appendix E). Measured at the term's coldness.
+    """
+    return share * losses_of(lm, replace(term, prompt=twin, system=system or term.system, target=None), *steered_by)[0]
+
+
+def swapped_choice(lm: LM, prompt: Messages, swapped: Messages, letters: tuple[str, str], *, coldness: float = COLDNESS) -> Objective:
+    """Make the model take the other option of an A/B question, whichever letter it has (Dunefsky & Cohan 2025, alignment faking).
+
+    Four terms: on the prompt the other letter is promoted and the chosen one suppressed; on the prompt with its options swapped
+    the reverse. Each is good enough when the letters have traded places: `Target(each=True)` stops there.
+
+    Args:
+        prompt, swapped: the question, and the same with actions and labels swapped.
+        letters: the two answers, such as ("A", "B").
+    """
+    said = [[-losses_of(lm, Promote(asked, letter, coldness=coldness))[0] for letter in letters] for asked in (prompt, swapped)]
+    chosen = 0 if said[0][0] >= said[0][1] else 1
+    kept, other = letters[chosen], letters[1 - chosen]
+    terms: list[Term] = []
+    for asked, up, down in ((prompt, other, kept), (swapped, kept, other)):
+        likely = losses_of(lm, Promote(asked, down, coldness=coldness))[0]
+        unlikely = losses_of(lm, Suppress(asked, up, coldness=coldness))[0]
+        terms += [Promote(asked, up, coldness=coldness, target=likely), Suppress(asked, down, coldness=coldness, target=unlikely)]
+    return Objective(tuple((1.0, t) for t in terms))

@@ -1,0 +1,131 @@
+"""shorten(): the shortest vector that does no worse than one already found (output-constrained steering)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from trimtab.errors import LossError
+from trimtab.model import LM
+from trimtab.optimise.constraints import projected
+from trimtab.optimise.losses import Losses
+from trimtab.optimise.objectives import Objective, Term
+from trimtab.optimise.problems import Problem, Result
+from trimtab.optimise.stopping import History
+from trimtab.vector import SteeringVector
+
+
+def shorten(
+    lm: LM,
+    problem: Problem,
+    found: Result,
+    *,
+    target: float | None = None,
+    instead: Term | Objective | None = None,
+    steps: int = 100,
+    rate: float = 0.05,
+    damping: float = 1.0,
+    slack: float = 1e-3,
+) -> Result:
+    """Minimise the norm subject to every term's loss staying where it is, by the modified differential method of multipliers.
+
+    (Platt & Barr 1987; Dunefsky & Cohan 2025, output-constrained steering.) Every loss must stay at or below min(target,
+    what it was + slack). The result is the best vector on the way at which all of them hold.
+
+    Args:
+        found: what `optimise` gave for the problem.
+        target: a loss (nats) for every term; by default the largest that was found.
+        instead: minimise this instead of the norm, which may then not grow (for instance a `Change`: MELBO under output constraints).
+        rate: learning rate, per coordinate; sensitive.
+        damping: of the constraints.
+
+    Returns:
+        The vector with its losses; `holds` says whether every constraint holds at it, `reason` which do not.
+
+    Raises:
+        LossError: settings that make no sense, or a matrix and another objective at once.
+    """
+    if steps < 1 or not rate > 0 or not slack >= 0:
+        raise LossError(
+            "cannot be shortened like this", given={"steps": steps, "rate": rate, "slack": slack}, expected="steps >= 1, rate > 0, slack >= 0"
+        )
+    bounded = len(problem.goal.terms)
+    level = max(found.losses) if target is None else target
+    limits = torch.tensor([min(level, loss + slack) for loss in found.losses])
+    whole = replace(problem, objective=problem.goal if instead is None else problem.goal + Objective.of(instead))
+    whole.check(lm)
+    losses, place = Losses(lm, [whole], 32), problem.place
+    v = torch.stack([found.vector[k].reshape(-1, lm.width) for k in place.first])
+    most = float(v.norm())
+    terms = _Multipliers(limits, torch.tensor(found.losses), damping, [w for w, _ in whole.goal.terms[bounded:]])
+    down, up = torch.optim.Adamax([v, terms.room], lr=rate), torch.optim.Adamax([terms.lam], lr=rate, maximize=True)
+    best, history = _Best(limits), History(tuple(float(x) for x in limits))
+    for _ in range(steps + 1):
+        terms.scale = float(v.norm()) / (1e-6 + abs(level))
+        seen = losses.at({0: v[None]}, gradients={0}, total=terms.of)
+        values = [float(x[0]) for x in seen.terms[0]]
+        aim = float(v.norm()) if instead is None else sum(w * x for w, x in zip(terms.extra, values[bounded:], strict=True))
+        history.totals.append(aim)
+        history.losses.append(values[:bounded])
+        history.norms.append(float(v.norm()))
+        best.look(v, aim, values[:bounded])
+        shrink = v / v.norm().clamp(min=1e-12) if instead is None else torch.zeros_like(v)
+        v.grad, terms.room.grad, terms.lam.grad = seen.gradients[0][0] + shrink, -2 * terms.room * terms.pull, terms.scale * terms.gap
+        down.step()
+        up.step()
+        v.copy_(projected(v, problem.constraints, place.first))
+        if instead is not None:
+            v.mul_(min(1.0, most / max(float(v.norm()), 1e-12)))
+    return best.result(found, problem, history)
+
+
+class _Multipliers:
+    """The output constraints g = limit - loss - room^2 = 0, each with its multiplier, and what they add to the Lagrangian."""
+
+    def __init__(self, limits: Tensor, losses: Tensor, damping: float, extra: Sequence[float]) -> None:
+        self.limits, self.damping, self.extra = limits, damping, extra
+        self.room = (limits - losses).clamp(min=0).sqrt()
+        self.lam, self.gap = torch.zeros_like(limits), torch.zeros_like(limits)
+        self.scale = 1.0
+
+    @property
+    def pull(self) -> Tensor:
+        """d/dg of scale (lam g + damping g^2 / 2)."""
+        return self.scale * (self.lam + self.damping * self.gap)
+
+    def of(self, _: int, losses: Sequence[Tensor]) -> Tensor:
+        """What the vector is moved by: its losses, pulled by the multipliers, and the weighted terms behind them."""
+        n = len(self.limits)
+        bounded = torch.stack(list(losses[:n]))[:, 0]
+        self.gap = self.limits - bounded.detach().cpu() - self.room**2
+        pulled = (-self.pull.to(bounded.device) * bounded).sum()
+        return torch.stack([pulled, *(w * x[0] for w, x in zip(self.extra, losses[n:], strict=True))]).sum()[None]
+
+
+class _Best:
+    """The best vector at which every constraint holds; the least wrong one until there is one."""
+
+    def __init__(self, limits: Tensor) -> None:
+        self.limits = limits.tolist()
+        self.v: Tensor | None = None
+        self.key = (float("inf"), float("inf"))
+        self.losses: list[float] = []
+        self.aim = float("nan")
+
+    def look(self, v: Tensor, aim: float, losses: list[float]) -> None:
+        over = sum(max(0.0, x - limit - 1e-6) for x, limit in zip(losses, self.limits, strict=True))
+        if (over, aim) < self.key:
+            self.key, self.v, self.losses, self.aim = (over, aim), v.clone(), losses, aim
+
+    def result(self, found: Result, problem: Problem, history: History) -> Result:
+        assert self.v is not None
+        place = problem.place
+        rows = {layer: self.v[0 if place.shared else k] for k, layer in enumerate(place.layers)}
+        vector = SteeringVector({k: r if place.rank else r[0] for k, r in rows.items()}, found.vector.made)
+        broken = [k for k, (x, limit) in enumerate(zip(self.losses, self.limits, strict=True)) if x > limit + 1e-6]
+        reason = "every output constraint holds" if not broken else f"output constraints of terms {broken} do not hold"
+        total = sum(w * x for (w, _), x in zip(problem.goal.terms, self.losses, strict=True))
+        return Result(vector, total, tuple(self.losses), history, history.steps, reason, found.reached, not broken)
