@@ -125,38 +125,40 @@ def test_multiplier_zero_moves_nothing(tmp_path: Path, lm: LM) -> None:
     assert (values[:, list(m).index(0.0)] == 0).all() and (values[:, list(m).index(1.0)] > 0).all()
 
 
-RESUME = """
-import os, sys
-sys.path.insert(0, {tests!r})
-import torch
-torch.set_num_threads(1)
-from test_measure import *
-lm, data = pico("llama"), Dataset("toy", pairs(60))
-def die(done, total):
-    if done == {at}:
-        os.kill(os.getpid(), {signal})
-measure(lm, Intervention(vector(0, 1, 2)), data, [Propensity(), KL()], layers=[0, 1, 2], to={to!r}, progress=die)
-"""
+def attempt(to: Path, at: int) -> int:
+    """Measure in a fork of this process, which dies by kill -9 after `at` chunks; its exit status."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    def die(done: int, total: int) -> None:
+        if done == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    measure(pico("llama"), Intervention(vector(0, 1, 2)), Dataset("toy", pairs(60)), [Propensity(), KL()], layers=[0, 1, 2], to=to, progress=die)
+    os._exit(0)
+
+
+def killed_and_resumed(folder: str) -> None:
+    """For a process of its own: forks want one without threads."""
+    pico("llama")  # once, before the forks
+    killed, whole = Path(folder) / "killed", Path(folder) / "whole"
+    file, before = killed / "scores" / "all.jsonl", b""
+    for at in (1, 5):
+        assert attempt(killed, at) == -signal.SIGKILL
+        before = file.read_bytes()
+        with file.open("ab") as f:
+            f.write(b'{"metric": "propensity", "condition": "vec')  # a row the kill cut in two
+    assert attempt(killed, -1) == 0 and attempt(whole, -1) == 0
+    after = file.read_bytes()
+    assert after.startswith(before) and after == (whole / "scores" / "all.jsonl").read_bytes()
 
 
 def test_kill_and_resume(tmp_path: Path) -> None:
     """kill -9 twice in the middle; the same call finishes with the very bytes of an undisturbed run, and repeats no unit."""
-    tests = str(Path(__file__).parent)
-
-    def call(to: str, at: int) -> int:
-        code = RESUME.format(tests=tests, at=at, signal=int(signal.SIGKILL), to=to)
-        return subprocess.run([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False).returncode
-
-    file = tmp_path / "killed" / "scores" / "all.jsonl"
-    for at in (1, 5):
-        assert call(f"{tmp_path}/killed", at) == -signal.SIGKILL
-        before = file.read_bytes()
-        with file.open("ab") as f:
-            f.write(b'{"metric": "propensity", "condition": "vec')  # a row the kill cut in two
-    assert call(f"{tmp_path}/killed", -1) == 0
-    assert call(f"{tmp_path}/whole", -1) == 0
-    after = file.read_bytes()
-    assert after.startswith(before) and after == (tmp_path / "whole" / "scores" / "all.jsonl").read_bytes()
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_measure; test_measure.killed_and_resumed({str(tmp_path)!r})"
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path, lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
