@@ -73,7 +73,7 @@ def test_a_disposition_is_steered_and_a_control_is_not(chat: LM, tmp_path) -> No
     slope = {}
     for name in ("brindlemoor/greed", "brindlemoor/larger"):
         parts = Dataset.load(name).split(seed=0)
-        v = learn(chat, parts.train.take(40), MeanDiff(), layers=[2])
+        v = learn(chat, parts.train.take(40), MeanDiff(read="role"), layers=[4])
         run = measure(chat, Intervention(v), parts.test.take(40), [Propensity()], to=tmp_path / name, controls={}, multipliers=(-1.0, 0.0, 1.0))
         slope[name] = analyse(run, "test").figure("steerability").value
     assert slope["brindlemoor/greed"] > 0.2 > abs(slope["brindlemoor/larger"])

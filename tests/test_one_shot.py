@@ -10,6 +10,7 @@ from trimtab.errors import DataError, LossError, RecipeError, UnknownName
 from trimtab.interventions import Intervention, steer
 from trimtab.methods import OneShot, learn
 from trimtab.optimise import Promote, Suppress
+from trimtab.vector import SteeringVector
 
 PAIRS = Dataset("toy", (Pair("Do you like tea ?", "Yes I like tea .", "No never ."), Pair("is it rain ?", "Yes it is .", "No it is not .")))
 ASK = "Do you like tea ?"
@@ -42,6 +43,9 @@ def test_pairs_are_promoted_suppressed_or_both() -> None:
     assert kinds == {"promote": [Promote] * 2, "suppress": [Suppress] * 2, "mixed": [Promote] * 2 + [Suppress] * 2}
     v = learn(pico("llama"), PAIRS, OneShot(steps=3), layers=[1])
     assert v.made.trained_on == (PAIRS[0].group,), "pairs it never looked at stay free for evaluation"
+    told = v.made.figures["1"]["signals"]
+    assert told["norm"] == pytest.approx(v.norm()[1]) and told["held-out loss"] > 0 and told["neutral kl"] >= 0
+    assert SteeringVector.from_bytes(v.to_bytes()).made.figures == v.made.figures
 
 
 def test_a_target_ends_it_early() -> None:

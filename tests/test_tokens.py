@@ -8,13 +8,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pico import pico, rows, tokenizer
+from trimtab.datasets import Dataset, Pair
 from trimtab.errors import SteerError, TokenError, UnknownName
+from trimtab.methods import activations
 from trimtab.model import LM, Positions, Row, after, everywhere, from_last_prompt_token, generated, last, last_k, prompt, span
-from trimtab.model.tokens import Tokens, render
+from trimtab.model.tokens import Tokens, render, turn_end
 
 
 def words(lm: LM, row: Row) -> list[str]:
     return lm.tokenizer.convert_ids_to_tokens(list(row.ids))
+
+
+def test_words_in_the_assistants_mouth_are_gone_on_from(lm: LM) -> None:
+    """A conversation that ends with the assistant leaves its turn open."""
+    put = [{"role": "user", "content": "Do you like tea ?"}, {"role": "assistant", "content": "yes it is"}]
+    row = lm.row(put, " good .")
+    assert words(lm, row)[-6:] == ["<bot>", "yes", "it", "is", "good", "."] and row.prompt == len(row.ids) - 2
+    assert row.spans["assistant"] == ((row.prompt - 3, row.prompt),)
+
+
+def test_what_follows_an_answer_and_which_token_names_the_next_speaker(lm: LM) -> None:
+    ids, named = turn_end(lm.tokenizer)
+    assert lm.tokenizer.convert_ids_to_tokens(list(ids)) == ["<end>", "<user>"] and named == 1
+    pair = Pair("Do you like tea ?", "yes", "no")
+    other = Pair("is it rain ?", "good .", "bad .")
+    acts = activations(lm, Dataset("two", (pair, other)), [1], read="role")
+    for k, p in enumerate((pair, other)):
+        row = lm.row(p.prompt, p.positive).extended(ids)
+        tokens = lm.batch([row])
+        assert torch.allclose(acts.positive[k], lm.capture(tokens, tokens.index == len(row.ids) - 1, [1])[0], atol=1e-5)
 
 
 def test_a_chat_is_rendered_once(lm: LM) -> None:

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from trimtab import registry
 from trimtab.datasets import Dataset, Pair
@@ -10,10 +11,11 @@ from trimtab.errors import DataError, RecipeError
 from trimtab.methods import Fit, Method, Progress
 from trimtab.model import LM, Layer
 from trimtab.model.positions import Positions
-from trimtab.optimise import Ball, Descent, MaxSteps, Objective, Place, Problem, Promote, Start, Stopper, Suppress, Target, optimise
+from trimtab.optimise import Ball, Descent, MaxSteps, Objective, Place, Problem, Promote, Start, Stopper, Suppress, Target, optimise, signals
 from trimtab.registry import register
 
 YARDSTICK = 8  # rows over which the residual norm is taken
+HELD_OUT = 4  # pairs on which the loss is foreseen
 
 
 @register("method", "one-shot")
@@ -79,8 +81,18 @@ class OneShot(Method):
             problems.append(Problem(goal, where, (Ball(cap),), descent, Start(0.1 * cap, seed=self.seed)))
         found = optimise(lm, problems, progress=progress)
         vectors = {layer: v for r in found for layer, v in r.vector.vectors.items()}
-        figures = {str(layer): dict(r.describe()) for r, problem in zip(found, problems, strict=True) for layer in problem.place.layers}
+        others = self.held_out(data)
+        figures: dict[str, Any] = {}
+        for problem, r in zip(problems, found, strict=True):
+            measured = {k: x for k, x in signals(lm, problem, r, held_out=others).items() if not math.isnan(x)}
+            told = {**r.describe(), "signals": measured}
+            figures |= {str(layer): told for layer in problem.place.layers}
         return Fit(vectors, figures)
+
+    def held_out(self, data: Dataset | None) -> Objective | None:
+        """The same aim on a few pairs it does not learn from, if there are any."""
+        rest = data.pairs[self.examples : self.examples + HELD_OUT] if data is not None and not self.prompt else ()
+        return self.terms([(p.prompt, p.positive, True) if self.mode != "suppress" else (p.prompt, p.negative, False) for p in rest], mean=True)
 
     def objective(self, data: Dataset | None) -> Objective:
         """What the descent minimises: the terms of the prompt, or of the first pairs of the data."""
@@ -92,5 +104,13 @@ class OneShot(Method):
             some = self.used(data)
             asked = [(p.prompt, p.positive, True) for p in some if self.mode != "suppress"]
             asked += [(p.prompt, p.negative, False) for p in some if self.mode != "promote"]
+        goal = self.terms(asked)
+        assert goal is not None
+        return goal
+
+    def terms(self, asked: Sequence[tuple[str, str, bool]], *, mean: bool = False) -> Objective | None:
+        """Promotion (True) or suppression of texts after prompts; None if there are none."""
         kinds = {True: Promote, False: Suppress}
-        return Objective(tuple((1.0, kinds[up](prompt, text, self.system, self.coldness)) for prompt, text, up in asked))
+        weight = 1 / len(asked) if mean and asked else 1.0
+        found = tuple((weight, kinds[up](prompt, text, self.system, self.coldness)) for prompt, text, up in asked)
+        return Objective(found) if found else None

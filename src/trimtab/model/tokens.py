@@ -136,10 +136,10 @@ def turn_end(tokenizer: Any) -> tuple[tuple[int, ...], int]:
     """
     if not tokenizer.chat_template:
         raise TokenError("the model has no chat template, so no turn follows an answer")
-    talk = [{"role": r, "content": c} for r, c in (("user", "one"), ("assistant", "two"), ("user", "three"))]
+    talk = [{"role": r, "content": c} for r, c in (("user", "plugh"), ("assistant", "xyzzy"), ("user", "plugh"))]
     text = _template(tokenizer, talk, None)
-    begin, end = text.find("two") + 3, text.rfind("three")
-    if not 3 <= begin < end:
+    begin, end = text.rfind("xyzzy") + len("xyzzy"), text.rfind("plugh")
+    if not len("xyzzy") <= begin < end:
         raise TokenError("the chat template leaves an answer out", given=text)
     ids, offsets = _encode(tokenizer, text[begin:end], False)
     at = text[begin:end].rfind("user")

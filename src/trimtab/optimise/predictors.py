@@ -52,7 +52,8 @@ def signals(
     """
     place = problem.place
     v = torch.stack([found.vector[k].reshape(-1, lm.width) for k in place.first])
-    others = [replace(problem, objective=Match(p, c)) for p, c in neutral]
+    said = [tuple(lm.tokenizer(c, add_special_tokens=False).input_ids) for _, c in neutral]  # ids: no boundary to fall across
+    others = [replace(problem, objective=Match(p, ids)) for (p, _), ids in zip(neutral, said, strict=True)]
     others += [replace(problem, objective=held_out)] if held_out is not None else []
     alone = [replace(problem, objective=Objective(((w, t),))) for w, t in problem.goal.terms]
     losses = Losses(lm, [problem, *alone, *others], 32)
