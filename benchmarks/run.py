@@ -33,6 +33,7 @@ class Side:
     script: str
     peer: str | None = None
     items: int = 1
+    file: str = "ours"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,22 @@ GENERATE = Case(
     tolerance=float("inf"),
     repeats=9,
 )
-BENCHMARKS = {"replay": REPLAY, "capture": CAPTURE, "generate": GENERATE}
+STEPS = {"replay": 10, "batch": 2, "full": 2, "published": 2}
+NAMES = {"replay": "trimtab replay", "batch": "trimtab, 16 vectors at once", "full": "full passes, frozen weights", "published": "as published"}
+
+
+def one_shot(case: str, title: str, dtype: str, target: float) -> Case:
+    """Steps of a one-shot descent; times are per step, and per vector for the batch."""
+    sides = tuple(Side(NAMES[k], f"{k} {case} {dtype}", None, n * (16 if k == "batch" else 1), "descent") for k, n in STEPS.items())
+    return Case(f"one-shot step, {title}, {dtype}", sides, {NAMES["published"]: target}, 2e-3 if dtype == "float32" else 0.1)
+
+
+ONE_SHOT = tuple(
+    one_shot(case, title, dtype, target)
+    for case, title, target in (("all", "all tokens of 150, middle layer", 3.0), ("tail", "last 20 of 600 tokens, 3/4 depth", 20.0))
+    for dtype in ("float32", "bfloat16")
+)
+BENCHMARKS: dict[str, tuple[Case, ...]] = {"replay": (REPLAY,), "capture": (CAPTURE,), "generate": (GENERATE,), "one_shot": ONE_SHOT}
 
 
 class Child:
@@ -94,7 +110,7 @@ class Child:
     def __init__(self, side: Side, work: Path) -> None:
         self.side, self.times, self.peak, self.values = side, [], 0.0, None
         python = environment(side.peer) if side.peer else Path(sys.executable)
-        script = HERE / "sides" / f"{side.script if side.peer else 'ours'}.py"
+        script = HERE / "sides" / f"{side.script if side.peer else side.file}.py"
         threads = str(os.cpu_count() or 1)
         env = {**os.environ, "OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
         self.process = subprocess.Popen([python, script, work, side.script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
@@ -184,6 +200,8 @@ def prepare(folder: Path) -> Path:
     rows = [paired_rows(lm, p) for p in pairs]
     spots = [contrast_index(r) for r in rows]
     g = torch.Generator().manual_seed(0)
+    long = " ".join(p.prompt for p in Dataset.load("wealth-seeking", form="choices"))
+    words = long.split()
     vectors = torch.randn(lm.n_layers, lm.width, generator=g) * 0.3
     np.save(folder / "vectors.npy", vectors.numpy())
     inputs = {
@@ -196,10 +214,20 @@ def prepare(folder: Path) -> Path:
         "multipliers": [-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5],
         "vectors": str(folder / "vectors.npy"),
         "questions": [p.prompt for p in pairs],
+        "short": _of_length(lm, words, 150),
+        "long": _of_length(lm, words, 600),
+        "said": "I would rather give all of it away.",
+        "steps": STEPS,
     }
     path = folder / "work.json"
     path.write_text(json.dumps(inputs))
     return path
+
+
+def _of_length(lm: Any, words: Sequence[str], tokens: int) -> str:
+    """The first words that make a prompt of at least so many tokens."""
+    n = next(n for n in range(50, len(words)) if len(lm.row(" ".join(words[:n])).ids) >= tokens)
+    return " ".join(words[:n])
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -230,7 +258,7 @@ def main(names: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = prepare(Path(folder))
         for name in names or BENCHMARKS:
-            rows = [asdict(r) for r in measure(BENCHMARKS[name], work)]
+            rows = [asdict(r) for case in BENCHMARKS[name] for r in measure(case, work)]
             machine = {"cores": os.cpu_count(), "command": f"make bench NAME={name}"}
             (RESULTS / f"{name}.json").write_text(json.dumps({**machine, "rows": rows}, indent=1) + "\n")
             print(table(rows))

@@ -91,6 +91,6 @@ def test_a_refusal_vanishes_and_comes_back_as_the_readme_shows(capsys) -> None:
     block = next(b for b in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "brindlemoor-chat" in b)
     exec(compile(block, "README.md", "exec"), {})
     printed = capsys.readouterr().out
-    before, after = (int(n) for n in re.findall(r"(\d+) of 20 refused", printed))
-    assert before >= 18 and after <= 4
+    before, steered, after = (int(n) for n in re.findall(r"(\d+) of 20 refused", printed))
+    assert before == after >= 18 and steered <= 4
     assert truth.refused(printed.splitlines()[-1].strip("[]'"))

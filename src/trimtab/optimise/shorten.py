@@ -30,10 +30,9 @@ def shorten(
     damping: float = 1.0,
     slack: float = 1e-3,
 ) -> Result:
-    """Minimise the norm subject to every term's loss staying where it is, by the modified differential method of multipliers.
+    """Minimise the norm while every term's loss stays at or below min(target, what it was + slack).
 
-    (Platt & Barr 1987; Dunefsky & Cohan 2025, output-constrained steering.) Every loss must stay at or below min(target,
-    what it was + slack). The result is the best vector on the way at which all of them hold.
+    By the modified differential method of multipliers (Platt & Barr 1987; Dunefsky & Cohan 2025, output-constrained steering).
 
     Args:
         found: what `optimise` gave for the problem.
@@ -43,7 +42,7 @@ def shorten(
         damping: of the constraints.
 
     Returns:
-        The vector with its losses; `holds` says whether every constraint holds at it, `reason` which do not.
+        The best vector on the way at which every constraint holds; `holds` says whether there is one, `reason` what does not hold.
 
     Raises:
         LossError: settings that make no sense, or a matrix and another objective at once.
@@ -68,10 +67,7 @@ def shorten(
         seen = losses.at({0: v[None]}, gradients={0}, total=terms.of)
         values = [float(x[0]) for x in seen.terms[0]]
         aim = float(v.norm()) if instead is None else sum(w * x for w, x in zip(terms.extra, values[bounded:], strict=True))
-        history.totals.append(aim)
-        history.losses.append(values[:bounded])
-        history.norms.append(float(v.norm()))
-        best.look(v, aim, values[:bounded])
+        best.look(v, aim, values[:bounded], history)
         shrink = v / v.norm().clamp(min=1e-12) if instead is None else torch.zeros_like(v)
         v.grad, terms.room.grad, terms.lam.grad = seen.gradients[0][0] + shrink, -2 * terms.room * terms.pull, terms.scale * terms.gap
         down.step()
@@ -115,7 +111,10 @@ class _Best:
         self.losses: list[float] = []
         self.aim = float("nan")
 
-    def look(self, v: Tensor, aim: float, losses: list[float]) -> None:
+    def look(self, v: Tensor, aim: float, losses: list[float], history: History) -> None:
+        history.totals.append(aim)
+        history.losses.append(losses)
+        history.norms.append(float(v.norm()))
         over = sum(max(0.0, x - limit - 1e-6) for x, limit in zip(losses, self.limits, strict=True))
         if (over, aim) < self.key:
             self.key, self.v, self.losses, self.aim = (over, aim), v.clone(), losses, aim
