@@ -14,6 +14,7 @@ from trimtab.model.positions import Positions
 from trimtab.optimise import Ball, Descent, MaxSteps, Objective, Place, Problem, Promote, Start, Stopper, Suppress, Target, optimise, signals
 from trimtab.registry import register
 
+Mode = Literal["promote", "suppress", "mixed"]
 YARDSTICK = 8  # rows over which the residual norm is taken
 HELD_OUT = 4  # pairs on which the loss is foreseen
 
@@ -36,7 +37,7 @@ class OneShot(Method):
     promote: tuple[str, ...] = ()
     suppress: tuple[str, ...] = ()
     system: str | None = None
-    mode: Literal["promote", "suppress", "mixed"] = "promote"
+    mode: Mode = "promote"
     examples: int = 1
     norm: float = 0.5
     rate: float = 0.1
@@ -68,26 +69,29 @@ class OneShot(Method):
         return () if self.prompt else data.pairs[: self.examples]
 
     def fit(self, lm: LM, data: Dataset | None, layers: Sequence[Layer], progress: Progress | None = None) -> Fit:
+        problems = self.problems(lm, data, layers)
+        found = optimise(lm, problems, progress=progress)
+        others = self.held_out(data)
+        figures: dict[str, Any] = {}
+        for problem, r in zip(problems, found, strict=True):
+            measured = {k: x for k, x in signals(lm, problem, r, held_out=others).items() if not math.isnan(x)}
+            figures |= {str(layer): {**r.describe(), "signals": measured} for layer in problem.place.layers}
+        return Fit({layer: v for r in found for layer, v in r.vector.vectors.items()}, figures)
+
+    def problems(self, lm: LM, data: Dataset | None, layers: Sequence[Layer]) -> list[Problem]:
+        """What is optimised: one problem per layer, or one for all layers together."""
         goal = self.objective(data)
         rows = [row for _, term in goal.terms[:YARDSTICK] for row in term.rows(lm)]
         yardstick = lm.norms(lm.batch(rows), layers)
         places = [tuple(layers)] if self.together else [(layer,) for layer in layers]
         stop: tuple[Stopper, ...] = (MaxSteps(self.steps),) if self.target is None else (Target(self.target), MaxSteps(self.steps))
-        problems: list[Problem] = []
+        out: list[Problem] = []
         for place in places:
             cap = self.norm * min(yardstick[layer] for layer in place)
             where = Place(place, registry.make("operator", self.operator), self.positions)
             descent = Descent(self.rate * cap / lm.width**0.5, stop)
-            problems.append(Problem(goal, where, (Ball(cap),), descent, Start(0.1 * cap, seed=self.seed)))
-        found = optimise(lm, problems, progress=progress)
-        vectors = {layer: v for r in found for layer, v in r.vector.vectors.items()}
-        others = self.held_out(data)
-        figures: dict[str, Any] = {}
-        for problem, r in zip(problems, found, strict=True):
-            measured = {k: x for k, x in signals(lm, problem, r, held_out=others).items() if not math.isnan(x)}
-            told = {**r.describe(), "signals": measured}
-            figures |= {str(layer): told for layer in problem.place.layers}
-        return Fit(vectors, figures)
+            out.append(Problem(goal, where, (Ball(cap),), descent, Start(0.1 * cap, seed=self.seed)))
+        return out
 
     def held_out(self, data: Dataset | None) -> Objective | None:
         """The same aim on a few pairs it does not learn from, if there are any."""

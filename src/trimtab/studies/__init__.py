@@ -1,0 +1,1 @@
+"""Studies: the published experiments as functions over the parts of the library, one file each."""

@@ -1,0 +1,51 @@
+"""The studies, small: a toy behavior on a pico model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pico import pico
+from trimtab.methods import OneShot
+from trimtab.studies import one_shot
+from trimtab.studies.one_shot import Carried, Plan, foreseen
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> str:
+    numbers = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    rows = [{"prompt": f"Do you like {a} {b} ?", "positive": "yes I think so", "negative": "no never"} for a in ("tea", "rain") for b in numbers]
+    (tmp_path / "toy.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
+    return str(tmp_path / "toy.jsonl")
+
+
+def test_one_shot_vectors_are_compared_with_all_their_controls(toy: str, tmp_path: Path) -> None:
+    lm, plan = pico("llama"), Plan((toy,), layer=1, examples=2, one=OneShot(steps=6))
+    told = one_shot.one_shot(lm, tmp_path / "study", plan)
+    names = [v["name"] for v in told["vectors"]]
+    assert names[:6] == [f"{mode}-{k}" for mode in ("promote", "suppress", "mixed") for k in range(2)]
+    assert {"mean-diff of 1", "mean-diff of all, equal norm", "random-0"} <= set(names)
+    by_name = {v["name"]: v for v in told["vectors"]}
+    assert by_name["promote-0"]["n"] == 12 and by_name["promote-0"]["mean"] > by_name["random-0"]["mean"]
+    assert by_name["promote-0"]["signals"]["held-out loss"] > 0 and not by_name["random-0"]["signals"]
+    assert -1 <= told["foreseen"]["norm"]["spearman"] <= 1 if "norm" in told["foreseen"] else True
+    text = (tmp_path / "study" / "study.md").read_text()
+    assert "| promote | 2 |" in text and "What foresees the effect" in text
+    before = (tmp_path / "study" / "study.json").read_bytes()
+    one_shot.one_shot(lm, tmp_path / "study", plan)
+    assert (tmp_path / "study" / "study.json").read_bytes() == before
+
+
+def test_a_signal_that_ranks_the_vectors_is_found_and_one_that_does_not_is_not() -> None:
+    rng = np.random.default_rng(0)
+    found = [
+        Carried(b, f"promote-{k}", np.full(5, 0.1 * k + (b == "two")), 1.0, {"good": -2.0 * k, "bad": float(rng.normal())})
+        for b in ("one", "two")
+        for k in range(20)
+    ]
+    told = foreseen(found)
+    assert told["good"]["spearman"] == pytest.approx(-1.0) and told["good"]["hi"] < -0.9
+    assert abs(told["bad"]["spearman"]) < 0.5 and told["bad"]["lo"] < 0 < told["bad"]["hi"]
