@@ -365,6 +365,15 @@ def test_a_loss_that_stops_being_a_number_names_the_step_and_keeps_the_best() ->
     assert math.isfinite(found.loss) and found.reached is None
 
 
+def test_a_descent_that_blows_up_leaves_its_neighbours_alone() -> None:
+    lm = pico("llama")
+    good = Problem(promote(ASK, SAID), Place((1,), positions=from_last_prompt_token), (), Descent(0.3, (MaxSteps(6),)))
+    bad = replace(good, descent=Descent(1e38, (MaxSteps(6),)))
+    alone, (one, lost, two) = optimise(lm, [good])[0], optimise(lm, [good, bad, replace(good, start=Start(seed=1))])
+    assert "not a number" in lost.reason and one.reason == two.reason == "MaxSteps"
+    assert one.history.totals == pytest.approx(alone.history.totals, rel=1e-4)
+
+
 def test_everywhere_is_the_default_place() -> None:
     assert Place((1,)).where == everywhere
     assert Suppress(ASK, SAID).describe()["term"] == "Suppress"

@@ -21,9 +21,9 @@ from torch import Tensor
 from trimtab.errors import LossError
 from trimtab.model import LM
 from trimtab.optimise.constraints import projected
-from trimtab.optimise.losses import Losses
+from trimtab.optimise.losses import Found, Losses
 from trimtab.optimise.problems import Problem, Result
-from trimtab.optimise.stopping import History, Stopper, stopped_by
+from trimtab.optimise.stopping import History, MaxSteps, Stopper, stopped_by
 from trimtab.optimise.store import restore, save
 from trimtab.vector import Provenance, SteeringVector
 
@@ -141,17 +141,26 @@ def _step(losses: Losses, walks: Sequence[Walk], active: list[int]) -> None:
     """Losses where every active problem stands; then an update of those that go on."""
     at = {k: walks[k].v[None] for k in active}
     wanted = {k for k in active if _gradient_here(walks[k])}
-    found = losses.at(at, gradients=wanted)
+    found = _alone_if_lost(losses, at, wanted, losses.at(at, gradients=wanted))
     for k in active:
         walks[k].note([float(x[0]) for x in found.terms[k]])
     going = [k for k in active if not walks[k].reason]
     here = {k: found.gradients[k][0] for k in going if k in wanted}
     there = {k: _perturbed(walks[k], here.get(k)) for k in going if walks[k].problem.descent.noise is not None}
     if there:
-        near = losses.at(there, gradients=set(there)).gradients
+        near = _alone_if_lost(losses, there, set(there), losses.at(there, gradients=set(there))).gradients
         here |= {k: near[k].mean(0) for k in there}
     for k in going:
         walks[k].step(here[k])
+
+
+def _alone_if_lost(losses: Losses, at: dict[int, Tensor], wanted: set[int], found: Found) -> Found:
+    """What is not a number may spoil what it shares a pass with: then every problem is looked at alone."""
+    numbers = [*found.gradients.values(), *(x for terms in found.terms.values() for x in terms)]
+    if len(at) == 1 or all(bool(x.isfinite().all()) for x in numbers):
+        return found
+    alone = [losses.at({k: v}, gradients=wanted & {k}) for k, v in at.items()]
+    return Found({k: x for f in alone for k, x in f.terms.items()}, {k: x for f in alone for k, x in f.gradients.items()})
 
 
 def _gradient_here(walk: Walk) -> bool:
@@ -176,4 +185,4 @@ def _start(problem: Problem, lm: LM) -> Float[Tensor, "l r d"]:
 
 
 def _most_steps(problem: Problem) -> int:
-    return min(s.steps for s in problem.descent.stop if hasattr(s, "steps"))  # type: ignore[attr-defined]
+    return min(s.steps for s in problem.descent.stop if isinstance(s, MaxSteps))

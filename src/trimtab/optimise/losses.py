@@ -111,14 +111,14 @@ class Slots:
 
 
 class Group:
-    """Runs that act in the same way at the same layers."""
+    """Problems whose vectors act in the same way at the same layers."""
 
     def __init__(self, owner: Losses, members: Sequence[int]) -> None:
         self.owner, self.lm, self.members = owner, owner.lm, list(members)
         self.place: Place = owner.problems[members[0]].place
         self.reads = sorted({layer for k in members for _, t in owner.problems[k].goal.terms for layer in t.reads})
         self._bundles: tuple[list[Key], list[Bundle]] = ([], [])
-        self._layout: tuple[Any, list[Slots]] = (None, [])
+        self._layouts: dict[Any, list[Slots]] = {}
 
     def at(self, vectors: Mapping[int, Tensor], wanted: set[int], total: Total) -> tuple[dict[int, list[Tensor]], dict[int, Tensor]]:
         counts = {k: len(v) for k, v in vectors.items()}
@@ -167,13 +167,14 @@ class Group:
     def _slots(self, counts: Mapping[int, int]) -> list[Slots]:
         """Slots for the problems that are under way. They, and the rows, stay until one of the problems ends."""
         wanted = tuple(counts.items())
-        if self._layout[0] != wanted:
+        if wanted not in self._layouts:
             looks = self._looks(counts)
             if self._bundles[0] != list(looks):
                 rows = [row for _, row in looks.values()]
                 self._bundles = (list(looks), [self._bundle([rows[j] for j in some]) for some in self.lm.batches(rows, self.owner.batch)])
-            self._layout = (wanted, [self._dealt(bundle, {row: who for row, (who, _) in looks.items()}, counts) for bundle in self._bundles[1]])
-        return self._layout[1]
+                self._layouts.clear()
+            self._layouts[wanted] = [self._dealt(bundle, {row: who for row, (who, _) in looks.items()}, counts) for bundle in self._bundles[1]]
+        return self._layouts[wanted]
 
     def _looks(self, counts: Mapping[int, int]) -> dict[Key, tuple[list[tuple[int, float]], Row]]:
         """For every row the problems, each with a sign, that look at it."""
