@@ -231,7 +231,7 @@ def test_a_stopped_descent_goes_on_where_it_was(tmp_path: Path) -> None:
     class Killed(Exception):
         pass
 
-    def stop(done: int, total: int) -> None:
+    def stop(done: int, total: int, words: str) -> None:
         if done >= 14:
             raise Killed
 
@@ -241,7 +241,7 @@ def test_a_stopped_descent_goes_on_where_it_was(tmp_path: Path) -> None:
         optimise(lm, many(), to=file, progress=stop, save_every=0.0)
     assert file.is_file()
     steps: list[int] = []
-    resumed = optimise(lm, many(), to=file, progress=lambda done, total: steps.append(done))
+    resumed = optimise(lm, many(), to=file, progress=lambda done, total, words: steps.append(done))
     assert min(steps) > 5
     for a, b in zip(undisturbed, resumed, strict=True):
         assert a.history.totals == pytest.approx(b.history.totals, rel=1e-5, abs=1e-6)

@@ -20,12 +20,12 @@ from trimtab.reports import report
 from trimtab.reports.analysis import choose_layer
 from trimtab.vector import SteeringVector
 
-Watch = Callable[[str], Callable[[int, int], None]]
+Watch = Callable[[str], Callable[..., None]]
 
 
-def silent(stage: str) -> Callable[[int, int], None]:
+def silent(stage: str) -> Callable[..., None]:
     """No progress shown."""
-    return lambda done, total: None
+    return lambda *_: None
 
 
 def run(recipe: Recipe, to: str | Path, watch: Watch = silent) -> Run:
@@ -104,7 +104,7 @@ class _Learned:
     """Vectors of a run: learned once, kept in the folder, read back when the run is resumed."""
 
     def __init__(self, run: Run, lm: LM, train: Dataset, layers: list[int], watch: Watch) -> None:
-        self.run, self.lm, self.train, self.layers = run, lm, train, layers
+        self.run, self.lm, self.train, self.layers, self.watch = run, lm, train, layers, watch
         self.activations: Callable[[str], Activations] = cache(
             lambda read: activations(lm, train, layers, read=read, progress=watch("read activations"))
         )
@@ -114,7 +114,7 @@ class _Learned:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             acts = self.activations(method.read) if isinstance(method, ContrastMethod) else None
-            learn(self.lm, self.train, method, self.layers, acts=acts).save(path)
+            learn(self.lm, self.train, method, self.layers, acts=acts, progress=self.watch(f"learn {name}") if acts is None else None).save(path)
         return SteeringVector.load(path)
 
     def controls(self, recipe: Recipe) -> dict[str, SteeringVector]:

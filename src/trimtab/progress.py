@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-Update = Callable[[int, int], None]
+Update = Callable[..., None]
 
 
 @contextmanager
 def bars(enabled: bool = True) -> Generator[Callable[[str], Update]]:
-    """Gives a function that opens a bar for a stage and returns its update (done, total)."""
+    """Gives a function that opens a bar for a stage and returns its update (done, total), or (done, total, a few words)."""
     columns = (TextColumn("{task.description:18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not enabled, refresh_per_second=4) as progress:
@@ -22,8 +22,8 @@ def bars(enabled: bool = True) -> Generator[Callable[[str], Update]]:
         def stage(name: str) -> Update:
             task = progress.add_task(name, total=None)
 
-            def update(done: int, total: int) -> None:
-                progress.update(task, completed=done, total=total)
+            def update(done: int, total: int, words: str = "") -> None:
+                progress.update(task, completed=done, total=total, description=f"{name}, {words}" if words else name)
                 if enabled and not console.is_terminal and (done == total or done % max(1, total // 4) == 0):
                     print(f"{name}: {done}/{total}", file=sys.stderr, flush=True)
 

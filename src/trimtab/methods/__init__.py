@@ -19,7 +19,7 @@ from trimtab.model.tokens import turn_end
 from trimtab.vector import Provenance, SteeringVector
 
 Read = Literal["auto", "completion", "contrast", "last", "role"]
-Progress = Callable[[int, int], None]
+Progress = Callable[..., None]  # (done, in all), and for a descent its loss in words
 
 
 @dataclass(frozen=True)

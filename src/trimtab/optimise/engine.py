@@ -27,7 +27,7 @@ from trimtab.optimise.stopping import History, MaxSteps, Stopper, stopped_by
 from trimtab.optimise.store import restore, save
 from trimtab.vector import Provenance, SteeringVector
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int, str], None]
 
 
 @dataclass
@@ -110,7 +110,7 @@ def optimise(
 
     Args:
         to: a file for the state (safetensors); if it is there, the descent goes on from it. It must be of the same problems.
-        progress: called with (steps done, steps at most), over all problems.
+        progress: called with (steps done, steps at most, the lowest losses in words), over all problems.
         batch: rows of a pass.
         save_every: seconds between two saves.
 
@@ -129,7 +129,8 @@ def optimise(
     while active := [k for k, w in enumerate(walks) if not w.reason]:
         _step(losses, walks, active)
         if progress:
-            progress(sum(_most_steps(w.problem) if w.reason else w.history.steps for w in walks), most)
+            done = sum(_most_steps(w.problem) if w.reason else w.history.steps for w in walks)
+            progress(done, most, f"loss {sum(w.history.totals[w.best_at] for w in walks) / len(walks):.3g}")
         if keep is not None and keep.due(save_every):
             save(walks, keep)
     if keep is not None:

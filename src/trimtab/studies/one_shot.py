@@ -28,7 +28,7 @@ from trimtab.recipe import Run, write_whole
 from trimtab.steerability import Array, interval
 from trimtab.vector import SteeringVector
 
-Watch = Callable[[str], Callable[[int, int], None]]
+Watch = Callable[[str], Callable[..., None]]
 MODES: tuple[Mode, ...] = get_args(Mode)
 SIZES = (1, 10)
 
@@ -89,7 +89,7 @@ def one_shot(lm: LM, to: str | Path, plan: Plan | None = None, watch: Watch | No
     found: list[Carried] = []
     gram: dict[str, Any] = {}
     for behavior in plan.behaviors:
-        carried, vectors = _behavior(lm, folder, plan, behavior, watch or (lambda _: lambda done, total: None))
+        carried, vectors = _behavior(lm, folder, plan, behavior, watch or (lambda _: lambda *_: None))
         found += carried
         gram[behavior] = {mode: _off_diagonal([v for name, v in vectors.items() if name.startswith(mode)]) for mode in MODES}
     told = {
