@@ -217,28 +217,31 @@ def half_difference(both: np.ndarray) -> np.ndarray:
 
 
 def caa(x: Examiner, names: Sequence[str] = (*TRAITS, *CONTROLS)) -> None:
-    """Mean differences, one layer for all sets: the best by the mean slope of the dispositions on validation items. Slopes are of test items.
+    """Mean differences, read at the answer letter or where the next turn names its role: seeds differ in where they sum an answer up.
 
-    The model sums up what an answer says of its speaker where the next turn names its role: vectors read there are judged, and those
-    read at the answer letter recorded.
+    Read position and layer are those with the best mean slope of the dispositions on validation items; slopes are of test items.
     """
-    _caa(x, names, MeanDiff(read="role"), "CAA", ">= 8", ">= 3")
-    _caa(x, names, MeanDiff(), "CAA read at the letter", None, None)
+    found = [_caa(x, names, read, title) for read, title in (("contrast", "CAA at the letter"), ("role", "CAA at the role"))]
+    best = max(found, key=lambda f: f[0])
+    up = sum(best[1][name].lo > 0 for name in names if name in TRAITS)
+    flat = sum(f.lo <= 0 <= f.hi for name, f in best[1].items() if name in CONTROLS)
+    x.note("CAA, data sets with a slope above 0", Figure("", up, up, up, len(TRAITS), "data sets"), ">= 8")
+    x.note("CAA, control sets with a slope around 0", Figure("", flat, flat, flat, len(CONTROLS), "data sets"), ">= 3")
 
 
-def _caa(x: Examiner, names: Sequence[str], method: MeanDiff, title: str, most: str | None, none: str | None) -> None:
+def _caa(x: Examiner, names: Sequence[str], read: Any, title: str) -> tuple[float, dict[str, Figure]]:
+    """The best mean slope on validation items, and the slopes on test items at that layer."""
     parts = {name: organisms.dataset(name).split(seed=0) for name in names}
-    vectors = {name: learn(x.lm, p.train, method) for name, p in parts.items()}
+    vectors = {name: learn(x.lm, p.train, MeanDiff(read=read)) for name, p in parts.items()}
     chosen = [name for name in names if name in TRAITS]
-    layer = max(range(x.lm.n_layers), key=lambda k: np.mean([steerability(x.lm, vectors[name].at(k), parts[name].val).value for name in chosen]))
+    means = [float(np.mean([steerability(x.lm, vectors[name].at(k), parts[name].val).value for name in chosen])) for k in range(x.lm.n_layers)]
+    layer = int(np.argmax(means))
     x.note(f"{title}, best layer", Figure("", layer, layer, layer, len(chosen), "layer"))
+    x.note(f"{title}, mean slope on validation items", Figure("", means[layer], means[layer], means[layer], len(chosen), "nats"))
     figures = {name: steerability(x.lm, v.at(layer), parts[name].test) for name, v in vectors.items()}
     for name, figure in figures.items():
         x.note(f"{title}, slope of {name}", figure)
-    up = sum(figures[name].lo > 0 for name in chosen)
-    flat = sum(f.lo <= 0 <= f.hi for name, f in figures.items() if name in CONTROLS)
-    x.note(f"{title}, data sets with a slope above 0", Figure("", up, up, up, len(chosen), "data sets"), most)
-    x.note(f"{title}, control sets with a slope around 0", Figure("", flat, flat, flat, len(CONTROLS), "data sets"), none)
+    return means[layer], figures
 
 
 def steerability(lm: LM, v: SteeringVector, data: Dataset) -> Figure:
