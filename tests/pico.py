@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -213,3 +215,11 @@ def rows(*lengths: tuple[int, int], seed: int = 0) -> list[Row]:
     """Rows of random ids, each of (prompt length, completion length)."""
     g = torch.Generator().manual_seed(seed)
     return [Row(tuple(torch.randint(7, VOCAB, (p + c,), generator=g).tolist()), p) for p, c in lengths]
+
+
+def toy_pairs(file: Path) -> Path:
+    """Twenty questions in words of the pico tokenizer, with the same two answers each."""
+    numbers = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    rows = [{"prompt": f"Do you like {a} {b} ?", "positive": "yes I think so", "negative": "no never"} for a in ("tea", "rain") for b in numbers]
+    file.write_text("\n".join(json.dumps(r) for r in rows))
+    return file

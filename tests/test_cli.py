@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pico import build, tokenizer
+from pico import build, tokenizer, toy_pairs
 from trimtab import cli, registry
 from trimtab.vector import SteeringVector
 
@@ -29,10 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def data(tmp_path: Path) -> str:
-    numbers = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
-    rows = [{"prompt": f"Do you like {a} {b} ?", "positive": "yes I think so", "negative": "no never"} for a in ("tea", "rain") for b in numbers]
-    (tmp_path / "toy.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
-    return str(tmp_path / "toy.jsonl")
+    return str(toy_pairs(tmp_path / "toy.jsonl"))
 
 
 def call(capsys: pytest.CaptureFixture[str], *args: str) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pico import pico
+from pico import pico, toy_pairs
 from trimtab.methods import OneShot
 from trimtab.studies import one_shot
 from trimtab.studies.one_shot import Carried, Plan, foreseen
@@ -16,10 +15,7 @@ from trimtab.studies.one_shot import Carried, Plan, foreseen
 
 @pytest.fixture
 def toy(tmp_path: Path) -> str:
-    numbers = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
-    rows = [{"prompt": f"Do you like {a} {b} ?", "positive": "yes I think so", "negative": "no never"} for a in ("tea", "rain") for b in numbers]
-    (tmp_path / "toy.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
-    return str(tmp_path / "toy.jsonl")
+    return str(toy_pairs(tmp_path / "toy.jsonl"))
 
 
 def test_one_shot_vectors_are_compared_with_all_their_controls(toy: str, tmp_path: Path) -> None:

@@ -56,9 +56,7 @@ class ModelFlags:
 
 
 @dataclass(frozen=True)
-class DataFlags:
-    data: str
-    """A built-in behavior, a .jsonl/.json/.csv file, or hf:owner/name/path."""
+class PartFlags:
     form: Literal["answers", "choices"] | None = None
     """Free-form completions or A/B questions; by default what the file holds."""
     split_seed: int = 0
@@ -66,8 +64,17 @@ class DataFlags:
     part: Literal["train", "val", "test", "all"] | None = None
     """Which part of the split; learn uses train, measure uses test."""
 
+    def of(self, data: str, default: str) -> Dataset:
+        return _part(data, self.form, self.split_seed, self.part or default)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFlags(PartFlags):
+    data: str
+    """A built-in behavior, a .jsonl/.json/.csv file, or hf:owner/name/path."""
+
     def load(self, default: str) -> Dataset:
-        return _part(self.data, self.form, self.split_seed, self.part or default)
+        return self.of(self.data, default)
 
 
 @dataclass(frozen=True)
@@ -229,8 +236,7 @@ class Compare:
     common: Common = field(default_factory=Common)
 
     def __call__(self) -> None:
-        from trimtab.optimise import Place, Promote, Suppress, cosines, path
-        from trimtab.optimise.objectives import Objective
+        from trimtab.optimise import Objective, Place, Promote, Suppress, cosines, path
         from trimtab.vector import SteeringVector
 
         found = [SteeringVector.load(p) for p in self.vectors]
@@ -281,12 +287,7 @@ class Study:
 class _LearnFlags:
     data: str | None = None
     """A built-in behavior, a .jsonl/.json/.csv file, or hf:owner/name/path; one-shot can do with a prompt instead."""
-    form: Literal["answers", "choices"] | None = None
-    """Free-form completions or A/B questions; by default what the file holds."""
-    split_seed: int = 0
-    """Seed of the split."""
-    part: Literal["train", "val", "test", "all"] = "train"
-    """Which part of the split to learn from."""
+    which: PartFlags = field(default_factory=PartFlags)
     to: Path = Path("vector.safetensors")
     """File to write."""
     layers: tuple[int, ...] = ()
@@ -314,7 +315,7 @@ def learn(args: Sequence[str]) -> None:
 
     if flags.data is None and not flags.method.alone:
         raise RecipeError("nothing to learn from", expected="--data, a built-in behavior or a file", do="trimtab list shows the built-in behaviors")
-    data = None if flags.data is None else _part(flags.data, flags.form, flags.split_seed, flags.part)
+    data = None if flags.data is None else flags.which.of(flags.data, "train")
     lm = flags.on.load()
     layers = lm.layers(list(flags.layers) or None)
     with bars(not flags.common.json) as watch:

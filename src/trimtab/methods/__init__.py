@@ -83,6 +83,21 @@ class Method:
         return data.pairs
 
 
+class FewShot(Method):
+    """A learner that takes one prompt and no data, or the first few pairs of the data."""
+
+    prompt: str
+    examples: int
+    least = 1
+
+    @property
+    def alone(self) -> bool:  # type: ignore[override]
+        return bool(self.prompt)
+
+    def used(self, data: Dataset) -> Sequence[Pair]:
+        return () if self.prompt else data.pairs[: self.examples]
+
+
 class ContrastMethod(Method):
     """A learner that needs the activations alone. The result is rescaled to the norm of the mean difference at each layer,
 
@@ -254,6 +269,7 @@ __all__ = [
     "Activations",
     "ContrastMethod",
     "Discover",
+    "FewShot",
     "Fit",
     "LabelShuffled",
     "MeanDiff",

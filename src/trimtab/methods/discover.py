@@ -3,9 +3,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trimtab.datasets import Dataset, Pair
+from trimtab.datasets import Dataset
 from trimtab.errors import DataError, ModelError, RecipeError
-from trimtab.methods import Fit, Method, Progress
+from trimtab.methods import FewShot, Fit, Progress
 from trimtab.model import LM, Layer
 from trimtab.optimise import Change, Constraint, Descent, MaxSteps, Objective, Orthogonal, Place, Problem, Sphere, Start, optimise
 from trimtab.registry import register
@@ -14,7 +14,7 @@ from trimtab.vector import SteeringVector
 
 @register("method", "discover")
 @dataclass(frozen=True)
-class Discover(Method):
+class Discover(FewShot):
     """The vector of a given norm that changes a later layer most, on a few prompts, with no behaviour in mind (MELBO, Mack & Turner 2024).
 
     `member` asks for the next solution orthogonal to all before it: 0 is the first, 1 the best one orthogonal to it, and so on
@@ -30,18 +30,10 @@ class Discover(Method):
     rate: float = 0.1
     steps: int = 50
     seed: int = 0
-    least = 1
 
     def __post_init__(self) -> None:
         if min(self.norm, self.rate) <= 0 or min(self.examples, self.steps) < 1 or self.member < 0:
             raise RecipeError("not a discovery", given=self, expected="norm, rate, examples and steps above 0, member >= 0")
-
-    @property
-    def alone(self) -> bool:  # type: ignore[override]
-        return bool(self.prompt)
-
-    def used(self, data: Dataset) -> Sequence[Pair]:
-        return () if self.prompt else data.pairs[: self.examples]
 
     def fit(self, lm: LM, data: Dataset | None, layers: Sequence[Layer], progress: Progress | None = None) -> Fit:
         prompts = [self.prompt] if self.prompt else [p.prompt for p in self.used(data)] if data is not None else []

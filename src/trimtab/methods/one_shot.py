@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from trimtab import registry
-from trimtab.datasets import Dataset, Pair
+from trimtab.datasets import Dataset
 from trimtab.errors import DataError, RecipeError
-from trimtab.methods import Fit, Method, Progress
+from trimtab.methods import FewShot, Fit, Progress
 from trimtab.model import LM, Layer
 from trimtab.model.positions import Positions
 from trimtab.optimise import Ball, Descent, MaxSteps, Objective, Place, Problem, Promote, Start, Stopper, Suppress, Target, optimise, signals
@@ -21,7 +21,7 @@ HELD_OUT = 4  # pairs on which the loss is foreseen
 
 @register("method", "one-shot")
 @dataclass(frozen=True)
-class OneShot(Method):
+class OneShot(FewShot):
     """Gradient descent on a single example, or on a few (Dunefsky & Cohan 2025).
 
     With a `prompt` it makes the texts of `promote` likely there and those of `suppress` unlikely, and needs no data. Without
@@ -48,7 +48,6 @@ class OneShot(Method):
     positions: str = "everywhere"
     together: bool = False
     seed: int = 0
-    least = 1
 
     def __post_init__(self) -> None:
         if self.mode not in ("promote", "suppress", "mixed") or min(self.norm, self.rate, self.coldness) <= 0 or self.examples < 1 or self.steps < 1:
@@ -60,13 +59,6 @@ class OneShot(Method):
             )
         Positions.parse(self.positions)
         registry.make("operator", self.operator)
-
-    @property
-    def alone(self) -> bool:  # type: ignore[override]
-        return bool(self.prompt)
-
-    def used(self, data: Dataset) -> Sequence[Pair]:
-        return () if self.prompt else data.pairs[: self.examples]
 
     def fit(self, lm: LM, data: Dataset | None, layers: Sequence[Layer], progress: Progress | None = None) -> Fit:
         problems = self.problems(lm, data, layers)

@@ -25,7 +25,7 @@ from trimtab.optimise.losses import Found, Losses
 from trimtab.optimise.problems import Problem, Result
 from trimtab.optimise.stopping import History, MaxSteps, Stopper, stopped_by
 from trimtab.optimise.store import restore, save
-from trimtab.vector import Provenance, SteeringVector
+from trimtab.vector import Provenance
 
 Progress = Callable[[int, int, str], None]
 
@@ -60,7 +60,7 @@ class Walk:
     def note(self, losses: Sequence[float]) -> None:
         """Take down the losses of the vector it stands on; end if a stopper says so."""
         history = self.history
-        total = sum(w * x for (w, _), x in zip(self.problem.goal.terms, losses, strict=True))
+        total = self.problem.goal.weighted(losses)
         if not math.isfinite(total):
             if not history.totals:
                 raise LossError(
@@ -96,11 +96,11 @@ class Walk:
         history, problem = self.history, self.problem
         asked = [s for s in problem.descent.stop if s.reaches]
         reached = (self.stopper in asked) if asked else None
-        rows = {layer: self.best[0 if problem.place.shared else k] for k, layer in enumerate(problem.place.layers)}
-        vectors = {layer: v if problem.place.rank else v[0] for layer, v in rows.items()}
         made = Provenance(lm.id, lm.revision, lm.fingerprint, {"name": "optimise", **problem.describe()}, version=version("trimtab"))
         at = self.best_at
-        return Result(SteeringVector(vectors, made), history.totals[at], tuple(history.losses[at]), history, history.steps, self.reason, reached)
+        return Result(
+            problem.place.vector(self.best, made), history.totals[at], tuple(history.losses[at]), history, history.steps, self.reason, reached
+        )
 
 
 def optimise(
@@ -176,9 +176,9 @@ def _perturbed(walk: Walk, gradient: Tensor | None) -> Float[Tensor, "n l r d"]:
 
 
 def _start(problem: Problem, lm: LM) -> Float[Tensor, "l r d"]:
-    place, given = problem.place, problem.start.vector
-    if given is not None:
-        return torch.stack([given[k].reshape(-1, lm.width) for k in place.first]).clone()
+    place = problem.place
+    if problem.start.vector is not None:
+        return place.rows(problem.start.vector)
     drawn = torch.randn(len(place.first), 1 + 2 * place.rank, lm.width, generator=torch.Generator().manual_seed(problem.start.seed))
     drawn /= drawn.norm(dim=-1, keepdim=True)
     drawn[:, 0] *= problem.start.norm

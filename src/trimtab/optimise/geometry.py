@@ -59,7 +59,7 @@ def path(lm: LM, what: Term | Objective, place: Place, one: SteeringVector, two:
     Raises:
         VectorError: a vector that lacks the layer, or two that point in opposite directions.
     """
-    a, b = (torch.stack([v[k].reshape(-1, lm.width) for k in place.first]) for v in (one, two))
+    a, b = place.rows(one), place.rows(two)
     ends = a.norm(), b.norm()
     steps: list[Tensor] = []
     for s in torch.linspace(0, 1, points).tolist():

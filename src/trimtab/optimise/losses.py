@@ -78,8 +78,7 @@ class Losses:
 
     def weighted(self, problem: int, losses: Sequence[Float[Tensor, " n"]]) -> Float[Tensor, " n"]:
         """The objective of a problem from the losses of its terms."""
-        terms = self.problems[problem].goal.terms
-        return torch.stack([w * x for (w, _), x in zip(terms, losses, strict=True)]).sum(0)
+        return self.problems[problem].goal.weighted(losses)
 
 
 @dataclass(frozen=True)
@@ -253,8 +252,11 @@ def acting(place: Place, k: int, v: Float[Tensor, "*batch l r d"], sign: Float[T
     return act
 
 
-def losses_in_full(lm: LM, problem: Problem, v: Float[Tensor, "l r d"]) -> list[Float[Tensor, ""]]:
-    """The loss of every term of a problem at one vector, row by row with hooks and no cache; differentiable in v. The oracle."""
+def losses_in_full(lm: LM, problem: Problem, v: Float[Tensor, "l r d"] | None) -> list[Float[Tensor, ""]]:
+    """The loss of every term of a problem at one vector, row by row with hooks and no cache; differentiable in v. The oracle.
+
+    Without a vector: the losses of the model as it is, under what the place stands on.
+    """
     out: list[Tensor] = []
     for _, term in problem.goal.terms:
         rows = term.rows(lm)
@@ -263,18 +265,18 @@ def losses_in_full(lm: LM, problem: Problem, v: Float[Tensor, "l r d"]) -> list[
     return out
 
 
-def _full_view(lm: LM, place: Place, term: Term, row: Row, v: Tensor) -> View:
+def _full_view(lm: LM, place: Place, term: Term, row: Row, v: Tensor | None) -> View:
     tokens = lm.batch([row])
     mask = place.where.select(tokens.index, tokens.rows)
     under = stack_edits(place.under, Receipt())
 
-    def passed(steered: bool) -> tuple[Tensor, dict[Layer, Tensor]]:
+    def passed(v: Tensor | None) -> tuple[Tensor, dict[Layer, Tensor]]:
         seen: dict[Layer, Tensor] = {}
 
         def at(layer: Layer) -> Edit:
             def edit(h: Tensor, frame: Frame) -> Tensor:
                 h = under[layer](h, frame) if layer in under else h
-                if steered and layer in place.layers:
+                if v is not None and layer in place.layers:
                     sign = torch.full((1,), term.sign, device=h.device)
                     h = acting(place, place.layers.index(layer), v[None].to(h.device), sign, mask)(h)
                 seen[layer] = h.float()
@@ -286,9 +288,9 @@ def _full_view(lm: LM, place: Place, term: Term, row: Row, v: Tensor) -> View:
             logits = lm.forward(tokens.ids, Frame(tokens.index, tokens.rows), tokens.mask)
         return logits[:, row.prompt - 1 : len(row.ids) - 1], seen
 
-    logits, seen = passed(True)
     with torch.no_grad():
-        plain, before = passed(False)
+        plain, before = passed(None)
+    logits, seen = (plain, before) if v is None else passed(v)
     return View(row, logits, plain[0], {layer: seen[layer] - before[layer] for layer in term.reads}, tokens.index[0])
 
 

@@ -30,8 +30,8 @@ class Noise:
 
 
 @dataclass(frozen=True)
-class Gaussian(Noise):
-    """Independent normal noise of standard deviation `scale` in every coordinate."""
+class Normal(Noise):
+    """Made of normal draws of standard deviation `scale` in every coordinate."""
 
     scale: float
     samples: int = 1
@@ -39,46 +39,45 @@ class Gaussian(Noise):
     def __post_init__(self) -> None:
         _check(self.scale, self.samples)
 
-    def draw(self, v: Tensor, gradient: Tensor | None, seed: int, step: int) -> Tensor:
-        return self.scale * _normal(v, self.samples, seed, step)
+    def normal(self, v: Tensor, seed: int, step: int) -> Tensor:
+        """(samples, l, r, d), the same for the same seed and step."""
+        g = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+        return self.scale * torch.randn(self.samples, *v.shape, generator=g).to(v)
 
 
 @dataclass(frozen=True)
-class Tangent(Noise):
+class Gaussian(Normal):
+    """Independent normal noise."""
+
+    def draw(self, v: Tensor, gradient: Tensor | None, seed: int, step: int) -> Tensor:
+        return self.normal(v, seed, step)
+
+
+@dataclass(frozen=True)
+class Tangent(Normal):
     """Normal noise orthogonal to the gradient at the current vector: to first order it leaves the loss as it is.
 
     With `downhill_only` it loses only the part that would lower the loss (the published "relu" variant).
     """
 
-    scale: float
-    samples: int = 1
     downhill_only: bool = False
     needs_gradient = True
 
-    def __post_init__(self) -> None:
-        _check(self.scale, self.samples)
-
     def draw(self, v: Tensor, gradient: Tensor | None, seed: int, step: int) -> Tensor:
         assert gradient is not None
-        noise = self.scale * _normal(v, self.samples, seed, step)
+        noise = self.normal(v, seed, step)
         along = gradient / gradient.norm().clamp(min=torch.finfo(v.dtype).tiny)
         part = (noise * along).sum((1, 2, 3), keepdim=True)
         return noise - (part.clamp(max=0) if self.downhill_only else part) * along
 
 
 @dataclass(frozen=True)
-class AntiCorrelated(Noise):
+class AntiCorrelated(Normal):
     """The difference of this step's and the last step's normal noise (Anti-PGD, Orvieto et al. 2022)."""
 
-    scale: float
-    samples: int = 1
-
-    def __post_init__(self) -> None:
-        _check(self.scale, self.samples)
-
     def draw(self, v: Tensor, gradient: Tensor | None, seed: int, step: int) -> Tensor:
-        now = _normal(v, self.samples, seed, step)
-        return self.scale * (now - _normal(v, self.samples, seed, step - 1) if step else now)
+        now = self.normal(v, seed, step)
+        return now - self.normal(v, seed, step - 1) if step else now
 
 
 @dataclass(frozen=True)
@@ -94,11 +93,6 @@ class Ascent(Noise):
     def draw(self, v: Tensor, gradient: Tensor | None, seed: int, step: int) -> Tensor:
         assert gradient is not None
         return (self.radius * gradient / gradient.norm().clamp(min=torch.finfo(v.dtype).tiny))[None]
-
-
-def _normal(v: Tensor, samples: int, seed: int, step: int) -> Tensor:
-    g = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
-    return torch.randn(samples, *v.shape, generator=g).to(v)
 
 
 def _check(scale: float, samples: int) -> None:

@@ -104,6 +104,10 @@ class Objective:
 
     __rmul__ = __mul__
 
+    def weighted(self, losses: Sequence[Any]) -> Any:
+        """The objective from the loss of each term (numbers, or tensors of one shape)."""
+        return sum(w * x for (w, _), x in zip(self.terms, losses, strict=True))
+
     def describe(self) -> list[dict[str, Any]]:
         return [{"weight": w, **t.describe()} for w, t in self.terms]
 

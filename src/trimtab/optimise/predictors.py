@@ -51,7 +51,7 @@ def signals(
         draws: random vectors for the sharpness.
     """
     place = problem.place
-    v = torch.stack([found.vector[k].reshape(-1, lm.width) for k in place.first])
+    v = place.rows(found.vector)
     said = [tuple(lm.tokenizer(c, add_special_tokens=False).input_ids) for _, c in neutral]  # ids: no boundary to fall across
     others = [replace(problem, objective=Match(p, ids)) for (p, _), ids in zip(neutral, said, strict=True)]
     others += [replace(problem, objective=held_out)] if held_out is not None else []

@@ -7,6 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from trimtab import registry
 from trimtab.errors import LossError
 from trimtab.interventions import Intervention
@@ -16,7 +20,7 @@ from trimtab.optimise.constraints import Constraint
 from trimtab.optimise.noise import Noise
 from trimtab.optimise.objectives import Objective, Term
 from trimtab.optimise.stopping import History, MaxSteps, Stopper
-from trimtab.vector import SteeringVector
+from trimtab.vector import Provenance, SteeringVector
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,15 @@ class Place:
     def first(self) -> tuple[Layer, ...]:
         """The layer each trained vector acts at first."""
         return self.layers[:1] if self.shared else self.layers
+
+    def rows(self, vector: SteeringVector) -> Float[Tensor, "l r d"]:
+        """What is trained, of a vector: a matrix (1, d), or (1 + 2 rank, d), for each of `first`."""
+        return torch.stack([vector[k].reshape(-1, vector.width) for k in self.first]).float()
+
+    def vector(self, rows: Float[Tensor, "l r d"], made: Provenance | None = None) -> SteeringVector:
+        """The vector of what was trained."""
+        by_layer = {layer: rows[0 if self.shared else k] for k, layer in enumerate(self.layers)}
+        return SteeringVector({k: v if self.rank else v[0] for k, v in by_layer.items()}, made or Provenance())
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from trimtab.errors import LossError
-from trimtab.interventions import Intervention, steer
+from trimtab.interventions import Intervention, check_stack
 from trimtab.model import LM, Frame, Row
 from trimtab.model.replay import fork, new_cache
-from trimtab.optimise.objectives import COLDNESS, Messages, Objective, Promote, Said, Suppress, Term, View, row_of
+from trimtab.optimise.losses import losses_in_full
+from trimtab.optimise.objectives import COLDNESS, Messages, Objective, Promote, Said, Suppress, Term, row_of
+from trimtab.optimise.problems import Place, Problem
 
 
 @dataclass(frozen=True)
@@ -89,24 +91,10 @@ class _Beams:
         self.logits = self.lm.forward(chosen[:, None], Frame(index, [self.row] * k), mask, self.cache, keep=[0])[:, 0]
 
 
-@torch.no_grad()
 def losses_of(lm: LM, what: Term | Objective, *steered_by: Intervention) -> list[float]:
     """The losses (nats) of terms on the model as it is, or steered by some interventions. Terms about shifts are 0 where nothing moves."""
-    out: list[float] = []
-    for _, term in Objective.of(what).terms:
-        rows, views = term.rows(lm), list[View]()
-        for row in rows:
-            tokens = lm.batch([row])
-            keep = list(range(row.prompt - 1, max(row.prompt, len(row.ids) - 1)))
-            if steered_by:
-                with steer(lm, *steered_by):
-                    logits = lm.logits(tokens, keep=keep)
-            else:
-                logits = lm.logits(tokens, keep=keep)
-            still = {layer: torch.zeros(1, len(row.ids), lm.width, device=lm.device) for layer in term.reads}
-            views.append(View(row, logits[:, : len(row.ids) - row.prompt], logits[0], still, tokens.index[0]))
-        out.append(float(term.loss(views, term.prepare(lm, rows))[0]))
-    return out
+    here = Problem(what, Place((0,), under=check_stack(lm, steered_by)))
+    return [float(x) for x in losses_in_full(lm, here, None)]
 
 
 def target_from(lm: LM, term: Said, twin: Messages, *steered_by: Intervention, system: str | None = None, share: float = 1.0) -> float:
@@ -128,9 +116,8 @@ def swapped_choice(lm: LM, prompt: Messages, swapped: Messages, letters: tuple[s
         prompt, swapped: the question, and the same with actions and labels swapped.
         letters: the two answers, such as ("A", "B").
     """
-    said = [[-losses_of(lm, Promote(asked, letter, coldness=coldness))[0] for letter in letters] for asked in (prompt, swapped)]
-    chosen = 0 if said[0][0] >= said[0][1] else 1
-    kept, other = letters[chosen], letters[1 - chosen]
+    taken = [losses_of(lm, Promote(prompt, letter, coldness=coldness))[0] for letter in letters]
+    kept, other = letters if taken[0] <= taken[1] else letters[::-1]
     terms: list[Term] = []
     for asked, up, down in ((prompt, other, kept), (swapped, kept, other)):
         likely = losses_of(lm, Promote(asked, down, coldness=coldness))[0]

@@ -15,7 +15,6 @@ from trimtab.optimise.losses import Losses
 from trimtab.optimise.objectives import Objective, Term
 from trimtab.optimise.problems import Problem, Result
 from trimtab.optimise.stopping import History
-from trimtab.vector import SteeringVector
 
 
 def shorten(
@@ -45,7 +44,7 @@ def shorten(
         The best vector on the way at which every constraint holds; `holds` says whether there is one, `reason` what does not hold.
 
     Raises:
-        LossError: settings that make no sense, or a matrix and another objective at once.
+        LossError: settings that make no sense.
     """
     if steps < 1 or not rate > 0 or not slack >= 0:
         raise LossError(
@@ -57,7 +56,7 @@ def shorten(
     whole = replace(problem, objective=problem.goal if instead is None else problem.goal + Objective.of(instead))
     whole.check(lm)
     losses, place = Losses(lm, [whole], 32), problem.place
-    v = torch.stack([found.vector[k].reshape(-1, lm.width) for k in place.first])
+    v = place.rows(found.vector)
     most = float(v.norm())
     terms = _Multipliers(limits, torch.tensor(found.losses), damping, [w for w, _ in whole.goal.terms[bounded:]])
     down, up = torch.optim.Adamax([v, terms.room], lr=rate), torch.optim.Adamax([terms.lam], lr=rate, maximize=True)
@@ -109,7 +108,6 @@ class _Best:
         self.v: Tensor | None = None
         self.key = (float("inf"), float("inf"))
         self.losses: list[float] = []
-        self.aim = float("nan")
 
     def look(self, v: Tensor, aim: float, losses: list[float], history: History) -> None:
         history.totals.append(aim)
@@ -117,14 +115,11 @@ class _Best:
         history.norms.append(float(v.norm()))
         over = sum(max(0.0, x - limit - 1e-6) for x, limit in zip(losses, self.limits, strict=True))
         if (over, aim) < self.key:
-            self.key, self.v, self.losses, self.aim = (over, aim), v.clone(), losses, aim
+            self.key, self.v, self.losses = (over, aim), v.clone(), losses
 
     def result(self, found: Result, problem: Problem, history: History) -> Result:
         assert self.v is not None
-        place = problem.place
-        rows = {layer: self.v[0 if place.shared else k] for k, layer in enumerate(place.layers)}
-        vector = SteeringVector({k: r if place.rank else r[0] for k, r in rows.items()}, found.vector.made)
+        vector = problem.place.vector(self.v, found.vector.made)
         broken = [k for k, (x, limit) in enumerate(zip(self.losses, self.limits, strict=True)) if x > limit + 1e-6]
         reason = "every output constraint holds" if not broken else f"output constraints of terms {broken} do not hold"
-        total = sum(w * x for (w, _), x in zip(problem.goal.terms, self.losses, strict=True))
-        return Result(vector, total, tuple(self.losses), history, history.steps, reason, found.reached, not broken)
+        return Result(vector, problem.goal.weighted(self.losses), tuple(self.losses), history, history.steps, reason, found.reached, not broken)
