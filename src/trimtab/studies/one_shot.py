@@ -1,7 +1,8 @@
 """How far does a vector from a single example carry, and can that be foreseen? (Dunefsky & Cohan 2025.)
 
-For each behavior: one vector per example and mode, solved as one batch; mean differences of 1, 10 and all examples, at their own norm and at
-that of the one-shot vectors; random directions of that norm; the model asked in words. All are measured on the same held-out questions.
+For each behavior: one vector per example, mode and norm, solved as one batch, the norm chosen on validation questions; vectors of more
+examples; mean differences of 1, 10 and all examples, at their own norm and at that of the one-shot vectors; random directions of that norm;
+the model asked in words. All are measured on the same held-out questions.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from trimtab.datasets import Dataset
+from trimtab.datasets import Dataset, Splits
 from trimtab.interventions import Intervention
 from trimtab.measure import measure, random_controls
 from trimtab.methods import Activations, MeanDiff, OneShot, activations
@@ -30,7 +31,7 @@ from trimtab.vector import SteeringVector
 
 Watch = Callable[[str], Callable[..., None]]
 MODES: tuple[Mode, ...] = get_args(Mode)
-SIZES = (1, 10)
+DIFFERENCES = (1, 10)  # pairs of a mean difference, and all
 
 
 @dataclass(frozen=True)
@@ -41,16 +42,22 @@ class Plan:
         behaviors: data sets.
         layer: where the vectors act.
         examples: single examples per behavior; each gives a vector for every mode.
-        one: settings of the one-shot vectors.
+        norms: largest norms to choose from, in medians of the residual norm; the one that carries furthest on validation questions is taken.
+        sizes: numbers of examples for the vectors of several.
+        draws: vectors of each such number, each from other examples.
+        one: the other settings of the vectors.
         train, val, test: shares of the split.
     """
 
     behaviors: tuple[str, ...] = ("french-answers", "formality", "agreeing-with-user")
     layer: int = 10
     examples: int = 4
+    norms: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4)
+    sizes: tuple[int, ...] = (2, 4, 8)
+    draws: int = 3
     one: OneShot = field(default_factory=lambda: OneShot(steps=40))
-    train: float = 0.3
-    val: float = 0.1
+    train: float = 0.2
+    val: float = 0.2
     test: float = 0.6
     seed: int = 0
 
@@ -60,42 +67,60 @@ class Carried:
     """How far one vector carries: the rise of propensity per item at multiplier 1, in nats per token.
 
     Attributes:
+        kind: what sort of vector; those of one kind differ by the examples or the seed.
         effects: (n,) one per held-out question.
         norm: of the vector.
         signals: what was known before.
     """
 
     behavior: str
+    kind: str
     name: str
     effects: Array
     norm: float
     signals: Mapping[str, float]
 
+
+@dataclass(frozen=True)
+class Trial:
+    """One vector to learn: its kind, its number among those of the kind, with what and from what."""
+
+    kind: str
+    number: int
+    method: OneShot
+    data: Dataset
+
     @property
-    def kind(self) -> str:
-        """The name without the number of the example or draw."""
-        return self.name.rpartition("-")[0] if self.name.rpartition("-")[2].isdecimal() else self.name
+    def name(self) -> str:
+        return f"{self.kind}-{self.number}"
 
 
 def one_shot(lm: LM, to: str | Path, plan: Plan | None = None, watch: Watch | None = None) -> dict[str, Any]:
     """Run the study into a folder; the same call resumes. Writes study.json and study.md.
 
     Returns:
-        What study.json holds: for each behavior and kind of vector the distribution of effects, cosines between vectors, and the rank
-        correlation of each signal with the effect.
+        What study.json holds: for each behavior the effect and loss at each norm, for each vector the distribution of effects, cosines
+        between vectors of a kind, and the rank correlation of each signal with the effect.
     """
-    plan = plan or Plan()
-    folder = Run.create(to)
+    plan, folder = plan or Plan(), Run.create(to)
+    bench = _Bench(lm, folder, plan, watch or (lambda _: lambda *_: None))
     found: list[Carried] = []
+    norms: dict[str, Any] = {}
     gram: dict[str, Any] = {}
     for behavior in plan.behaviors:
-        carried, vectors = _behavior(lm, folder, plan, behavior, watch or (lambda _: lambda *_: None))
-        found += carried
-        gram[behavior] = {mode: _off_diagonal([v for name, v in vectors.items() if name.startswith(mode)]) for mode in MODES}
+        parts = Dataset.load(behavior).split(seed=plan.seed, train=plan.train, val=plan.val, test=plan.test)
+        norms[behavior], chosen = bench.choose_norms(behavior, parts)
+        several = bench.descend(behavior, "several", _several(plan, parts.train, norms[behavior]["promote"]["chosen"]))
+        learned = {**chosen, **several}
+        found += bench.carried(behavior, parts, learned)
+        gram[behavior] = {kind: _off_diagonal([r.vector for t, r in learned.values() if t.kind == kind]) for kind in _kinds(learned)}
     told = {
         "plan": {**asdict(plan), "one": asdict(plan.one)},
         "model": lm.id,
-        "vectors": [{"behavior": c.behavior, "name": c.name, "norm": c.norm, **_spread(c.effects), "signals": dict(c.signals)} for c in found],
+        "norms": norms,
+        "vectors": [
+            {"behavior": c.behavior, "kind": c.kind, "name": c.name, "norm": c.norm, **_spread(c.effects), "signals": dict(c.signals)} for c in found
+        ],
         "cosines": gram,
         "foreseen": foreseen(found),
     }
@@ -104,54 +129,115 @@ def one_shot(lm: LM, to: str | Path, plan: Plan | None = None, watch: Watch | No
     return told
 
 
-def _behavior(lm: LM, folder: Run, plan: Plan, behavior: str, watch: Watch) -> tuple[list[Carried], dict[str, SteeringVector]]:
-    parts = Dataset.load(behavior).split(seed=plan.seed, train=plan.train, val=plan.val, test=plan.test)
-    results, signs = _descents(lm, folder, plan, behavior, parts.train, watch)
-    vectors = {name: r.vector for name, r in results.items()}
-    length = float(np.median([r.vector.norm()[plan.layer] for r in results.values()]))
-    others = _differences(activations(lm, parts.train, [plan.layer], progress=watch(f"{behavior}: read")), plan.layer, length)
-    noise = random_controls(SteeringVector({plan.layer: torch.full((lm.width,), length / lm.width**0.5)}), 3, plan.seed)
-    every = {**vectors, **others, **noise}
-    first, *rest = every
-    run = measure(
-        lm, Intervention(every[first], positions=plan.one.positions), parts.test, [Propensity()], to=folder.file(Path(behavior).stem), multipliers=(0.0, 1.0),
-        controls={name: every[name] for name in rest}, part="test", progress=watch(f"{behavior}: measure"),
-    )  # fmt: skip
-    table = run.table("test")
-    carried: list[Carried] = []
-    for name in (*every, *(c for c in table.values("condition") if c.startswith("prompt-"))):
-        _, _, scores = table.curve("propensity", "vector" if name == first else name, None)
+Learned = Mapping[str, tuple[Trial, Result]]
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """The model, the folder and the plan, and what is done with them for one behavior after the other."""
+
+    lm: LM
+    folder: Run
+    plan: Plan
+    watch: Watch
+
+    def choose_norms(self, behavior: str, parts: Splits) -> tuple[dict[str, Any], Learned]:
+        """For each mode: effect (median over examples of the mean over validation questions) and loss at each norm; vectors at the best."""
+        plan = self.plan
+        every = {n: self.descend(behavior, f"norm {n:g}", _single(plan, parts.train, n)) for n in plan.norms}
+        vectors = {f"{name} at {n:g}": r.vector for n, some in every.items() for name, (_, r) in some.items()}
+        effects = self.effects(behavior, vectors, parts.val, "val")
+        told: dict[str, Any] = {}
+        chosen: dict[str, tuple[Trial, Result]] = {}
+        for mode in MODES:
+            names = [f"{mode}-{k}" for k in range(plan.examples)]
+            by_norm = {
+                n: {
+                    "effect": float(np.median([effects[f"{name} at {n:g}"].mean() for name in names])),
+                    "loss": float(np.median([some[name][1].loss for name in names])),
+                }
+                for n, some in every.items()
+            }
+            best = max(by_norm, key=lambda n: by_norm[n]["effect"])
+            told[mode] = {"chosen": best, "norms": {f"{n:g}": x for n, x in by_norm.items()}, "n": len(parts.val)}
+            chosen |= {name: every[best][name] for name in names}
+        return told, chosen
+
+    def descend(self, behavior: str, label: str, trials: Sequence[Trial]) -> dict[str, tuple[Trial, Result]]:
+        """The vectors of some trials, as one batch."""
+        if not trials:
+            return {}
+        problems = [t.method.problems(self.lm, t.data, [self.plan.layer])[0] for t in trials]
+        state = self.folder.file(f"{Path(behavior).stem}.{label.replace(' ', '-')}.safetensors")
+        found = optimise(self.lm, problems, to=state, progress=self.watch(f"{behavior}: descend, {label}"))
+        return {t.name: (t, r) for t, r in zip(trials, found, strict=True)}
+
+    def effects(self, behavior: str, vectors: Mapping[str, SteeringVector], data: Dataset, part: str) -> dict[str, Array]:
+        """Rise of propensity per question under each vector at multiplier 1, and under the behavior asked for in words."""
+        first, *rest = vectors
+        run = measure(
+            self.lm, Intervention(vectors[first], positions=self.plan.one.positions), data, [Propensity()], to=self.folder.file(Path(behavior).stem, part),
+            multipliers=(0.0, 1.0), controls={name: vectors[name] for name in rest}, part=part, progress=self.watch(f"{behavior}: measure, {part}"),
+        )  # fmt: skip
+        table = run.table(part)
         plain = table.curve("propensity", "vector", None)[2][:, 0]
-        norm = every[name].norm()[plan.layer] if name in every else float("nan")
-        carried.append(Carried(behavior, name, scores[:, -1] - plain, norm, signs.get(name, {})))
-    return carried, vectors
+        asked = [c for c in table.values("condition") if c.startswith("prompt-")]
+        return {name: table.curve("propensity", "vector" if name == first else name, None)[2][:, -1] - plain for name in (*vectors, *asked)}
+
+    def carried(self, behavior: str, parts: Splits, learned: Learned) -> list[Carried]:
+        """How far the vectors and all they are compared with carry on the test questions."""
+        layer = self.plan.layer
+        length = float(np.median([r.vector.norm()[layer] for t, r in learned.values() if t.kind == "promote"]))
+        others = _differences(activations(self.lm, parts.train, [layer], progress=self.watch(f"{behavior}: read")), layer, length)
+        noise = random_controls(SteeringVector({layer: torch.full((self.lm.width,), length / self.lm.width**0.5)}), 3, self.plan.seed)
+        every = {**{name: r.vector for name, (_, r) in learned.items()}, **others, **noise}
+        effects = self.effects(behavior, every, parts.test, "test")
+        signs = self.signs(behavior, learned, {"mean difference": others["mean-diff of all"]})
+        kinds = {name: t.kind for name, (t, _) in learned.items()} | dict.fromkeys(noise, "random direction")
+        norms = {name: v.norm()[layer] for name, v in every.items()}
+        return [Carried(behavior, kinds.get(name, name), name, e, norms.get(name, float("nan")), signs.get(name, {})) for name, e in effects.items()]
+
+    def signs(self, behavior: str, learned: Learned, known: Mapping[str, SteeringVector]) -> dict[str, dict[str, float]]:
+        report, out = self.watch(f"{behavior}: foresee"), dict[str, dict[str, float]]()
+        for name, (t, r) in learned.items():
+            problem = t.method.problems(self.lm, t.data, [self.plan.layer])[0]
+            out[name] = signals(self.lm, problem, r, held_out=t.method.held_out(t.data), known=known)
+            report(len(out), len(learned))
+        return out
 
 
-def _descents(lm: LM, folder: Run, plan: Plan, behavior: str, train: Dataset, watch: Watch) -> tuple[dict[str, Result], dict[str, dict[str, float]]]:
-    """One vector per example and mode, as one batch, and the signals of each."""
-    methods = {f"{mode}-{k}": (replace(plan.one, mode=mode), replace(train, pairs=train.pairs[k:])) for mode in MODES for k in range(plan.examples)}
-    problems = {name: method.problems(lm, data, [plan.layer])[0] for name, (method, data) in methods.items()}
-    state = folder.file(f"{Path(behavior).stem}.descent.safetensors")
-    found = optimise(lm, list(problems.values()), to=state, progress=watch(f"{behavior}: descend"))
-    results = dict(zip(problems, found, strict=True))
-    report = watch(f"{behavior}: foresee")
-    signs: dict[str, dict[str, float]] = {}
-    for k, (name, r) in enumerate(results.items()):
-        method, data = methods[name]
-        signs[name] = signals(lm, problems[name], r, held_out=method.held_out(data))
-        report(k + 1, len(results))
-    return results, signs
+def _single(plan: Plan, train: Dataset, norm: float) -> list[Trial]:
+    """One vector per mode and example; the other pairs stand behind the example."""
+    return [
+        Trial(mode, k, replace(plan.one, mode=mode, norm=norm), replace(train, pairs=train.pairs[k:] + train.pairs[:k]))
+        for mode in MODES
+        for k in range(plan.examples)
+    ]
+
+
+def _several(plan: Plan, train: Dataset, norm: float) -> list[Trial]:
+    """Promotion of several examples at once, each draw of other ones."""
+    out: list[Trial] = []
+    for n in plan.sizes:
+        for k in range(plan.draws):
+            order = np.random.default_rng((plan.seed, n, k)).permutation(len(train))
+            method = replace(plan.one, mode="promote", norm=norm, examples=n)
+            out.append(Trial(f"promote of {n}", k, method, replace(train, pairs=tuple(train.pairs[i] for i in order))))
+    return out
+
+
+def _kinds(learned: Learned) -> list[str]:
+    return list(dict.fromkeys(t.kind for t, _ in learned.values()))
 
 
 def _differences(acts: Activations, layer: int, length: float) -> dict[str, SteeringVector]:
     """Mean differences of a few and of all pairs, as they are and at a given norm."""
     out: dict[str, SteeringVector] = {}
-    for n in (*SIZES, len(acts.positive)):
+    for n in (*DIFFERENCES, len(acts.positive)):
         some = Activations(acts.positive[:n], acts.negative[:n], acts.layers)
-        v = MeanDiff().fit_activations(some)[layer]
-        name = "all" if n == len(acts.positive) else str(n)
-        out[f"mean-diff of {name}"] = SteeringVector({layer: v})
-        out[f"mean-diff of {name}, equal norm"] = SteeringVector({layer: v * (length / v.norm())})
+        name = f"mean-diff of {'all' if n == len(acts.positive) else n}"
+        out[name] = SteeringVector(MeanDiff().fit_activations(some)).at(layer)
+        out[f"{name}, equal norm"] = out[name].unit() * length
     return out
 
 
@@ -167,31 +253,41 @@ def _off_diagonal(vectors: Sequence[SteeringVector]) -> dict[str, float]:
 
 
 def foreseen(found: Sequence[Carried]) -> dict[str, dict[str, float]]:
-    """Rank correlation of each signal with the mean effect, within behaviors and modes' pool, averaged over behaviors; 95 % bootstrap interval."""
+    """Rank correlation of each signal with the mean effect, within each behavior, averaged over behaviors; 95 % bootstrap interval over vectors.
+
+    "within kinds" is that of what is left of the ranks when the mean rank of each kind is taken away.
+    """
     known = [c for c in found if c.signals]
-    names = sorted({name for c in known for name in c.signals})
     out: dict[str, dict[str, float]] = {}
-    for name in names:
+    for name in sorted({name for c in known for name in c.signals}):
+        some = [c for c in known if not np.isnan(c.signals.get(name, np.nan))]
+        kinds = list(dict.fromkeys(c.kind for c in some))
         groups = [
-            np.array([(c.signals[name], c.effects.mean()) for c in known if c.behavior == b and not np.isnan(c.signals.get(name, np.nan))])
-            for b in dict.fromkeys(c.behavior for c in known)
+            np.array([(c.signals[name], c.effects.mean(), kinds.index(c.kind)) for c in some if c.behavior == b])
+            for b in dict.fromkeys(c.behavior for c in some)
         ]
         groups = [g for g in groups if len(g) > 2 and np.ptp(g[:, 0]) > 0]
         if not groups:
             continue
-        rng = np.random.default_rng(0)
-        drawn = [_rank(groups, rng) for _ in range(2000)]
-        lo, hi = np.nanpercentile(drawn, [2.5, 97.5])
-        out[name] = {"spearman": _rank(groups, None), "lo": float(lo), "hi": float(hi), "n": sum(len(g) for g in groups)}
+        out[name] = {"n": sum(len(g) for g in groups)}
+        for label, within in (("", False), (" within kinds", True)):
+            rng = np.random.default_rng(0)
+            drawn = [_rank([g[rng.integers(0, len(g), len(g))] for g in groups], within) for _ in range(1000)]
+            lo, hi = np.nanpercentile(drawn, [2.5, 97.5]) if not np.isnan(drawn).all() else (float("nan"), float("nan"))
+            out[name] |= {f"spearman{label}": _rank(groups, within), f"lo{label}": float(lo), f"hi{label}": float(hi)}
     return out
 
 
-def _rank(groups: Sequence[Array], rng: np.random.Generator | None) -> float:
-    """Mean Spearman correlation over groups, of resampled rows if there is a generator."""
+def _rank(groups: Sequence[Array], within: bool) -> float:
+    """Mean Spearman correlation over groups of (signal, effect, kind)."""
     found: list[float] = []
     for g in groups:
-        some = g if rng is None else g[rng.integers(0, len(g), len(g))]
-        a, b = stats.rankdata(some[:, 0]), stats.rankdata(some[:, 1])
+        a, b = stats.rankdata(g[:, 0]), stats.rankdata(g[:, 1])
+        if within:
+            for kind in np.unique(g[:, 2]):
+                mine = g[:, 2] == kind
+                a[mine] -= a[mine].mean()
+                b[mine] -= b[mine].mean()
         if a.std() > 0 and b.std() > 0:
             found.append(float(np.corrcoef(a, b)[0, 1]))
     return float(np.mean(found)) if found else float("nan")
@@ -205,28 +301,52 @@ def page(told: Mapping[str, Any]) -> str:
         "",
         f"{told['model']}, layer {plan['layer']}, {plan['examples']} examples per behavior and mode, seed {plan['seed']}. Effects are the rise of propensity",
         "(log-probability per token of the positive completion minus the negative's) at multiplier 1, in nats per token, on held-out questions.",
+        "Every vector is one number below (its mean over the questions); the columns are over the vectors of a kind.",
         "",
-        "| behavior | vectors | n vectors | median | best | worst | median share of questions raised | questions |",
-        "|---|---|---|---|---|---|---|---|",
+        "| behavior | vectors | n vectors | median | best | worst | median share of questions raised | median norm | questions |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     kinds: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for v in told["vectors"]:
-        base, _, number = v["name"].rpartition("-")
-        kinds.setdefault((v["behavior"], base if number.isdecimal() else v["name"]), []).append(v)
+        kinds.setdefault((v["behavior"], v["kind"]), []).append(v)
     for (behavior, kind), some in kinds.items():
         means = sorted(v["mean"] for v in some)
-        raised = float(np.median([v["raised"] for v in some]))
+        raised, norm = (float(np.median([v[k] for v in some])) for k in ("raised", "norm"))
         out.append(
-            f"| {behavior} | {kind} | {len(some)} | {float(np.median(means)):+.3f} | {means[-1]:+.3f} | {means[0]:+.3f} | {raised:.2f} | {some[0]['n']} |"
+            f"| {behavior} | {kind} | {len(some)} | {float(np.median(means)):+.3f} | {means[-1]:+.3f} | {means[0]:+.3f} | {raised:.2f} | "
+            f"{'' if np.isnan(norm) else f'{norm:.1f}'} | {some[0]['n']} |"
         )
-    out += ["", "## Cosines between vectors of the same mode", "", "| behavior | mode | median | largest | smallest |", "|---|---|---|---|---|"]
     out += [
-        f"| {b} | {mode} | {c['median']:.3f} | {c['largest']:.3f} | {c['smallest']:.3f} |"
+        "",
+        "## Norms",
+        "",
+        "The largest norm, in medians of the residual norm, and the effect on validation questions (median over examples).",
+        "",
+    ]
+    norms = [f"{n:g}" for n in plan["norms"]]
+    out += ["| behavior | mode | questions |" + "".join(f" {n}: effect | loss |" for n in norms) + " taken |", "|---" * (4 + 2 * len(norms)) + "|"]
+    for behavior, modes in told["norms"].items():
+        for mode, x in modes.items():
+            cells = "".join(f" {x['norms'][n]['effect']:+.3f} | {x['norms'][n]['loss']:.1f} |" for n in norms)
+            out.append(f"| {behavior} | {mode} | {x['n']} |{cells} {x['chosen']:g} |")
+    out += ["", "## Cosines between vectors of a kind", "", "| behavior | vectors | median | largest | smallest |", "|---|---|---|---|---|"]
+    out += [
+        f"| {b} | {kind} | {c['median']:.3f} | {c['largest']:.3f} | {c['smallest']:.3f} |"
         for b, modes in told["cosines"].items()
-        for mode, c in modes.items()
+        for kind, c in modes.items()
         if c
     ]
-    out += ["", "## What foresees the effect", "", "| signal | Spearman | 95 % interval | vectors |", "|---|---|---|---|"]
-    ranked = sorted(told["foreseen"].items(), key=lambda kv: -abs(kv[1]["spearman"]))
-    out += [f"| {name} | {f['spearman']:+.2f} | {f['lo']:+.2f} to {f['hi']:+.2f} | {f['n']} |" for name, f in ranked]
-    return "\n".join(out) + "\n"
+    return "\n".join([*out, "", *_foreseen_table(told["foreseen"])]) + "\n"
+
+
+def _foreseen_table(found: Mapping[str, Mapping[str, float]]) -> list[str]:
+    out = [
+        "## What foresees the effect",
+        "",
+        "| signal | Spearman | 95 % interval | within kinds | 95 % interval | vectors |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, f in sorted(found.items(), key=lambda kv: -abs(kv[1]["spearman"])):
+        cells = [f"{f[f'spearman{w}']:+.2f} | {f[f'lo{w}']:+.2f} to {f[f'hi{w}']:+.2f}" for w in ("", " within kinds")]
+        out.append(f"| {name} | {' | '.join(cells)} | {f['n']} |")
+    return out
