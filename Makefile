@@ -8,7 +8,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 NAME ?=
 
-.PHONY: demo test fast slow check docs bench organism card clean
+.PHONY: demo test fast slow hub check docs bench organism card clean
 
 demo: $(READY)  ## learn, measure and report a steering vector on the local default model
 	$(BIN)/trimtab run recipes/first-light.toml --to runs/first-light
@@ -16,10 +16,13 @@ demo: $(READY)  ## learn, measure and report a steering vector on the local defa
 test: fast slow  ## all tests
 
 fast: $(READY)  ## without the real model
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not hub"
 
 slow: $(READY)  ## on the real model
 	$(BIN)/python -m pytest -m slow
+
+hub: $(READY)  ## published figures on models of the Hugging Face hub
+	$(BIN)/python -m pytest -m hub
 
 check: $(READY)  ## style, types, import rules
 	$(BIN)/ruff check .
