@@ -53,7 +53,7 @@ class Plan:
     layer: int = 10
     examples: int = 4
     norms: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4)
-    sizes: tuple[int, ...] = (2, 4, 8)
+    sizes: tuple[int, ...] = (2, 4)
     draws: int = 3
     one: OneShot = field(default_factory=lambda: OneShot(steps=40))
     train: float = 0.2
