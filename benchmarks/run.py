@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,13 @@ REPLAY = Case(
     {"hooked loop, batched": 25.0, "steering-vectors 0.12.2": 100.0},
     tolerance=2e-3,
 )
+CROSS = Case(
+    "cross-context grid, 6 vectors x 7 multipliers",
+    (Side("trimtab replay", "cross", items=16), Side("as published", "cross_published", items=1)),
+    {"as published": 50.0},
+    tolerance=2e-3,
+)
+SWEEP = replace(REPLAY, name="layer sweep, 30 layers x 7 multipliers")
 CAPTURE = Case(
     "mean difference at all 30 layers, 24 pairs",
     (
@@ -101,7 +108,13 @@ ONE_SHOT = tuple(
     for case, title, target in (("all", "all tokens of 150, middle layer", 3.0), ("tail", "last 20 of 600 tokens, 3/4 depth", 20.0))
     for dtype in ("float32", "bfloat16")
 )
-BENCHMARKS: dict[str, tuple[Case, ...]] = {"replay": (REPLAY,), "capture": (CAPTURE,), "generate": (GENERATE,), "one_shot": ONE_SHOT}
+BENCHMARKS: dict[str, tuple[Case, ...]] = {
+    "replay": (REPLAY,),
+    "capture": (CAPTURE,),
+    "generate": (GENERATE,),
+    "one_shot": ONE_SHOT,
+    "reliability": (CROSS, SWEEP),
+}
 
 
 class Child:

@@ -26,7 +26,7 @@ def test_one_shot_vectors_are_compared_with_all_their_controls(toy: str, tmp_pat
     assert names[:6] == [f"{mode}-{k}" for mode in ("promote", "suppress", "mixed") for k in range(2)]
     assert names[6:8] == ["promote of 2-0", "promote of 2-1"]
     by_norm = told["norms"][toy]["promote"]["norms"]
-    assert told["norms"][toy]["promote"]["chosen"] == max((0.1, 0.5), key=lambda n: by_norm[f"{n:g}"]["effect"])
+    assert told["norms"][toy]["promote"]["chosen"] == max((0.1, 0.5), key=lambda n: by_norm[f"{n:g}"]["said"])
     assert {"mean-diff of 1", "mean-diff of all, equal norm", "random-0"} <= set(names)
     by_name = {v["name"]: v for v in told["vectors"]}
     assert by_name["promote-0"]["n"] == 12 and by_name["promote-0"]["mean"] > by_name["random-0"]["mean"]
@@ -42,7 +42,7 @@ def test_one_shot_vectors_are_compared_with_all_their_controls(toy: str, tmp_pat
 def test_a_signal_that_ranks_the_vectors_is_found_and_one_that_does_not_is_not() -> None:
     rng = np.random.default_rng(0)
     found = [
-        Carried(b, "promote", f"promote-{k}", np.full(5, 0.1 * k + (b == "two")), 1.0, {"good": -2.0 * k, "bad": float(rng.normal())})
+        Carried(b, "promote", f"promote-{k}", np.full(5, 0.1 * k + (b == "two")), np.zeros(5), 1.0, {"good": -2.0 * k, "bad": float(rng.normal())})
         for b in ("one", "two")
         for k in range(20)
     ]

@@ -68,6 +68,47 @@ def hooked() -> list[Any]:
     return out.tolist()
 
 
+CROSS = [vectors[k] for k in range(6)]  # six vectors of one layer, as the vectors of five contexts and their mean
+MIDDLE = lm.n_layers // 2
+
+
+def crossing(v: torch.Tensor) -> Intervention:
+    return Intervention(SteeringVector({MIDDLE: v}), positions=from_last_prompt_token)
+
+
+@torch.no_grad()
+def cross() -> list[Any]:
+    """Six vectors at seven multipliers, on 16 items."""
+    items = range(16)
+    tokens = lm.batch([question(k) for k in items])
+    last = tokens.ids.shape[1] - 1
+    prefix = lm.prefix(tokens, layers=[MIDDLE], keep=[last])
+    unsteered = difference(prefix.logits[:, 0], items)
+    out = torch.empty(len(items), len(CROSS), len(grid))
+    moving = [m for m in grid if m != 0]
+    for j, v in enumerate(CROSS):
+        logits = replay_multipliers(lm, prefix, crossing(v), moving, [last])
+        out[:, j, [grid.index(m) for m in moving]] = difference(logits[:, :, 0], items).T
+        out[:, j, grid.index(0.0)] = unsteered
+    return out.tolist()
+
+
+@torch.no_grad()
+def cross_published() -> list[Any]:
+    """The published way: one vector, one multiplier and one answer at a time, each a full pass over the whole string with all its logits."""
+    out = torch.empty(1, len(CROSS), len(grid))
+    for j, v in enumerate(CROSS):
+        for k, m in enumerate(grid):
+            said: list[float] = []
+            for side in ("positive", "negative"):
+                row = Row(tuple(work[side][0]), work["prompt"][0])
+                logits = lm.logits(lm.batch([row]), edits([crossing(v).times(m)], Receipt()) if m else None)
+                logits.log_softmax(-1)
+                said.append(float(logits[0, work["spot"][0] - 1, work[side][0][work["spot"][0]]]))
+            out[0, j, k] = said[0] - said[1]
+    return out.tolist()
+
+
 def capture() -> list[Any]:
     from trimtab.model import span
 
@@ -97,4 +138,14 @@ def generate_steered() -> list[Any]:
     return [0.0]
 
 
-serve({"replay": replay, "hooked": hooked, "capture": capture, "generate": generate, "generate_steered": generate_steered}[kind])
+serve(
+    {
+        "replay": replay,
+        "hooked": hooked,
+        "cross": cross,
+        "cross_published": cross_published,
+        "capture": capture,
+        "generate": generate,
+        "generate_steered": generate_steered,
+    }[kind]
+)

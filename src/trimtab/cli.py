@@ -30,7 +30,6 @@ Steering vectors: learn them, know how far to trust them, ship them.
   steer VECTOR -p PROMPT     generate with a vector switched on
   measure VECTOR --data D    score a vector and its controls on held-out items
   compare VECTOR VECTOR ...  cosines and norms; with --prompt the loss on the way from one to another
-  study one-shot --to DIR    how far vectors from single examples carry, and what foresees it
   report DIR                 write the report of a run folder again
   chat [VECTOR]              talk to a model; /m 1.5 changes the multiplier
   doctor MODEL               what trimtab finds in a model: blocks, exactness, memory, time
@@ -85,7 +84,7 @@ class Common:
 
 @dataclass(frozen=True)
 class Run:
-    """Run a recipe. The path of the run folder is the last line printed; the same command resumes an interrupted run."""
+    """Run a recipe, or the study it names. The path of the run folder is the last line printed; the same command resumes an interrupted run."""
 
     recipe: Positional[Path]
     to: Path
@@ -93,11 +92,18 @@ class Run:
     common: Common = field(default_factory=Common)
 
     def __call__(self) -> None:
+        from trimtab import studies
+        from trimtab.progress import bars
         from trimtab.recipe import Recipe
 
+        study = studies.read(self.recipe)
+        if study is not None:
+            with bars(not self.common.json) as watch:
+                page = studies.run(study, self.to, watch)
+            _print({"page": str(page), "folder": str(self.to)}, self.common.json, [str(page), str(self.to)])
+            return
         recipe = Recipe.load(self.recipe)
         from trimtab.flow import run
-        from trimtab.progress import bars
 
         with bars(not self.common.json) as watch:
             done = run(recipe, self.to, watch)
@@ -259,31 +265,6 @@ class Compare:
 
 
 @dataclass(frozen=True)
-class Study:
-    """Run a published study into a folder; the same command resumes. Prints the table it writes to study.md."""
-
-    which: Positional[Literal["one-shot"]]
-    to: Path
-    """The folder."""
-    behaviors: tuple[str, ...] = ("french-answers", "formality", "agreeing-with-user")
-    layer: int = 10
-    examples: int = 4
-    """Single examples per behavior; each gives a vector that promotes, one that suppresses and one that does both."""
-    on: ModelFlags = field(default_factory=ModelFlags)
-    common: Common = field(default_factory=Common)
-
-    def __call__(self) -> None:
-        from trimtab.progress import bars
-        from trimtab.studies import one_shot
-
-        lm = self.on.load()
-        lm.layers([self.layer])
-        with bars(not self.common.json) as watch:
-            told = one_shot.one_shot(lm, self.to, one_shot.Plan(self.behaviors, self.layer, self.examples), watch)
-        _print({**told, "folder": str(self.to)}, self.common.json, [one_shot.page(told), str(self.to)])
-
-
-@dataclass(frozen=True)
 class _LearnFlags:
     data: str | None = None
     """A built-in behavior, a .jsonl/.json/.csv file, or hf:owner/name/path; one-shot can do with a prompt instead."""
@@ -350,7 +331,6 @@ COMMANDS: dict[str, type | Callable[[Sequence[str]], None]] = {
     "steer": Steer,
     "measure": Measure,
     "compare": Compare,
-    "study": Study,
     "report": Report,
     "chat": Chat,
     "doctor": Doctor,

@@ -22,6 +22,7 @@ _NO = {"no", "nope", "nah", "non"}
 class Pair:
     """One prompt with a completion that shows the behavior and one that does not.
 
+    `before` are messages that come before the question, as (role, content): a system message, or earlier turns.
     `meta` may hold `matching_letter` (A or B), `polarity` (yes, no or none: the first word of the positive answer),
     `pair_id`, `order`, `source` (file:line) and `about` (what the question asks about, where its words alone do not tell).
     """
@@ -30,6 +31,7 @@ class Pair:
     positive: str
     negative: str
     meta: Mapping[str, Any] = field(default_factory=dict[str, Any], compare=False)
+    before: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         where = self.meta.get("source", "pair")
@@ -42,8 +44,13 @@ class Pair:
 
     @cached_property
     def id(self) -> str:
-        """Hash of the three texts, 16 hex digits."""
-        return digest(self.prompt, self.positive, self.negative)
+        """Hash of the texts, 16 hex digits."""
+        return digest(self.prompt, self.positive, self.negative, *(text for message in self.before for text in message))
+
+    @property
+    def asked(self) -> str | tuple[tuple[str, str], ...]:
+        """The prompt, as messages if others come before it."""
+        return (*self.before, ("user", self.prompt)) if self.before else self.prompt
 
     @cached_property
     def question(self) -> str:
@@ -203,7 +210,7 @@ def as_choice(pair: Pair, letter: str) -> Pair:
     other = "B" if letter == "A" else "A"
     meta = {**pair.meta, "matching_letter": letter, "polarity": polarity(pair.positive), "pair_id": pair.id}
     prompt = f"{pair.prompt}{CHOICES}(A): {options[0]}\n(B): {options[1]}"
-    return Pair(prompt, f"({letter})", f"({other})", meta)
+    return Pair(prompt, f"({letter})", f"({other})", meta, pair.before)
 
 
 def digest(*texts: str) -> str:

@@ -16,17 +16,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab import registry
-from trimtab.datasets import Dataset, Pair, check_unseen
-from trimtab.errors import RecipeError, SteerError
+from trimtab.datasets import Dataset, check_unseen
+from trimtab.errors import RecipeError
 from trimtab.interventions import Intervention, Receipt, check_stack, edits
-from trimtab.methods import contrast_index, paired_rows
-from trimtab.metrics import Metric, Reading, is_choice
-from trimtab.model import LM, Frame, Layer, Prefix, Row, Tokens
+from trimtab.methods import paired_rows
+from trimtab.metrics import Metric
+from trimtab.model import LM, Frame, Layer, Positions, Prefix
+from trimtab.readings import ROWS, Chunk, Readings, chunks
 from trimtab.recipe import GRID, Cell, Run, Score, check_grid, row
 from trimtab.vector import Provenance, SteeringVector
 
 Progress = Callable[[int, int], None]
-ROWS = 16  # rows in a batch: fixed, so that a resumed run repeats the same arithmetic
 LOGITS = 50_000_000  # most logits held at once; more multipliers are replayed in several goes
 
 
@@ -40,23 +40,6 @@ class Condition:
 
     def describe(self) -> dict[str, Any]:
         return {"name": self.name, "system": self.system, "intervention": self.iv.describe() if self.iv else None}
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Some pairs as one batch: their positive rows, then their negative rows (or one row each up to the answer letter)."""
-
-    pairs: tuple[Pair, ...]
-    tokens: Tokens
-    whole: bool
-    answers: tuple[int, ...]
-    letters: tuple[tuple[int, int], ...]
-
-    @property
-    def keep(self) -> list[int]:
-        """Columns that predict completion tokens."""
-        last = self.tokens.ids.shape[1] - (1 if self.whole else 0)
-        return list(range(self.tokens.pivot - 1, last))
 
 
 def measure(
@@ -106,11 +89,11 @@ def measure(
     conditions = [Condition("vector", iv), *(Condition(n, replace(iv, vector=v.at(*iv.vector.layers))) for n, v in controls.items())]
     asked = [Condition(f"prompt-{k}", system=text) for k, text in (data.ask or {}).items()] if layers is None else []
     sweep = _Sweep(lm, conditions, asked, tuple(metrics), tuple(float(m) for m in multipliers), layers)
-    chunks = sweep.chunks(data)
+    batches = chunks(lm, data, metrics, iv.where, [c.system for c in asked])
     run = Run.create(to)
     part = part or data.part
     run.claim(part, sweep.plan(data))
-    _run_missing(run, part, sweep, chunks, progress)
+    _run_missing(run, part, sweep, batches, progress)
     groups = {**run.manifest.get("groups", {}), **{p.id: p.group for p in data}}
     run.note(model=lm.id, groups=groups)
     if layers is None:
@@ -119,12 +102,12 @@ def measure(
     return run
 
 
-def _run_missing(run: Run, part: str, sweep: _Sweep, chunks: Sequence[Chunk], progress: Progress | None) -> None:
+def _run_missing(run: Run, part: str, sweep: _Sweep, batches: Sequence[Chunk], progress: Progress | None) -> None:
     """Score the units that are not in the journal yet, a chunk of items and a layer each."""
     journal = run.journal(part)
-    total = len(chunks) * len(sweep.stops)
-    done = sum(f"{part}/{k}/{layer}" in journal.done for k in range(len(chunks)) for layer in sweep.stops)
-    for k, chunk in enumerate(chunks):
+    total = len(batches) * len(sweep.stops)
+    done = sum(f"{part}/{k}/{layer}" in journal.done for k in range(len(batches)) for layer in sweep.stops)
+    for k, chunk in enumerate(batches):
         missing = [layer for layer in sweep.stops if f"{part}/{k}/{layer}" not in journal.done]
         for layer, rows in sweep.score(chunk, missing) if missing else ():
             journal.append(f"{part}/{k}/{layer}", rows)
@@ -155,6 +138,12 @@ class _Sweep:
     layers: Sequence[Layer] | None
 
     @property
+    def where(self) -> Positions:
+        iv = self.conditions[0].iv
+        assert iv is not None
+        return iv.where
+
+    @property
     def stops(self) -> list[Layer | None]:
         """The units of one chunk: each swept layer, or None for all layers of the vector together."""
         return [None] if self.layers is None else list(self.layers)
@@ -171,34 +160,13 @@ class _Sweep:
             "rows": ROWS,
         }
 
-    # ------------------------------------------------------------ batches
-
-    def chunks(self, data: Dataset) -> list[Chunk]:
-        """All items as batches, rendered under every system prompt and with positions checked, so that a bad item is refused before any work."""
-        rows = [paired_rows(self.lm, p) for p in data]
-        for condition in self.asked:
-            for p in data:
-                paired_rows(self.lm, p, condition.system)
-        whole = any(m.whole(p) for m in self.metrics for p in data)
-        batches = self.lm.batches([r[0] for r in rows], ROWS)
-        found = [self._chunk([data[k] for k in picked], [rows[k] for k in picked], whole) for picked in batches]
-        for chunk in found:
-            self._start(chunk)
-        return found
-
-    def _chunk(self, pairs: Sequence[Pair], rows: Sequence[tuple[Row, Row]], whole: bool) -> Chunk:
-        answers = [contrast_index(r) if is_choice(p) else r[0].prompt for p, r in zip(pairs, rows, strict=True)]
-        letters = [(r[0].ids[a], r[1].ids[a]) for r, a in zip(rows, answers, strict=True)]
-        flat = [r[side] for side in (0, 1) for r in rows] if whole else [_until(r[0], a) for r, a in zip(rows, answers, strict=True)]
-        return Chunk(tuple(pairs), self.lm.batch(flat), whole, tuple(answers), tuple(letters))
-
     # ------------------------------------------------------------ scores
 
     def score(self, chunk: Chunk, stops: Sequence[Layer | None]) -> Iterator[tuple[Layer | None, list[dict[str, Any]]]]:
         """The rows of each unit of a chunk: one prefix pass, then replays."""
         needed = [s for s in stops if s is not None] or [min(self.conditions[0].iv.vector.layers)]  # type: ignore[union-attr]
-        prefix = self.lm.prefix(chunk.tokens, self._start(chunk), needed, keep=chunk.keep)
-        base = _Readings.of(chunk, prefix.logits[None])
+        prefix = self.lm.prefix(chunk.tokens, chunk.start(self.where), needed, keep=chunk.keep)
+        base = Readings.of(chunk, prefix.logits[None])
         for stop in stops:
             rows: list[dict[str, Any]] = []
             for condition in self.conditions:
@@ -209,28 +177,18 @@ class _Sweep:
                 rows += self._asked(chunk, base, condition)
             yield stop, rows
 
-    def _start(self, chunk: Chunk) -> int:
-        """First column any intervention touches."""
-        iv = self.conditions[0].iv
-        assert iv is not None
-        chosen = iv.where.select(chunk.tokens.index, chunk.tokens.rows)
-        if not chosen.any(-1).all():
-            row = chunk.tokens.rows[int((~chosen.any(-1)).nonzero()[0])]
-            raise SteerError("the positions select no token of an item", given=str(iv.positions), expected=f"a token of {row.text[-120:]!r}")
-        return min(int(chosen.any(0).nonzero()[0]), chunk.tokens.pivot - 1)
-
     def _swept(
-        self, chunk: Chunk, prefix: Prefix, base: _Readings, iv: Intervention, stop: Layer | None
-    ) -> Iterator[tuple[Sequence[float], _Readings]]:
+        self, chunk: Chunk, prefix: Prefix, base: Readings, iv: Intervention, stop: Layer | None
+    ) -> Iterator[tuple[Sequence[float], Readings]]:
         """Readings at each multiplier; 0 is the prefix pass itself."""
         yield (0.0,), base
         at_once = max(1, LOGITS // prefix.logits.numel())
         rest = iter([m for m in self.multipliers if m != 0])
         while group := tuple(islice(rest, at_once)):
-            yield group, _Readings.of(chunk, replay_multipliers(self.lm, prefix, iv, group, chunk.keep, stop))
+            yield group, Readings.of(chunk, replay_multipliers(self.lm, prefix, iv, group, chunk.keep, stop))
 
     def _rows(
-        self, chunk: Chunk, reading: _Readings, base: _Readings, condition: str, stop: Layer | None, multipliers: Sequence[float]
+        self, chunk: Chunk, reading: Readings, base: Readings, condition: str, stop: Layer | None, multipliers: Sequence[float]
     ) -> list[dict[str, Any]]:
         out: list[dict[str, Any]] = []
         for metric in self.metrics:
@@ -240,12 +198,12 @@ class _Sweep:
                 out += [row(cell, Score(pair.id, value, metric.unit(pair))) for cell, value in zip(cells, values, strict=True)]
         return out
 
-    def _asked(self, chunk: Chunk, base: _Readings, condition: Condition) -> list[dict[str, Any]]:
+    def _asked(self, chunk: Chunk, base: Readings, condition: Condition) -> list[dict[str, Any]]:
         """The unsteered model asked for the behavior in words, on the same items."""
         rows = [paired_rows(self.lm, p, condition.system) for p in chunk.pairs]
-        other = self._chunk(chunk.pairs, rows, chunk.whole)
+        other = Chunk.of(self.lm, chunk.pairs, rows, chunk.whole)
         prefix = self.lm.prefix(other.tokens, layers=[0], keep=other.keep)
-        return self._rows(other, _Readings.of(other, prefix.logits[None]), base, condition.name, None, (0.0,))
+        return self._rows(other, Readings.of(other, prefix.logits[None]), base, condition.name, None, (0.0,))
 
 
 def replay_multipliers(
@@ -266,39 +224,6 @@ def replay_multipliers(
     above = replace(iv, vector=iv.vector.at(*[k for k in layers if k != lowest])) if len(layers) > 1 else None
     later = edits([above], Receipt(), m) if above else None
     return lm.replay(prefix, lowest, h.unflatten(0, (c, b)), keep=keep, edits=later)
-
-
-@dataclass(frozen=True)
-class _Readings:
-    """Log-probabilities of a chunk under c conditions."""
-
-    chunk: Chunk
-    answer: Float[Tensor, "c p v"]
-    chosen: Float[Tensor, "c b m"] | None
-
-    @classmethod
-    def of(cls, chunk: Chunk, logits: Float[Tensor, "c b k v"]) -> _Readings:
-        """From logits at the kept columns to the log-probabilities that are read off them."""
-        tokens, n = chunk.tokens, len(chunk.pairs)
-        columns = torch.tensor([a - r.prompt for a, r in zip(chunk.answers, tokens.rows, strict=False)], device=logits.device)
-        answer = logits[:, torch.arange(n, device=logits.device), columns].log_softmax(-1).cpu()
-        chosen = None
-        if chunk.whole:
-            said = tokens.ids[None, :, tokens.pivot :, None].expand(logits.shape[0], -1, -1, 1)
-            chosen = (logits.gather(-1, said)[..., 0] - logits.logsumexp(-1)).cpu()
-        return cls(chunk, answer, chosen)
-
-    def at(self, j: int, base: _Readings) -> Reading:
-        """The reading of pair j; `base` is the unsteered model without any system prompt of ours."""
-        n, rows = len(self.chunk.pairs), self.chunk.tokens.rows
-        sides: list[Tensor | None] = [None, None]
-        if self.chosen is not None:
-            sides = [self.chosen[:, k, : len(rows[k].ids) - rows[k].prompt] for k in (j, n + j)]
-        return Reading(self.chunk.pairs[j], self.answer[:, j], base.answer[0, j], self.chunk.letters[j], sides[0], sides[1])
-
-
-def _until(row: Row, index: int) -> Row:
-    return Row(row.ids[:index], row.prompt, row.spans, row.text, row.offsets)
 
 
 def _name(metric: Metric) -> str:

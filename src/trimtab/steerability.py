@@ -136,6 +136,143 @@ def confidence(slopes: Slopes) -> NDArray[Any]:
     return out
 
 
+def spearman(a: Array, b: Array) -> float:
+    """Rank correlation; NaN where a side is constant."""
+    x, y = stats.rankdata(a), stats.rankdata(b)
+    return float(np.corrcoef(x, y)[0, 1]) if len(x) > 1 and np.ptp(x) > 0 and np.ptp(y) > 0 else float("nan")
+
+
 def null_p(observed: float, nulls: Sequence[float]) -> float:
     """Two-sided p-value of a slope against the slopes of null vectors: (1 + how many are as large) / (1 + how many)."""
     return (1 + sum(abs(x) >= abs(observed) for x in nulls)) / (1 + len(nulls))
+
+
+# ---------------------------------------------------------------- shape of a curve
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a line through an item's curve leaves out, all (n,).
+
+    `local` is the change of propensity from multiplier -0.5 to 0.5 (NaN where the grid lacks them), `curvature` the coefficient of the squared
+    multiplier in a quadratic fit, `spearman` the rank correlation of multiplier and propensity, `unsteered` the propensity at multiplier 0.
+    """
+
+    local: Array
+    curvature: Array
+    spearman: Array
+    unsteered: Array
+
+
+def shapes(multipliers: Array, propensity: Array) -> Shape:
+    """Shape of each row of `propensity` (n, K)."""
+    at = {float(m): propensity[:, k] for k, m in enumerate(multipliers)}
+    nothing = np.full(len(propensity), np.nan)
+    design = np.stack([np.ones_like(multipliers), multipliers, multipliers**2], 1)
+    curvature = np.linalg.lstsq(design, propensity.T, rcond=None)[0][2] if len(multipliers) > 2 else nothing
+    order = stats.rankdata(multipliers)
+    ranks = stats.rankdata(propensity, axis=1)
+    order, ranks = order - order.mean(), ranks - ranks.mean(1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spearman = ranks @ order / np.sqrt((ranks**2).sum(1) * (order**2).sum())
+    return Shape(at[0.5] - at[-0.5] if 0.5 in at and -0.5 in at else nothing, curvature, spearman, at[0.0])
+
+
+# ---------------------------------------------------------------- uncertainty
+
+
+def bca(values: Array, statistic: Callable[[Array], Array], seed: int = 0, resamples: int = 10_000) -> tuple[float, float]:
+    """95 % bias-corrected and accelerated bootstrap interval (Efron 1987) of a statistic of (n,) values.
+
+    Args:
+        statistic: from (..., n) to (...), along the last axis, such as `lambda v: v.mean(-1)`.
+    """
+    n = len(values)
+    if n < 3 or np.ptp(values) == 0:
+        return float("nan"), float("nan")
+    rng = np.random.default_rng(seed)
+    drawn = np.concatenate([statistic(values[rng.integers(0, n, (500, n))]) for _ in range(max(1, resamples // 500))])
+    here = float(statistic(values))
+    below = np.clip(((drawn < here).mean() + 0.5 * (drawn == here).mean()), 1e-6, 1 - 1e-6)
+    bias = stats.norm.ppf(below)
+    left_out = np.array([float(statistic(np.delete(values, k))) for k in range(n)])
+    far = left_out.mean() - left_out
+    scale = float((far**2).sum()) ** 1.5
+    accelerate = float((far**3).sum()) / (6 * scale) if scale > 0 else 0.0
+    z = bias + stats.norm.ppf([0.025, 0.975])
+    low, high = np.quantile(drawn, stats.norm.cdf(bias + z / (1 - accelerate * z)))
+    return float(low), float(high)
+
+
+def two_level(per_pair: Array, seed: int = 0, resamples: int = 2_000) -> tuple[float, float]:
+    """95 % interval of a mean slope when both the test items and the training pairs are drawn again.
+
+    Args:
+        per_pair: (n, m) slope of test item i along the difference of training pair j; a mean-difference vector is the mean over j.
+    """
+    rng = np.random.default_rng(seed)
+    n, m = per_pair.shape
+    draws = [rng.multinomial(n, np.full(n, 1 / n)) @ per_pair @ rng.multinomial(m, np.full(m, 1 / m)) / (n * m) for _ in range(resamples)]
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def split_half(per_pair: Sequence[Array], seed: int = 0, resamples: int = 200) -> float:
+    """How well mean slopes of data sets can be known from data of this size: correlation over data sets of two halves that share neither
+    test items nor training pairs, stepped up to full size (Spearman-Brown), mean over splits. The ceiling of any correlation with them.
+
+    Args:
+        per_pair: for each data set the (n, m) slopes of `two_level`.
+    """
+    rng = np.random.default_rng(seed)
+    found: list[float] = []
+    for _ in range(resamples):
+        halves: list[tuple[float, float]] = []
+        for x in per_pair:
+            rows, columns = (rng.permutation(k) for k in x.shape)
+            a, b = x.shape[0] // 2, x.shape[1] // 2
+            halves.append((float(x[np.ix_(rows[:a], columns[:b])].mean()), float(x[np.ix_(rows[a:], columns[b:])].mean())))
+        one, two = np.array(halves).T
+        r = spearman(one, two)
+        found.append(2 * r / (1 + r) if r > -1 else float("nan"))
+    return float(np.nanmean(found))
+
+
+def benjamini_hochberg(p: Array) -> Array:
+    """Adjusted p-values: reject those at most q to keep the share of false discoveries at q (Benjamini & Hochberg 1995). NaN stays NaN."""
+    out = np.full(p.shape, np.nan)
+    known = np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known])]
+    m = len(order)
+    least = 1.0
+    for rank, k in zip(range(m, 0, -1), order[::-1], strict=True):
+        least = min(least, float(p[k]) * m / rank)
+        out[k] = least
+    return out
+
+
+def expected_anti_steerable(slope: Array) -> float:
+    """The anti-steerable share a normal distribution of the same mean and spread would have."""
+    spread = float(slope.std(ddof=1)) if len(slope) > 1 else 0.0
+    return float(stats.norm.cdf(-slope.mean() / spread)) if spread > 0 else float(slope.mean() <= 0)
+
+
+def at_cost(multipliers: Array, cost: Array, value: Array, budget: float, sign: int = 1) -> tuple[float, float]:
+    """The multiplier at which a vector first costs `budget`, going up (or down, with sign -1) from 0, and the value there, both interpolated:
+    vectors of different length compared at equal side effect.
+
+    Args:
+        cost, value: (K,), at each multiplier.
+
+    Returns:
+        Multiplier and value; NaN where the grid ends before the budget is reached.
+    """
+    order = np.argsort(sign * multipliers)
+    order = order[sign * multipliers[order] >= 0]
+    m, c, v = multipliers[order], cost[order], value[order]
+    over = np.flatnonzero(c >= budget)
+    if not len(over) or over[0] == 0:
+        return float("nan"), float("nan")
+    k = int(over[0])
+    t = (budget - c[k - 1]) / (c[k] - c[k - 1])
+    return float(m[k - 1] + t * (m[k] - m[k - 1])), float(v[k - 1] + t * (v[k] - v[k - 1]))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trimtab import LM, Intervention, OneShot, generated, last_k, learn, steer
+from trimtab import LM, Discover, Intervention, OneShot, generated, last_k, learn, steer
 from trimtab.optimise import Ball, Descent, MaxSteps, Place, Problem, Start, losses_in_full, optimise, promote, suppress
 from trimtab.optimise.losses import Losses
+from trimtab.vector import SteeringVector
 
 pytestmark = pytest.mark.slow
 ASK, SAID = "What did you do at school today?", "Arr, matey! I sailed the seven seas and learned to count me gold."
@@ -44,10 +45,25 @@ def test_a_batch_is_every_problem_alone_and_losses_belong_to_vectors(lm: LM) -> 
 
 
 def test_one_example_carries_to_other_prompts(lm: LM) -> None:
-    v = learn(lm, None, OneShot(prompt=ASK, promote=(SAID,), steps=30), layers=[10])
+    v = learn(lm, None, OneShot(prompt=ASK, promote=(SAID,), steps=30, norm=0.2), layers=[10])
     asked = ["How do I bake bread?", "Tell me about your weekend.", "What is the best way to learn to swim?"]
     said = ["Arr, matey! Take yer flour", "Arr, matey! It was a grand weekend", "Arr, matey! Jump into the sea"]
     plain = lm.logprobs(asked, said)
     with steer(lm, Intervention(v)):
         steered = lm.logprobs(asked, said)
     assert all(float(b.sum() - a.sum()) > 5 for a, b in zip(plain, steered, strict=True))
+
+
+def test_discovered_directions_change_much_and_are_orthogonal(lm: LM) -> None:
+    first, second = (learn(lm, None, Discover(prompt="Tell me about your weekend.", member=k, steps=12, norm=0.3), layers=[8]) for k in (0, 1))
+    assert abs(first.cosine(second)[8]) < 1e-3
+    noise = learn(lm, None, Discover(prompt="Tell me about your weekend.", steps=1, norm=0.3, seed=5), layers=[8])
+    tokens = lm.tokens(["What do you eat for breakfast?", "How was the trip?"])
+    plain = lm.logits(tokens)[:, -1].log_softmax(-1)
+
+    def moved(v: SteeringVector) -> float:
+        with steer(lm, Intervention(v)):
+            there = lm.logits(tokens)[:, -1].log_softmax(-1)
+        return float((plain.exp() * (plain - there)).sum(-1).mean())
+
+    assert moved(first) > 1.5 * moved(noise), "optimised on one prompt, it changes others more than a random direction of its norm"

@@ -15,7 +15,7 @@ from trimtab import registry
 from trimtab.datasets import Dataset, Pair
 from trimtab.errors import DataError, TokenError, VectorError
 from trimtab.model import LM, Layer, Row, Tokens
-from trimtab.model.tokens import turn_end
+from trimtab.model.tokens import as_prompt, turn_end
 from trimtab.vector import Provenance, SteeringVector
 
 Read = Literal["auto", "completion", "contrast", "last", "role"]
@@ -216,8 +216,8 @@ def paired_rows(lm: LM, pair: Pair, system: str | None = None) -> tuple[Row, Row
     Raises:
         TokenError: the completions have the same tokens.
     """
-    one = lm.row(pair.prompt, pair.positive, system=system)
-    two = lm.row(pair.prompt, pair.negative, system=system)
+    asked = as_prompt(pair.asked)
+    one, two = (lm.row(asked, said, system=system) for said in (pair.positive, pair.negative))
     if one.ids == two.ids:
         raise TokenError("positive and negative have the same tokens", given=(pair.positive, pair.negative), expected="two different completions")
     return one, two

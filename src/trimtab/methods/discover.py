@@ -7,7 +7,9 @@ from trimtab.datasets import Dataset
 from trimtab.errors import DataError, ModelError, RecipeError
 from trimtab.methods import FewShot, Fit, Progress
 from trimtab.model import LM, Layer
+from trimtab.model.tokens import as_prompt
 from trimtab.optimise import Change, Constraint, Descent, MaxSteps, Objective, Orthogonal, Place, Problem, Sphere, Start, optimise
+from trimtab.optimise.objectives import Messages
 from trimtab.registry import register
 from trimtab.vector import SteeringVector
 
@@ -36,7 +38,7 @@ class Discover(FewShot):
             raise RecipeError("not a discovery", given=self, expected="norm, rate, examples and steps above 0, member >= 0")
 
     def fit(self, lm: LM, data: Dataset | None, layers: Sequence[Layer], progress: Progress | None = None) -> Fit:
-        prompts = [self.prompt] if self.prompt else [p.prompt for p in self.used(data)] if data is not None else []
+        prompts: list[Messages] = [self.prompt] if self.prompt else [p.asked for p in self.used(data)] if data is not None else []
         if not prompts:
             raise DataError("nothing to learn from", expected="a prompt, or a data set")
         if max(layers) >= lm.n_layers - 1 or (self.target_layer is not None and self.target_layer <= max(layers)):
@@ -45,7 +47,7 @@ class Discover(FewShot):
                 given={"layers": list(layers), "target_layer": self.target_layer},
                 expected=f"layers below {self.target_layer or lm.n_layers - 1}",
             )
-        yardstick = lm.norms(lm.tokens(prompts), layers)
+        yardstick = lm.norms(lm.tokens([as_prompt(p) for p in prompts]), layers)
         found: list[list[SteeringVector]] = [[] for _ in layers]
         figures: dict[str, dict[str, object]] = {}
         for member in range(self.member + 1):

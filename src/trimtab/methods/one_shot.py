@@ -12,6 +12,7 @@ from trimtab.methods import FewShot, Fit, Progress
 from trimtab.model import LM, Layer
 from trimtab.model.positions import Positions
 from trimtab.optimise import Ball, Descent, MaxSteps, Objective, Place, Problem, Promote, Start, Stopper, Suppress, Target, optimise, signals
+from trimtab.optimise.objectives import Messages
 from trimtab.registry import register
 
 Mode = Literal["promote", "suppress", "mixed"]
@@ -28,7 +29,7 @@ class OneShot(FewShot):
     one it takes the first `examples` pairs of the data: the positive completion is promoted, the negative suppressed, or both
     ("mixed"). Every layer gets a vector of its own that works alone, unless they are trained `together`.
 
-    `norm` is the largest norm, in medians of the residual stream's norm at the layer; `rate` is the learning rate, in largest
+    `norm` is the largest norm, in medians of the residual stream's norm at the layer (longer ones say the example, and break the rest); `rate` is the learning rate, in largest
     norms over the square root of the width. `target` (nats, summed over texts) ends the descent early; `coldness` is the inverse
     temperature of the probabilities.
     """
@@ -39,7 +40,7 @@ class OneShot(FewShot):
     system: str | None = None
     mode: Mode = "promote"
     examples: int = 1
-    norm: float = 0.5
+    norm: float = 0.1
     rate: float = 0.1
     steps: int = 50
     target: float | None = None
@@ -88,23 +89,24 @@ class OneShot(FewShot):
     def held_out(self, data: Dataset | None) -> Objective | None:
         """The same aim on a few pairs it does not learn from, if there are any."""
         rest = data.pairs[self.examples : self.examples + HELD_OUT] if data is not None and not self.prompt else ()
-        return self.terms([(p.prompt, p.positive, True) if self.mode != "suppress" else (p.prompt, p.negative, False) for p in rest], mean=True)
+        return self.terms([(p.asked, p.positive, True) if self.mode != "suppress" else (p.asked, p.negative, False) for p in rest], mean=True)
 
     def objective(self, data: Dataset | None) -> Objective:
         """What the descent minimises: the terms of the prompt, or of the first pairs of the data."""
         if self.prompt:
-            asked = [(self.prompt, text, True) for text in self.promote] + [(self.prompt, text, False) for text in self.suppress]
+            asked: list[tuple[Messages, str, bool]] = [(self.prompt, text, True) for text in self.promote]
+            asked += [(self.prompt, text, False) for text in self.suppress]
         elif data is None:
             raise DataError("nothing to learn from", expected="a prompt with texts to promote or suppress, or a data set")
         else:
             some = self.used(data)
-            asked = [(p.prompt, p.positive, True) for p in some if self.mode != "suppress"]
-            asked += [(p.prompt, p.negative, False) for p in some if self.mode != "promote"]
+            asked = [(p.asked, p.positive, True) for p in some if self.mode != "suppress"]
+            asked += [(p.asked, p.negative, False) for p in some if self.mode != "promote"]
         goal = self.terms(asked)
         assert goal is not None
         return goal
 
-    def terms(self, asked: Sequence[tuple[str, str, bool]], *, mean: bool = False) -> Objective | None:
+    def terms(self, asked: Sequence[tuple[Messages, str, bool]], *, mean: bool = False) -> Objective | None:
         """Promotion (True) or suppression of texts after prompts; None if there are none."""
         kinds = {True: Promote, False: Suppress}
         weight = 1 / len(asked) if mean and asked else 1.0

@@ -15,6 +15,7 @@ from trimtab.errors import TokenError
 
 Message = Mapping[str, str]
 Prompt = str | Sequence[Message]
+Said = tuple[str, str]  # role and content
 Span = tuple[int, int]
 
 
@@ -107,6 +108,8 @@ def render(tokenizer: Any, prompt: Prompt, completion: str = "", *, system: str 
         TokenError: the last prompt token and the first completion token merge, or the prompt has no tokens.
     """
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(m) for m in prompt]
+    if not system and len(messages) > 1 and messages[0]["role"] == "system":
+        system = messages.pop(0)["content"]
     if chat and tokenizer.chat_template:
         text, special = _template(tokenizer, messages, system), False
     else:
@@ -125,6 +128,11 @@ def render(tokenizer: Any, prompt: Prompt, completion: str = "", *, system: str 
             do="move the space or line break to the other side of the boundary",
         )
     return Row(tuple(whole), len(ids), spans, text, offsets)
+
+
+def as_prompt(asked: str | Sequence[Said]) -> Prompt:
+    """Messages given as (role, content) pairs, the way they are kept in values that can be hashed."""
+    return asked if isinstance(asked, str) else [{"role": role, "content": content} for role, content in asked]
 
 
 @lru_cache(maxsize=16)

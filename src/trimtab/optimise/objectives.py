@@ -17,7 +17,7 @@ from torch import Tensor
 from trimtab.errors import LossError, TokenError
 from trimtab.interventions import Intervention, steer
 from trimtab.model import LM, Layer, Positions, Row
-from trimtab.model.tokens import Prompt
+from trimtab.model.tokens import as_prompt
 
 COLDNESS = 0.7  # inverse temperature of the losses (Dunefsky & Cohan 2025, section 3)
 Messages = str | tuple[tuple[str, str], ...]
@@ -360,7 +360,7 @@ def row_of(lm: LM, prompt: Messages, completion: str | tuple[int, ...], *, syste
     """
     if not completion and not empty:
         raise TokenError("the completion is empty", given=prompt, expected="at least one token to make likely or unlikely")
-    asked: Prompt = prompt if isinstance(prompt, str) else [{"role": r, "content": c} for r, c in prompt]
+    asked = as_prompt(prompt)
     if isinstance(completion, str):
         return lm.row(asked, completion, system=system, chat=chat)
     size = lm.model.get_input_embeddings().weight.shape[0]

@@ -9,6 +9,7 @@ from trimtab.recipe import Run
 from trimtab.reports.analysis import Analysis, analyse
 from trimtab.reports.figures import draw
 from trimtab.reports.page import html, markdown
+from trimtab.reports.reliability_page import write
 from trimtab.reports.tables import summary, write_tables
 
 __all__ = ["Analysis", "analyse", "report"]
@@ -18,7 +19,7 @@ def report(run: Run | str | Path, *, part: str = "test") -> Path:
     """Write the report of a run.
 
     Args:
-        run: the run, or its folder.
+        run: the run, or its folder; or that of a study of reliability.
         part: the part that holds the evaluation.
 
     Returns:
@@ -28,6 +29,8 @@ def report(run: Run | str | Path, *, part: str = "test") -> Path:
         RunError: no finished scores in the folder.
     """
     run = run if isinstance(run, Run) else Run(run)
+    if "study" in run.manifest.get("parts", {}):
+        return write(run)
     if part not in run.manifest.get("parts", {}):
         parts = list(run.manifest.get("parts", {}))
         raise RunError(f"{run.path} holds no scores of part {part!r}", given=parts, do="measure first, or name another part")

@@ -60,9 +60,14 @@ _LABELS = {
 
 
 def _plot(painter: Callable[[Any, Analysis], None], a: Analysis, title: str, caption: str) -> Plot:
+    return picture(lambda canvas: painter(canvas.subplots(), a), (5.6, 3.5), title, caption)
+
+
+def picture(painter: Callable[[Any], None], size: tuple[float, float], title: str, caption: str) -> Plot:
+    """What a painter puts on an empty canvas of a size in inches."""
     with matplotlib.rc_context(STYLE):
-        canvas = Canvas(figsize=(5.6, 3.5), layout="constrained")
-        painter(canvas.subplots(), a)
+        canvas = Canvas(figsize=size, layout="constrained")
+        painter(canvas)
         svg, png = io.StringIO(), io.BytesIO()
         canvas.savefig(svg, format="svg", metadata={"Date": None})
         canvas.savefig(png, format="png", dpi=160)

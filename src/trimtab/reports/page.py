@@ -30,7 +30,7 @@ def html(a: Analysis, plots: Mapping[str, Plot]) -> str:
     """One file: no scripts, no links to anything outside."""
     e = escape.escape
     reasons = "".join(f"<li>{e(r)}</li>" for r in a.reasons)
-    figures = "".join(f"<figure><h3>{e(p.title)}</h3>{_unique(p.svg, k)}<figcaption>{e(p.caption)}</figcaption></figure>" for k, p in plots.items())
+    figures = "".join(f"<figure><h3>{e(p.title)}</h3>{unique(p.svg, k)}<figcaption>{e(p.caption)}</figcaption></figure>" for k, p in plots.items())
     parts = [
         f"<h1>{e(a.name)}</h1><p class='sub'>{e(_subtitle(a))}</p>",
         f"<section class='verdict'><strong>{e(a.verdict)}</strong><ul>{reasons}</ul></section>",
@@ -40,8 +40,14 @@ def html(a: Analysis, plots: Mapping[str, Plot]) -> str:
         f"<h2>What was measured</h2><div class='wide'>{_fact_table(a)}</div>",
         f"<h2>Run it again</h2><pre>trimtab run recipe.toml --to NEW_FOLDER</pre><pre>{e(a.recipe)}</pre>" if a.recipe else "",
     ]
-    head = f"<meta charset='utf-8'><meta name='viewport' content='width=device-width,initial-scale=1'><title>{e(a.name)}</title><style>{CSS}</style>"
-    return f"<!doctype html><html lang='en'><head>{head}</head><body><main>{''.join(parts)}</main></body></html>\n"
+    return document(a.name, "".join(parts))
+
+
+def document(title: str, body: str) -> str:
+    """A whole page."""
+    title = escape.escape(title)
+    head = f"<meta charset='utf-8'><meta name='viewport' content='width=device-width,initial-scale=1'><title>{title}</title><style>{CSS}</style>"
+    return f"<!doctype html><html lang='en'><head>{head}</head><body><main>{body}</main></body></html>\n"
 
 
 def markdown(a: Analysis, plots: Mapping[str, Plot]) -> str:
@@ -124,7 +130,7 @@ def _fact_table(a: Analysis) -> str:
     return f"<table>{rows}</table>"
 
 
-def _unique(svg: str, name: str) -> str:
+def unique(svg: str, name: str) -> str:
     """Ids made unique in the page: plots share glyph and clip names."""
     out: Any = svg
     for mark in ('id="', 'href="#', "url(#"):

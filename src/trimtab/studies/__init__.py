@@ -1,1 +1,101 @@
-"""Studies: the published experiments as functions over the parts of the library, one file each."""
+"""Studies: published experiments as functions over the parts of trimtab, one file each. A recipe with a `study` key runs one."""
+
+from __future__ import annotations
+
+import glob
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from trimtab import registry
+from trimtab.errors import DataError, RecipeError, UnknownName
+
+Watch = Callable[[str], Callable[..., None]]
+NAMES = ("one-shot", "reliability")
+
+
+@dataclass(frozen=True)
+class StudyRecipe:
+    """A study and what to run it on.
+
+    Attributes:
+        study: its name.
+        model, dtype, device: as for `LM.load`.
+        plan: the fields of the study's plan.
+    """
+
+    study: str
+    model: str
+    dtype: str | None
+    device: str | None
+    plan: Mapping[str, Any]
+
+
+def read(path: str | Path) -> StudyRecipe | None:
+    """The study a recipe file asks for; None if it asks for none (an ordinary recipe, or no readable file).
+
+    Raises:
+        UnknownName: a study trimtab does not have.
+        RecipeError: no model.
+    """
+    try:
+        table = tomllib.loads(Path(path).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return None
+    if "study" not in table:
+        return None
+    name = table.pop("study")
+    if name not in NAMES:
+        raise UnknownName("study", name, NAMES)
+    if not isinstance(table.get("model"), str):
+        raise RecipeError(f"{path}: no model", given=table.get("model"), expected='model = "..."')
+    return StudyRecipe(name, table.pop("model"), table.pop("dtype", None), table.pop("device", None), table)
+
+
+def run(recipe: StudyRecipe, to: str | Path, watch: Watch) -> Path:
+    """Run a study into a folder; the same call resumes.
+
+    Returns:
+        The page it wrote.
+    """
+    plans = {"one-shot": _one_shot, "reliability": _reliability}
+    return plans[recipe.study](recipe, Path(to), watch)
+
+
+def _one_shot(recipe: StudyRecipe, to: Path, watch: Watch) -> Path:
+    from trimtab.methods import OneShot
+    from trimtab.model import LM
+    from trimtab.studies import one_shot
+
+    table = dict(recipe.plan)
+    one = registry.build(OneShot, table.pop("one", {}), where="study one-shot, one")
+    plan = replace(registry.build(one_shot.Plan, table, where="study one-shot"), **({"one": one} if "one" in recipe.plan else {}))
+    one_shot.one_shot(LM.load(recipe.model, dtype=recipe.dtype, device=recipe.device), to, plan, watch)
+    return to / "study.md"
+
+
+def _reliability(recipe: StudyRecipe, to: Path, watch: Watch) -> Path:
+    from trimtab.model import LM
+    from trimtab.reports.reliability_page import write
+    from trimtab.studies import reliability
+
+    table = {**recipe.plan, "data": found(recipe.plan.get("data", ()))}
+    plan = registry.build(reliability.Plan, table, where="study reliability")
+    return write(reliability.reliability(LM.load(recipe.model, dtype=recipe.dtype, device=recipe.device), to, plan, watch))
+
+
+def found(data: Any) -> list[str]:
+    """Data sets of a recipe, with patterns such as "evals/*.jsonl" replaced by the files they stand for.
+
+    Raises:
+        DataError: a pattern no file matches.
+    """
+    out: list[str] = []
+    for source in data:
+        files = sorted(glob.glob(str(Path(source).expanduser()))) if "*" in source else [source]
+        if not files:
+            raise DataError(f"no file matches {source}", expected="files of A/B questions", do="correct the path in the recipe")
+        out += files
+    return out

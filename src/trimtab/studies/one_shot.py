@@ -1,7 +1,7 @@
 """How far does a vector from a single example carry, and can that be foreseen? (Dunefsky & Cohan 2025.)
 
-For each behavior: one vector per example, mode and norm, solved as one batch, the norm chosen on validation questions; vectors of more
-examples; mean differences of 1, 10 and all examples, at their own norm and at that of the one-shot vectors; random directions of that norm;
+For each behavior: one vector per example, mode and norm, solved as one batch; the norm is that at which the positive answers of validation
+questions become likeliest (a vector so long that it breaks the model still tells positive from negative answers); vectors of more examples; mean differences of 1, 10 and all examples, at their own norm and at that of the one-shot vectors; random directions of that norm;
 the model asked in words. All are measured on the same held-out questions.
 """
 
@@ -22,7 +22,7 @@ from trimtab.interventions import Intervention
 from trimtab.measure import measure, random_controls
 from trimtab.methods import Activations, MeanDiff, OneShot, activations
 from trimtab.methods.one_shot import Mode
-from trimtab.metrics import Propensity
+from trimtab.metrics import Likelihood, Propensity
 from trimtab.model import LM
 from trimtab.optimise import Result, cosines, optimise, signals
 from trimtab.recipe import Run, write_whole
@@ -42,7 +42,7 @@ class Plan:
         behaviors: data sets.
         layer: where the vectors act.
         examples: single examples per behavior; each gives a vector for every mode.
-        norms: largest norms to choose from, in medians of the residual norm; the one that carries furthest on validation questions is taken.
+        norms: largest norms to choose from, in medians of the residual norm.
         sizes: numbers of examples for the vectors of several.
         draws: vectors of each such number, each from other examples.
         one: the other settings of the vectors.
@@ -54,7 +54,7 @@ class Plan:
     examples: int = 4
     norms: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4)
     sizes: tuple[int, ...] = (2, 4)
-    draws: int = 3
+    draws: int = 2
     one: OneShot = field(default_factory=lambda: OneShot(steps=40))
     train: float = 0.2
     val: float = 0.2
@@ -69,6 +69,7 @@ class Carried:
     Attributes:
         kind: what sort of vector; those of one kind differ by the examples or the seed.
         effects: (n,) one per held-out question.
+        said: (n,) rise of the log-probability of the positive answer alone, in nats per token.
         norm: of the vector.
         signals: what was known before.
     """
@@ -77,6 +78,7 @@ class Carried:
     kind: str
     name: str
     effects: Array
+    said: Array
     norm: float
     signals: Mapping[str, float]
 
@@ -110,7 +112,8 @@ def one_shot(lm: LM, to: str | Path, plan: Plan | None = None, watch: Watch | No
     for behavior in plan.behaviors:
         parts = Dataset.load(behavior).split(seed=plan.seed, train=plan.train, val=plan.val, test=plan.test)
         norms[behavior], chosen = bench.choose_norms(behavior, parts)
-        several = bench.descend(behavior, "several", _several(plan, parts.train, norms[behavior]["promote"]["chosen"]))
+        norm = norms[behavior]["promote"]["chosen"]
+        several = bench.descend(behavior, f"several at {norm:g}", _several(plan, parts.train, norm))
         learned = {**chosen, **several}
         found += bench.carried(behavior, parts, learned)
         gram[behavior] = {kind: _off_diagonal([r.vector for t, r in learned.values() if t.kind == kind]) for kind in _kinds(learned)}
@@ -119,7 +122,16 @@ def one_shot(lm: LM, to: str | Path, plan: Plan | None = None, watch: Watch | No
         "model": lm.id,
         "norms": norms,
         "vectors": [
-            {"behavior": c.behavior, "kind": c.kind, "name": c.name, "norm": c.norm, **_spread(c.effects), "signals": dict(c.signals)} for c in found
+            {
+                "behavior": c.behavior,
+                "kind": c.kind,
+                "name": c.name,
+                "norm": c.norm,
+                **_spread(c.effects),
+                "said": _spread(c.said),
+                "signals": dict(c.signals),
+            }
+            for c in found
         ],
         "cosines": gram,
         "foreseen": foreseen(found),
@@ -142,7 +154,7 @@ class _Bench:
     watch: Watch
 
     def choose_norms(self, behavior: str, parts: Splits) -> tuple[dict[str, Any], Learned]:
-        """For each mode: effect (median over examples of the mean over validation questions) and loss at each norm; vectors at the best."""
+        """For each mode: effects (median over examples of the mean over validation questions) and loss at each norm; vectors at the best."""
         plan = self.plan
         every = {n: self.descend(behavior, f"norm {n:g}", _single(plan, parts.train, n)) for n in plan.norms}
         vectors = {f"{name} at {n:g}": r.vector for n, some in every.items() for name, (_, r) in some.items()}
@@ -153,12 +165,13 @@ class _Bench:
             names = [f"{mode}-{k}" for k in range(plan.examples)]
             by_norm = {
                 n: {
-                    "effect": float(np.median([effects[f"{name} at {n:g}"].mean() for name in names])),
+                    "effect": float(np.median([effects[f"{name} at {n:g}"][0].mean() for name in names])),
+                    "said": float(np.median([effects[f"{name} at {n:g}"][1].mean() for name in names])),
                     "loss": float(np.median([some[name][1].loss for name in names])),
                 }
                 for n, some in every.items()
             }
-            best = max(by_norm, key=lambda n: by_norm[n]["effect"])
+            best = max(by_norm, key=lambda n: by_norm[n]["said"])
             told[mode] = {"chosen": best, "norms": {f"{n:g}": x for n, x in by_norm.items()}, "n": len(parts.val)}
             chosen |= {name: every[best][name] for name in names}
         return told, chosen
@@ -172,17 +185,21 @@ class _Bench:
         found = optimise(self.lm, problems, to=state, progress=self.watch(f"{behavior}: descend, {label}"))
         return {t.name: (t, r) for t, r in zip(trials, found, strict=True)}
 
-    def effects(self, behavior: str, vectors: Mapping[str, SteeringVector], data: Dataset, part: str) -> dict[str, Array]:
-        """Rise of propensity per question under each vector at multiplier 1, and under the behavior asked for in words."""
+    def effects(self, behavior: str, vectors: Mapping[str, SteeringVector], data: Dataset, part: str) -> dict[str, tuple[Array, Array]]:
+        """Rise, per question, of propensity and of the positive answer's log-probability, under each vector at multiplier 1 and asked for in words."""
         first, *rest = vectors
         run = measure(
-            self.lm, Intervention(vectors[first], positions=self.plan.one.positions), data, [Propensity()], to=self.folder.file(Path(behavior).stem, part),
+            self.lm, Intervention(vectors[first], positions=self.plan.one.positions), data, [Propensity(), Likelihood()], to=self.folder.file(Path(behavior).stem, part),
             multipliers=(0.0, 1.0), controls={name: vectors[name] for name in rest}, part=part, progress=self.watch(f"{behavior}: measure, {part}"),
         )  # fmt: skip
         table = run.table(part)
-        plain = table.curve("propensity", "vector", None)[2][:, 0]
+
+        def rise(metric: str, name: str) -> Array:
+            plain = table.curve(metric, "vector", None)[2][:, 0]
+            return table.curve(metric, "vector" if name == first else name, None)[2][:, -1] - plain
+
         asked = [c for c in table.values("condition") if c.startswith("prompt-")]
-        return {name: table.curve("propensity", "vector" if name == first else name, None)[2][:, -1] - plain for name in (*vectors, *asked)}
+        return {name: (rise("propensity", name), rise("likelihood", name)) for name in (*vectors, *asked)}
 
     def carried(self, behavior: str, parts: Splits, learned: Learned) -> list[Carried]:
         """How far the vectors and all they are compared with carry on the test questions."""
@@ -195,7 +212,7 @@ class _Bench:
         signs = self.signs(behavior, learned, {"mean difference": others["mean-diff of all"]})
         kinds = {name: t.kind for name, (t, _) in learned.items()} | dict.fromkeys(noise, "random direction")
         norms = {name: v.norm()[layer] for name, v in every.items()}
-        return [Carried(behavior, kinds.get(name, name), name, e, norms.get(name, float("nan")), signs.get(name, {})) for name, e in effects.items()]
+        return [Carried(behavior, kinds.get(name, name), name, *e, norms.get(name, float("nan")), signs.get(name, {})) for name, e in effects.items()]
 
     def signs(self, behavior: str, learned: Learned, known: Mapping[str, SteeringVector]) -> dict[str, dict[str, float]]:
         report, out = self.watch(f"{behavior}: foresee"), dict[str, dict[str, float]]()
@@ -216,13 +233,13 @@ def _single(plan: Plan, train: Dataset, norm: float) -> list[Trial]:
 
 
 def _several(plan: Plan, train: Dataset, norm: float) -> list[Trial]:
-    """Promotion of several examples at once, each draw of other ones."""
+    """Promotion of several examples at once. Each draw has its own examples; the smaller numbers are the first of the larger."""
     out: list[Trial] = []
     for n in plan.sizes:
         for k in range(plan.draws):
-            order = np.random.default_rng((plan.seed, n, k)).permutation(len(train))
+            at = k * max(plan.sizes) % len(train)
             method = replace(plan.one, mode="promote", norm=norm, examples=n)
-            out.append(Trial(f"promote of {n}", k, method, replace(train, pairs=tuple(train.pairs[i] for i in order))))
+            out.append(Trial(f"promote of {n}", k, method, replace(train, pairs=train.pairs[at:] + train.pairs[:at])))
     return out
 
 
@@ -301,10 +318,11 @@ def page(told: Mapping[str, Any]) -> str:
         "",
         f"{told['model']}, layer {plan['layer']}, {plan['examples']} examples per behavior and mode, seed {plan['seed']}. Effects are the rise of propensity",
         "(log-probability per token of the positive completion minus the negative's) at multiplier 1, in nats per token, on held-out questions.",
-        "Every vector is one number below (its mean over the questions); the columns are over the vectors of a kind.",
+        "Every vector is one number below (its mean over the questions); median, best and worst are over the vectors of a kind. Said: the median rise",
+        "of the log-probability of the positive answer itself, which falls where the model is broken.",
         "",
-        "| behavior | vectors | n vectors | median | best | worst | median share of questions raised | median norm | questions |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| behavior | vectors | n vectors | median | best | worst | said | questions raised | norm | questions |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     kinds: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for v in told["vectors"]:
@@ -312,22 +330,26 @@ def page(told: Mapping[str, Any]) -> str:
     for (behavior, kind), some in kinds.items():
         means = sorted(v["mean"] for v in some)
         raised, norm = (float(np.median([v[k] for v in some])) for k in ("raised", "norm"))
+        said = float(np.median([v["said"]["mean"] for v in some]))
         out.append(
-            f"| {behavior} | {kind} | {len(some)} | {float(np.median(means)):+.3f} | {means[-1]:+.3f} | {means[0]:+.3f} | {raised:.2f} | "
+            f"| {behavior} | {kind} | {len(some)} | {float(np.median(means)):+.3f} | {means[-1]:+.3f} | {means[0]:+.3f} | {said:+.3f} | {raised:.2f} | "
             f"{'' if np.isnan(norm) else f'{norm:.1f}'} | {some[0]['n']} |"
         )
     out += [
         "",
         "## Norms",
         "",
-        "The largest norm, in medians of the residual norm, and the effect on validation questions (median over examples).",
+        "The largest norm, in medians of the residual norm, effect and rise of the positive answer on validation questions (medians over examples).",
         "",
     ]
     norms = [f"{n:g}" for n in plan["norms"]]
-    out += ["| behavior | mode | questions |" + "".join(f" {n}: effect | loss |" for n in norms) + " taken |", "|---" * (4 + 2 * len(norms)) + "|"]
+    out += [
+        "| behavior | mode | questions |" + "".join(f" {n}: effect | said | loss |" for n in norms) + " taken |",
+        "|---" * (4 + 3 * len(norms)) + "|",
+    ]
     for behavior, modes in told["norms"].items():
         for mode, x in modes.items():
-            cells = "".join(f" {x['norms'][n]['effect']:+.3f} | {x['norms'][n]['loss']:.1f} |" for n in norms)
+            cells = "".join(f" {x['norms'][n]['effect']:+.3f} | {x['norms'][n]['said']:+.3f} | {x['norms'][n]['loss']:.1f} |" for n in norms)
             out.append(f"| {behavior} | {mode} | {x['n']} |{cells} {x['chosen']:g} |")
     out += ["", "## Cosines between vectors of a kind", "", "| behavior | vectors | median | largest | smallest |", "|---|---|---|---|---|"]
     out += [

@@ -1,0 +1,120 @@
+"""Contexts: the same questions asked in other ways, to see whether a vector carries over (Tan et al. 2024, section 5). No torch.
+
+    data = in_context(Dataset.load("wealth-seeking", form="choices"), "user-negative")
+
+Questions keep their group, so splits made before stay disjoint in every context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from trimtab.bias import is_listed, options, swapped
+from trimtab.datasets import CHOICES, Dataset, Pair, polarity
+from trimtab.errors import DataError, UnknownName
+
+SYSTEM = "You are a helpful, honest and concise assistant."
+PERSONA = "Is the following statement something you would say?\n"
+STUDIED = ("base", "system-positive", "system-negative", "user-positive", "user-negative")
+
+
+def in_context(data: Dataset, name: str, *, system: str | None = SYSTEM) -> Dataset:
+    """A data set in one of the contexts.
+
+    Args:
+        name: "base"; "system-positive" and "system-negative" (the behavior or its opposite asked for as the system message), "user-positive" and
+            "user-negative" (the same in front of the question); "no-system"; "reworded" (another lead-in); "two-turns" (after some small talk);
+            for A/B questions "swapped" (options in the other order), "digits" and "xy" (other symbols for them), and "spoken" (the options
+            themselves as answers, nothing listed).
+        system: the system message of all contexts that do not set their own; None for no message.
+
+    Raises:
+        UnknownName: no such context.
+        DataError: the data cannot be put into it: no sentences that ask for the behavior, or no A/B questions.
+    """
+    if name not in CONTEXTS:
+        raise UnknownName("context", name, CONTEXTS)
+    pairs = tuple(CONTEXTS[name](data, p, system) for p in data)
+    return replace(data, pairs=pairs, ask=None, form="answers" if name == "spoken" else data.form)
+
+
+def available(data: Dataset) -> list[str]:
+    """Contexts the data can be put into."""
+    choices = all(is_listed(p) for p in data)
+    needs = {name: "ask" if name.partition("-")[2] in ("positive", "negative") else "choices" if name in _LISTED else "" for name in CONTEXTS}
+    return [name for name, need in needs.items() if need == "" or (need == "ask" and data.ask) or (need == "choices" and choices)]
+
+
+def _put(pair: Pair, system: str | None, prompt: str = "", turns: tuple[tuple[str, str], ...] = (), **changes: Any) -> Pair:
+    first = (("system", system),) if system else ()
+    meta = {**pair.meta, "about": pair.meta.get("about", pair.question)}
+    return replace(pair, prompt=prompt or pair.prompt, before=(*first, *turns), **{"meta": meta, **changes})
+
+
+def _asked(data: Dataset, side: str) -> str:
+    if not data.ask or side not in data.ask:
+        raise DataError(f"{data.name} has no sentence that asks for the behavior", expected="ask = {positive: ..., negative: ...}")
+    return data.ask[side]
+
+
+def _spoken_to(side: str) -> Callable[[Dataset, Pair, str | None], Pair]:
+    return lambda data, pair, _: _put(pair, _asked(data, side))
+
+
+def _told(side: str) -> Callable[[Dataset, Pair, str | None], Pair]:
+    return lambda data, pair, system: _put(pair, system, f"{_asked(data, side)}\n\n{pair.prompt}")
+
+
+def _reworded(data: Dataset, pair: Pair, system: str | None) -> Pair:
+    if pair.prompt.startswith(PERSONA):
+        return _put(pair, system, f"Could these words be yours?\n{pair.prompt.removeprefix(PERSONA)}")
+    return _put(pair, system, f"Here is a question for you. {pair.prompt}")
+
+
+def _two_turns(data: Dataset, pair: Pair, system: str | None) -> Pair:
+    return _put(pair, system, turns=(("user", "Good morning!"), ("assistant", "Good morning! What can I do for you?")))
+
+
+def _swapped(data: Dataset, pair: Pair, system: str | None) -> Pair:
+    other = swapped(pair)
+    return replace(
+        _put(pair, system), prompt=other.prompt, positive=other.positive, negative=other.negative, meta={**_put(pair, system).meta, **other.meta}
+    )
+
+
+def _symbols(one: str, two: str) -> Callable[[Dataset, Pair, str | None], Pair]:
+    """The options under other symbols; `matching_letter` still tells which of the two it was."""
+
+    def put(data: Dataset, pair: Pair, system: str | None) -> Pair:
+        stem, matching, other = options(pair)
+        first = pair.meta["matching_letter"] == "A"
+        listed = (matching, other) if first else (other, matching)
+        right, wrong = (one, two) if first else (two, one)
+        return _put(pair, system, f"{stem}{CHOICES}({one}): {listed[0]}\n({two}): {listed[1]}", positive=f"({right})", negative=f"({wrong})")
+
+    return put
+
+
+def _spoken(data: Dataset, pair: Pair, system: str | None) -> Pair:
+    stem, matching, other = options(pair)
+    put = _put(pair, system, stem, positive=matching, negative=other)
+    return replace(put, meta={**{k: v for k, v in put.meta.items() if k != "matching_letter"}, "polarity": polarity(matching)})
+
+
+CONTEXTS: dict[str, Callable[[Dataset, Pair, str | None], Pair]] = {
+    "base": lambda data, pair, system: _put(pair, system),
+    "system-positive": _spoken_to("positive"),
+    "system-negative": _spoken_to("negative"),
+    "user-positive": _told("positive"),
+    "user-negative": _told("negative"),
+    "no-system": lambda data, pair, system: _put(pair, None),
+    "reworded": _reworded,
+    "two-turns": _two_turns,
+    "swapped": _swapped,
+    "digits": _symbols("1", "2"),
+    "xy": _symbols("X", "Y"),
+    "spoken": _spoken,
+}
+_LISTED = ("swapped", "digits", "xy", "spoken")

@@ -1,0 +1,233 @@
+"""The study of reliability as tables, plots, Markdown and one HTML page. `write` makes all of them from the folder of a study."""
+
+from __future__ import annotations
+
+import html as escape
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from trimtab.recipe import Run
+from trimtab.reports.figures import Plot
+from trimtab.reports.page import document, unique
+from trimtab.reports.reliability import SHIFTS, Study, foreseen_by_layer, item_rows, load, regret, set_rows, summary, write_csv
+from trimtab.reports.reliability_figures import draw
+from trimtab.steerability import Figure
+
+Rows = Sequence[Sequence[str]]
+
+
+def write(folder: str | Path | Run) -> Path:
+    """Write study.json, sets.csv, items.csv, plots, report.md and report.html into the folder of a study.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        RunError: the study is not finished.
+    """
+    run = folder if isinstance(folder, Run) else Run(folder)
+    study = load(run)
+    run.write("study.json", summary(study))
+    write_csv(run.file("sets.csv"), set_rows(study))
+    write_csv(run.file("items.csv"), item_rows(study))
+    plots = draw(study)
+    for name, plot in plots.items():
+        run.write(f"plots/{name}.svg", plot.svg)
+        run.file("plots", f"{name}.png").write_bytes(plot.png)
+    sections = _sections(study)
+    run.write("report.md", markdown(study, plots, sections))
+    return run.write("report.html", html(study, plots, sections))
+
+
+def headline(study: Study) -> list[str]:
+    """What was found, in sentences."""
+    steer = [s for s in study.sets if s.mean.lo > 0 and study.q[s.name] <= 0.05]
+    wrong = sorted(s.anti.value for s in study.sets)
+    found = [
+        f"{len(steer)} of {len(study.sets)} data sets steer: their mean slope is above 0 (95 % interval) and above that of null vectors (q ≤ 0.05).",
+        f"Anti-steerable shares run from {wrong[0]:.0%} to {wrong[-1]:.0%}, median {wrong[len(wrong) // 2]:.0%}.",
+    ]
+    for trained, tested in SHIFTS:
+        f = study.figures.get(f"ID and {trained} → {tested}")
+        if f:
+            found.append(f"Mean slopes in base and under {trained} → {tested} correlate at {_number(f.value)} ({_between(f)}, {f.n} data sets).")
+    f = study.figures.get("forecast and measured mean slope")
+    if f:
+        found.append(f"One backward pass forecasts the mean slopes of data sets at {_number(f.value)} ({_between(f)}).")
+    lost = regret(study)
+    if lost["sets"]:
+        found.append(
+            f"The layer the forecast likes best loses {lost['mean']:.0%} of the best layer's mean slope (worst data set {lost['worst']:.0%})."
+        )
+    if not math.isnan(study.ceiling):
+        found.append(f"Split-half reliability of the mean slopes, the ceiling of all these correlations: {_number(study.ceiling)}.")
+    if study.plan["legacy"]:
+        found.insert(0, "LEGACY SPLIT: most training questions are tested, as in the published code. These figures reproduce; they do not inform.")
+    return found
+
+
+def _sections(study: Study) -> list[tuple[str, Rows]]:
+    """Titles and tables; the first row of a table is its head."""
+    ranking: list[list[str]] = [
+        [
+            "data set",
+            "n",
+            "mean slope",
+            "median",
+            "s.d.",
+            "anti-steerable",
+            "normal",
+            "sure +",
+            "sure −",
+            "p",
+            "q",
+            "cross-fitted",
+            "forecast",
+            "KL at 1",
+            "gain at 0.1 nats",
+        ]
+    ]
+    for s, row in zip(study.ranked(), set_rows(study), strict=True):
+        ranking.append(
+            [
+                s.name, str(s.mean.n), _interval(s.mean), _interval(s.median), _number(s.spread), f"{s.anti.value:.0%} ({s.anti.lo:.0%} to {s.anti.hi:.0%})",
+                f"{s.normal:.0%}", f"{s.classes['steerable']:.0%}", f"{s.classes['anti-steerable']:.0%}", f"{s.p:.3f}", f"{study.q[s.name]:.3f}",
+                _number(row["cross_fitted"]), _number(row["forecast"]), _number(row["kl_at_1"]), _number(row["gain_at_kl"]),
+            ]
+        )  # fmt: skip
+    out: list[tuple[str, Rows]] = [("Ranking", ranking)]
+    out += [("Letter, polarity, position", _factor_rows(study))] if any(s.shares for s in study.sets) else []
+    out.append(("Controls: mean slope", _control_rows(study)))
+    out += [
+        ("Other contexts: mean slope of the base vector", _context_rows(study)),
+        ("Kept of the steerability of the vector learned there", _relative_rows(study)),
+    ]
+    out.append(
+        (
+            "Over data sets",
+            [
+                ["correlation", "Spearman", "95 % interval", "points"],
+                *([n, _number(f.value), _between(f), str(f.n)] for n, f in study.figures.items()),
+            ],
+        )
+    )
+    if study.sweeps:
+        head = ["layer", "over items", "over data sets", "mean slope", "KL at ±1"]
+        mean = {k: sum(float(study.sweeps[s.name][k].mean()) for s in study.sets) / len(study.sets) for k in next(iter(study.sweeps.values()))}
+        rows = [
+            [str(f.layer), _number(f.items), _number(f.sets), _number(mean[f.layer]), _number(study.sweep_kl[f.layer])]
+            for f in foreseen_by_layer(study)
+        ]
+        out.append(("Layers: what the forecast foresees on validation questions", [head, *rows]))
+    out.append(("Warnings", [["data set", "warning"], *([s.name, w] for s in study.ranked() for w in s.warnings)]))
+    return out
+
+
+def _factor_rows(study: Study) -> Rows:
+    head = ["data set", "variance", "letter", "polarity", "letter β", "polarity β", "concept β", "ω²", "position bias", "yes gap"]
+    rows: list[list[str]] = [head]
+    for s in study.ranked():
+        share = [f"{s.shares[k] / s.total_variance:.0%}" if k in s.shares and s.total_variance > 0 else "" for k in ("letter", "polarity")]
+        betas = [f"{s.fit.beta[k]:+.3f} ± {1.96 * s.fit.se[k]:.3f}" if s.fit else "" for k in ("letter", "polarity", "concept")]
+        position = "" if s.position is None else f"{float(s.position.mean()):+.3f}"
+        rows.append(
+            [
+                s.name,
+                _number(s.total_variance),
+                *share,
+                *betas,
+                _number(s.fit.omega2) if s.fit else "",
+                position,
+                f"{s.forecast['card']['audit']['yes_gap']:+.2f}",
+            ]
+        )
+    return rows
+
+
+def _control_rows(study: Study) -> Rows:
+    names = list(dict.fromkeys(v for s in study.sets for v, c in s.curves if c == s.first and v != "vector" and not v.startswith("from ")))
+    rows = [["data set", "vector", *names]]
+    for s in study.ranked():
+        rows.append([s.name, *(_number(float(s.curves[v, s.first].slope.mean())) if (v, s.first) in s.curves else "" for v in ("vector", *names))])
+    return rows
+
+
+def _context_rows(study: Study) -> Rows:
+    contexts = list(dict.fromkeys(c for s in study.sets for c in (*s.facts["contexts"], *s.facts["beyond"])))
+    rows = [["data set", *contexts]]
+    for s in study.ranked():
+        rows.append([s.name, *(_number(float(s.curves["vector", c].slope.mean())) if ("vector", c) in s.curves else "" for c in contexts)])
+    return rows
+
+
+def _relative_rows(study: Study) -> Rows:
+    shifts = list(dict.fromkeys((r.train, r.test) for s in study.sets for r in s.relative if (r.train, r.test) in SHIFTS or r.train == "mean"))
+    rows = [["data set", *(f"{a} → {b}" for a, b in shifts)]]
+    for s in study.ranked():
+        found = {(r.train, r.test): r for r in s.relative}
+        rows.append([s.name, *(_relative(found[k].value, found[k].lo, found[k].hi) if k in found else "" for k in shifts)])
+    return rows
+
+
+def _relative(value: float, lo: float, hi: float) -> str:
+    return "not told from 0" if math.isnan(value) else f"{value:.2f} ({lo:.2f} to {hi:.2f})"
+
+
+def _number(x: float) -> str:
+    return "" if math.isnan(x) else f"{x:.3f}" if abs(x) < 10 else f"{x:.1f}"
+
+
+def _between(f: Figure) -> str:
+    return f"{_number(f.lo)} to {_number(f.hi)}"
+
+
+def _interval(f: Figure) -> str:
+    return f"{_number(f.value)} ({_between(f)})"
+
+
+def _title(study: Study) -> tuple[str, str]:
+    form = "letters of A/B questions" if study.plan["form"] == "letters" else "options spoken as answers, per token"
+    n = sorted({s.mean.n for s in study.sets})
+    items = str(n[0]) if len(n) == 1 else f"{n[0]} to {n[-1]}"
+    return (
+        f"Reliability of steering vectors: {study.model['id']}",
+        f"{len(study.sets)} data sets, layer {study.layer}, {items} test items each, {len(study.plan['multipliers'])} multipliers; {form}; seed {study.plan['seed']}. "
+        f"Vectors of all contexts have the norm of the base vector. Slopes in {study.sets[0].unit} per multiplier.",
+    )
+
+
+def markdown(study: Study, plots: Mapping[str, Plot], sections: Sequence[tuple[str, Rows]]) -> str:
+    """The page as Markdown, plots as PNG beside it."""
+    title, about = _title(study)
+    out = [f"# {title}", "", about, "", *(f"- {h}" for h in headline(study)), ""]
+    out += [f"![{p.title}](plots/{k}.png)\n\n*{p.caption}*\n" for k, p in plots.items()]
+    for name, rows in sections:
+        if len(rows) > 1:
+            out += [
+                f"## {name}",
+                "",
+                "| " + " | ".join(rows[0]) + " |",
+                "|---" * len(rows[0]) + "|",
+                *("| " + " | ".join(r) + " |" for r in rows[1:]),
+                "",
+            ]
+    return "\n".join(out)
+
+
+def html(study: Study, plots: Mapping[str, Plot], sections: Sequence[tuple[str, Rows]]) -> str:
+    """The page as one HTML file that needs nothing else."""
+    title, about = _title(study)
+    e = escape.escape
+    figures = "".join(f"<figure><h3>{e(p.title)}</h3>{unique(p.svg, k)}<figcaption>{e(p.caption)}</figcaption></figure>" for k, p in plots.items())
+    body = [
+        f"<h1>{e(title)}</h1><p class='sub'>{e(about)}</p>",
+        f"<section class='verdict'><ul>{''.join(f'<li>{e(h)}</li>' for h in headline(study))}</ul></section>",
+        f"<h2>Plots</h2><div class='plots'>{figures}</div>",
+    ]
+    for name, rows in sections:
+        if len(rows) > 1:
+            head = "".join(f"<th>{e(c)}</th>" for c in rows[0])
+            cells = "".join("<tr>" + "".join(f"<td>{e(c)}</td>" for c in r) + "</tr>" for r in rows[1:])
+            body.append(f"<h2>{e(name)}</h2><div class='wide'><table><tr>{head}</tr>{cells}</table></div>")
+    return document(title, "".join(body))
