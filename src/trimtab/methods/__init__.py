@@ -261,6 +261,7 @@ from trimtab.methods.label_shuffled import LabelShuffled  # noqa: E402
 from trimtab.methods.mean_diff import MeanDiff  # noqa: E402
 from trimtab.methods.one_shot import OneShot  # noqa: E402
 from trimtab.methods.pca import PCA  # noqa: E402
+from trimtab.methods.preference import Preference  # noqa: E402
 from trimtab.methods.probe import Probe  # noqa: E402
 from trimtab.methods.random_direction import RandomDirection  # noqa: E402
 
@@ -275,6 +276,7 @@ __all__ = [
     "MeanDiff",
     "Method",
     "OneShot",
+    "Preference",
     "Probe",
     "RandomDirection",
     "activations",

@@ -11,6 +11,7 @@ from trimtab.optimise.constraints import Ball, Constraint, Factors, Orthogonal, 
 from trimtab.optimise.engine import optimise
 from trimtab.optimise.geometry import Path, cosines, detection, path
 from trimtab.optimise.losses import losses_in_full
+from trimtab.optimise.minibatch import Epoch, Trained, Training, train
 from trimtab.optimise.noise import AntiCorrelated, Ascent, Gaussian, Noise, Tangent
 from trimtab.optimise.objectives import (
     COLDNESS,
@@ -18,6 +19,7 @@ from trimtab.optimise.objectives import (
     Consistent,
     Match,
     Objective,
+    Prefer,
     Promote,
     Satisfice,
     Suppress,
@@ -52,6 +54,7 @@ __all__ = [
     "Objective",
     "Orthogonal",
     "Place",
+    "Prefer",
     "Plateau",
     "Promote",
     "Result",
@@ -64,9 +67,13 @@ __all__ = [
     "Tangent",
     "Target",
     "Term",
+    "Trained",
+    "Training",
     "Unlearn",
     "anchor",
     "in_contexts",
+    "train",
+    "Epoch",
     "losses_in_full",
     "optimise",
     "promote",

@@ -43,15 +43,19 @@ class Prepared:
 class Losses:
     """The losses of problems on one model. Rows are run once, here; `at` replays them."""
 
-    def __init__(self, lm: LM, problems: Sequence[Problem], batch: int) -> None:
-        self.lm, self.problems, self.batch = lm, problems, batch
+    def __init__(self, lm: LM, problems: Sequence[Problem], batch: int, keep: int = 1) -> None:
+        """Rows are run in passes of `batch`; the passes of the last `keep` sets of rows that were asked for together are kept."""
+        self.lm, self.problems, self.batch, self.keep = lm, problems, batch, keep
         self.prepared: dict[Term, Prepared] = {}
+        known: dict[Term, tuple[tuple[Row, ...], Any]] = {}
         for problem in problems:
             check_stack(lm, problem.place.under)
             for _, term in problem.goal.terms:
                 if term not in self.prepared:
-                    rows = tuple(term.rows(lm))
-                    self.prepared[term] = Prepared(term, rows, term.prepare(lm, rows))
+                    if term.source not in known:
+                        rows = tuple(term.rows(lm))
+                        known[term.source] = (rows, term.prepare(lm, rows))
+                    self.prepared[term] = Prepared(term, *known[term.source])
                 _check_positions(lm, problem, self.prepared[term].rows)
         groups: dict[Any, list[int]] = {}
         for k, problem in enumerate(problems):
@@ -116,7 +120,7 @@ class Group:
         self.owner, self.lm, self.members = owner, owner.lm, list(members)
         self.place: Place = owner.problems[members[0]].place
         self.reads = sorted({layer for k in members for _, t in owner.problems[k].goal.terms for layer in t.reads})
-        self._bundles: tuple[list[Key], list[Bundle]] = ([], [])
+        self._bundles: dict[tuple[tuple[Key, int], ...], list[Bundle]] = {}
         self._layouts: dict[Any, list[Slots]] = {}
 
     def at(self, vectors: Mapping[int, Tensor], wanted: set[int], total: Total) -> tuple[dict[int, list[Tensor]], dict[int, Tensor]]:
@@ -157,7 +161,7 @@ class Group:
         start = min([tokens.pivot - 1, *(int(one.any(0).nonzero()[0]) for one in chosen if one.any())])
         keep = tuple(range(tokens.pivot - 1, max(tokens.pivot, tokens.ids.shape[1] - 1)))
         with self.lm.edit(stack_edits(self.place.under, Receipt())):
-            prefix = self.lm.prefix(tokens, start, sorted({self.place.layers[0], *self.reads}), keep=keep)
+            prefix = self.lm.prefix(tokens, start, sorted({self.place.layers[0], *self.reads}), keep=keep[:1])
         return Bundle(prefix, {key(row): j for j, row in enumerate(rows)}, keep)
 
     def _selected(self, problem: int, tokens: Tokens) -> Bool[Tensor, "b s"]:
@@ -168,11 +172,17 @@ class Group:
         wanted = tuple(counts.items())
         if wanted not in self._layouts:
             looks = self._looks(counts)
-            if self._bundles[0] != list(looks):
-                rows = [row for _, row in looks.values()]
-                self._bundles = (list(looks), [self._bundle([rows[j] for j in some]) for some in self.lm.batches(rows, self.owner.batch)])
-                self._layouts.clear()
-            self._layouts[wanted] = [self._dealt(bundle, {row: who for row, (who, _) in looks.items()}, counts) for bundle in self._bundles[1]]
+            crowds = {row: sum(counts[k] for k, _ in who).bit_length() for row, (who, _) in looks.items()}
+            asked = tuple(crowds.items())
+            if asked not in self._bundles:
+                if len(self._bundles) >= self.owner.keep:
+                    self._bundles.clear()
+                    self._layouts.clear()
+                self._bundles[asked] = []
+                for crowd in sorted(set(crowds.values())):  # rows with about as many slots go together, or most slots would be empty
+                    rows = [row for name, (_, row) in looks.items() if crowds[name] == crowd]
+                    self._bundles[asked] += [self._bundle([rows[j] for j in some]) for some in self.lm.batches(rows, self.owner.batch)]
+            self._layouts[wanted] = [self._dealt(bundle, {row: who for row, (who, _) in looks.items()}, counts) for bundle in self._bundles[asked]]
         return self._layouts[wanted]
 
     def _looks(self, counts: Mapping[int, int]) -> dict[Key, tuple[list[tuple[int, float]], Row]]:
@@ -237,7 +247,7 @@ class Group:
         for (row, k, s), (line, taken) in slots.of.items():
             spot, m = prefix.tokens.rows[line], len(row[0]) - row[1]
             near = {layer: x[taken, line] for layer, x in shifts.items()}
-            views[row, k, s] = View(spot, logits[taken, line, :m], prefix.logits[line, :m], near, index[line, start:])
+            views[row, k, s] = View(spot, logits[taken, line, :m], near, index[line, start:])
         return views
 
 
@@ -291,7 +301,7 @@ def _full_view(lm: LM, place: Place, term: Term, row: Row, v: Tensor | None) -> 
     with torch.no_grad():
         plain, before = passed(None)
     logits, seen = (plain, before) if v is None else passed(v)
-    return View(row, logits, plain[0], {layer: seen[layer] - before[layer] for layer in term.reads}, tokens.index[0])
+    return View(row, logits, {layer: seen[layer] - before[layer] for layer in term.reads}, tokens.index[0])
 
 
 def key(row: Row) -> Key:
@@ -314,4 +324,4 @@ def _joined(views: Sequence[View]) -> View:
         return views[0]
     one = views[0]
     shifts = {layer: torch.cat([v.shifts[layer] for v in views]) for layer in one.shifts}
-    return View(one.row, torch.cat([v.logits for v in views]), one.plain, shifts, one.index)
+    return View(one.row, torch.cat([v.logits for v in views]), shifts, one.index)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -30,14 +30,12 @@ class View:
     Attributes:
         row: the row.
         logits: (n, m, v) fp32, at the columns that predict its m completion tokens.
-        plain: (m, v) the same without the vectors (whatever they are stacked on stays).
         shifts: layer -> (n, s, d) fp32, how far the vectors move the residual stream after that block, at the s columns that are replayed.
         index: (s,) logical position of those columns, -1 for padding.
     """
 
     row: Row
     logits: Float[Tensor, "n m v"]
-    plain: Float[Tensor, "m v"]
     shifts: Mapping[Layer, Float[Tensor, "n s d"]]
     index: Int[Tensor, " s"]
 
@@ -62,6 +60,11 @@ class Term:
     def prepare(self, lm: LM, rows: Sequence[Row]) -> Any:
         """What the loss needs to know that does not depend on the vector; computed once."""
         return None
+
+    @property
+    def source(self) -> Term:
+        """The term whose `prepare` serves this one too: itself, unless another differs in the sign alone."""
+        return self
 
     def loss(self, views: Sequence[View], known: Any) -> Float[Tensor, " n"]:
         """The loss under each of n vectors; views are in the order of `rows`."""
@@ -232,6 +235,80 @@ class Match(Term):
         logp = (self.coldness * views[0].logits[:, : self.tokens]).log_softmax(-1)
         teacher = known[: self.tokens].to(logp.dtype)
         return (teacher.exp() * (teacher - logp)).sum(-1).mean(-1)
+
+
+# ---------------------------------------------------------------- preferences
+
+
+@dataclass(frozen=True)
+class Prefer(Term):
+    """One of two answers more likely than before, the other less: BiPO (Cao et al. 2024, equations 2 and 3), and its relatives.
+
+    The margin is m = (l+ - l+ without v) - (l- - l- without v), with l the summed log-probability of an answer; negated, the vector is subtracted
+    and the margin of the opposite counts, which is what makes the objective bi-directional.
+
+    Args:
+        form: "sigmoid" (-log sigmoid(beta m)), "hinge" (max(0, 1 - beta m)), "ipo" ((m / tokens - 1 / (2 beta))^2, of means over tokens),
+            "free" (reference-free and per token: -log sigmoid(beta (l+/n+ - l-/n-)), as SimPO and RePS), or "margin" (-m, to watch).
+    """
+
+    prompt: Messages
+    positive: str
+    negative: str
+    system: str | None = None
+    beta: float = 0.1
+    form: Literal["sigmoid", "hinge", "ipo", "free", "margin"] = "sigmoid"
+    negated: bool = False
+    target: float | None = None
+    chat: bool = True
+
+    def __post_init__(self) -> None:
+        if self.form not in ("sigmoid", "hinge", "ipo", "free", "margin") or not self.beta > 0:
+            raise LossError("not a preference", given=(self.form, self.beta), expected="a known form and beta > 0")
+
+    @property
+    def sign(self) -> float:  # type: ignore[override]
+        return -1.0 if self.negated else 1.0
+
+    @property
+    def source(self) -> Term:
+        return replace(self, negated=False, form="sigmoid", beta=0.1)
+
+    def rows(self, lm: LM) -> list[Row]:
+        both = [row_of(lm, self.prompt, text, system=self.system, chat=self.chat) for text in (self.positive, self.negative)]
+        if both[0].ids == both[1].ids:
+            raise TokenError("both answers have the same tokens", given=(self.positive, self.negative), expected="two different answers")
+        return both
+
+    @torch.no_grad()
+    def prepare(self, lm: LM, rows: Sequence[Row]) -> tuple[float, float]:
+        """The reference: what the model without a vector says of both answers."""
+        tokens = lm.batch(rows)
+        logits = lm.logits(tokens, keep=list(range(tokens.pivot - 1, tokens.ids.shape[1] - 1)))
+        one, two = (float(_said(logits[k : k + 1, : len(r.ids) - r.prompt], r).sum()) for k, r in enumerate(rows))
+        return one, two
+
+    def loss(self, views: Sequence[View], known: tuple[float, float]) -> Float[Tensor, " n"]:
+        said = [_said(view.logits, view.row) for view in views]
+        sizes = [s.shape[-1] for s in said]
+        one, two = (s.sum(-1) for s in said)
+        m = self.sign * ((one - known[0]) - (two - known[1]))
+        if self.form == "margin":
+            return -m
+        if self.form == "hinge":
+            return (1 - self.beta * m).clamp(min=0)
+        if self.form == "ipo":
+            per_token = self.sign * ((one - known[0]) / sizes[0] - (two - known[1]) / sizes[1])
+            return (per_token - 1 / (2 * self.beta)) ** 2
+        if self.form == "free":
+            m = self.sign * (one / sizes[0] - two / sizes[1])
+        return torch.nn.functional.softplus(-self.beta * m)
+
+
+def _said(logits: Float[Tensor, "n m v"], row: Row) -> Float[Tensor, "n m"]:
+    """Log-probability of every completion token of a row."""
+    ids = torch.tensor(row.ids[row.prompt :], device=logits.device)[None, :, None].expand(len(logits), -1, 1)
+    return logits.gather(-1, ids)[..., 0] - logits.logsumexp(-1)
 
 
 # ---------------------------------------------------------------- changes inside

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from trimtab.datasets import Dataset
+from trimtab.errors import DataError, RecipeError
+from trimtab.methods import Fit, Method, Progress, paired_rows
+from trimtab.model import LM, Layer
+from trimtab.model.positions import Positions
+from trimtab.optimise import Ball, Constraint, Place, Prefer, Training, train
+from trimtab.optimise.minibatch import Signs
+from trimtab.registry import register
+
+YARDSTICK = 16  # rows over which the residual norm is taken
+
+
+@register("method", "preference")
+@dataclass(frozen=True)
+class Preference(Method):
+    """A vector trained so that its addition makes positive answers likelier than negative ones, and its subtraction the reverse (BiPO, Cao et al. 2024).
+
+    `norm` caps it, in medians of the residual stream's norm at the layer (0 for no cap); `rate` is the learning rate, in medians of that norm over
+    the square root of the width. `signs` "both" takes both directions in every step; "batch" draws one for each, as published; "one" only adds.
+    A share `validation` of the pairs chooses the epoch, and ends the training when the margins of both directions have not grown for `patience` epochs.
+    """
+
+    beta: float = 0.1
+    form: Literal["sigmoid", "hinge", "ipo", "free"] = "sigmoid"
+    signs: Signs = "both"
+    norm: float = 0.0
+    rate: float = 0.005
+    batch: int = 4
+    epochs: int = 10
+    schedule_epochs: int | None = None
+    warm: int = 20
+    decay: float = 0.0
+    clip: float = 1.0
+    validation: float = 0.1
+    patience: int = 3
+    positions: str = "everywhere"
+    seed: int = 0
+    least = 4
+
+    def __post_init__(self) -> None:
+        if self.norm < 0 or not self.rate > 0 or not 0 <= self.validation < 1:
+            raise RecipeError("not a preference method", given=self, expected="norm >= 0, rate > 0, validation from 0 to 1")
+        Positions.parse(self.positions)
+        self.training(1.0)
+
+    def training(self, unit: float) -> Training:
+        """The training at a layer whose unit of the learning rate is `unit`."""
+        return Training(
+            self.rate * unit, self.batch, self.epochs, self.schedule_epochs, self.warm, self.decay, self.clip, self.signs, self.patience, self.seed
+        )
+
+    def fit(self, lm: LM, data: Dataset | None, layers: Sequence[Layer], progress: Progress | None = None) -> Fit:
+        if data is None:
+            raise DataError("nothing to learn from", expected="a data set of pairs")
+        rows = [paired_rows(lm, p) for p in data]  # refuses a pair that cannot be asked, before anything is run
+        held = max(1, round(self.validation * len(data))) if self.validation else 0
+        terms = [Prefer(p.asked, p.positive, p.negative, beta=self.beta, form=self.form) for p in data]
+        yardstick = lm.norms(lm.batch([r[0] for r in rows[:YARDSTICK]]), layers)
+        figures: dict[str, Any] = {}
+        vectors: dict[Layer, Any] = {}
+        for done, layer in enumerate(layers):
+            bounds: tuple[Constraint, ...] = (Ball(self.norm * yardstick[layer]),) if self.norm else ()
+            found = train(
+                lm, terms[: len(terms) - held], Place((layer,), positions=self.positions), self.training(yardstick[layer] / lm.width**0.5),
+                held_out=terms[len(terms) - held :], constraints=bounds, progress=_part(progress, done, len(layers)),
+            )  # fmt: skip
+            vectors[layer] = found.vector[layer]
+            figures[str(layer)] = found.describe()
+        return Fit(vectors, figures)
+
+
+def _part(progress: Progress | None, done: int, layers: int) -> Progress | None:
+    """Progress of one layer as that of all."""
+    if progress is None:
+        return None
+    return lambda step, steps, words="": progress(done * steps + step, layers * steps, words)

@@ -1,0 +1,135 @@
+"""Preference-optimised vectors: the identities of the publication, replays against the full graph, and a vector that works both ways."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pico import pico, toy_pairs
+from trimtab import LM, Intervention, Preference, learn, steer
+from trimtab.datasets import Dataset, Pair
+from trimtab.errors import DataError, LossError, RecipeError, TokenError
+from trimtab.optimise import Place, Prefer, Problem, Training, losses_in_full, train
+from trimtab.optimise.losses import Losses
+
+ONE = Prefer("Do you like tea ?", "yes I think so", "no never")
+TWO = Prefer("Do you like rain ?", "no never", "yes I think so")
+FORMS = ("sigmoid", "hinge", "ipo", "free")
+
+
+def at(lm: LM, term: Prefer, v: torch.Tensor, place: Place) -> tuple[float, torch.Tensor]:
+    found = Losses(lm, [Problem(term, place)], 8).at({0: v[None]}, gradients={0})
+    return float(found.terms[0][0][0]), found.gradients[0][0]
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "qwen3", "mistral", "phi"])
+@pytest.mark.parametrize("place", [Place((1,)), Place((0, 2), shared=False), Place((1,), positions="generated | last")], ids=str)
+def test_replays_give_the_losses_and_gradients_of_the_full_graph(name: str, place: Place) -> None:
+    lm = pico(name)
+    v = torch.randn(len(place.first), 1, lm.width, generator=torch.Generator().manual_seed(0))
+    for term in (ONE, replace(ONE, negated=True), *(replace(TWO, form=f) for f in FORMS[1:])):
+        loss, gradient = at(lm, term, v, place)
+        leaf = v.clone().requires_grad_()
+        (slow,) = losses_in_full(lm, Problem(term, place), leaf)
+        (there,) = torch.autograd.grad(slow, leaf)
+        assert loss == pytest.approx(float(slow.detach()), rel=1e-4, abs=1e-5)
+        assert float((gradient - there).norm()) <= 1e-4 * float(there.norm()) + 1e-7
+
+
+def test_identities_of_the_objective() -> None:
+    lm, place = pico(), Place((1,))
+    zero, v = torch.zeros(1, 1, lm.width), torch.randn(1, 1, lm.width, generator=torch.Generator().manual_seed(1))
+    for term in (ONE, TWO):
+        up, down = (at(lm, replace(term, negated=d), zero, place) for d in (False, True))
+        assert up[0] == pytest.approx(math.log(2), abs=1e-5) and down[0] == pytest.approx(math.log(2), abs=1e-5)
+        assert torch.allclose(up[1], down[1], atol=1e-6), "the first gradient does not depend on the direction"
+    swapped = replace(ONE, positive=ONE.negative, negative=ONE.positive)
+    assert at(lm, replace(ONE, negated=True), v, place)[0] == pytest.approx(at(lm, swapped, -v, place)[0], rel=1e-5)
+    up, down = (at(lm, replace(ONE, form="margin", negated=d), v, place)[0] for d in (False, True))
+    odd, even = (up + down) / 2, (up - down) / 2
+    mean = sum(at(lm, replace(ONE, negated=d), v, place)[0] for d in (False, True)) / 2
+    assert mean >= math.log1p(math.exp(0.1 * odd)) - 1e-6, "the bi-directional loss is that of the odd part, and a penalty on the even one"
+    assert abs(even) > 1e-6
+    assert at(lm, replace(ONE, form="hinge"), zero, place)[0] == pytest.approx(1.0, abs=1e-4)
+    assert at(lm, replace(ONE, form="ipo"), zero, place)[0] == pytest.approx(25.0, abs=1e-2)
+
+
+@pytest.mark.parametrize("signs", ["one", "batch", "example", "both"])
+def test_a_trained_vector_raises_the_margin_both_ways(signs: str) -> None:
+    lm = pico()
+    found = train(lm, [ONE, TWO] * 3, Place((1,)), Training(0.05, batch=2, epochs=12, warm=2, signs=signs, patience=20))  # type: ignore[arg-type]
+    assert found.epochs[found.best].up > 0.05 and found.epochs[found.best].down > 0.05
+    assert found.epochs[found.best].margin == max(e.margin for e in found.epochs)
+    assert found.steps[0] == pytest.approx(math.log(2), abs=1e-4) and len(found.steps) == 36
+    again = train(lm, [ONE, TWO] * 3, Place((1,)), Training(0.05, batch=2, epochs=12, warm=2, signs=signs, patience=20))  # type: ignore[arg-type]
+    assert torch.equal(again.vector[1], found.vector[1]), "seeded"
+    assert all(p.grad is None for p in lm.model.parameters())
+
+
+def test_passes_below_the_vector_are_run_once() -> None:
+    lm = pico()
+    calls: list[int] = []
+    handle = lm.blocks[0].register_forward_hook(lambda m, a, o: calls.append(1))
+    try:
+        train(lm, [ONE, TWO], Place((1,)), Training(0.01, batch=1, epochs=5, warm=1, patience=9))
+    finally:
+        handle.remove()
+    few = len(calls)
+    calls.clear()
+    handle = lm.blocks[0].register_forward_hook(lambda m, a, o: calls.append(1))
+    try:
+        train(lm, [ONE, TWO], Place((1,)), Training(0.01, batch=1, epochs=10, warm=1, patience=19))
+    finally:
+        handle.remove()
+    assert len(calls) == few, "more epochs, no more passes"
+
+
+def test_schedule_spans_its_own_epochs() -> None:
+    how = Training(1.0, epochs=20, schedule_epochs=100, warm=100)
+    assert how.rate_at(0, 161) == pytest.approx(0.01) and how.rate_at(100, 161) == 1.0
+    assert how.rate_at(20 * 161, 161) == pytest.approx(0.91, abs=0.01), "the published run of 20 epochs ends at 0.91 of its rate"
+    assert Training(1.0, epochs=20, warm=0).rate_at(20 * 161, 161) == pytest.approx(0.0)
+
+
+def gap(lm: LM, data: Dataset) -> float:
+    """Summed log-probability of the positive answers minus that of the negative ones."""
+    asked = [p.prompt for p in data]
+    said = [sum(float(x.sum()) for x in lm.logprobs(asked, answers)) for answers in ([p.positive for p in data], [p.negative for p in data])]
+    return said[0] - said[1]
+
+
+def test_the_method_steers_both_ways_and_tells_its_margins(tmp_path: Path) -> None:
+    lm, data, seen = pico(), Dataset.load(str(toy_pairs(tmp_path / "toy.jsonl"))), list[str]()
+    v = learn(lm, data, Preference(epochs=4, rate=0.05, norm=0.5, warm=2), layers=[0, 1], progress=lambda *a: seen.append(str(a[-1])))
+    assert v.layers == (0, 1) and any("margins" in s for s in seen)
+    assert v.made.figures["1"]["margin up"] > 0 and v.made.figures["1"]["margin down"] > 0
+    plain = gap(lm, data)
+    with steer(lm, Intervention(v.at(1))):
+        assert gap(lm, data) > plain
+    with steer(lm, Intervention(v.at(1), multiplier=-1.0)):
+        assert gap(lm, data) < plain
+
+
+def test_bad_input() -> None:
+    lm = pico()
+    with pytest.raises(TokenError, match="empty"):
+        train(lm, [Prefer("Do you like tea ?", "", "no")], Place((1,)), Training(0.1))
+    with pytest.raises(TokenError, match="same tokens"):
+        train(lm, [Prefer("Do you like tea ?", "yes", "yes")], Place((1,)), Training(0.1))
+    with pytest.raises(LossError):
+        train(lm, [], Place((1,)), Training(0.1))
+    with pytest.raises(LossError):
+        Training(0.0)
+    with pytest.raises(LossError):
+        Prefer("a", "b", "c", beta=0.0)
+    with pytest.raises(RecipeError):
+        Preference(validation=1.0)
+    one = Dataset("one", (Pair("Do you like tea ?", "yes", "no"),))
+    with pytest.raises(DataError, match="too few"):
+        learn(lm, one, Preference(), layers=[1])
+    with pytest.raises(LossError, match="not a number"):
+        train(lm, [ONE], Place((1,)), Training(1e38, epochs=3, warm=0))
