@@ -132,4 +132,4 @@ def test_bad_input() -> None:
     with pytest.raises(DataError, match="too few"):
         learn(lm, one, Preference(), layers=[1])
     with pytest.raises(LossError, match="not a number"):
-        train(lm, [ONE], Place((1,)), Training(1e38, epochs=3, warm=0))
+        train(lm, [ONE], Place((1,)), Training(1e39, epochs=3, warm=0))

@@ -14,10 +14,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import preference
 import torch
 
-from trimtab import LM, Dataset, Intervention, MeanDiff, OneShot, Pair, Propensity, SteeringVector, learn, measure, organisms, steer
+from trimtab import LM, Dataset, Intervention, MeanDiff, OneShot, Pair, Preference, Propensity, SteeringVector, learn, measure, organisms, steer
 from trimtab.measure import random_controls
 from trimtab.organisms import CONTROLS, TRAITS, Item, truth, world
 from trimtab.reports.analysis import analyse
@@ -300,8 +299,8 @@ def bipo(x: Examiner, names: Sequence[str] = ("power", "greed", "cruel", "lying"
     monotone, (layer, share) = 0, PREFERENCE
     for name in names:
         parts = organisms.dataset(name).split(seed=0)
-        cap = share * x.lm.norms(x.lm.tokens([p.prompt for p in parts.train.take(16)]), [layer])[layer]
-        v = preference.prefer(x.lm, parts.train.take(50).pairs, layer, cap)
+        method = Preference(norm=share, rate=0.1 * share, batch=10, epochs=8, warm=0, validation=0.0, patience=8)
+        v = learn(x.lm, parts.train.take(50), method, [layer])
         curve = [_steered(x, v, partial(x.leanings, parts.test), m) for m in (-1.0, -0.5, 0.0, 0.5, 1.0)]
         monotone += all(a.mean() < b.mean() for a, b in pairwise(curve))
         x.note(f"BiPO, leaning of {name} at 0 minus at -1", mean_figure("", curve[2] - curve[0], "nats"))

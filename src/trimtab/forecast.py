@@ -53,7 +53,9 @@ class Sensitivity:
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"gradients": self.gradients, "unsteered": self.unsteered}, path, {"items": " ".join(self.items)})
+        aside = path.with_name(path.name + ".part")
+        save_file({"gradients": self.gradients, "unsteered": self.unsteered}, aside, {"items": " ".join(self.items)})
+        aside.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Sensitivity:

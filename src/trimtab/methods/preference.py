@@ -27,7 +27,7 @@ class Preference(Method):
     """
 
     beta: float = 0.1
-    form: Literal["sigmoid", "hinge", "ipo", "free"] = "sigmoid"
+    loss: Literal["sigmoid", "hinge", "ipo", "free"] = "sigmoid"
     signs: Signs = "both"
     norm: float = 0.0
     rate: float = 0.005
@@ -60,7 +60,7 @@ class Preference(Method):
             raise DataError("nothing to learn from", expected="a data set of pairs")
         rows = [paired_rows(lm, p) for p in data]  # refuses a pair that cannot be asked, before anything is run
         held = max(1, round(self.validation * len(data))) if self.validation else 0
-        terms = [Prefer(p.asked, p.positive, p.negative, beta=self.beta, form=self.form) for p in data]
+        terms = [Prefer(p.asked, p.positive, p.negative, beta=self.beta, form=self.loss) for p in data]
         yardstick = lm.norms(lm.batch([r[0] for r in rows[:YARDSTICK]]), layers)
         figures: dict[str, Any] = {}
         vectors: dict[Layer, Any] = {}

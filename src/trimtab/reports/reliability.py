@@ -214,6 +214,8 @@ def _load_set(run: Run, facts: Mapping[str, Any], plan: Mapping[str, Any]) -> Se
         main, position = concept_and_position(np.where(at_a, here.slope, other), np.where(at_a, other, here.slope))
     outside = _mean_over_items(tables[first], "outside-mass")
     warnings = [*forecast["card"]["warnings"]]
+    if facts["left_out"]:
+        warnings.append(f"{facts['left_out']} items without two listed options were left out")
     if outside is not None and float(outside[unsteered(here.multipliers)]) > NO_LETTERS:
         warnings.append(
             f"the model puts {float(outside[unsteered(here.multipliers)]):.0%} of its probability outside the letters: try the spoken form"
@@ -235,7 +237,7 @@ def _load_set(run: Run, facts: Mapping[str, Any], plan: Mapping[str, Any]) -> Se
         spread=float(main.std(ddof=1)), anti=share_figure("anti-steerable", anti_steerable(main)), normal=expected_anti_steerable(main),
         classes={k: float((kinds == k).mean()) for k in ("steerable", "ambiguous", "anti-steerable")},
         p=null_p(float(per_pair.mean()), forecast["nulls"]), widened=two_level(per_pair), fit=fit, shares=shares,
-        total_variance=float(here.slope.var(ddof=1)), relative=transfer({k: v for k, v in grid.items() if k[0] in facts["contexts"]}), warnings=warnings,
+        total_variance=float(here.slope.var(ddof=1)), relative=transfer(grid), warnings=warnings,
     )  # fmt: skip
 
 

@@ -131,6 +131,8 @@ class _Studied:
             raise DataError(f"{self.name} has its answer always at the same letter", given=letters[0], expected="both letters, in about equal shares")
         self.contexts = [c for c in plan.contexts if c in available(data)]
         self.beyond = [c for c in plan.beyond if c in available(data)] if plan.form == "letters" else [c for c in plan.beyond if c in _OPEN]
+        if plan.contexts[0] not in self.contexts:
+            raise DataError(f"{self.name} cannot be put into the first context", given=plan.contexts[0], expected=available(data))
         self.parts = _legacy_split(data, plan) if plan.legacy else _split(data, plan)
         self._data: dict[tuple[str, str], Dataset] = {}
         self._check()
@@ -157,13 +159,11 @@ class _Studied:
             "contexts": self.contexts,
             "beyond": self.beyond,
             "left_out": self.left_out,
-            "asked": len(self.parts.train.ask or {}) > 0,
             "sizes": {part: len(getattr(self.parts, part)) for part in ("train", "val", "test")},
             "items": {
                 part: {c: [p.id for p in self.data(part, c)] for c in (*self.contexts, *self.beyond, *(["swapped"] if self._debiased else []))}
                 for part in ("val", "test")
             },
-            "train_items": [p.id for p in self.data("train", self.contexts[0])],
             "letter": {part: [p.meta["matching_letter"] for p in getattr(self.parts, part)] for part in ("train", "val", "test")},
             "polarity": {part: [p.meta["polarity"] for p in getattr(self.parts, part)] for part in ("train", "val", "test")},
             "group": [p.group for p in self.parts.test],
@@ -191,14 +191,25 @@ class _Studied:
             layers = tuple(file.get_tensor("layers").tolist())
             return Activations(file.get_tensor("positive"), file.get_tensor("negative"), layers)
 
-    def vectors(self, layer: Layer) -> dict[str, SteeringVector]:
+    def directions(self, layer: Layer) -> dict[str, Tensor]:
         """The vector of every context and their mean, all with the norm of the first context's: comparisons are about directions."""
         raw = {c: self.learn(c, None if c == self.contexts[0] else [layer]).at([layer]).mean_difference()[0] for c in self.contexts}
         if len(raw) > 1:
             raw["mean"] = torch.stack(list(raw.values())).mean(0)
         self.run.note(norms={c: float(v.norm()) for c, v in raw.items()})
         length = raw[self.contexts[0]].norm()
-        return {c: self.made(layer, v / v.norm() * length) for c, v in raw.items()}
+        return {c: v / v.norm() * length for c, v in raw.items()}
+
+    def kept(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Directions, computed once and kept in the folder: another machine, or number of threads, may round them differently."""
+        path = self.run.file("vectors", f"{name}.safetensors")
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside = path.with_suffix(".part")
+            save_file({k: v.contiguous() for k, v in make().items()}, aside)
+            aside.replace(path)
+        with safe_open(path, "pt") as file:
+            return {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
 
     def made(self, layer: Layer, v: Tensor, pairs: Sequence[Pair] | None = None) -> SteeringVector:
         """A vector of the training questions, or of some of them; the legacy split would be refused if it told what it has seen."""
@@ -212,35 +223,35 @@ class _Studied:
         """Every layer on validation questions, in both orders of the options."""
         read = self.learn(self.contexts[0])
         layers = [k for k in read.layers if not self.plan.layers or k in self.plan.layers]
-        mean = dict(zip(read.layers, read.mean_difference(), strict=True))
-        vector = replace(self.made(layers[0], mean[layers[0]]), vectors={k: mean[k] for k in layers})
+        mean = self.kept("sweep", lambda: {str(k): v for k, v in zip(read.layers, read.mean_difference(), strict=True)})
+        vector = replace(self.made(layers[0], mean[str(layers[0])]), vectors={k: mean[str(k)] for k in layers})
         for context in (self.contexts[0], *(["swapped"] if self._debiased else [])):
             self._measure(vector, "val", context, {}, layers=layers)
 
     def grid(self, layer: Layer, unrelated: _Studied | None) -> None:
         """Every vector in every context on test questions; the first context's with its controls, and beyond."""
-        every = self.vectors(layer)
         first = self.contexts[0]
+        every = {name: self.made(layer, v) for name, v in self.kept("contexts", lambda: self.directions(layer)).items()}
+        controls = self.kept("controls", lambda: self._controls(layer, every[first][layer], unrelated))
         for context in self.contexts:
             others = {f"from {c}": v for c, v in every.items() if c != first}
             if context == first:
-                others |= self._controls(layer, every[first], unrelated)
+                others |= {name: self.made(layer, v) for name, v in controls.items()}
             self._measure(every[first], "test", context, others)
         for context in self.beyond:
             self._measure(every[first], "test", context, {})
 
-    def _controls(self, layer: Layer, vector: SteeringVector, unrelated: _Studied | None) -> dict[str, SteeringVector]:
+    def _controls(self, layer: Layer, vector: Tensor, unrelated: _Studied | None) -> dict[str, Tensor]:
         deltas = self.learn(self.contexts[0]).at([layer]).deltas[:, 0]
-        length = vector[layer].norm()
         drawn = {f"span-{k}": v for k, v in enumerate(in_span(deltas, self.plan.nulls, self.plan.seed))}
         drawn |= {f"shuffled-{k}": v for k, v in enumerate(shuffled(deltas, self.plan.nulls, self.plan.seed))}
         if unrelated is not None:
             drawn["unrelated"] = unrelated.learn(unrelated.contexts[0]).at([layer]).mean_difference()[0]
-        out = {name: self.made(layer, v / v.norm() * length) for name, v in drawn.items()}
+        out = {name: v / v.norm() * vector.norm() for name, v in drawn.items()}
         for part in ("letter", "polarity") if self.plan.form == "letters" else ():
             codes = torch.tensor(self._codes(part))
             if codes.abs().sum() == len(codes) and codes.unique().numel() == 2:
-                out[f"{part} alone"] = self.made(layer, effects(deltas, codes)[1])
+                out[f"{part} alone"] = effects(deltas, codes)[1]
         return out
 
     def _codes(self, part: str) -> list[float]:
@@ -302,9 +313,11 @@ class _Studied:
             return
         deltas = self.learn(self.contexts[0]).at([layer]).deltas[:, 0]
         data = self.data("train", self.contexts[0])
-        for k, mine in enumerate(folds([p.group for p in data], self.plan.folds, self.plan.seed)):
-            rest = [i for i in range(len(data)) if i not in mine]
-            vector = self.made(layer, deltas[rest].mean(0), [data[i] for i in rest])
+        parts = folds([p.group for p in data], self.plan.folds, self.plan.seed)
+        rests = [[i for i in range(len(data)) if i not in mine] for mine in parts]
+        means = self.kept("folds", lambda: {str(k): deltas[rest].mean(0) for k, rest in enumerate(rests)})
+        for k, (mine, rest) in enumerate(zip(parts, rests, strict=True)):
+            vector = self.made(layer, means[str(k)], [data[i] for i in rest])
             some = replace(data, pairs=tuple(data[i] for i in sorted(mine)))
             measure(
                 self.lm, Intervention(vector, positions=self.plan.positions), some, [Propensity()], to=self.run.path, part=f"fold-{k}",
@@ -317,8 +330,7 @@ _OPEN = ("no-system", "reworded", "two-turns")  # contexts that need no listed o
 
 def _split(data: Dataset, plan: Plan) -> Splits:
     parts = data.split(seed=plan.seed)
-    few = {name: (len(getattr(parts, name)), n) for name, n in (("train", plan.train), ("val", plan.val), ("test", plan.test))}
-    return Splits(parts.train.take(few["train"][1]), parts.val.take(few["val"][1]), parts.test.take(few["test"][1]))
+    return Splits(parts.train.take(plan.train), parts.val.take(plan.val), parts.test.take(plan.test))
 
 
 def _legacy_split(data: Dataset, plan: Plan) -> Splits:
