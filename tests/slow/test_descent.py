@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from trimtab import LM, Discover, Intervention, OneShot, generated, last_k, learn, steer
-from trimtab.optimise import Ball, Descent, MaxSteps, Place, Problem, Start, losses_in_full, optimise, promote, suppress
+from trimtab.measure import random_controls
+from trimtab.optimise import Ball, Change, Descent, MaxSteps, Place, Problem, Start, losses_in_full, optimise, promote, suppress
 from trimtab.optimise.losses import Losses
 from trimtab.vector import SteeringVector
 
@@ -57,13 +58,14 @@ def test_one_example_carries_to_other_prompts(lm: LM) -> None:
 def test_discovered_directions_change_much_and_are_orthogonal(lm: LM) -> None:
     first, second = (learn(lm, None, Discover(prompt="Tell me about your weekend.", member=k, steps=12, norm=0.3), layers=[8]) for k in (0, 1))
     assert abs(first.cosine(second)[8]) < 1e-3
-    noise = learn(lm, None, Discover(prompt="Tell me about your weekend.", steps=1, norm=0.3, seed=5), layers=[8])
-    tokens = lm.tokens(["What do you eat for breakfast?", "How was the trip?"])
-    plain = lm.logits(tokens)[:, -1].log_softmax(-1)
+    noise = random_controls(first, 1)["random-0"]
 
-    def moved(v: SteeringVector) -> float:
-        with steer(lm, Intervention(v)):
-            there = lm.logits(tokens)[:, -1].log_softmax(-1)
-        return float((plain.exp() * (plain - there)).sum(-1).mean())
+    def changed(v: SteeringVector, prompt: str) -> float:
+        """How far the residual stream moves halfway to the end."""
+        (loss,) = losses_in_full(lm, Problem(Change(prompt, (8 + lm.n_layers) // 2), Place((8,))), v[8][None, None])
+        return -float(loss)
 
-    assert moved(first) > 1.5 * moved(noise), "optimised on one prompt, it changes others more than a random direction of its norm"
+    for other in ("What do you eat for breakfast?", "How was the trip?"):
+        assert changed(first, other) > 1.2 * changed(noise, other), (
+            "optimised on one prompt, it changes others more than a random direction of its norm"
+        )
