@@ -247,7 +247,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as Markdown."""
     lines = ["| case | side | median s per item | +/- | peak MB | ratio | target | repeats |", "|---|---|---|---|---|---|---|---|"]
     for r in rows:
-        target = "" if r["target"] is None else f"<= {r['target']:g}" if "token" in r["case"] else f">= {r['target']:g}"
+        target = "" if r["target"] is None else f"<= {r['target']:g}" if "new tokens" in r["case"] else f">= {r['target']:g}"
         lines.append(
             f"| {r['case']} | {r['side']} | {r['median_s']:.3f} | {r['spread_s']:.3f} | {r['peak_mb']:.0f} | {r['ratio']:.2f} | {target} | {r['repeats']} |"
         )

@@ -42,7 +42,15 @@ def test_the_recipe_runs_on_a_small_model(published: Path, tmp_path: Path) -> No
     recipe = read(ROOT / "recipes" / "reliability-llama2.toml")
     assert recipe is not None and recipe.study == "reliability"
     names = ("openness", "narcissism")
-    small = {"data": [str(published / "model-written-evals" / f"{n}.jsonl") for n in names], "train": 6, "test": 8, "layer": 1, "draws": 20, "multipliers": [-1.0, 0.0, 1.0], "system": ""}
+    small = {
+        "data": [str(published / "model-written-evals" / f"{n}.jsonl") for n in names],
+        "train": 6,
+        "test": 8,
+        "layer": 1,
+        "draws": 20,
+        "multipliers": [-1.0, 0.0, 1.0],
+        "system": "",
+    }
     plan = registry.build(Plan, {**recipe.plan, **small}, where="test")
     study = load(reliability(pico(), tmp_path / "run", plan))
     assert {s.name for s in study.sets} == set(names) <= set(PUBLISHED)
