@@ -6,8 +6,10 @@ The names below are imported when they are first used, so `import trimtab` is qu
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from importlib.metadata import version
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -53,3 +55,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
+
+
+class _Package(ModuleType):
+    """Keeps `trimtab.measure` the function when the module of that name is imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        taken = name in _HOME and isinstance(value, ModuleType)
+        super().__setattr__(name, getattr(value, name) if taken else value)
+
+
+sys.modules[__name__].__class__ = _Package
