@@ -22,6 +22,7 @@ from trimtab.errors import DataError
 
 Array = NDArray[np.floating[Any]]
 SMALLEST_CELL = 20
+TERMS = ("concept", "letter", "polarity", "interaction")
 _LISTED = re.compile(r"(.*?\S)\s*\n\s*(?:(?:[A-Z][\w ]{0,30}:)\s*\n\s*)?\(A\):?[ \t]*(\S.*?)\s*\n\s*\(B\):?[ \t]*(\S.*?)\s*", re.DOTALL)
 
 
@@ -71,7 +72,7 @@ def factorial_fit(slope: Array, letter: Array, polarity: Array) -> dict[str, flo
     if min(cells.values()) < SMALLEST_CELL:
         raise DataError("letter and polarity are not identifiable", given=cells, expected=f"at least {SMALLEST_CELL} items in each cell")
     beta, _ = _fit(np.stack([np.ones_like(a), a, y, a * y], 1), slope)
-    return dict(zip(("concept", "letter", "polarity", "interaction"), beta.tolist(), strict=True))
+    return dict(zip(TERMS, beta.tolist(), strict=True))
 
 
 def options(pair: Pair) -> tuple[str, str, str]:
@@ -129,9 +130,6 @@ class Fit:
     p: Mapping[str, float]
     shares: Mapping[str, float]
     omega2: float
-
-
-TERMS = ("concept", "letter", "polarity", "interaction")
 
 
 def fit_factors(slope: Array, letter: Array, polarity: Array) -> Fit:
@@ -203,7 +201,7 @@ def audit(data: Iterable[Pair]) -> Audit:
     """Polarity, letters, lengths and repeats of a data set."""
     pairs = list(data)
     spoken = [options(p)[1:] if is_listed(p) else (p.positive, p.negative) for p in pairs]
-    yes, no = (np.mean([said_yes(s[side]) for s in spoken]) for side in (0, 1))
+    yes, no = (np.mean([polarity_of(s[side]) == "yes" for s in spoken]) for side in (0, 1))
     letters = [p.meta["matching_letter"] == "A" for p in pairs if "matching_letter" in p.meta and p.positive[:1] == "("]
     lengths = np.array([[len(text.split()) for text in s] for s in spoken], float)
     groups = Counter(p.group for p in pairs)
@@ -221,11 +219,6 @@ def audit(data: Iterable[Pair]) -> Audit:
     if found.repeated > 0.05:
         warnings.append(f"{found.repeated:.0%} of the items share their question with another")
     return replace(found, warnings=tuple(warnings))
-
-
-def said_yes(answer: str) -> bool:
-    """Whether an answer begins with a yes."""
-    return polarity_of(answer) == "yes"
 
 
 def codes(pairs: Sequence[Pair], key: str, high: str) -> Array:

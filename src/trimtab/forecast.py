@@ -6,7 +6,7 @@ over the steered tokens. It is exact for small multipliers; saturation is what i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -170,8 +170,3 @@ def agreement(forecast: Array, truth: Array) -> dict[str, float]:
     a, b = forecast[known], truth[known]
     ratio = float(b.mean() / a.mean()) if len(a) and a.mean() != 0 else float("nan")
     return {"spearman": spearman(a, b), "ratio": ratio, "sign": float((np.sign(a) == np.sign(b)).mean()) if len(a) else float("nan"), "n": len(a)}
-
-
-def best_layer(slopes: Mapping[Layer, Sequence[Array]]) -> Layer:
-    """The layer with the largest mean slope, averaged over data sets."""
-    return max(slopes, key=lambda k: float(np.mean([s.mean() for s in slopes[k]])))

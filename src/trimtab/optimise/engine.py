@@ -22,7 +22,7 @@ from trimtab.errors import LossError
 from trimtab.model import LM
 from trimtab.optimise.constraints import projected
 from trimtab.optimise.losses import Found, Losses
-from trimtab.optimise.problems import Problem, Result
+from trimtab.optimise.problems import Problem, Result, adam
 from trimtab.optimise.stopping import History, MaxSteps, Stopper, stopped_by
 from trimtab.optimise.store import restore, save
 from trimtab.vector import Provenance
@@ -86,9 +86,7 @@ class Walk:
             gradient = constraint.tangent(gradient, problem.place.first)
         if problem.descent.clip is not None:
             gradient = gradient * (problem.descent.clip / gradient.norm().clamp(min=problem.descent.clip))
-        self.first = 0.9 * self.first + 0.1 * gradient
-        self.second = 0.999 * self.second + 0.001 * gradient**2
-        move = (self.first / (1 - 0.9**t)) / ((self.second / (1 - 0.999**t)).sqrt() + 1e-8)
+        self.first, self.second, move = adam(gradient, self.first, self.second, t)
         self.v = projected(self.v - problem.descent.rate_at(t - 1) * move, problem.constraints, problem.place.first)
 
     def result(self, lm: LM) -> Result:

@@ -22,7 +22,7 @@ from trimtab.model import LM
 from trimtab.optimise.constraints import Constraint, projected
 from trimtab.optimise.losses import Losses
 from trimtab.optimise.objectives import Prefer
-from trimtab.optimise.problems import Place, Problem
+from trimtab.optimise.problems import Place, Problem, adam
 from trimtab.vector import Provenance, SteeringVector
 
 Progress = Callable[..., None]
@@ -125,8 +125,7 @@ def train(
         raise LossError("nothing to train on", given=len(preferences), expected="preferences, none negated")
     n, watch = len(preferences), _Watch(lm, held_out or preferences, place)
     problems = [Problem(p, place) for p in preferences] + [Problem(replace(p, negated=True), place) for p in preferences]
-    for problem in problems[:1]:
-        problem.check(lm)
+    problems[0].check(lm)
     rng = np.random.default_rng(how.seed)
     batches = np.array_split(rng.permutation(n), math.ceil(n / how.batch))
     losses = Losses(lm, problems, 2 * how.batch, keep=len(batches))
@@ -176,9 +175,7 @@ class _AdamW:
     def step(self, v: Float[Tensor, "l r d"], gradient: Float[Tensor, "l r d"], how: Training, rate: float) -> Float[Tensor, "l r d"]:
         gradient = gradient * (how.clip / gradient.norm().clamp(min=how.clip))
         self.t += 1
-        self.first = 0.9 * self.first + 0.1 * gradient
-        self.second = 0.999 * self.second + 0.001 * gradient**2
-        move = (self.first / (1 - 0.9**self.t)) / ((self.second / (1 - 0.999**self.t)).sqrt() + 1e-8)
+        self.first, self.second, move = adam(gradient, self.first, self.second, self.t)
         return v * (1 - rate * how.decay) - rate * move
 
 

@@ -119,6 +119,13 @@ class Descent:
         return self.rate * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - self.warm) / self.over)))
 
 
+def adam(gradient: Tensor, first: Tensor, second: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Both moments after update t (from 1), and the move to take times the learning rate (Adam, 0.9, 0.999)."""
+    first = 0.9 * first + 0.1 * gradient
+    second = 0.999 * second + 0.001 * gradient**2
+    return first, second, (first / (1 - 0.9**t)) / ((second / (1 - 0.999**t)).sqrt() + 1e-8)
+
+
 @dataclass(frozen=True)
 class Problem:
     """One vector to optimise."""
