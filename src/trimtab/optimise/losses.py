@@ -15,6 +15,7 @@ from trimtab.errors import LossError
 from trimtab.interventions import Receipt, check_stack
 from trimtab.interventions import edits as stack_edits
 from trimtab.model import LM, Edit, Frame, Layer, Prefix, Row, Tokens
+from trimtab.model.replay import distinct_prompts
 from trimtab.optimise.objectives import Term, View
 from trimtab.optimise.problems import Place, Problem
 
@@ -104,6 +105,7 @@ class Slots:
         sign: what it is multiplied with.
         mask: (c, b, s) tokens it acts on; none in empty slots.
         of: look -> line of the bundle and the slots of the problem's vectors.
+        share: whether rows with equal prompts are looked at by the same, so that their prompt need run only once.
     """
 
     bundle: Bundle
@@ -111,6 +113,7 @@ class Slots:
     sign: Float[Tensor, "c b"]
     mask: Bool[Tensor, "c b s"]
     of: Mapping[Look, tuple[int, list[int]]]
+    share: bool
 
 
 class Group:
@@ -216,7 +219,10 @@ class Group:
                 mask[taken, line] = acts[k][line].cpu()
                 of[row, k, s] = (line, taken)
         where = self.lm.device
-        return Slots(bundle, vector.to(where), sign.to(where), mask.to(where), of)
+        first, place = distinct_prompts(tokens)
+        like = torch.tensor(first)[place]
+        share = len(first) < b and torch.equal(vector, vector[:, like]) and torch.equal(sign, sign[:, like])
+        return Slots(bundle, vector.to(where), sign.to(where), mask.to(where), of, share)
 
     def _replay(self, slots: Slots, every: Float[Tensor, "n l r d"]) -> dict[Look, View]:
         """One pass of the blocks above the first layer, for every slot; views of it by row and problem."""
@@ -240,7 +246,7 @@ class Group:
 
         above = {*place.layers, *self.reads, *under}
         edits = {layer: at(layer) for layer in sorted(above) if layer > place.layers[0]}
-        logits = self.lm.replay(prefix, place.layers[0], h, keep=slots.bundle.keep, edits=edits)
+        logits = self.lm.replay(prefix, place.layers[0], h, keep=slots.bundle.keep, edits=edits, share=slots.share)
         index, start = prefix.tokens.index, prefix.start
         shifts = {layer: x - prefix.residual[layer].float() for layer, x in seen.items()}
         views: dict[Look, View] = {}
