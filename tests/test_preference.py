@@ -18,7 +18,7 @@ from trimtab.optimise.losses import Losses
 
 ONE = Prefer("Do you like tea ?", "yes I think so", "no never")
 TWO = Prefer("Do you like rain ?", "no never", "yes I think so")
-FORMS = ("sigmoid", "hinge", "ipo", "free")
+FORMS = ("sigmoid", "hinge", "ipo", "free", "unpaired")
 
 
 def at(lm: LM, term: Prefer, v: torch.Tensor, place: Place) -> tuple[float, torch.Tensor]:
@@ -31,7 +31,7 @@ def at(lm: LM, term: Prefer, v: torch.Tensor, place: Place) -> tuple[float, torc
 def test_replays_give_the_losses_and_gradients_of_the_full_graph(name: str, place: Place) -> None:
     lm = pico(name)
     v = torch.randn(len(place.first), 1, lm.width, generator=torch.Generator().manual_seed(0))
-    for term in (ONE, replace(ONE, negated=True), *(replace(TWO, form=f) for f in FORMS[1:])):
+    for term in (ONE, replace(ONE, negated=True), *(replace(TWO, form=f) for f in FORMS[1:]), replace(ONE, form="unpaired", other="yes I do")):
         loss, gradient = at(lm, term, v, place)
         leaf = v.clone().requires_grad_()
         (slow,) = losses_in_full(lm, Problem(term, place), leaf)
@@ -56,6 +56,7 @@ def test_identities_of_the_objective() -> None:
     assert abs(even) > 1e-6
     assert at(lm, replace(ONE, form="hinge"), zero, place)[0] == pytest.approx(1.0, abs=1e-4)
     assert at(lm, replace(ONE, form="ipo"), zero, place)[0] == pytest.approx(25.0, abs=1e-2)
+    assert at(lm, replace(ONE, form="unpaired", other="yes I do"), zero, place)[0] == pytest.approx(0.5, abs=1e-4)
 
 
 @pytest.mark.parametrize("signs", ["one", "batch", "example", "both"])
@@ -64,10 +65,37 @@ def test_a_trained_vector_raises_the_margin_both_ways(signs: str) -> None:
     found = train(lm, [ONE, TWO] * 3, Place((1,)), Training(0.05, batch=2, epochs=12, warm=2, signs=signs, patience=20))  # type: ignore[arg-type]
     assert found.epochs[found.best].up > 0.05 and found.epochs[found.best].down > 0.05
     assert found.epochs[found.best].margin == max(e.margin for e in found.epochs)
-    assert found.steps[0] == pytest.approx(math.log(2), abs=1e-4) and len(found.steps) == 36
+    assert found.steps[0].loss == pytest.approx(math.log(2), abs=1e-4) and found.steps[0].weight == pytest.approx(1.0, abs=1e-4)
+    assert len(found.steps) == 36 and found.steps[-1].right == 1.0 and found.steps[-1].weight < 1.0
     again = train(lm, [ONE, TWO] * 3, Place((1,)), Training(0.05, batch=2, epochs=12, warm=2, signs=signs, patience=20))  # type: ignore[arg-type]
     assert torch.equal(again.vector[1], found.vector[1]), "seeded"
     assert all(p.grad is None for p in lm.model.parameters())
+
+
+@pytest.mark.parametrize("how", [{"strength": True}, {"signs": "example"}, {"decay": 0.05}], ids=str)
+def test_a_stopped_training_goes_on(how: dict[str, object], tmp_path: Path) -> None:
+    lm, training = pico(), Training(0.05, batch=2, epochs=6, warm=2, patience=20, **how)  # type: ignore[arg-type]
+    whole = train(lm, [ONE, TWO] * 3, Place((1,)), training)
+
+    def stop(done: int, steps: int, words: str) -> None:
+        if done == 10:
+            raise KeyboardInterrupt
+
+    file = tmp_path / "state.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train(lm, [ONE, TWO] * 3, Place((1,)), training, to=file, progress=stop, save_every=0.0)
+    counted: list[int] = []
+    again = train(lm, [ONE, TWO] * 3, Place((1,)), training, to=file, progress=lambda done, *_: counted.append(done), save_every=0.0)
+    assert counted[0] == 10 and again.vector.hash == whole.vector.hash and again.steps == whole.steps and again.epochs == whole.epochs
+    with pytest.raises(LossError, match="other problems"):
+        train(lm, [TWO, ONE], Place((1,)), training, to=file)
+    assert whole.epochs[whole.best].margin > 0
+
+
+def test_several_layers_train_one_vector_together() -> None:
+    lm = pico()
+    found = train(lm, [ONE, TWO], Place((0, 2)), Training(0.05, batch=2, epochs=4, warm=1))
+    assert torch.equal(found.vector[0], found.vector[2]) and found.epochs[found.best].margin > 0
 
 
 def test_passes_below_the_vector_are_run_once() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from trimtab.datasets import Dataset
@@ -24,10 +25,13 @@ class Preference(Method):
     `norm` caps it, in medians of the residual stream's norm at the layer (0 for no cap); `rate` is the learning rate, in medians of that norm over
     the square root of the width. `signs` "both" takes both directions in every step; "batch" draws one for each, as published; "one" only adds.
     A share `validation` of the pairs chooses the epoch, and ends the training when the margins of both directions have not grown for `patience` epochs.
+    Losses: the published "sigmoid", "hinge", "ipo", "free" (no reference, per token) and "unpaired" (each answer by itself). `strength` trains direction
+    and norm as two parameters. `shared` trains one vector for all layers given, else each layer has a training of its own. With a folder `resume`, an
+    interrupted training goes on from there.
     """
 
     beta: float = 0.1
-    loss: Literal["sigmoid", "hinge", "ipo", "free"] = "sigmoid"
+    loss: Literal["sigmoid", "hinge", "ipo", "free", "unpaired"] = "sigmoid"
     signs: Signs = "both"
     norm: float = 0.0
     rate: float = 0.005
@@ -40,6 +44,9 @@ class Preference(Method):
     validation: float = 0.1
     patience: int = 3
     positions: str = "everywhere"
+    strength: bool = False
+    shared: bool = False
+    resume: str = ""
     seed: int = 0
     least = 4
 
@@ -52,7 +59,17 @@ class Preference(Method):
     def training(self, unit: float) -> Training:
         """The training at a layer whose unit of the learning rate is `unit`."""
         return Training(
-            self.rate * unit, self.batch, self.epochs, self.schedule_epochs, self.warm, self.decay, self.clip, self.signs, self.patience, self.seed
+            self.rate * unit,
+            self.batch,
+            self.epochs,
+            self.schedule_epochs,
+            self.warm,
+            self.decay,
+            self.clip,
+            self.signs,
+            self.patience,
+            self.seed,
+            self.strength,
         )
 
     def fit(self, lm: LM, data: Dataset | None, layers: Sequence[Layer], progress: Progress | None = None) -> Fit:
@@ -60,18 +77,22 @@ class Preference(Method):
             raise DataError("nothing to learn from", expected="a data set of pairs")
         rows = [paired_rows(lm, p) for p in data]  # refuses a pair that cannot be asked, before anything is run
         held = max(1, round(self.validation * len(data))) if self.validation else 0
-        terms = [Prefer(p.asked, p.positive, p.negative, beta=self.beta, form=self.loss) for p in data]
+        others = [p.positive if k % 2 else p.negative for k, p in enumerate([*data][1:] + [data[0]])] if self.loss == "unpaired" else [""] * len(data)
+        terms = [Prefer(p.asked, p.positive, p.negative, beta=self.beta, form=self.loss, other=o) for p, o in zip(data, others, strict=True)]
         yardstick = lm.norms(lm.batch([r[0] for r in rows[:YARDSTICK]]), layers)
+        places = [tuple(layers)] if self.shared else [(layer,) for layer in layers]
         figures: dict[str, Any] = {}
         vectors: dict[Layer, Any] = {}
-        for done, layer in enumerate(layers):
-            bounds: tuple[Constraint, ...] = (Ball(self.norm * yardstick[layer]),) if self.norm else ()
+        for done, place in enumerate(places):
+            unit = min(yardstick[k] for k in place)
+            bounds: tuple[Constraint, ...] = (Ball(self.norm * unit),) if self.norm else ()
             found = train(
-                lm, terms[: len(terms) - held], Place((layer,), positions=self.positions), self.training(yardstick[layer] / lm.width**0.5),
-                held_out=terms[len(terms) - held :], constraints=bounds, progress=_part(progress, done, len(layers)),
+                lm, terms[: len(terms) - held], Place(place, positions=self.positions), self.training(unit / lm.width**0.5),
+                held_out=terms[len(terms) - held :], constraints=bounds, progress=_part(progress, done, len(places)),
+                to=Path(self.resume) / f"training-{'-'.join(map(str, place))}.safetensors" if self.resume else None,
             )  # fmt: skip
-            vectors[layer] = found.vector[layer]
-            figures[str(layer)] = found.describe()
+            vectors |= dict(found.vector.vectors)
+            figures |= {str(layer): found.describe() for layer in place}
         return Fit(vectors, figures)
 
 

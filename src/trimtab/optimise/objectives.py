@@ -249,7 +249,9 @@ class Prefer(Term):
 
     Args:
         form: "sigmoid" (-log sigmoid(beta m)), "hinge" (max(0, 1 - beta m)), "ipo" ((m / tokens - 1 / (2 beta))^2, of means over tokens),
-            "free" (reference-free and per token: -log sigmoid(beta (l+/n+ - l-/n-)), as SimPO and RePS), or "margin" (-m, to watch).
+            "free" (reference-free and per token: -log sigmoid(beta (l+/n+ - l-/n-)), as SimPO and RePS), "unpaired" (each answer by itself: the mean of
+            1 - sigmoid(beta (r+ - r0)) and 1 - sigmoid(beta (r0 - r-)), r the change of l, as KTO), or "margin" (-m, to watch).
+        other: an answer to another question, for "unpaired": r0 is the change of its l (no gradient, at least 0); 0 without it.
     """
 
     prompt: Messages
@@ -257,13 +259,14 @@ class Prefer(Term):
     negative: str
     system: str | None = None
     beta: float = 0.1
-    form: Literal["sigmoid", "hinge", "ipo", "free", "margin"] = "sigmoid"
+    form: Literal["sigmoid", "hinge", "ipo", "free", "unpaired", "margin"] = "sigmoid"
     negated: bool = False
     target: float | None = None
     chat: bool = True
+    other: str = ""
 
     def __post_init__(self) -> None:
-        if self.form not in ("sigmoid", "hinge", "ipo", "free", "margin") or not self.beta > 0:
+        if self.form not in ("sigmoid", "hinge", "ipo", "free", "unpaired", "margin") or not self.beta > 0:
             raise LossError("not a preference", given=(self.form, self.beta), expected="a known form and beta > 0")
 
     @property
@@ -275,23 +278,23 @@ class Prefer(Term):
         return replace(self, negated=False, form="sigmoid", beta=0.1)
 
     def rows(self, lm: LM) -> list[Row]:
-        both = [row_of(lm, self.prompt, text, system=self.system, chat=self.chat) for text in (self.positive, self.negative)]
+        texts = (self.positive, self.negative, *([self.other] if self.other else []))
+        both = [row_of(lm, self.prompt, text, system=self.system, chat=self.chat) for text in texts]
         if both[0].ids == both[1].ids:
             raise TokenError("both answers have the same tokens", given=(self.positive, self.negative), expected="two different answers")
         return both
 
     @torch.no_grad()
-    def prepare(self, lm: LM, rows: Sequence[Row]) -> tuple[float, float]:
-        """The reference: what the model without a vector says of both answers."""
+    def prepare(self, lm: LM, rows: Sequence[Row]) -> tuple[float, ...]:
+        """The reference: what the model without a vector says of the answers."""
         tokens = lm.batch(rows)
         logits = lm.logits(tokens, keep=list(range(tokens.pivot - 1, tokens.ids.shape[1] - 1)))
-        one, two = (float(_said(logits[k : k + 1, : len(r.ids) - r.prompt], r).sum()) for k, r in enumerate(rows))
-        return one, two
+        return tuple(float(_said(logits[k : k + 1, : len(r.ids) - r.prompt], r).sum()) for k, r in enumerate(rows))
 
-    def loss(self, views: Sequence[View], known: tuple[float, float]) -> Float[Tensor, " n"]:
+    def loss(self, views: Sequence[View], known: tuple[float, ...]) -> Float[Tensor, " n"]:
         said = [_said(view.logits, view.row) for view in views]
         sizes = [s.shape[-1] for s in said]
-        one, two = (s.sum(-1) for s in said)
+        one, two = (s.sum(-1) for s in said[:2])
         m = self.sign * ((one - known[0]) - (two - known[1]))
         if self.form == "margin":
             return -m
@@ -300,6 +303,10 @@ class Prefer(Term):
         if self.form == "ipo":
             per_token = self.sign * ((one - known[0]) / sizes[0] - (two - known[1]) / sizes[1])
             return (per_token - 1 / (2 * self.beta)) ** 2
+        if self.form == "unpaired":
+            zero = (said[2].sum(-1) - known[2]).detach().clamp(min=0) if len(said) > 2 else torch.zeros_like(one)
+            changes = (one - known[0] - zero, zero - (two - known[1]))
+            return torch.stack([torch.sigmoid(-self.beta * self.sign * c) for c in changes]).mean(0)
         if self.form == "free":
             m = self.sign * (one / sizes[0] - two / sizes[1])
         return torch.nn.functional.softplus(-self.beta * m)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Kept:
-    """Where the state goes, what it belongs to, and when it was last saved."""
+    """Where the state goes, what it belongs to, and when it was last written."""
 
     path: Path
     of: str
@@ -31,6 +31,30 @@ class Kept:
     def due(self, seconds: float) -> bool:
         return time.monotonic() - self.last >= seconds
 
+    def read(self) -> tuple[dict[str, torch.Tensor], Any] | None:
+        """Tensors and plain facts, if the file is there.
+
+        Raises:
+            LossError: the file holds another state, or none.
+        """
+        if not self.path.is_file():
+            return None
+        try:
+            with safetensors.safe_open(self.path, "pt") as file:
+                facts: dict[str, Any] = file.metadata() or {}
+                if facts.get("of") != self.of:
+                    raise LossError(f"{self.path} holds the state of other problems", do="choose another file, or remove it")
+                return {k: file.get_tensor(k) for k in file.keys()}, json.loads(facts["told"])  # noqa: SIM118
+        except safetensors.SafetensorError as fault:
+            raise LossError(f"{self.path} is not the state of a descent", given=str(fault)) from fault
+
+    def write(self, tensors: Mapping[str, torch.Tensor], told: Any) -> None:
+        aside = self.path.with_name(self.path.name + ".part")
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_bytes(safetensors.torch.save({k: t.contiguous() for k, t in tensors.items()}, {"of": self.of, "told": json.dumps(told)}))
+        aside.replace(self.path)
+        self.last = time.monotonic()
+
 
 def restore(walks: Sequence[Walk], lm: LM, to: str | Path) -> Kept:
     """Put walks where a saved descent left them, if there is one.
@@ -38,20 +62,10 @@ def restore(walks: Sequence[Walk], lm: LM, to: str | Path) -> Kept:
     Raises:
         LossError: the file holds the state of other problems, or of another model.
     """
-    path = Path(to)
-    kept = Kept(path, json.dumps([lm.id, lm.fingerprint, str(lm.dtype), *[w.problem.describe() for w in walks]], sort_keys=True))
-    if not path.is_file():
-        return kept
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            facts: dict[str, Any] = file.metadata() or {}
-            if facts.get("of") != kept.of:
-                raise LossError(f"{path} holds the state of other problems", do="choose another file, or remove it")
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as fault:
-        raise LossError(f"{path} is not the state of a descent", given=str(fault)) from fault
-    for k, (walk, told) in enumerate(zip(walks, json.loads(facts["walks"]), strict=True)):
-        walk.v, walk.first, walk.second, walk.best = (tensors[f"{k}.{name}"] for name in ("v", "first", "second", "best"))
+    kept = Kept(Path(to), json.dumps([lm.id, lm.fingerprint, str(lm.dtype), *[w.problem.describe() for w in walks]], sort_keys=True))
+    found = kept.read()
+    for k, (walk, told) in enumerate(zip(walks, found[1], strict=True) if found is not None else ()):
+        walk.v, walk.first, walk.second, walk.best = (found[0][f"{k}.{name}"] for name in ("v", "first", "second", "best"))
         walk.best_at, walk.reason = told["best_at"], told["reason"]
         walk.history.totals, walk.history.losses, walk.history.norms = told["totals"], told["losses"], told["norms"]
         walk.stopper = None if told["stopper"] is None else walk.problem.descent.stop[told["stopper"]]
@@ -60,22 +74,9 @@ def restore(walks: Sequence[Walk], lm: LM, to: str | Path) -> Kept:
 
 def save(walks: Sequence[Walk], kept: Kept) -> None:
     """Write the state."""
-    tensors: dict[str, torch.Tensor] = {}
     told: list[dict[str, Any]] = []
-    for k, w in enumerate(walks):
-        tensors |= {f"{k}.{name}": getattr(w, name).contiguous() for name in ("v", "first", "second", "best")}
+    for w in walks:
         stopper = None if w.stopper is None else w.problem.descent.stop.index(w.stopper)
-        told.append(
-            {
-                "best_at": w.best_at,
-                "reason": w.reason,
-                "stopper": stopper,
-                "totals": w.history.totals,
-                "losses": w.history.losses,
-                "norms": w.history.norms,
-            }
-        )
-    aside = kept.path.with_name(kept.path.name + ".part")
-    aside.write_bytes(safetensors.torch.save(tensors, {"of": kept.of, "walks": json.dumps(told)}))
-    aside.replace(kept.path)
-    kept.last = time.monotonic()
+        history = {"totals": w.history.totals, "losses": w.history.losses, "norms": w.history.norms}
+        told.append({"best_at": w.best_at, "reason": w.reason, "stopper": stopper, **history})
+    kept.write({f"{k}.{name}": getattr(w, name) for k, w in enumerate(walks) for name in ("v", "first", "second", "best")}, told)
