@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from trimtab.flow import run
     from trimtab.interventions import Always, CosineAbove, Intervention, Schedule, steer
     from trimtab.measure import measure
-    from trimtab.methods import PCA, Discover, LabelShuffled, MeanDiff, OneShot, Preference, Probe, RandomDirection, learn
+    from trimtab.methods import PCA, Discover, Freeform, LabelShuffled, MeanDiff, OneShot, Preference, Probe, RandomDirection, learn
     from trimtab.metrics import KL, Likelihood, OutsideMass, Propensity
     from trimtab.model import LM, Positions, after, everywhere, from_last_prompt_token, generated, last, last_k, prompt, span
     from trimtab.operators import Ablate, Add, Affine, Clamp, Rotate
@@ -32,7 +32,7 @@ _HOMES = {
     "flow": ("run",),
     "interventions": ("Always", "CosineAbove", "Intervention", "Schedule", "steer"),
     "measure": ("measure",),
-    "methods": ("PCA", "Discover", "LabelShuffled", "MeanDiff", "OneShot", "Preference", "Probe", "RandomDirection", "learn"),
+    "methods": ("PCA", "Discover", "Freeform", "LabelShuffled", "MeanDiff", "OneShot", "Preference", "Probe", "RandomDirection", "learn"),
     "metrics": ("KL", "Likelihood", "OutsideMass", "Propensity"),
     "model": ("LM", "Positions", "after", "everywhere", "from_last_prompt_token", "generated", "last", "last_k", "prompt", "span"),
     "operators": ("Ablate", "Add", "Affine", "Clamp", "Rotate"),

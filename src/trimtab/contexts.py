@@ -7,16 +7,18 @@ Questions keep their group, so splits made before stay disjoint in every context
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from trimtab.bias import is_listed, options, swapped
-from trimtab.datasets import CHOICES, Dataset, Pair, polarity
+from trimtab.datasets import CHOICES, Dataset, Pair, check_unseen, polarity
 from trimtab.errors import DataError, UnknownName
 
 SYSTEM = "You are a helpful, honest and concise assistant."
 PERSONA = "Is the following statement something you would say?\n"
+YES_NO = ("yes", "no")
 STUDIED = ("base", "system-positive", "system-negative", "user-positive", "user-negative")
 
 
@@ -38,6 +40,43 @@ def in_context(data: Dataset, name: str, *, system: str | None = SYSTEM) -> Data
         raise UnknownName("context", name, CONTEXTS)
     pairs = tuple(CONTEXTS[name](data, p, system) for p in data)
     return replace(data, pairs=pairs, ask=None, form="answers" if name == "spoken" else data.form)
+
+
+def with_shots(data: Dataset, shots: Sequence[Pair], *, opposite: bool = False) -> Dataset:
+    """The questions after a conversation in which other questions were answered with the behavior (or its opposite): k-shot prompting as an intervention.
+
+    It is measured like any other data, and stacks with a vector (Cao et al. 2024, table 13, with k = 5).
+
+    Raises:
+        OverlapError: a shot asks what the data ask.
+    """
+    check_unseen({p.group for p in shots}, data, "the shots")
+    turns = tuple(t for p in shots for t in (("user", p.prompt), ("assistant", p.negative if opposite else p.positive)))
+    return replace(data, pairs=tuple(_put(p, None, turns=(*p.before, *turns)) for p in data), ask=None)
+
+
+def told(data: Dataset, system: str) -> Dataset:
+    """The questions under a system message, which may ask for the behavior in words; stacks with a vector."""
+    pairs = tuple(_put(p, system, turns=tuple(m for m in p.before if m[0] != "system")) for p in data)
+    return replace(data, pairs=pairs, ask=None)
+
+
+def without_opener(data: Dataset) -> Dataset:
+    """Answers without a leading Yes or No, so that a vector that moves the first word alone moves nothing here; pairs that change into nothing are left out.
+
+    In the published hallucination data 699 of 700 positive answers begin with Yes and all negative ones with No.
+    """
+    pairs: list[Pair] = []
+    for p in data:
+        one, two = (_after_opener(text) for text in (p.positive, p.negative))
+        if one and two and one != two:
+            pairs.append(_put(p, None, turns=p.before, positive=one, negative=two))
+    return replace(data, pairs=tuple(pairs))
+
+
+def _after_opener(text: str) -> str:
+    rest = re.sub(r"^\W*[^\W\d_]+[\s,.;:!-]*", "", text) if polarity(text) in YES_NO else text
+    return rest[:1].upper() + rest[1:]
 
 
 def available(data: Dataset) -> list[str]:

@@ -223,7 +223,7 @@ def replay_multipliers(
     h, _ = iv.apply(prefix.residual[lowest].repeat(c, 1, 1), lowest, frame, m)
     above = replace(iv, vector=iv.vector.at(*[k for k in layers if k != lowest])) if len(layers) > 1 else None
     later = edits([above], Receipt(), m) if above else None
-    return lm.replay(prefix, lowest, h.unflatten(0, (c, b)), keep=keep, edits=later)
+    return lm.replay(prefix, lowest, h.unflatten(0, (c, b)), keep=keep, edits=later, share=True)
 
 
 def _name(metric: Metric) -> str:

@@ -248,6 +248,14 @@ class SteeringVector:
         return cls.from_bytes(base64.b64decode(text))
 
 
+def evened(vectors: Mapping[str, SteeringVector]) -> dict[str, SteeringVector]:
+    """Vectors of several behaviors, each with their mean norm at every layer, so that a multiplier means the same for all (Rimsky et al. 2024)."""
+    mean = {k: sum(v.norm()[k] for v in vectors.values()) / len(vectors) for k in next(iter(vectors.values())).layers}
+    if any(not all(v.norm().values()) for v in vectors.values()):
+        raise VectorError("a zero vector has no direction", given=list(vectors))
+    return {name: replace(v, vectors={k: x * (mean[k] / x.norm()) for k, x in v.vectors.items()}, nulls={}) for name, v in vectors.items()}
+
+
 def _frozen(vectors: Mapping[int, Tensor]) -> dict[int, Tensor]:
     """Copies in fp32 on the CPU, by layer."""
     return {int(k): v.detach().to("cpu", torch.float32).clone() for k, v in sorted(vectors.items())}

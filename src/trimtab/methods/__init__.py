@@ -18,7 +18,7 @@ from trimtab.model import LM, Layer, Row, Tokens
 from trimtab.model.tokens import as_prompt, turn_end
 from trimtab.vector import Provenance, SteeringVector
 
-Read = Literal["auto", "completion", "contrast", "last", "role"]
+Read = Literal["auto", "completion", "contrast", "penultimate", "last", "role"]
 Progress = Callable[..., None]  # (done, in all), and for a descent its loss in words
 
 
@@ -115,6 +115,10 @@ class ContrastMethod(Method):
         assert data is not None
         return Fit(self.fit_activations(activations(lm, data, layers, read=self.read, progress=progress)))
 
+    def figures(self, acts: Activations) -> Mapping[str, Any]:
+        """What is to be kept about the fit, by layer."""
+        return {}
+
     def fit_activations(self, acts: Activations) -> dict[Layer, Tensor]:
         found = rescaled(self.directions(acts), acts.mean_difference())
         return dict(zip(acts.layers, found, strict=True))
@@ -161,7 +165,7 @@ def learn(
     if isinstance(method, ContrastMethod):
         assert data is not None
         acts = (acts or activations(lm, data, chosen, read=method.read, progress=progress)).at(chosen)
-        fit = Fit(method.fit_activations(acts))
+        fit = Fit(method.fit_activations(acts), method.figures(acts))
         if len(data) > 2:
             nulls = {f"shuffled-{k}": LabelShuffled(k).fit_activations(acts) for k in range(method.nulls)}
     else:
@@ -187,7 +191,7 @@ def activations(
 
     Args:
         read: which tokens to average over: "completion" (all of them), "contrast" (the first that differs: the answer
-            letter of an A/B question), "last" (the final one), "role" (the one that names the next speaker in the chat template,
+            letter of an A/B question), "last" (the final one), "penultimate" (the one before it), "role" (the one that names the next speaker in the chat template,
             where a model may sum up what was said), or "auto": contrast for A/B questions, else completion.
         progress: called with (pairs done, pairs in all).
     """
@@ -238,6 +242,8 @@ def _spot(lm: LM, tokens: Tokens, j: int, rows: tuple[Row, Row], rule: Read) -> 
     index, row = tokens.index[j], tokens.rows[j]
     if rule == "contrast":
         return index == contrast_index(rows)
+    if rule == "penultimate":
+        return index == max(row.prompt, len(row.ids) - 2)
     if rule == "role":
         ids, named = turn_end(lm.tokenizer)
         return index == len(row.ids) - len(ids) + named
@@ -257,6 +263,7 @@ def rescaled(directions: Float[Tensor, "l d"], like: Float[Tensor, "l d"]) -> Fl
 
 
 from trimtab.methods.discover import Discover  # noqa: E402
+from trimtab.methods.freeform import Freeform  # noqa: E402
 from trimtab.methods.label_shuffled import LabelShuffled  # noqa: E402
 from trimtab.methods.mean_diff import MeanDiff  # noqa: E402
 from trimtab.methods.one_shot import OneShot  # noqa: E402
@@ -272,6 +279,7 @@ __all__ = [
     "Discover",
     "FewShot",
     "Fit",
+    "Freeform",
     "LabelShuffled",
     "MeanDiff",
     "Method",

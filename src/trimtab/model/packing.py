@@ -52,10 +52,10 @@ class Packing:
 
     @property
     def saves(self) -> bool:
-        """Whether there are fewer tokens to run than without it."""
+        """Whether there are so much fewer tokens to run that packing pays."""
         b, width = self.tokens.ids.shape
         g, k = self.members.shape
-        return g * (self.shared + k * (width - self.tokens.pivot)) < b * (width - self.start)
+        return g * (self.shared + k * (width - self.tokens.pivot)) <= 0.85 * b * (width - self.start)
 
     @property
     def shared(self) -> int:

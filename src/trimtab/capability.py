@@ -1,0 +1,257 @@
+"""What a vector costs: knowledge (multiple choice, own or of lm-eval), truthfulness (MC1, MC2), and how far the model drifts from itself.
+
+run = capability(lm, iv, questions(), to="runs/cost")
+print(accuracy(run.table("capability")))
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import stats
+from torch import Tensor
+
+from trimtab.datasets import digest
+from trimtab.errors import DataError, RecipeError
+from trimtab.interventions import Intervention, check_stack, steer
+from trimtab.measure import replay_multipliers
+from trimtab.model import LM, Row, Tokens
+from trimtab.model.tokens import Prompt
+from trimtab.recipe import Cell, Run, Score, Table, check_grid, row
+from trimtab.steerability import Array, interval
+
+Progress = Callable[[int, int], None]
+KINDS = ("correct", "mc1", "mc2")
+AT_ONCE = 8  # questions in a batch: fixed, so that a resumed run repeats the same arithmetic
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with answers to choose from; `right` are the indices of the true ones."""
+
+    subject: str
+    text: str
+    choices: tuple[str, ...]
+    right: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(set(self.choices)) < 2 or len(set(self.choices)) < len(self.choices) or not self.right:
+            raise DataError("not a multiple-choice question", given=self.text[:80], expected="two choices or more, all different, and a right one")
+        if not all(0 <= k < len(self.choices) for k in self.right):
+            raise DataError("the right answer is not among the choices", given=self.right, expected=f"indices from 0 to {len(self.choices) - 1}")
+
+    @property
+    def id(self) -> str:
+        return digest(self.text, *self.choices)
+
+
+def questions(source: str | Path | None = None) -> tuple[Question, ...]:
+    """240 questions of eight school subjects that come with trimtab, or those of a file.
+
+    Args:
+        source: JSON lines of `question, choices, answer` (an index; `subject` may be given), or of TruthfulQA's multiple-choice layout
+            (`question`, `mc2_targets` or `mc1_targets` of `choices` and `labels`).
+
+    Raises:
+        DataError: no such file, or a malformed row, with its line.
+    """
+    path = Path(str(files("trimtab") / "capability.jsonl")) if source is None else Path(source).expanduser()
+    if not path.is_file():
+        raise DataError(f"no such file: {path}", expected="JSON lines of question, choices and answer")
+    out: list[Question] = []
+    for line, text in enumerate(path.read_text("utf-8").splitlines(), 1):
+        try:
+            out.append(_question(json.loads(text)))
+        except (KeyError, TypeError, ValueError) as fault:
+            raise DataError(f"{path.name}:{line}: malformed row ({fault})", expected="question, choices and answer, or mc2_targets") from fault
+    if not out:
+        raise DataError(f"{path} holds no questions")
+    return tuple(out)
+
+
+def _question(table: Mapping[str, Any]) -> Question:
+    targets = table.get("mc2_targets") or table.get("mc1_targets")
+    if targets:
+        right = tuple(k for k, label in enumerate(targets["labels"]) if label)
+        return Question(table.get("category", "truthfulness"), table["question"], tuple(targets["choices"]), right)
+    return Question(table.get("subject", ""), table["question"], tuple(table["choices"]), (int(table["answer"]),))
+
+
+def capability(
+    lm: LM,
+    iv: Intervention,
+    items: Sequence[Question],
+    *,
+    to: str | Path,
+    multipliers: Sequence[float] = (-2.0, -1.0, 0.0, 1.0, 2.0),
+    name: str = "vector",
+    part: str = "capability",
+    progress: Progress | None = None,
+) -> Run:
+    """Ask questions at every multiplier, by the likelihood of each choice as the answer. Append-only; the same call resumes.
+
+    Scores per item: "correct" (the choice of highest log-probability per token is right), "mc1" (the same of summed log-probability, over all right
+    choices), "mc2" (share of the choices' probability that is on right ones).
+
+    Args:
+        name: of the condition in the run's table; call again with another vector and name to measure it beside.
+
+    Raises:
+        TokenError: a question longer than the context.
+        RunError: the folder holds another run.
+    """
+    check_grid(multipliers)
+    check_stack(lm, iv)
+    run = Run.create(to)
+    plan = {"model": [lm.id, lm.fingerprint, str(lm.dtype)], "items": digest(*(q.id for q in items)), "multipliers": list(multipliers)}
+    run.claim(f"{part}.{name}", {**plan, "iv": iv.describe()})
+    rows = [[lm.row(q.text, c) for c in q.choices] for q in items]
+    order = sorted(range(len(items)), key=lambda k: max(len(r.ids) for r in rows[k]))
+    chunks = [order[k : k + AT_ONCE] for k in range(0, len(order), AT_ONCE)]
+    journal = run.journal(part)
+    for k, chunk in enumerate(chunks):
+        if f"{name}/{k}" not in journal.done:
+            scores = _choices(lm, iv, [(items[j], rows[j]) for j in chunk], multipliers)
+            journal.append(f"{name}/{k}", [row(Cell(kind, name, None, m), Score(item, value, "share")) for kind, m, item, value in scores])
+        if progress:
+            progress(k + 1, len(chunks))
+    return run
+
+
+@torch.no_grad()
+def _choices(
+    lm: LM, iv: Intervention, asked: Sequence[tuple[Question, Sequence[Row]]], multipliers: Sequence[float]
+) -> list[tuple[str, float, str, float]]:
+    tokens = lm.batch([r for _, rows in asked for r in rows])
+    keep = list(range(tokens.pivot - 1, tokens.ids.shape[1] - 1))
+    said = tokens.ids[:, tokens.pivot :, None]
+    there = tokens.index[:, tokens.pivot :] >= 0
+    out: list[tuple[str, float, str, float]] = []
+    for m, logits in replays(lm, iv, tokens, keep, multipliers):
+        logp = (logits.gather(-1, said)[..., 0] - logits.logsumexp(-1)).masked_fill(~there, 0.0)
+        total, length, at = logp.sum(-1).double().cpu(), there.sum(-1).cpu(), 0
+        for question, rows in asked:
+            mine = slice(at, at + len(rows))
+            at += len(rows)
+            right = list(question.right)
+            mean, whole = total[mine] / length[mine], total[mine]
+            out += [
+                ("correct", m, question.id, float(int(mean.argmax()) in right)),
+                ("mc1", m, question.id, float(int(whole.argmax()) in right)),
+                ("mc2", m, question.id, float(whole.softmax(-1)[right].sum())),
+            ]
+    return out
+
+
+def replays(
+    lm: LM, iv: Intervention, tokens: Tokens, keep: Sequence[int], multipliers: Sequence[float]
+) -> Iterator[tuple[float, Float[Tensor, "b k v"]]]:
+    """Logits of a batch at each multiplier, 0 among them, by replays of one pass."""
+    chosen = iv.where.select(tokens.index, tokens.rows)
+    start = min(int(chosen.any(0).nonzero()[0]) if chosen.any() else tokens.pivot - 1, tokens.pivot - 1)
+    prefix = lm.prefix(tokens, start, [min(iv.vector.layers)], keep=keep)
+    yield 0.0, prefix.logits
+    for m in multipliers:
+        if m != 0:
+            yield float(m), replay_multipliers(lm, prefix, iv, (m,), keep)[0]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Share right at a multiplier; its difference to multiplier 0 on the same items, with a 95 % interval, and the exact McNemar p of that difference.
+
+    For "mc2", a mean instead of a share, and the p of a paired Wilcoxon test.
+    """
+
+    multiplier: float
+    value: float
+    lo: float
+    hi: float
+    change: float
+    change_lo: float
+    change_hi: float
+    p: float
+    n: int
+
+
+def accuracy(table: Table, kind: str = "correct", condition: str = "vector") -> list[Accuracy]:
+    """Accuracy at every multiplier, from a run's table."""
+    grid, _, values = table.curve(kind, condition, None)
+    plain = values[:, int(np.flatnonzero(grid == 0)[0])]
+    out: list[Accuracy] = []
+    for m, here in zip(grid.tolist(), values.T, strict=True):
+        change = here - plain
+        p = _mcnemar(change) if kind != "mc2" else float(stats.wilcoxon(change).pvalue) if change.any() else 1.0
+        out.append(Accuracy(m, float(here.mean()), *interval(here), float(change.mean()), *interval(change), p, len(here)))
+    return out
+
+
+def _mcnemar(change: Array) -> float:
+    """Two-sided exact test that gained and lost items are equally many."""
+    gained, lost = int((change > 0).sum()), int((change < 0).sum())
+    return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+@torch.no_grad()
+def drift(
+    lm: LM, iv: Intervention, prompts: Sequence[Prompt], multipliers: Sequence[float], *, tokens: int = 24, batch: int = 8, seed: int = 0
+) -> Float[Tensor, "n c"]:
+    """KL(unsteered || steered) per token, averaged along what the unsteered model itself says to each prompt (sampled at temperature 1). Nats.
+
+    This is the yardstick of methods compared at equal cost: it counts every change, at every token of an answer.
+    """
+    said = lm.generate(prompts, max_new_tokens=tokens, temperature=1.0, seed=seed)
+    rows = [lm.row(p, s) if s.strip() else lm.row(p).extended(sorted(lm.end_tokens)[:1]) for p, s in zip(prompts, said, strict=True)]
+    out = torch.zeros(len(rows), len(multipliers))
+    for chosen in lm.batches(rows, batch):
+        packed = lm.batch([rows[k] for k in chosen])
+        keep = list(range(packed.pivot - 1, packed.ids.shape[1] - 1))
+        there = (packed.index[:, packed.pivot :] >= 0).float()
+        plain = torch.zeros(())
+        for m, logits in replays(lm, iv, packed, keep, multipliers):
+            logp = logits.log_softmax(-1)
+            plain = logp if m == 0 else plain
+            kl = (plain.exp() * (plain - logp)).sum(-1).clamp(min=0)
+            if m in multipliers:
+                out[chosen, list(multipliers).index(m)] = ((kl * there).sum(-1) / there.sum(-1)).cpu()
+    return out
+
+
+def harness(
+    lm: LM, iv: Intervention | None, tasks: Sequence[str], *, limit: int | None = None, folder: str | Path | None = None, batch: int = 8
+) -> dict[str, Any]:
+    """Results of lm-eval tasks on the steered model (`pip install 'trimtab[eval]'`); hub data sets need a connection, local task files do not.
+
+    Args:
+        iv: None for the unsteered model.
+        tasks: names lm-eval knows, such as "mmlu", or those of task files in `folder`.
+
+    Returns:
+        lm-eval's results by task; each with its samples under "samples", so that two multipliers can be compared item by item.
+    """
+    try:
+        from lm_eval import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
+        from lm_eval.tasks import TaskManager
+    except ImportError as missing:
+        raise RecipeError("lm-eval is not installed", given=str(missing), do="pip install 'trimtab[eval]'") from missing
+    model = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=batch)
+    manager = TaskManager(include_path=str(folder), include_defaults=False) if folder else None
+
+    def evaluate() -> Any:
+        return simple_evaluate(model=model, tasks=list(tasks), limit=limit, task_manager=manager, log_samples=True, bootstrap_iters=0)
+
+    if iv is None:
+        found = evaluate()
+    else:
+        with steer(lm, iv):
+            found = evaluate()
+    return {task: {**found["results"][task], "samples": found["samples"].get(task, [])} for task in found["results"]}

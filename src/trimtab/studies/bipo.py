@@ -1,0 +1,294 @@
+"""Preference-optimised vectors beside every baseline, at raw strength and at equal cost (Cao et al. 2024, with what its evaluation left out).
+
+For every behavior: BiPO in three forms, CAA, Freeform, mean difference, one-shot, random directions, the behavior asked for in words, and shown in five
+examples; all on the same held-out pairs. Then combinations of behaviors, knowledge at every multiplier, answers without their first word, and what the
+model says across the spectrum. One folder, resumable; `trimtab.reports.bipo` turns it into tables, plots and a page.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trimtab.capability import capability, drift, questions
+from trimtab.contexts import told, with_shots, without_opener
+from trimtab.datasets import Dataset, to_choices
+from trimtab.errors import DataError, RecipeError
+from trimtab.interventions import Intervention, steer
+from trimtab.judge import ModelJudge, Rubric
+from trimtab.measure import measure, random_controls
+from trimtab.methods import Freeform, MeanDiff, OneShot, Preference, activations, learn, paired_rows
+from trimtab.metrics import Likelihood, Propensity
+from trimtab.model import LM, Layer
+from trimtab.recipe import Run, check_grid
+from trimtab.reports.bipo import best_layer
+from trimtab.steerability import at_cost
+from trimtab.texts import distinct, strangeness
+from trimtab.vector import SteeringVector
+
+log = logging.getLogger("trimtab")
+Watch = Callable[[str], Callable[..., None]]
+METRICS = (Propensity("sequence", per_token=False), Likelihood("positive"), Likelihood("negative"))
+TRAINED = {"BiPO": "both", "BiPO, signs drawn": "batch", "BiPO, one direction": "one"}
+PROBES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # multipliers at which the drift is taken, both ways
+RANDOM = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run.
+
+    Attributes:
+        data: free-form pairs: built-in behaviors (split 40/10/50), or training files NAME.train.csv with NAME.test.csv beside them.
+        layer: of BiPO and one-shot; CAA and mean difference choose theirs on validation pairs, Freeform by divergence.
+        multipliers: the spectrum.
+        train, val, test: pairs of each part at most; val is taken from the training file and chooses layers and epochs.
+        budget: drift (nats per token) at which vectors are compared at equal cost.
+        few: pairs of the dearer questions: combinations, five examples first, answers without their first word.
+        shots: examples shown.
+        items: questions of the knowledge test.
+        talk: questions whose answers are shown across the spectrum.
+        bipo, one: settings of the trained vectors.
+    """
+
+    data: tuple[str, ...]
+    layer: int
+    multipliers: tuple[float, ...] = (-2.0, -1.0, 0.0, 1.0, 2.0)
+    train: int = 200
+    val: int = 30
+    test: int = 100
+    budget: float = 0.1
+    few: int = 40
+    shots: int = 5
+    items: int = 240
+    talk: int = 4
+    max_new_tokens: int = 48
+    bipo: Preference = field(default_factory=lambda: Preference(norm=0.1, epochs=4))
+    one: OneShot = field(default_factory=lambda: OneShot(mode="mixed"))
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_grid(self.multipliers)
+        if not self.data or len({name_of(d) for d in self.data}) < len(self.data) or min(self.train, self.val, self.test, self.few) < 4:
+            raise RecipeError("not a study of preferences", given=asdict(self), expected="data sets of different names, four pairs a part")
+
+
+def name_of(source: str) -> str:
+    """The behavior a data set is about."""
+    return Path(source).name.removesuffix(".csv").removesuffix(".jsonl").removesuffix(".train")
+
+
+def bipo(lm: LM, to: str | Path, plan: Plan, watch: Watch | None = None) -> Run:
+    """Run the study into a folder; the same call resumes.
+
+    Raises:
+        DataError, TokenError: a pair that cannot be asked, before anything is run.
+    """
+    folder, watch = Run.create(to), watch or (lambda _: lambda *_: None)
+    folder.claim("study", {"plan": json.loads(json.dumps(asdict(plan), default=str)), "model": {"id": lm.id, "fingerprint": lm.fingerprint}})
+    lm.layers([plan.layer])
+    studied = [_Behavior(lm, folder, plan, source, watch) for source in plan.data]
+    facts = [one.study() for one in studied]
+    folder.note(behaviors=facts, combined=_combine(studied), model=lm.id)
+    return folder
+
+
+class _Behavior:
+    """One behavior of the study."""
+
+    def __init__(self, lm: LM, folder: Run, plan: Plan, source: str, watch: Watch) -> None:
+        self.lm, self.plan, self.name = lm, plan, name_of(source)
+        self.watch: Watch = lambda stage: watch(f"{self.name}: {stage}")
+        self.run = Run.create(folder.file("sets", self.name))
+        self.train, self.val, self.test, self.left_out = parts(source, plan)
+        for p in (*self.train, *self.val, *self.test):
+            paired_rows(lm, p)
+        self.bare = replace(self.test, ask=None)
+
+    def study(self) -> dict[str, Any]:
+        """Everything about this behavior; what the report needs and the scores do not hold."""
+        facts: dict[str, Any] = {"name": self.name, "train": len(self.train), "val": len(self.val), "test": len(self.test), "left out": self.left_out}
+        vectors = self.vectors()
+        facts["vectors"] = {name: {"layer": v.layers[0], "norm": v.norm()[v.layers[0]], "figures": _figures(v)} for name, v in vectors.items()}
+        facts["cosine"] = {n: v.cosine(vectors["BiPO"])[v.layers[0]] for n, v in vectors.items() if v.layers == vectors["BiPO"].layers}
+        facts["drift"] = {}
+        for name, v in vectors.items():
+            self.score(name, Intervention(v), self.test if name == "BiPO" else self.bare, self.plan.multipliers)
+            facts["drift"][name] = self.drifts(name, v)
+            self.equal(name, v, facts["drift"][name])
+        self.score("CAA, from the prompt's end", Intervention(vectors["CAA"], positions="from_last_prompt_token"), self.bare, self.plan.multipliers)
+        self.prompted(vectors["BiPO"])
+        opener = without_opener(self.bare.take(self.plan.few))
+        for name in ("BiPO", "CAA", "mean difference", "random-0"):
+            self.score(f"no opener: {name}", Intervention(vectors[name]), opener, (-1.0, 0.0, 1.0))
+        if self.plan.items:
+            for name in ("BiPO", "CAA", "random-0"):
+                capability(self.lm, Intervention(vectors[name]), questions()[:: max(1, 240 // self.plan.items)], to=self.run.path, multipliers=self.plan.multipliers, name=name, progress=self.watch(f"knowledge, {name}"))  # fmt: skip
+        facts["spectrum"] = self.spectrum(vectors["BiPO"])
+        return facts
+
+    # ------------------------------------------------------------ vectors
+
+    def vectors(self) -> dict[str, SteeringVector]:
+        """Every vector, learned once and kept."""
+        plan, found = self.plan, dict[str, SteeringVector]()
+        for name, signs in TRAINED.items():
+            method = replace(plan.bipo, signs=signs, seed=plan.seed, validation=0.0, resume=str(self.run.file("training", _slug(name))))  # type: ignore[arg-type]
+            found[name] = self.kept(name, lambda m=method, n=name: learn(self.lm, self.train, m, [plan.layer], progress=self.watch(f"train {n}")))
+        choices = replace(self.train, pairs=to_choices(self.train.pairs), form="choices")
+        found["CAA"] = self.kept("CAA", lambda: self.best(learn(self.lm, choices, MeanDiff(), self.layers(), progress=self.watch("CAA"))))
+        found["mean difference"] = self.kept(
+            "mean difference", lambda: self.best(learn(self.lm, self.train, MeanDiff(), self.layers(), progress=self.watch("mean difference")))
+        )
+        found["Freeform"] = self.kept("Freeform", self.freeform)
+        found["one-shot"] = self.kept("one-shot", lambda: learn(self.lm, self.train, plan.one, [plan.layer], progress=self.watch("one-shot")))
+        return found | random_controls(found["BiPO"], RANDOM, plan.seed)
+
+    def kept(self, name: str, make: Callable[[], SteeringVector]) -> SteeringVector:
+        path = self.run.file("vectors", f"{_slug(name)}.safetensors")
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            make().save(path)
+        return SteeringVector.load(path)
+
+    def layers(self) -> list[Layer]:
+        """Every third layer of the middle half: where mean differences may act."""
+        n = self.lm.n_layers
+        return list(range(n // 4, 3 * n // 4 + 1, max(1, n // 10)))
+
+    def best(self, vector: SteeringVector) -> SteeringVector:
+        """At the layer where its answers become likeliest both ways on validation pairs, all at a tenth of the residual norm."""
+        norms = self.lm.norms(self.lm.batch([paired_rows(self.lm, p)[0] for p in self.val.take(8)]), vector.layers)
+        even = SteeringVector({k: v * (0.1 * norms[k] / v.norm()) for k, v in vector.vectors.items()}, vector.made)
+        part = f"layers-{vector.hash}"
+        measure(self.lm, Intervention(even), replace(self.val, ask=None), METRICS[1:], to=self.run.path, part=part, multipliers=(-1.0, 0.0, 1.0), layers=vector.layers, controls={}, progress=self.watch("choose layer"))  # fmt: skip
+        return vector.at(best_layer(self.run.table(part)))
+
+    def freeform(self) -> SteeringVector:
+        acts = activations(self.lm, self.train, read="penultimate", progress=self.watch("Freeform"))
+        layer = Freeform.chosen(acts, self.lm.n_layers)
+        return learn(self.lm, self.train, Freeform(), [layer], acts=acts.at([layer]))
+
+    # ------------------------------------------------------------ scores
+
+    def score(self, name: str, iv: Intervention, data: Dataset, multipliers: Sequence[float]) -> None:
+        measure(
+            self.lm,
+            iv,
+            data,
+            METRICS,
+            to=self.run.path,
+            part=_slug(name),
+            multipliers=multipliers,
+            controls={},
+            progress=self.watch(f"measure {name}"),
+        )
+
+    def drifts(self, name: str, v: SteeringVector) -> dict[str, Any]:
+        """Drift at each multiplier, mean over prompts, and the multipliers at which it is the budget."""
+        path = f"drift/{_slug(name)}.json"
+        known = self.run.read(path, {})
+        if known.get("of") != v.hash:
+            grid = sorted({s * m for m in PROBES for s in (-1.0, 1.0)})
+            found = drift(self.lm, Intervention(v), [p.asked for p in self.val.take(12)], grid, seed=self.plan.seed).mean(0).numpy()  # type: ignore[misc]
+            up, down = (at_cost(np.array(grid), found, found, self.plan.budget, sign)[0] for sign in (1, -1))
+            known = {"of": v.hash, "multipliers": grid, "nats": found.tolist(), "up": up, "down": down}
+            self.run.write(path, json.dumps(known))
+        return known
+
+    def equal(self, name: str, v: SteeringVector, drifts: Mapping[str, Any]) -> None:
+        """Scores at equal drift, up and down; nothing where the budget is never reached."""
+        for way in ("up", "down"):
+            if np.isfinite(drifts[way]):
+                self.score(f"equal {way}: {name}", Intervention(v * float(drifts[way])), self.bare, (0.0, 1.0))
+
+    def prompted(self, v: SteeringVector) -> None:
+        """The behavior, or its opposite, asked for in words and shown in examples: alone (multiplier 0) and with the vector on top."""
+        few = self.bare.take(self.plan.few)
+        for way, sign in (("positive", 1.0), ("negative", -1.0)):
+            if self.test.ask:
+                self.score(f"asked {way}", Intervention(v), told(few, self.test.ask[way]), (-1.0, 0.0, 1.0))
+            shown = with_shots(few, self.train.pairs[: self.plan.shots], opposite=sign < 0)
+            self.score(f"shown {way}", Intervention(v), shown, (-1.0, 0.0, 1.0))
+
+    def spectrum(self, v: SteeringVector) -> list[dict[str, Any]]:
+        """What is said at each multiplier, rated by the model itself as a judge, and how strange the unsteered model finds it."""
+        known = self.run.read("spectrum.json", {})
+        if known.get("of") == v.hash:
+            return known["said"]
+        pairs, said = self.test.pairs[: self.plan.talk], list[dict[str, Any]]()
+        judge = ModelJudge(self.lm, Rubric.load("behavior"))
+        report = self.watch("talk")
+        for k, m in enumerate(self.plan.multipliers):
+            prompts = [p.asked if isinstance(p.asked, str) else [{"role": r, "content": c} for r, c in p.asked] for p in pairs]
+            if m == 0:
+                texts = self.lm.generate(prompts, max_new_tokens=self.plan.max_new_tokens)
+            else:
+                with steer(self.lm, Intervention(v, multiplier=m)):
+                    texts = self.lm.generate(prompts, max_new_tokens=self.plan.max_new_tokens)
+            rated = judge.rate(
+                [{"question": p.prompt, "answer": t, "positive": p.positive, "negative": p.negative} for p, t in zip(pairs, texts, strict=True)]
+            )
+            odd = strangeness(self.lm, prompts, texts)
+            for p, t, r, s in zip(pairs, texts, rated, odd, strict=True):
+                facts = {"rating": r.score, "mass": r.mass, "strangeness": float(s), "distinct": distinct([t])}
+                said.append({"prompt": p.prompt, "multiplier": m, "text": t, **facts})
+            report(k + 1, len(self.plan.multipliers))
+        self.run.write("spectrum.json", json.dumps({"of": v.hash, "said": said}, indent=1))
+        return said
+
+
+def _combine(studied: Sequence[_Behavior]) -> list[dict[str, Any]]:
+    """Each pair of behaviors: the vectors of both, alone and together, on the questions of each; what adding the effects would foretell."""
+    out: list[dict[str, Any]] = []
+    for i, one in enumerate(studied):
+        for two in studied[i + 1 :]:
+            a, b = (x.kept("BiPO", _never) for x in (one, two))
+            for asked, own, other in ((one, a, b), (two, b, a)):
+                few = asked.bare.take(asked.plan.few)
+                label = two.name if asked is one else one.name
+                for kind, v in (("own", own), ("other", other), ("both", own + other)):
+                    asked.score(f"with {label}: {kind}", Intervention(v), few, (-1.0, 0.0, 1.0))
+            out.append({"one": one.name, "two": two.name, "cosine": a.cosine(b)[a.layers[0]]})
+    return out
+
+
+def _never() -> SteeringVector:
+    raise AssertionError("the vector was learned before")
+
+
+def parts(source: str, plan: Plan) -> tuple[Dataset, Dataset, Dataset, int]:
+    """Training, validation and test pairs of a source, and how many test questions were left out because they are also trained on.
+
+    Raises:
+        DataError: no test file beside a training file, or too few pairs.
+    """
+    if ".train." not in Path(source).name:
+        split = Dataset.load(source, form="answers").split(seed=plan.seed)
+        return split.train.take(plan.train), split.val.take(plan.val), split.test.take(plan.test), 0
+    beside = Path(source).with_name(Path(source).name.replace(".train.", ".test."))
+    whole, test = Dataset.load(source), Dataset.load(str(beside))
+    whole = replace(whole, name=name_of(source), ask=asking(name_of(source)))
+    seen = {p.group for p in whole}
+    fresh = tuple(p for p in test if p.group not in seen)
+    if len(fresh) < len(test):
+        log.warning("%s: %d test questions also stand in the training file and are left out", beside.name, len(test) - len(fresh))
+    split = whole.split(seed=plan.seed, train=0.8, val=0.1, test=0.1)
+    if not fresh:
+        raise DataError(f"{beside.name} has no question that is not trained on", given=len(test))
+    tested = replace(test, name=name_of(source), pairs=fresh[: plan.test], part="test", ask=whole.ask)
+    return split.train.take(plan.train), split.val.take(plan.val), tested, len(test) - len(fresh)
+
+
+def _figures(v: SteeringVector) -> Any:
+    return v.made.figures.get(str(v.layers[0]), {})
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-." else "-" for c in name.replace("'", "").lower()).replace("--", "-")
