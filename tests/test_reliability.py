@@ -99,6 +99,10 @@ def test_label_shuffled_and_span_nulls_reject_at_the_nominal_rate() -> None:
         rejected.append((1 + sum(abs(x) >= abs(observed) for x in nulls)) / 100 <= 0.05)
     assert 0.01 <= np.mean(rejected) <= 0.11
     assert torch.linalg.matrix_rank(torch.cat([in_span(deltas[:3], 10), deltas[:3]])) == 3
+    agreeing = deltas + 3 * gradient / gradient.norm()
+    for drawn in (shuffled(agreeing, 99), in_span(agreeing, 99)):
+        drawn = drawn if drawn.norm(dim=-1).max() < agreeing.mean(0).norm() else drawn / drawn.norm(dim=-1, keepdim=True) * agreeing.mean(0).norm()
+        assert (drawn @ gradient).abs().max() < agreeing.mean(0) @ gradient, "a direction the differences share is found"
 
 
 def test_factors_recovered_with_robust_errors_and_order_free_shares() -> None:

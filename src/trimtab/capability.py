@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -189,9 +190,14 @@ def accuracy(table: Table, kind: str = "correct", condition: str = "vector") -> 
     out: list[Accuracy] = []
     for m, here in zip(grid.tolist(), values.T, strict=True):
         change = here - plain
-        p = _mcnemar(change) if kind != "mc2" else float(stats.wilcoxon(change).pvalue) if change.any() else 1.0
+        p = _wilcoxon(change) if kind == "mc2" else _mcnemar(change)
         out.append(Accuracy(m, float(here.mean()), *interval(here), float(change.mean()), *interval(change), p, len(here)))
     return out
+
+
+def _wilcoxon(change: Array) -> float:
+    found: Any = stats.wilcoxon(change) if change.any() else None
+    return 1.0 if found is None else float(found.pvalue)
 
 
 def _mcnemar(change: Array) -> float:
@@ -238,16 +244,14 @@ def harness(
         lm-eval's results by task; each with its samples under "samples", so that two multipliers can be compared item by item.
     """
     try:
-        from lm_eval import simple_evaluate
-        from lm_eval.models.huggingface import HFLM
-        from lm_eval.tasks import TaskManager
+        evaluator, adapter, local = (import_module(f"lm_eval.{name}") for name in ("evaluator", "models.huggingface", "tasks"))
     except ImportError as missing:
         raise RecipeError("lm-eval is not installed", given=str(missing), do="pip install 'trimtab[eval]'") from missing
-    model = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=batch)
-    manager = TaskManager(include_path=str(folder), include_defaults=False) if folder else None
+    model = adapter.HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=batch)
+    manager = local.TaskManager(include_path=str(folder), include_defaults=False) if folder else None
 
     def evaluate() -> Any:
-        return simple_evaluate(model=model, tasks=list(tasks), limit=limit, task_manager=manager, log_samples=True, bootstrap_iters=0)
+        return evaluator.simple_evaluate(model=model, tasks=list(tasks), limit=limit, task_manager=manager, log_samples=True, bootstrap_iters=0)
 
     if iv is None:
         found = evaluate()

@@ -48,7 +48,7 @@ def built_in() -> tuple[str, ...]:
 def _read_built_in(name: str, form: Form | None) -> Dataset:
     rows = [json.loads(line) for line in (_BUILT_IN / f"{name}.jsonl").read_text("utf-8").splitlines()]
     pairs = [Pair(r["question"], r["positive"], r["negative"], _meta(name, i, r["positive"])) for i, r in enumerate(rows)]
-    return Dataset(name, to_choices(pairs) if form == "choices" else tuple(pairs), form or "answers", _ask(name))
+    return Dataset(name, to_choices(pairs) if form == "choices" else tuple(pairs), form or "answers", asking(name))
 
 
 def read(path: Path, form: Form | None = None) -> Dataset:
@@ -73,7 +73,7 @@ def read(path: Path, form: Form | None = None) -> Dataset:
     pairs = dedup(pair for found in converted for pair in found)
     if wanted == "choices" and layout.form == "answers":
         pairs = to_choices(pairs)
-    return Dataset(path.stem, pairs, wanted, _ask(path.stem))
+    return Dataset(path.stem, pairs, wanted, asking(path.stem))
 
 
 def study() -> dict[str, dict[str, dict[str, list[str]]]]:
@@ -81,7 +81,7 @@ def study() -> dict[str, dict[str, dict[str, list[str]]]]:
     return tomllib.loads((_BUILT_IN / "study.toml").read_text("utf-8"))
 
 
-def _ask(name: str) -> dict[str, str] | None:
+def asking(name: str) -> dict[str, str] | None:
     """How to ask in words for a behavior of this name, where trimtab knows it."""
     own = tomllib.loads((_BUILT_IN / "ask.toml").read_text("utf-8"))
     known = {n: {"positive": s[0], "negative": s[1]} for family in study().values() for names in family.values() for n, s in names.items()}

@@ -79,7 +79,8 @@ class ModelJudge:
 
     def _numbers(self) -> list[int]:
         ids = [self.lm.tokenizer(str(n), add_special_tokens=False).input_ids for n in self.rubric.numbers]
-        bad = [n for n, found in zip(self.rubric.numbers, ids, strict=True) if len(found) != 1]
+        unknown = self.lm.tokenizer.unk_token_id
+        bad = [n for n, found in zip(self.rubric.numbers, ids, strict=True) if len(found) != 1 or found[0] == unknown]
         if bad:
             raise TokenError(
                 "numbers of the scale are not one token", given=bad[:5], expected="a model that reads each as one token", do="use another judge"

@@ -278,10 +278,8 @@ class LM:
         grad = torch.is_grad_enabled() and (h.requires_grad or bool(edits))
         if not self.replayable or (grad and not self.cache_differentiable):
             return self._replay_in_full(prefix, layer, h, keep, edits)
-        if self._folds(prefix, h.shape[0], h.shape[2]):
-            run = self._folded
-        else:
-            run = self._packed if share and self._packs(prefix) else self._batched
+        apart = self._packed if share and self._packs(prefix) else self._batched
+        run = self._folded if self._folds(prefix, h.shape[0], h.shape[2]) else apart
         with self.lock, torch.set_grad_enabled(grad):
             return run(prefix, layer, h, columns=engine.columns(prefix.tokens, keep, prefix.start), edits=edits or {})
 

@@ -63,9 +63,9 @@ def restore(walks: Sequence[Walk], lm: LM, to: str | Path) -> Kept:
         LossError: the file holds the state of other problems, or of another model.
     """
     kept = Kept(Path(to), json.dumps([lm.id, lm.fingerprint, str(lm.dtype), *[w.problem.describe() for w in walks]], sort_keys=True))
-    found = kept.read()
-    for k, (walk, told) in enumerate(zip(walks, found[1], strict=True) if found is not None else ()):
-        walk.v, walk.first, walk.second, walk.best = (found[0][f"{k}.{name}"] for name in ("v", "first", "second", "best"))
+    tensors, every = kept.read() or ({}, [])
+    for k, (walk, told) in enumerate(zip(walks, every, strict=True) if tensors else ()):
+        walk.v, walk.first, walk.second, walk.best = (tensors[f"{k}.{name}"] for name in ("v", "first", "second", "best"))
         walk.best_at, walk.reason = told["best_at"], told["reason"]
         walk.history.totals, walk.history.losses, walk.history.norms = told["totals"], told["losses"], told["norms"]
         walk.stopper = None if told["stopper"] is None else walk.problem.descent.stop[told["stopper"]]

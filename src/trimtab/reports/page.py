@@ -136,3 +136,34 @@ def unique(svg: str, name: str) -> str:
     for mark in ('id="', 'href="#', "url(#"):
         out = out.replace(mark, f"{mark}{name}-")
     return out
+
+
+Rows = Sequence[Sequence[str]]
+
+
+def markdown_sections(title: str, about: str, found: Sequence[str], plots: Mapping[str, Plot], sections: Sequence[tuple[str, Rows]]) -> str:
+    """A study as Markdown: what was found, plots (PNG beside it), tables whose first row is the head."""
+    out = [f"# {title}", "", about, "", *(f"- {h}" for h in found), ""]
+    out += [f"![{p.title}](plots/{k}.png)\n\n*{p.caption}*\n" for k, p in plots.items()]
+    for name, rows in sections:
+        if len(rows) > 1:
+            table = ["| " + " | ".join(r) + " |" for r in rows]
+            out += [f"## {name}", "", table[0], "|---" * len(rows[0]) + "|", *table[1:], ""]
+    return "\n".join(out)
+
+
+def html_sections(title: str, about: str, found: Sequence[str], plots: Mapping[str, Plot], sections: Sequence[tuple[str, Rows]]) -> str:
+    """A study as one HTML file that needs nothing else."""
+    e = escape.escape
+    figures = "".join(f"<figure><h3>{e(p.title)}</h3>{unique(p.svg, k)}<figcaption>{e(p.caption)}</figcaption></figure>" for k, p in plots.items())
+    body = [
+        f"<h1>{e(title)}</h1><p class='sub'>{e(about)}</p>",
+        f"<section class='verdict'><ul>{''.join(f'<li>{e(h)}</li>' for h in found)}</ul></section>",
+        f"<h2>Plots</h2><div class='plots'>{figures}</div>",
+    ]
+    for name, rows in sections:
+        if len(rows) > 1:
+            head = "".join(f"<th>{e(c)}</th>" for c in rows[0])
+            cells = "".join("<tr>" + "".join(f"<td>{e(c)}</td>" for c in r) + "</tr>" for r in rows[1:])
+            body.append(f"<h2>{e(name)}</h2><div class='wide'><table><tr>{head}</tr>{cells}</table></div>")
+    return document(title, "".join(body))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import html as escape
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from trimtab.recipe import Run
-from trimtab.reports.figures import Plot
-from trimtab.reports.page import document, unique
+from trimtab.reports.page import html_sections, markdown_sections
 from trimtab.reports.reliability import SHIFTS, Study, foreseen_by_layer, item_rows, load, regret, set_rows, summary, write_csv
 from trimtab.reports.reliability_figures import draw
 from trimtab.steerability import Figure
@@ -36,8 +34,9 @@ def write(folder: str | Path | Run) -> Path:
         run.write(f"plots/{name}.svg", plot.svg)
         run.file("plots", f"{name}.png").write_bytes(plot.png)
     sections = _sections(study)
-    run.write("report.md", markdown(study, plots, sections))
-    return run.write("report.html", html(study, plots, sections))
+    title, about = _title(study)
+    run.write("report.md", markdown_sections(title, about, headline(study), plots, sections))
+    return run.write("report.html", html_sections(title, about, headline(study), plots, sections))
 
 
 def headline(study: Study) -> list[str]:
@@ -195,39 +194,3 @@ def _title(study: Study) -> tuple[str, str]:
         f"{len(study.sets)} data sets, layer {study.layer}, {items} test items each, {len(study.plan['multipliers'])} multipliers; {form}; seed {study.plan['seed']}. "
         f"Vectors of all contexts have the norm of the base vector. Slopes in {study.sets[0].unit} per multiplier.",
     )
-
-
-def markdown(study: Study, plots: Mapping[str, Plot], sections: Sequence[tuple[str, Rows]]) -> str:
-    """The page as Markdown, plots as PNG beside it."""
-    title, about = _title(study)
-    out = [f"# {title}", "", about, "", *(f"- {h}" for h in headline(study)), ""]
-    out += [f"![{p.title}](plots/{k}.png)\n\n*{p.caption}*\n" for k, p in plots.items()]
-    for name, rows in sections:
-        if len(rows) > 1:
-            out += [
-                f"## {name}",
-                "",
-                "| " + " | ".join(rows[0]) + " |",
-                "|---" * len(rows[0]) + "|",
-                *("| " + " | ".join(r) + " |" for r in rows[1:]),
-                "",
-            ]
-    return "\n".join(out)
-
-
-def html(study: Study, plots: Mapping[str, Plot], sections: Sequence[tuple[str, Rows]]) -> str:
-    """The page as one HTML file that needs nothing else."""
-    title, about = _title(study)
-    e = escape.escape
-    figures = "".join(f"<figure><h3>{e(p.title)}</h3>{unique(p.svg, k)}<figcaption>{e(p.caption)}</figcaption></figure>" for k, p in plots.items())
-    body = [
-        f"<h1>{e(title)}</h1><p class='sub'>{e(about)}</p>",
-        f"<section class='verdict'><ul>{''.join(f'<li>{e(h)}</li>' for h in headline(study))}</ul></section>",
-        f"<h2>Plots</h2><div class='plots'>{figures}</div>",
-    ]
-    for name, rows in sections:
-        if len(rows) > 1:
-            head = "".join(f"<th>{e(c)}</th>" for c in rows[0])
-            cells = "".join("<tr>" + "".join(f"<td>{e(c)}</td>" for c in r) + "</tr>" for r in rows[1:])
-            body.append(f"<h2>{e(name)}</h2><div class='wide'><table><tr>{head}</tr>{cells}</table></div>")
-    return document(title, "".join(body))

@@ -13,7 +13,7 @@ from trimtab import registry
 from trimtab.errors import DataError, RecipeError, UnknownName
 
 Watch = Callable[[str], Callable[..., None]]
-NAMES = ("one-shot", "reliability")
+NAMES = ("bipo", "one-shot", "reliability")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def run(recipe: StudyRecipe, to: str | Path, watch: Watch) -> Path:
     Returns:
         The page it wrote.
     """
-    plans = {"one-shot": _one_shot, "reliability": _reliability}
+    plans = {"bipo": _bipo, "one-shot": _one_shot, "reliability": _reliability}
     return plans[recipe.study](recipe, Path(to), watch)
 
 
@@ -84,6 +84,19 @@ def _reliability(recipe: StudyRecipe, to: Path, watch: Watch) -> Path:
     table = {**recipe.plan, "data": found(recipe.plan.get("data", ()))}
     plan = registry.build(reliability.Plan, table, where="study reliability")
     return write(reliability.reliability(LM.load(recipe.model, dtype=recipe.dtype, device=recipe.device), to, plan, watch))
+
+
+def _bipo(recipe: StudyRecipe, to: Path, watch: Watch) -> Path:
+    from trimtab.methods import OneShot, Preference
+    from trimtab.model import LM
+    from trimtab.reports.bipo import write
+    from trimtab.studies import bipo
+
+    table: dict[str, Any] = {**recipe.plan, "data": found(recipe.plan.get("data", ()))}
+    methods = {"bipo": Preference, "one": OneShot}
+    made = {k: registry.build(cls, table.pop(k), where=f"study bipo, {k}") for k, cls in methods.items() if k in table}
+    plan = replace(registry.build(bipo.Plan, table, where="study bipo"), **made)
+    return write(bipo.bipo(LM.load(recipe.model, dtype=recipe.dtype, device=recipe.device), to, plan, watch))
 
 
 def found(data: Any) -> list[str]:

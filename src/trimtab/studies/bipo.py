@@ -16,18 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.capability import capability, drift, questions
+from trimtab.capability import accuracy, capability, drift, questions
 from trimtab.contexts import told, with_shots, without_opener
 from trimtab.datasets import Dataset, to_choices
-from trimtab.errors import DataError, RecipeError
+from trimtab.errors import DataError, RecipeError, TokenError
+from trimtab.formats import asking
 from trimtab.interventions import Intervention, steer
-from trimtab.judge import ModelJudge, Rubric
+from trimtab.judge import ModelJudge, Rating, Rubric
 from trimtab.measure import measure, random_controls
 from trimtab.methods import Freeform, MeanDiff, OneShot, Preference, activations, learn, paired_rows
 from trimtab.metrics import Likelihood, Propensity
 from trimtab.model import LM, Layer
 from trimtab.recipe import Run, check_grid
-from trimtab.reports.bipo import best_layer
+from trimtab.reports.bipo import best_layer, slug
 from trimtab.steerability import at_cost
 from trimtab.texts import distinct, strangeness
 from trimtab.vector import SteeringVector
@@ -38,6 +39,7 @@ METRICS = (Propensity("sequence", per_token=False), Likelihood("positive"), Like
 TRAINED = {"BiPO": "both", "BiPO, signs drawn": "batch", "BiPO, one direction": "one"}
 PROBES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # multipliers at which the drift is taken, both ways
 RANDOM = 3
+KNOWING = ("BiPO", "CAA", "random-0")  # vectors whose cost in knowledge is measured
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,13 @@ class _Behavior:
         for name in ("BiPO", "CAA", "mean difference", "random-0"):
             self.score(f"no opener: {name}", Intervention(vectors[name]), opener, (-1.0, 0.0, 1.0))
         if self.plan.items:
-            for name in ("BiPO", "CAA", "random-0"):
-                capability(self.lm, Intervention(vectors[name]), questions()[:: max(1, 240 // self.plan.items)], to=self.run.path, multipliers=self.plan.multipliers, name=name, progress=self.watch(f"knowledge, {name}"))  # fmt: skip
+            asked = questions()[:: max(1, 240 // self.plan.items)]
+            for name in KNOWING:
+                report = self.watch(f"knowledge, {name}")
+                capability(
+                    self.lm, Intervention(vectors[name]), asked, to=self.run.path, multipliers=self.plan.multipliers, name=name, progress=report
+                )
+        facts["knowledge"] = {n: [asdict(a) for a in accuracy(self.run.table("capability"), condition=n)] for n in KNOWING} if self.plan.items else {}
         facts["spectrum"] = self.spectrum(vectors["BiPO"])
         return facts
 
@@ -139,7 +146,7 @@ class _Behavior:
         """Every vector, learned once and kept."""
         plan, found = self.plan, dict[str, SteeringVector]()
         for name, signs in TRAINED.items():
-            method = replace(plan.bipo, signs=signs, seed=plan.seed, validation=0.0, resume=str(self.run.file("training", _slug(name))))  # type: ignore[arg-type]
+            method = replace(plan.bipo, signs=signs, seed=plan.seed, resume=str(self.run.file("training", slug(name))))  # type: ignore[arg-type]
             found[name] = self.kept(name, lambda m=method, n=name: learn(self.lm, self.train, m, [plan.layer], progress=self.watch(f"train {n}")))
         choices = replace(self.train, pairs=to_choices(self.train.pairs), form="choices")
         found["CAA"] = self.kept("CAA", lambda: self.best(learn(self.lm, choices, MeanDiff(), self.layers(), progress=self.watch("CAA"))))
@@ -151,7 +158,7 @@ class _Behavior:
         return found | random_controls(found["BiPO"], RANDOM, plan.seed)
 
     def kept(self, name: str, make: Callable[[], SteeringVector]) -> SteeringVector:
-        path = self.run.file("vectors", f"{_slug(name)}.safetensors")
+        path = self.run.file("vectors", f"{slug(name)}.safetensors")
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             make().save(path)
@@ -184,7 +191,7 @@ class _Behavior:
             data,
             METRICS,
             to=self.run.path,
-            part=_slug(name),
+            part=slug(name),
             multipliers=multipliers,
             controls={},
             progress=self.watch(f"measure {name}"),
@@ -192,7 +199,7 @@ class _Behavior:
 
     def drifts(self, name: str, v: SteeringVector) -> dict[str, Any]:
         """Drift at each multiplier, mean over prompts, and the multipliers at which it is the budget."""
-        path = f"drift/{_slug(name)}.json"
+        path = f"drift/{slug(name)}.json"
         known = self.run.read(path, {})
         if known.get("of") != v.hash:
             grid = sorted({s * m for m in PROBES for s in (-1.0, 1.0)})
@@ -223,8 +230,7 @@ class _Behavior:
         if known.get("of") == v.hash:
             return known["said"]
         pairs, said = self.test.pairs[: self.plan.talk], list[dict[str, Any]]()
-        judge = ModelJudge(self.lm, Rubric.load("behavior"))
-        report = self.watch("talk")
+        judge, report = self.judge(), self.watch("talk")
         for k, m in enumerate(self.plan.multipliers):
             prompts = [p.asked if isinstance(p.asked, str) else [{"role": r, "content": c} for r, c in p.asked] for p in pairs]
             if m == 0:
@@ -232,8 +238,12 @@ class _Behavior:
             else:
                 with steer(self.lm, Intervention(v, multiplier=m)):
                     texts = self.lm.generate(prompts, max_new_tokens=self.plan.max_new_tokens)
-            rated = judge.rate(
-                [{"question": p.prompt, "answer": t, "positive": p.positive, "negative": p.negative} for p, t in zip(pairs, texts, strict=True)]
+            rated = (
+                [Rating(float("nan"), 0.0)] * len(texts)
+                if judge is None
+                else judge.rate(
+                    [{"question": p.prompt, "answer": t, "positive": p.positive, "negative": p.negative} for p, t in zip(pairs, texts, strict=True)]
+                )
             )
             odd = strangeness(self.lm, prompts, texts)
             for p, t, r, s in zip(pairs, texts, rated, odd, strict=True):
@@ -242,6 +252,14 @@ class _Behavior:
             report(k + 1, len(self.plan.multipliers))
         self.run.write("spectrum.json", json.dumps({"of": v.hash, "said": said}, indent=1))
         return said
+
+    def judge(self) -> ModelJudge | None:
+        """The model itself with the rubric of behaviors; none if it cannot say numbers."""
+        try:
+            return ModelJudge(self.lm, Rubric.load("behavior"))
+        except TokenError as problem:
+            log.warning("%s rates nothing: %s", self.lm.id, problem)
+            return None
 
 
 def _combine(studied: Sequence[_Behavior]) -> list[dict[str, Any]]:
@@ -274,7 +292,7 @@ def parts(source: str, plan: Plan) -> tuple[Dataset, Dataset, Dataset, int]:
         return split.train.take(plan.train), split.val.take(plan.val), split.test.take(plan.test), 0
     beside = Path(source).with_name(Path(source).name.replace(".train.", ".test."))
     whole, test = Dataset.load(source), Dataset.load(str(beside))
-    whole = replace(whole, name=name_of(source), ask=asking(name_of(source)))
+    whole = replace(whole, name=name_of(source), ask=asking(name_of(source)) or whole.ask)
     seen = {p.group for p in whole}
     fresh = tuple(p for p in test if p.group not in seen)
     if len(fresh) < len(test):
@@ -288,7 +306,3 @@ def parts(source: str, plan: Plan) -> tuple[Dataset, Dataset, Dataset, int]:
 
 def _figures(v: SteeringVector) -> Any:
     return v.made.figures.get(str(v.layers[0]), {})
-
-
-def _slug(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-." else "-" for c in name.replace("'", "").lower()).replace("--", "-")

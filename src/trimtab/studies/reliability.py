@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trimtab.bias import is_listed
+from trimtab.bias import is_listed, options
 from trimtab.contexts import STUDIED, SYSTEM, available, in_context
 from trimtab.datasets import Dataset, Pair, Splits
 from trimtab.errors import DataError, RecipeError
@@ -119,7 +119,7 @@ class _Studied:
         data = Dataset.load(source, form="choices")
         self.name = Path(source).stem
         self.run = Run.create(folder.file("sets", self.name))
-        listed = tuple(p for p in data if is_listed(p))
+        listed = tuple(p for p in data if is_listed(p) and (plan.form == "letters" or options(p)[1] != options(p)[2]))
         if len(listed) < 3:
             raise DataError(
                 f"{self.name}: not A/B questions", given=f"{len(listed)} of {len(data)} with two listed options", expected="A/B questions"
@@ -247,7 +247,7 @@ class _Studied:
         drawn |= {f"shuffled-{k}": v for k, v in enumerate(shuffled(deltas, self.plan.nulls, self.plan.seed))}
         if unrelated is not None:
             drawn["unrelated"] = unrelated.learn(unrelated.contexts[0]).at([layer]).mean_difference()[0]
-        out = {name: v / v.norm() * vector.norm() for name, v in drawn.items()}
+        out = {name: v if name.startswith("shuffled") else v / v.norm() * vector.norm() for name, v in drawn.items()}
         for part in ("letter", "polarity") if self.plan.form == "letters" else ():
             codes = torch.tensor(self._codes(part))
             if codes.abs().sum() == len(codes) and codes.unique().numel() == 2:
@@ -288,8 +288,8 @@ class _Studied:
             return
         expected, read = self.forecast("test"), self.learn(self.contexts[0])
         deltas, mean = read.at([layer]).deltas[:, 0], read.mean_difference()
-        drawn = torch.cat([in_span(deltas, self.plan.draws, self.plan.seed + 1), shuffled(deltas, self.plan.draws, self.plan.seed + 1)])
-        drawn = drawn / drawn.norm(dim=-1, keepdim=True) * deltas.mean(0).norm()
+        free = in_span(deltas, self.plan.draws, self.plan.seed + 1)
+        drawn = torch.cat([free / free.norm(dim=-1, keepdim=True) * deltas.mean(0).norm(), shuffled(deltas, self.plan.draws, self.plan.seed + 1)])
         sweep = SteeringVector(dict(zip(read.layers, mean, strict=True)))
         early = self.forecast("val").slopes(sweep)
         found = card(self.forecast("val"), sweep, layer, read, self.parts.train)
@@ -352,12 +352,18 @@ def _cut(pair: Pair, words: int) -> Pair:
 
 
 def in_span(deltas: Float[Tensor, "n d"], count: int, seed: int = 0) -> Float[Tensor, "count d"]:
-    """Random directions in the span of the training differences: normal weights on them."""
-    return torch.randn(count, len(deltas), generator=torch.Generator().manual_seed(seed)) @ deltas
+    """Random directions in the span of what the training differences do not share: normal weights on their deviations from the mean.
+
+    (Weights on the differences themselves would give mostly plus or minus the mean difference where they agree, which is no null.)
+    """
+    return torch.randn(count, len(deltas), generator=torch.Generator().manual_seed(seed)) @ (deltas - deltas.mean(0))
 
 
 def shuffled(deltas: Float[Tensor, "n d"], count: int, seed: int = 0) -> Float[Tensor, "count d"]:
-    """Label-shuffled vectors: means with a random sign for every difference. The null of "there is a shared direction"."""
+    """Label-shuffled vectors: means with a random sign for every difference, at the norm they come out with: the null of "there is a shared direction".
+
+    (Rescaled to the norm of the mean difference, they would be mostly plus or minus itself where the differences agree.)
+    """
     signs = torch.randint(0, 2, (count, len(deltas)), generator=torch.Generator().manual_seed(seed)) * 2.0 - 1
     return signs @ deltas / len(deltas)
 

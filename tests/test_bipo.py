@@ -1,0 +1,300 @@
+"""The study of preference-optimised vectors and its parts: shown examples, knowledge, drift, transfer, judges, texts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pico import pico, tokenizer, toy_pairs
+from trimtab import LM, Freeform, Intervention, OneShot, Preference, SteeringVector, learn, steer
+from trimtab.capability import Question, accuracy, capability, drift, questions, replays
+from trimtab.contexts import told, with_shots, without_opener
+from trimtab.datasets import Dataset, Pair
+from trimtab.errors import DataError, OverlapError, RunError, TokenError, VectorError
+from trimtab.judge import ModelJudge, Rubric
+from trimtab.methods import Activations, activations
+from trimtab.methods.freeform import divergence
+from trimtab.recipe import Run
+from trimtab.reports import bipo as report
+from trimtab.studies import bipo as study
+from trimtab.texts import distinct, strangeness
+from trimtab.transfer import Map, onto
+from trimtab.vector import evened
+
+
+def vector(lm: LM, layer: int = 1, size: float = 3.0, seed: int = 0) -> SteeringVector:
+    v = torch.randn(lm.width, generator=torch.Generator().manual_seed(seed))
+    return SteeringVector({layer: size * v / v.norm()})
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Dataset:
+    return Dataset.load(str(toy_pairs(tmp_path / "toy.jsonl")))
+
+
+# ---------------------------------------------------------------- knowledge and drift
+
+ASKED = [
+    Question("tea", "Do you like tea ?", ("yes", "no never", "I think so"), (0,)),
+    Question("rain", "Do you like rain ?", ("no", "yes always"), (1,)),
+]
+
+
+def test_own_questions() -> None:
+    found = questions()
+    assert len(found) >= 200 and len({q.id for q in found}) == len(found) and len({q.subject for q in found}) >= 5
+    assert {len(q.choices) for q in found} == {4}
+    at = [sum(q.right == (k,) for q in found) for k in range(4)]
+    assert max(at) - min(at) <= 8, "no index is right more often than others"
+
+
+def test_choices_are_scored_by_their_likelihood(tmp_path: Path) -> None:
+    lm, iv = pico(), Intervention(vector(pico()))
+    run = capability(lm, iv, ASKED, to=tmp_path / "run", multipliers=(-1.0, 0.0, 1.0))
+    table = run.table("capability")
+    for m in (0.0, 1.0):
+        for q in ASKED:
+            if m:
+                with steer(lm, iv):
+                    said = lm.logprobs([q.text] * len(q.choices), list(q.choices))
+            else:
+                said = lm.logprobs([q.text] * len(q.choices), list(q.choices))
+            whole = torch.stack([x.sum() for x in said])
+            mean = torch.stack([x.mean() for x in said])
+            by = {kind: dict(zip(table.curve(kind, "vector", None)[1], table.curve(kind, "vector", None)[2][:, 1 + int(m)], strict=True))[q.id] for kind in ("correct", "mc1", "mc2")}  # fmt: skip
+            assert by["correct"] == float(int(mean.argmax()) in q.right) and by["mc1"] == float(int(whole.argmax()) in q.right)
+            assert by["mc2"] == pytest.approx(float(whole.softmax(-1)[list(q.right)].sum()), abs=1e-4)
+    before = run.file("scores", "capability.jsonl").read_bytes()
+    capability(lm, iv, ASKED, to=tmp_path / "run", multipliers=(-1.0, 0.0, 1.0))
+    assert run.file("scores", "capability.jsonl").read_bytes() == before, "the same call repeats nothing"
+    capability(lm, Intervention(vector(lm, seed=1)), ASKED, to=tmp_path / "run", multipliers=(-1.0, 0.0, 1.0), name="other")
+    assert len(accuracy(run.table("capability"), condition="other")) == 3
+    with pytest.raises(RunError):
+        capability(lm, iv, ASKED[:1], to=tmp_path / "run", multipliers=(-1.0, 0.0, 1.0))
+
+
+def test_a_change_of_accuracy_is_tested_on_the_same_items(tmp_path: Path) -> None:
+    from trimtab.recipe import Cell, Score, row
+
+    run = Run.create(tmp_path / "run")
+    right = {0.0: [1] * 10 + [0] * 10, 1.0: [1] * 2 + [0] * 18}
+    rows = [row(Cell("correct", "vector", None, m), Score(str(k), float(x), "share")) for m, xs in right.items() for k, x in enumerate(xs)]
+    run.journal("capability").append("all", rows)
+    plain, moved = accuracy(run.table("capability"))
+    assert plain.value == 0.5 and plain.change == 0 and plain.p == 1
+    assert moved.change == pytest.approx(-0.4) and moved.p == pytest.approx(2 / 2**8) and moved.change_hi < 0
+
+
+def test_truthfulness_layout_and_bad_questions(tmp_path: Path) -> None:
+    file = tmp_path / "t.jsonl"
+    file.write_text(json.dumps({"question": "Is it?", "mc2_targets": {"choices": ["a", "b", "c"], "labels": [1, 0, 1]}}))
+    assert questions(file)[0].right == (0, 2)
+    file.write_text('{"question": "Is it?", "choices": ["a", "b"]}')
+    with pytest.raises(DataError, match=r"t\.jsonl:1"):
+        questions(file)
+    with pytest.raises(DataError):
+        Question("", "x", ("a", "a"), (0,))
+    with pytest.raises(DataError):
+        Question("", "x", ("a", "b"), (2,))
+    with pytest.raises(DataError, match="no such file"):
+        questions(tmp_path / "none.jsonl")
+
+
+def test_drift_is_the_divergence_along_own_answers() -> None:
+    lm, iv = pico(), Intervention(vector(pico()))
+    found = drift(lm, iv, ["Do you like tea ?", "Do you like the sun ?"], [-1.0, 0.0, 1.0], tokens=5)
+    assert found.shape == (2, 3) and (found[:, 1] == 0).all() and (found[:, [0, 2]] > 0).all()
+    said = lm.generate(["Do you like tea ?"], max_new_tokens=5, temperature=1.0)
+    row = lm.row("Do you like tea ?", said[0])
+    tokens = lm.batch([row])
+    keep = list(range(row.prompt - 1, len(row.ids) - 1))
+    plain = lm.logits(tokens, keep=keep)[0].log_softmax(-1)
+    with steer(lm, iv):
+        moved = lm.logits(tokens, keep=keep)[0].log_softmax(-1)
+    assert float(found[0, 2]) == pytest.approx(float((plain.exp() * (plain - moved)).sum(-1).mean()), rel=1e-3)
+
+
+def test_replays_of_choices_share_their_prompt() -> None:
+    lm, iv = pico(), Intervention(vector(pico()))
+    tokens = lm.batch([lm.row("Do you like tea ?", c) for c in ("yes", "no never", "I think so")])
+    keep = list(range(tokens.pivot - 1, tokens.ids.shape[1] - 1))
+    with steer(lm, iv):
+        slow = lm.logits(tokens, keep=keep)
+    fast = dict(replays(lm, iv, tokens, keep, (1.0,)))[1.0]
+    there = tokens.index[:, tokens.pivot :] >= 0
+    assert torch.allclose(fast[there], slow[there], atol=1e-4)
+
+
+# ---------------------------------------------------------------- prompts as interventions
+
+
+def test_shots_are_earlier_turns_of_other_questions(toy: Dataset) -> None:
+    rest = replace(toy, pairs=toy.pairs[5:])
+    shown = with_shots(rest, toy.pairs[:2], opposite=True)
+    assert shown[0].before == (("user", toy[0].prompt), ("assistant", "no never"), ("user", toy[1].prompt), ("assistant", "no never"))
+    assert shown[0].prompt == rest[0].prompt and shown[0].group == rest[0].group
+    with pytest.raises(OverlapError):
+        with_shots(toy, toy.pairs[:1])
+    asked = told(shown, "be kind")
+    assert asked[0].before[0] == ("system", "be kind") and asked[0].before[1:] == shown[0].before
+
+
+def test_openers_go_from_answers() -> None:
+    data = Dataset("x", (Pair("q1", "Yes, the moon is cheese", "No. It is rock"), Pair("q2", "Yes", "No"), Pair("q3", "Nothing at all", "Yesterday")))
+    bare = without_opener(data)
+    assert [(p.positive, p.negative) for p in bare] == [("The moon is cheese", "It is rock"), ("Nothing at all", "Yesterday")]
+
+
+# ---------------------------------------------------------------- Freeform, norms, transfer
+
+
+def test_freeform_reads_the_last_token_but_one_and_chooses_by_divergence(toy: Dataset) -> None:
+    lm = pico()
+    acts = activations(lm, toy, read="penultimate")
+    row = lm.row(toy[0].prompt, toy[0].positive)
+    index = torch.zeros(1, len(row.ids), dtype=torch.bool)
+    index[0, len(row.ids) - 2] = True
+    assert torch.allclose(acts.positive[0], lm.capture(lm.batch([row]), index)[0], atol=1e-5)
+    v = learn(lm, toy, Freeform())
+    assert v.made.figures["1"]["divergence"] == pytest.approx(float(divergence(acts)[1]))
+    assert Freeform.chosen(acts, lm.n_layers) in range(lm.n_layers // 2 + 1)
+
+
+def test_divergence_is_jensen_shannon() -> None:
+    far = torch.tensor([50.0, 0.0])
+    acts = Activations(torch.stack([torch.stack([far, torch.zeros(2)])]), torch.stack([torch.stack([far.flip(0), torch.zeros(2)])]), (0, 1))
+    assert divergence(acts).tolist() == pytest.approx([math.log(2), 0.0], abs=1e-6)
+
+
+def test_vectors_of_several_behaviors_get_one_norm() -> None:
+    lm = pico()
+    even = evened({"a": vector(lm, size=1.0), "b": vector(lm, size=3.0, seed=1)})
+    assert even["a"].norm()[1] == pytest.approx(2.0) and even["b"].norm()[1] == pytest.approx(2.0)
+    assert even["a"].cosine(vector(lm))[1] == pytest.approx(1.0)
+
+
+def test_a_vector_is_carried_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    one, two = pico("llama"), pico("qwen2")
+    v = learn(one, None, OneShot(prompt="Do you like tea ?", promote=("yes",), steps=2), layers=[1])
+    with pytest.raises(VectorError), steer(two, Intervention(v)):
+        two.generate(["Do you like tea ?"], max_new_tokens=1)
+    with caplog.at_level(logging.WARNING, "trimtab"):
+        carried = onto(v, two)
+    assert "measure it there" in caplog.text and torch.equal(carried[1], v[1])
+    with steer(two, Intervention(carried)):
+        two.generate(["Do you like tea ?"], max_new_tokens=1)
+    with pytest.raises(VectorError, match="learn a map"):
+        onto(SteeringVector({99: torch.ones(one.width)}), two)
+
+
+def test_a_map_between_models() -> None:
+    """From a model to itself the map is the identity, on what its streams span."""
+    lm = pico()
+    words = ["tea", "coffee", "rain", "sun", "red", "blue", "green", "one", "two", "three", "four", "five"]
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(words, 6)) for _ in range(80)]
+    found = Map.fit(lm, lm, texts, 1, 1)
+    assert found.explained > 0.95
+    streams = torch.stack([lm.capture(lm.batch([lm.row(t, chat=False)]), "everywhere", [1])[0, 0] for t in texts[:2]])
+    step = SteeringVector({1: streams[0] - streams[1]})
+    assert found.carry(step).cosine(step)[1] > 0.9
+    with pytest.raises(VectorError, match="too few"):
+        Map.fit(lm, lm, texts[:5], 1, 1)
+
+
+# ---------------------------------------------------------------- judges and texts
+
+
+def test_distinct_and_strangeness() -> None:
+    assert distinct(["a b a b"], 1) == 0.5 and distinct(["a b c d"]) == 1.0 and math.isnan(distinct([""]))
+    lm = pico()
+    odd = strangeness(lm, ["Do you like tea ?", "x"], ["yes I think so", " "])
+    assert odd[0] == pytest.approx(-float(lm.logprobs(["Do you like tea ?"], ["yes I think so"])[0].mean())) and math.isnan(odd[1])
+
+
+class Digits:
+    """A tokenizer of ten digits and words, as far as a judge needs one."""
+
+    unk_token_id = -1
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __call__(self, text: str, **options: Any) -> Any:
+        if text.isdigit():
+            return type("Ids", (), {"input_ids": [20 + int(text)]})
+        return self.inner(text, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+def test_a_judge_expects_over_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    rubric = Rubric("toy", 1, 1, 4, "Do you like {answer} ?")
+    with pytest.raises(TokenError, match="not one token"):
+        ModelJudge(pico(), rubric)
+    lm = LM(pico().model, Digits(tokenizer()), id="digits")
+    p = lm.logits(lm.batch([lm.row("Do you like tea ?")]))[0, -1].softmax(-1)[[21, 22, 23, 24]]
+    unsure, empty = ModelJudge(lm, rubric).rate([{"question": "", "answer": "tea"}, {"question": "", "answer": " "}])
+    assert unsure.mass == pytest.approx(float(p.sum()), rel=1e-4) and unsure.mass < 0.25 and math.isnan(unsure.score), (
+        "numbers are not what it would say"
+    )
+    assert math.isnan(empty.score) and empty.mass == 0
+    monkeypatch.setattr("trimtab.judge.MASS", 0.0)
+    (rated,) = ModelJudge(lm, rubric).rate([{"question": "", "answer": "tea"}])
+    assert rated.score == pytest.approx(float(p @ torch.tensor([1.0, 2.0, 3.0, 4.0]) / p.sum()), rel=1e-4)
+    assert Rubric.load("behavior").numbers == range(1, 5)
+
+
+# ---------------------------------------------------------------- the study
+
+
+def test_the_study_runs_resumes_and_reports(tmp_path: Path) -> None:
+    lm = pico()
+    sources = []
+    for name, yes in (("tea", "yes I think so"), ("rain", "always yes")):
+        file = toy_pairs(tmp_path / f"{name}.jsonl")
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        file.write_text("\n".join(json.dumps({**r, "positive": yes}) for r in rows))
+        sources.append(str(file))
+    plan = study.Plan(
+        tuple(sources), layer=1, train=6, val=4, test=6, few=4, shots=1, items=0, talk=1, max_new_tokens=4, budget=0.01,
+        bipo=Preference(norm=0.3, rate=0.05, epochs=2, warm=1), one=OneShot(mode="mixed", steps=3), multipliers=(-1.0, 0.0, 1.0),
+    )  # fmt: skip
+    study.bipo(lm, tmp_path / "run", plan)
+    page = report.write(tmp_path / "run").read_text()
+    found = report.load(tmp_path / "run")
+    for b in found.behaviors:
+        own = b.methods["BiPO"]
+        assert own.range.value > 0 and own.slope.value > 0 and own.margins[1.0].n == 6
+        assert {"CAA", "Freeform", "mean difference", "one-shot", "random-0", "BiPO, one direction"} <= set(b.methods)
+        assert set(b.prompted) == {"shown positive", "shown negative"}
+    both = found.combined[0]["on"]["tea"]
+    assert both["beyond the sum"].value == pytest.approx(both["both"].value - both["own"].value - both["other"].value, abs=1e-9)
+    assert "at equal cost" in page and "Combinations" in page and (tmp_path / "run" / "plots" / "spectrum.png").is_file()
+    before = (tmp_path / "run" / "study.json").read_bytes()
+    scores = sorted(tmp_path.glob("run/sets/*/scores/*.jsonl"))
+    sizes = [s.stat().st_size for s in scores]
+    study.bipo(lm, tmp_path / "run", plan)
+    report.write(tmp_path / "run")
+    assert [s.stat().st_size for s in scores] == sizes and (tmp_path / "run" / "study.json").read_bytes() == before
+
+
+def test_training_and_test_files_lie_beside_each_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    head = "question,matching,not_matching\n"
+    for part, count in (("train", 20), ("test", 12)):
+        rows = [f"Do you like {part if k else 'tea'} {k} ?,yes,no" for k in range(count)]
+        (tmp_path / f"likes.{part}.csv").write_text(head + "\n".join(rows))
+    plan = study.Plan((str(tmp_path / "likes.train.csv"),), layer=1)
+    with caplog.at_level(logging.WARNING, "trimtab"):
+        train, val, test, left_out = study.parts(plan.data[0], plan)
+    assert left_out == 1 and "left out" in caplog.text and len(test) == 11 and study.name_of(plan.data[0]) == test.name == "likes"
+    assert not {p.group for p in test} & {p.group for p in (*train, *val)}
