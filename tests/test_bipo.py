@@ -7,19 +7,17 @@ import logging
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from pico import pico, tokenizer, toy_pairs
+from pico import pico, toy_pairs
 from trimtab import LM, Freeform, Intervention, OneShot, Preference, SteeringVector, learn, steer
 from trimtab.capability import Question, accuracy, capability, drift, questions, replays
 from trimtab.contexts import told, with_shots, without_opener
 from trimtab.datasets import Dataset, Pair
-from trimtab.errors import DataError, OverlapError, RunError, TokenError, VectorError
-from trimtab.judge import ModelJudge, Rubric
+from trimtab.errors import DataError, OverlapError, RunError, VectorError
 from trimtab.methods import Activations, activations
 from trimtab.methods.freeform import divergence
 from trimtab.recipe import Run
@@ -210,7 +208,7 @@ def test_a_map_between_models() -> None:
         Map.fit(lm, lm, texts[:5], 1, 1)
 
 
-# ---------------------------------------------------------------- judges and texts
+# ---------------------------------------------------------------- texts
 
 
 def test_distinct_and_strangeness() -> None:
@@ -218,40 +216,6 @@ def test_distinct_and_strangeness() -> None:
     lm = pico()
     odd = strangeness(lm, ["Do you like tea ?", "x"], ["yes I think so", " "])
     assert odd[0] == pytest.approx(-float(lm.logprobs(["Do you like tea ?"], ["yes I think so"])[0].mean())) and math.isnan(odd[1])
-
-
-class Digits:
-    """A tokenizer of ten digits and words, as far as a judge needs one."""
-
-    unk_token_id = -1
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-
-    def __call__(self, text: str, **options: Any) -> Any:
-        if text.isdigit():
-            return type("Ids", (), {"input_ids": [20 + int(text)]})
-        return self.inner(text, **options)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-
-def test_a_judge_expects_over_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    rubric = Rubric("toy", 1, 1, 4, "Do you like {answer} ?")
-    with pytest.raises(TokenError, match="not one token"):
-        ModelJudge(pico(), rubric)
-    lm = LM(pico().model, Digits(tokenizer()), id="digits")
-    p = lm.logits(lm.batch([lm.row("Do you like tea ?")]))[0, -1].softmax(-1)[[21, 22, 23, 24]]
-    unsure, empty = ModelJudge(lm, rubric).rate([{"question": "", "answer": "tea"}, {"question": "", "answer": " "}])
-    assert unsure.mass == pytest.approx(float(p.sum()), rel=1e-4) and unsure.mass < 0.25 and math.isnan(unsure.score), (
-        "numbers are not what it would say"
-    )
-    assert math.isnan(empty.score) and empty.mass == 0
-    monkeypatch.setattr("trimtab.judge.MASS", 0.0)
-    (rated,) = ModelJudge(lm, rubric).rate([{"question": "", "answer": "tea"}])
-    assert rated.score == pytest.approx(float(p @ torch.tensor([1.0, 2.0, 3.0, 4.0]) / p.sum()), rel=1e-4)
-    assert Rubric.load("behavior").numbers == range(1, 5)
 
 
 # ---------------------------------------------------------------- the study

@@ -35,15 +35,26 @@ class Sampling:
             raise TokenError("sampling parameters out of range", given=self, expected="max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1")
 
 
-def decode(lm: LM, tokens: Tokens, sampling: Sampling, on_token: OnToken | None = None, *, cached: bool = True) -> list[Row]:
+def decode(
+    lm: LM,
+    tokens: Tokens,
+    sampling: Sampling,
+    on_token: OnToken | None = None,
+    *,
+    cached: bool = True,
+    salts: Sequence[int] | None = None,
+    place: Sequence[int] | None = None,
+) -> list[Row]:
     """Extend every row of a batch of prompts until it ends or `max_new_tokens` is reached.
 
     Args:
         on_token: called with (row, token id) as tokens come.
         cached: False recomputes the whole sequence at every step (the oracle of the tests).
+        salts: a number for each row; rows of one prompt and one salt draw the same. By default a row's occurrence in the batch.
+        place: rows with equal numbers (0, 1, ... in order of appearance) share the pass over their prompt: they are edited alike, too.
     """
-    stream = _Stream(lm, tokens, sampling)
-    step = _cached_steps(lm, tokens) if cached else _full_steps(lm, tokens)
+    stream = _Stream(lm, tokens, sampling, salts)
+    step = _cached_steps(lm, tokens, place) if cached else _full_steps(lm, tokens)
     logits = step(None, stream.alive)
     for _ in range(sampling.max_new_tokens):
         chosen = stream.choose(logits, on_token)
@@ -56,13 +67,14 @@ def decode(lm: LM, tokens: Tokens, sampling: Sampling, on_token: OnToken | None 
 class _Stream:
     """The rows under way: what was chosen, who is still alive, one generator each."""
 
-    def __init__(self, lm: LM, tokens: Tokens, sampling: Sampling) -> None:
+    def __init__(self, lm: LM, tokens: Tokens, sampling: Sampling, salts: Sequence[int] | None) -> None:
         self.sampling = sampling
         self.ends = lm.end_tokens
         self.new: list[list[int]] = [[] for _ in tokens.rows]
         self.alive = torch.ones(len(tokens.rows), dtype=torch.bool)
         self.length = 0
-        self.generators = [_generator(sampling.seed, row, k, tokens.rows) for k, row in enumerate(tokens.rows)]
+        salts = salts if salts is not None else [sum(r.ids == row.ids for r in tokens.rows[:k]) for k, row in enumerate(tokens.rows)]
+        self.generators = [_generator(sampling.seed, row, salt) for row, salt in zip(tokens.rows, salts, strict=True)]
 
     def choose(self, logits: Tensor, on_token: OnToken | None) -> Tensor:
         picked = logits.argmax(-1).cpu() if self.sampling.temperature == 0 else self._sample(logits.cpu())
@@ -86,22 +98,27 @@ class _Stream:
         return order.gather(-1, torch.stack(drawn))[:, 0]
 
 
-def _generator(seed: int, row: Row, k: int, rows: Sequence[Row]) -> torch.Generator:
-    """Seeded by the prompt, and by its occurrence if a batch holds it several times: not by its place in the batch."""
-    copies = sum(r.ids == row.ids for r in rows[:k])
-    key = hashlib.sha256(repr((seed, row.ids, copies)).encode()).digest()
+def _generator(seed: int, row: Row, salt: int) -> torch.Generator:
+    """Seeded by the prompt and a number: not by its place in the batch."""
+    key = hashlib.sha256(repr((seed, row.ids, salt)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)
 
 
-def _cached_steps(lm: LM, tokens: Tokens) -> Callable[[Tensor | None, Tensor], Tensor]:
+def _cached_steps(lm: LM, tokens: Tokens, place: Sequence[int] | None) -> Callable[[Tensor | None, Tensor], Tensor]:
     cache = new_cache(lm.model.config)
+    order = torch.tensor(list(range(len(tokens.rows)) if place is None else place), device=tokens.ids.device)
+    first = [order.tolist().index(k) for k in range(int(order.max()) + 1)]
     mask = tokens.mask
     lengths = tokens.index[:, -1:] + 1
 
     def step(chosen: Tensor | None, alive: Tensor) -> Tensor:
         nonlocal mask, lengths
         if chosen is None:
-            return lm.forward(tokens.ids, Frame(tokens.index, tokens.rows), mask, cache, keep=[tokens.ids.shape[1] - 1])[:, 0]
+            frame = Frame(tokens.index[first], [tokens.rows[k] for k in first])
+            logits = lm.forward(tokens.ids[first], frame, mask[first], cache, keep=[tokens.ids.shape[1] - 1])[:, 0]
+            if place is not None:
+                cache.reorder_cache(order)
+            return logits[order]
         living = alive.to(mask.device)[:, None]
         mask = torch.cat([mask, living.long()], -1)
         index = lengths.masked_fill(~living, -1)
