@@ -14,7 +14,7 @@ import numpy as np
 from trimtab.errors import RunError
 from trimtab.recipe import Run, Table
 from trimtab.reports.figures import ACCENT, INK, QUIET, WARN, Plot, picture
-from trimtab.reports.page import Rows, html_sections, markdown_sections
+from trimtab.reports.page import Rows, write_sections
 from trimtab.steerability import Array, anti_steerable, fit_slopes, interval
 
 MARGIN, POSITIVE, NEGATIVE = "propensity:sequence:False", "likelihood", "likelihood:negative"
@@ -226,13 +226,8 @@ def write(folder: str | Path | Run) -> Path:
         "combined": json.loads(json.dumps(study.combined, default=asdict)),
     }
     run.write("study.json", json.dumps(told, indent=1, allow_nan=True))
-    plots = draw(study)
-    for name, plot in plots.items():
-        run.write(f"plots/{name}.svg", plot.svg)
-        run.file("plots", f"{name}.png").write_bytes(plot.png)
-    page = ("Preference-optimised vectors beside their baselines", about(study), headline(study), plots, sections(study))
-    run.write("report.md", markdown_sections(*page))
-    return run.write("report.html", html_sections(*page))
+    title = "Preference-optimised vectors beside their baselines"
+    return write_sections(run, title, about(study), headline(study), draw(study), sections(study))
 
 
 def _told(b: Behavior) -> dict[str, Any]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import html as escape
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from trimtab.recipe import Run
 from trimtab.reports.analysis import Analysis
 from trimtab.reports.figures import Plot
 from trimtab.steerability import Figure
@@ -167,3 +169,16 @@ def html_sections(title: str, about: str, found: Sequence[str], plots: Mapping[s
             cells = "".join("<tr>" + "".join(f"<td>{e(c)}</td>" for c in r) + "</tr>" for r in rows[1:])
             body.append(f"<h2>{e(name)}</h2><div class='wide'><table><tr>{head}</tr>{cells}</table></div>")
     return document(title, "".join(body))
+
+
+def write_sections(run: Run, title: str, about: str, found: Sequence[str], plots: Mapping[str, Plot], sections: Sequence[tuple[str, Rows]]) -> Path:
+    """Write report.md, report.html and the plots of a study into its folder.
+
+    Returns:
+        The path of report.html.
+    """
+    for name, plot in plots.items():
+        run.write(f"plots/{name}.svg", plot.svg)
+        run.file("plots", f"{name}.png").write_bytes(plot.png)
+    run.write("report.md", markdown_sections(title, about, found, plots, sections))
+    return run.write("report.html", html_sections(title, about, found, plots, sections))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trimtab.recipe import Run
-from trimtab.reports.page import html_sections, markdown_sections
+from trimtab.reports.page import write_sections
 from trimtab.reports.reliability import SHIFTS, Study, foreseen_by_layer, item_rows, load, regret, set_rows, summary, write_csv
 from trimtab.reports.reliability_figures import draw
 from trimtab.steerability import Figure
@@ -29,14 +29,8 @@ def write(folder: str | Path | Run) -> Path:
     run.write("study.json", summary(study))
     write_csv(run.file("sets.csv"), set_rows(study))
     write_csv(run.file("items.csv"), item_rows(study))
-    plots = draw(study)
-    for name, plot in plots.items():
-        run.write(f"plots/{name}.svg", plot.svg)
-        run.file("plots", f"{name}.png").write_bytes(plot.png)
-    sections = _sections(study)
     title, about = _title(study)
-    run.write("report.md", markdown_sections(title, about, headline(study), plots, sections))
-    return run.write("report.html", html_sections(title, about, headline(study), plots, sections))
+    return write_sections(run, title, about, headline(study), draw(study), _sections(study))
 
 
 def headline(study: Study) -> list[str]:
