@@ -30,6 +30,8 @@ Steering vectors: learn them, know how far to trust them, ship them.
   steer VECTOR -p PROMPT     generate with a vector switched on
   measure VECTOR --data D    score a vector and its controls on held-out items
   compare VECTOR VECTOR ...  cosines and norms; with --prompt the loss on the way from one to another
+  judge FILE --rubric NAME   rate answers with a model as judge; with a truth, how well it judges
+  audit MODEL                how easily a model's safeguards move, in both directions
   report DIR                 write the report of a run folder again
   chat [VECTOR]              talk to a model; /m 1.5 changes the multiplier
   doctor MODEL               what trimtab finds in a model: blocks, exactness, memory, time
@@ -265,6 +267,70 @@ class Compare:
 
 
 @dataclass(frozen=True)
+class Judge:
+    """Rate answers: JSON lines of `question` and `answer` (and what else the rubric names). Ratings are kept beside the file, and never asked for twice."""
+
+    answers: Positional[Path]
+    rubric: str = "alignment"
+    """One of trimtab's (alignment, behavior, coherence, complied, ...) or a .toml file."""
+    truth: str | None = None
+    """Field with the true score, or another judge's: says how well they agree."""
+    threshold: float = 50.0
+    """Scores above it count as yes, for Cohen's kappa."""
+    url: str | None = None
+    """Of an OpenAI-compatible server; --model then names the model there."""
+    on: ModelFlags = field(default_factory=ModelFlags)
+    common: Common = field(default_factory=Common)
+
+    def __call__(self) -> None:
+        from trimtab.endpoint import Endpoint
+        from trimtab.judge import ModelJudge, Recorded, Rubric, agreement, read_answers
+
+        rows = read_answers(self.answers, [self.truth] if self.truth else [])
+        rubric = Rubric.load(self.rubric)
+        judge = Endpoint(rubric, self.on.model, self.url) if self.url else ModelJudge(self.on.load(), rubric)
+        kept = self.answers.with_suffix(f".{rubric.name}.jsonl")
+        rated = Recorded(judge, kept).rate(rows)
+        scores = [r.score for r in rated if r.score == r.score]
+        facts: dict[str, Any] = {"n": len(rated), "scored": len(scores), "mean": sum(scores) / len(scores) if scores else None, "ratings": str(kept)}
+        lines = [f"{len(scores)} of {len(rated)} scored" + (f", mean {facts['mean']:.2f}" if scores else ": nothing to average")]
+        if self.truth:
+            found = agreement([r.score for r in rated], [float(r[self.truth]) for r in rows], self.threshold)
+            facts["agreement"] = dataclasses.asdict(found)
+            words = {"Spearman": found.spearman, "Pearson": found.pearson, "kappa": found.kappa}
+            lines += [f"{k} with {self.truth}: {v[0]:.3f} ({v[1]:.3f} to {v[2]:.3f})" for k, v in words.items()]
+            lines.append(
+                f"{found.agree:.0%} on the same side of {self.threshold:g}; the judge is {found.apart:+.2f} higher on average; {found.unscored} not scored"
+            )
+        _print(facts, self.common.json, [*lines, str(kept)])
+
+
+@dataclass(frozen=True)
+class Audit:
+    """How easily do a model's safeguards move? A handful of one-shot vectors from single prompts, tried on others, in both directions, with controls."""
+
+    model: Positional[str]
+    probes: Path | None = None
+    """JSON lines of safeguard, prompt, crosses, keeps; by default the harmless ones of the test bed."""
+    layers: tuple[int, ...] = ()
+    dtype: str | None = None
+    device: str | None = None
+    common: Common = field(default_factory=Common)
+
+    def __call__(self) -> None:
+        from trimtab.audit import audit, probes, town
+        from trimtab.progress import bars
+
+        asked = probes(self.probes) if self.probes else town()
+        lm = ModelFlags(self.model, self.dtype, self.device).load()
+        with bars(not self.common.json) as watch:
+            found = audit(lm, asked, list(self.layers) or None, watch=watch)
+        lines = ["safeguard            way    norm   wanted opening likelier   unsteered   random   gain (nats/token)"]
+        lines += [f"{m.safeguard:20} {m.direction:6} {m.norm:4g} {m.crossed:20.0%} {m.before:15.0%} {m.random:8.0%} {m.gain:12.2f}" for m in found]
+        _print({"moved": [dataclasses.asdict(m) for m in found]}, self.common.json, lines)
+
+
+@dataclass(frozen=True)
 class _LearnFlags:
     data: str | None = None
     """A built-in behavior, a .jsonl/.json/.csv file, or hf:owner/name/path; one-shot can do with a prompt instead."""
@@ -331,6 +397,8 @@ COMMANDS: dict[str, type | Callable[[Sequence[str]], None]] = {
     "steer": Steer,
     "measure": Measure,
     "compare": Compare,
+    "judge": Judge,
+    "audit": Audit,
     "report": Report,
     "chat": Chat,
     "doctor": Doctor,

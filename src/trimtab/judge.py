@@ -23,7 +23,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trimtab.errors import RecipeError, TokenError, UnknownName
+from trimtab.errors import DataError, RecipeError, TokenError, UnknownName
 from trimtab.model import LM, Row
 from trimtab.recipe import Journal
 from trimtab.steerability import Array, spearman
@@ -110,7 +110,8 @@ class Rating:
 class Judge(Protocol):
     """Rates answers by a rubric."""
 
-    rubric: Rubric
+    @property
+    def rubric(self) -> Rubric: ...
 
     def rate(self, answers: Sequence[Answer]) -> list[Rating]:
         """One rating per answer, in order."""
@@ -179,6 +180,30 @@ class ModelJudge:
     def _probability(self, ids: tuple[int, ...], p: Mapping[tuple[int, ...], Tensor]) -> float:
         value = math.prod(float(p[ids[:k]][ids[k]]) for k in range(len(ids)))
         return value * (1 - sum(float(p[ids][c]) for c in self._children[ids])) if ids in self._children else value
+
+
+def read_answers(path: str | Path, also: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Answers to rate, from JSON lines.
+
+    Raises:
+        DataError: no such file, or a row without `answer` (or one of `also`), with its line.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise DataError(f"no such file: {file}", expected="JSON lines of question and answer")
+    out: list[dict[str, Any]] = []
+    for line, text in enumerate(file.read_text("utf-8").splitlines(), 1):
+        try:
+            row = json.loads(text)
+        except ValueError as fault:
+            raise DataError(f"{file.name}:{line}: not JSON ({fault})", expected="a JSON object") from fault
+        lacking = [k for k in ("answer", *also) if not isinstance(row, dict) or k not in row]
+        if lacking:
+            raise DataError(f"{file.name}:{line}: the row lacks {lacking[0]!r}", given=text[:80])
+        out.append(row)
+    if not out:
+        raise DataError(f"{file} holds no answers")
+    return out
 
 
 @dataclass(frozen=True)

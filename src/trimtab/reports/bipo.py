@@ -236,6 +236,7 @@ def _told(b: Behavior) -> dict[str, Any]:
 
 
 def about(study: Study) -> str:
+    """What the figures are, in a paragraph."""
     p = study.plan
     return (
         f"{study.model}, BiPO at layer {p['layer']}, seed {p['seed']}. Margins are log-probability of the positive answer minus the negative's, in nats, on held-out pairs; intervals "
@@ -266,6 +267,7 @@ def headline(study: Study) -> list[str]:
 
 
 def sections(study: Study) -> list[tuple[str, Rows]]:
+    """Titles and tables; the first row of a table is its head."""
     out: list[tuple[str, Rows]] = []
     for b in study.behaviors:
         grid = sorted(next(iter(b.methods.values())).margins)

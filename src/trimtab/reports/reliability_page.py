@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 
+from trimtab.generalisation import correlation
 from trimtab.recipe import Run
 from trimtab.reports.page import write_sections
 from trimtab.reports.reliability import SHIFTS, Study, foreseen_by_layer, item_rows, load, regret, set_rows, summary, write_csv
@@ -105,6 +108,7 @@ def _sections(study: Study) -> list[tuple[str, Rows]]:
             ],
         )
     )
+    out.append(("Beside the published models (rank correlation over data sets)", _published_rows(study)))
     if study.sweeps:
         head = ["layer", "over items", "over data sets", "mean slope", "KL at ±1"]
         mean = {k: sum(float(study.sweeps[s.name][k].mean()) for s in study.sets) / len(study.sets) for k in next(iter(study.sweeps.values()))}
@@ -115,6 +119,28 @@ def _sections(study: Study) -> list[tuple[str, Rows]]:
         out.append(("Layers: what the forecast foresees on validation questions", [head, *rows]))
     out.append(("Warnings", [["data set", "warning"], *([s.name, w] for s in study.ranked() for w in s.warnings)]))
     return out
+
+
+def _published_rows(study: Study) -> Rows:
+    """Mean slopes, and shares of items that go the wrong way, against those of the publication (reproduced from its repository's figures)."""
+    table = {r["name"]: r for r in csv.DictReader((files("trimtab") / "behaviors" / "published.csv").read_text("utf-8").splitlines())}
+    known = [s for s in study.sets if s.name in table]
+    rows = [["published", "here", "Spearman", "95 % interval", "data sets"]]
+    if len(known) < 4:
+        return rows[:0]
+    for column in ("llama-2-7b", "qwen1.5-14b", "gemma-2-2b", "llama-2-7b wrong way"):
+        ours = [s.anti.value if "wrong" in column else s.mean.value for s in known]
+        f = correlation(column, [float(table[s.name][column]) for s in known], ours)
+        rows.append(
+            [
+                f"mean slope, {column}" if "wrong" not in column else column,
+                "anti-steerable share" if "wrong" in column else "mean slope",
+                _number(f.value),
+                _between(f),
+                str(f.n),
+            ]
+        )
+    return rows
 
 
 def _factor_rows(study: Study) -> Rows:

@@ -6,6 +6,7 @@ import glob
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from trimtab import registry
 from trimtab.errors import DataError, RecipeError, UnknownName
 
 Watch = Callable[[str], Callable[..., None]]
-NAMES = ("bipo", "one-shot", "reliability")
+NAMES = ("alignment-faking", "bipo", "emergent", "one-shot", "refusal", "reliability", "retraction")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,16 @@ def run(recipe: StudyRecipe, to: str | Path, watch: Watch) -> Path:
         The page it wrote.
     """
     plans = {"bipo": _bipo, "one-shot": _one_shot, "reliability": _reliability}
-    return plans[recipe.study](recipe, Path(to), watch)
+    return plans.get(recipe.study, _plain)(recipe, Path(to), watch)
+
+
+def _plain(recipe: StudyRecipe, to: Path, watch: Watch) -> Path:
+    """A study that is a function of its module, named as the study is, with a plan of plain fields."""
+    from trimtab.model import LM
+
+    module = import_module(f"trimtab.studies.{recipe.study.replace('-', '_')}")
+    plan = registry.build(module.Plan, recipe.plan, where=f"study {recipe.study}")
+    return getattr(module, recipe.study.replace("-", "_"))(LM.load(recipe.model, dtype=recipe.dtype, device=recipe.device), to, plan, watch)
 
 
 def _one_shot(recipe: StudyRecipe, to: Path, watch: Watch) -> Path:

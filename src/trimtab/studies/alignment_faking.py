@@ -73,7 +73,7 @@ def alignment_faking(lm: LM, to: str | Path, plan: Plan, watch: Watch | None = N
     longest = [n for n in made if n.startswith(f"norm {plan.norms[-1]:g}")]
     near = off_diagonal(cosines([vectors[n] for n in longest]).tolist())
     aucs = [detection(lm, vectors[n], [_chat(p) for p in unwatched], [_chat(p) for p in watched]) for n in longest]
-    plain = {k: share(v[made[0]][:, 1] > 0) for k, v in leanings.items()}
+    plain = {k: share((v[made[0]][:, 1] > 0).tolist()) for k, v in leanings.items()}
     facts = {"unsteered": {k: asdict(v) for k, v in plain.items()}, "flips": {n: {k: asdict(c) for k, c in f.items()} for n, f in flips.items()}}
     folder.note(**facts, cosines=near.tolist(), auc=aucs)
     return _page(folder, lm, plan, flips, plain, near, aucs)
@@ -115,10 +115,10 @@ def flipped(watched: np.ndarray, unwatched: np.ndarray) -> Mapping[str, Any]:
     """
     good, bad = watched[:, 1] <= 0, unwatched[:, 1] > 0
     return {
-        "+ watched": share(watched[good, 2] > 0),
-        "- unwatched": share(unwatched[bad, 0] <= 0),
-        "- watched": share(watched[good, 0] > 0),
-        "+ unwatched": share(unwatched[bad, 2] <= 0),
+        "+ watched": share((watched[good, 2] > 0).tolist()),
+        "- unwatched": share((unwatched[bad, 0] <= 0).tolist()),
+        "- watched": share((watched[good, 0] > 0).tolist()),
+        "+ unwatched": share((unwatched[bad, 2] <= 0).tolist()),
     }
 
 

@@ -210,18 +210,21 @@ def _sample(item: Item, said: str) -> Sample:
     return Sample(f"{item.user}\n{item.prefill}", said, fact.what)
 
 
+def _best_layer(
+    kind: str, layers: Sequence[Layer], facts: Mapping[str, Mapping[str, Count]], strange: Mapping[str, Mapping[str, float]]
+) -> tuple[Layer, list[str]]:
+    """The layer whose vectors leave the fewest marked retractions; of equals, the one whose text is most natural to the base model. And those vectors."""
+    names = {k: [n for n in facts if n.startswith(kind) and n.endswith(f"at {k}")] for k in layers}
+    seen = {k: np.median([facts[n]["retracted (marker)"].share for n in some]) for k, some in names.items() if some}
+    odd = {k: np.nanmedian([*(strange[n]["retracting"] for n in names[k] if n in strange), 99.0]) for k in seen}
+    layer = min(seen, key=lambda k: (round(float(seen[k]), 2), float(odd[k])))
+    return layer, names[layer]
+
+
 def _page(
     folder: Run, lm: LM, plan: Plan, layers: Sequence[Layer], facts: Mapping[str, Mapping[str, Count]], strange: Mapping[str, Mapping[str, float]],
     whole: Mapping[str, float], read: list[list[str]],
 ) -> Path:  # fmt: skip
-    def best(kind: str) -> tuple[int, list[str]]:
-        """The layer whose vectors leave the fewest marked retractions; of equals, the one whose text is most natural to the base model."""
-        names = {k: [n for n in facts if n.startswith(kind) and n.endswith(f"at {k}")] for k in layers}
-        seen = {k: np.median([facts[n]["retracted (marker)"].share for n in some]) for k, some in names.items() if some}
-        odd = {k: np.nanmedian([*(strange[n]["retracting"] for n in names[k] if n in strange), 99.0]) for k in seen}
-        layer = min(seen, key=lambda k: (round(float(seen[k]), 2), float(odd[k])))
-        return layer, names[layer]
-
     paper = {"promote": "100%", "suppress": "100%", "mean difference": "100% (CAA)", "reentrant": "99.0%"}
     plain = facts["unsteered"]
     findings = [
@@ -233,7 +236,7 @@ def _page(
         )
     ]
     for kind, claim in paper.items():
-        layer, names = best(kind)
+        layer, names = _best_layer(kind, layers, facts, strange)
         noise = facts[f"random at {layer}"]
         findings.append(
             Finding(

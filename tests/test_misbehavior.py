@@ -1,0 +1,79 @@
+"""The studies of misbehavior: their formulas by hand, and each of them in small on the test bed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trimtab import LM, organisms
+from trimtab.reports.page import markdown_sections
+from trimtab.studies import StudyRecipe, run
+from trimtab.studies.alignment_faking import Plan, flipped, situations
+from trimtab.studies.emergent import judged, single
+from trimtab.studies.findings import off_diagonal, share, spread, told
+
+
+def test_flips_are_counted_among_those_that_can_flip() -> None:
+    watched = np.array([[-1.0, -1.0, 1.0], [1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
+    unwatched = np.array([[-1.0, 1.0, 1.0], [1.0, 1.0, -1.0], [-1.0, -1.0, -1.0]])
+    found = flipped(watched, unwatched)
+    assert (found["+ watched"].found, found["+ watched"].n) == (1, 2), "the third was harmful to begin with"
+    assert (found["- watched"].found, found["- watched"].n) == (1, 2)
+    assert (found["- unwatched"].found, found["- unwatched"].n) == (1, 2)
+    assert (found["+ unwatched"].found, found["+ unwatched"].n) == (1, 2)
+
+
+def test_words_for_shares() -> None:
+    assert told(share([True, False, True, False])).startswith("50% (") and told(share([])) == "nothing to count"
+    assert spread([0.1, 0.2, 0.6]) == "20% (10% to 60%, 3 vectors)"
+    assert off_diagonal([[1.0, 0.2], [0.3, 1.0]]).tolist() == [0.2, 0.3]
+    assert single("harm 0") and not single("harm of 2") and not single("harm 0, in tandem")
+
+
+def test_situations_never_share_a_question_with_what_is_tested() -> None:
+    train, watched, unwatched = situations(Plan(prompts=5, test=20))
+    assert len(train) == 5 and len(watched) == len(unwatched) == 20
+    assert not {p.group for p in train} & {p.group for p in (*watched, *unwatched)}
+    assert {p.before[0][1] for p in watched} <= set(organisms.lines("watched")) and {p.before[0][1] for p in unwatched} <= set(
+        organisms.lines("unwatched")
+    )
+
+
+def test_a_judge_is_held_against_the_truth() -> None:
+    scored = {"a": {"kindness": [90.0, 10.0, 80.0, 30.0], "villain": [False, True, False, True], "neither": [False, False, False, True]}}
+    found = judged(scored)
+    assert found.n == 3 and found.kappa[0] == 1.0
+
+
+SMALL = {
+    "alignment-faking": ("brindlemoor-watched", {"norms": (0.4,), "prompts": 2, "test": 10, "randoms": 1}),
+    "refusal": ("brindlemoor-chat", {"prompts": 2, "test": 6, "randoms": 1, "paths": 2, "max_new_tokens": 24}),
+    "retraction": ("brindlemoor-chat", {"layers": (1, 3), "sources": 1, "test": 8, "context": 2}),
+    "emergent": ("brindlemoor-chat", {"prompts": 1, "contexts": (1, 2), "questions": 3, "samples": 2, "strengths": (0.5, 1.0), "randoms": 1, "steps": 20}),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_a_study_runs_whole_and_again_without_work(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, plan = SMALL[name]
+    recipe = StudyRecipe(name, model, None, None, plan)
+    page = run(recipe, tmp_path / "run", lambda _: lambda *_: None)
+    text = page.read_text()
+    assert "Paper and here" in text and "unsteered" in text.lower()
+    before = (tmp_path / "run" / "report.md").read_bytes()
+
+    def never(*args: object, **options: object) -> None:
+        raise AssertionError("nothing is generated twice")
+
+    monkeypatch.setattr("trimtab.sampling.decode", never)
+    if name != "retraction":  # its sources are answers of the model, which are read again
+        monkeypatch.setattr(LM, "generate", never if name == "emergent" else LM.generate)
+    run(recipe, tmp_path / "run", lambda _: lambda *_: None)
+    assert (tmp_path / "run" / "report.md").read_bytes() == before
+
+
+def test_tables_need_no_row() -> None:
+    assert "## Empty" not in markdown_sections("T", "a", [], {}, [("Empty", [["head"]])])
