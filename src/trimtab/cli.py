@@ -14,6 +14,7 @@ import tyro
 from tyro.conf import Positional
 
 from trimtab.errors import RecipeError, TrimtabError, UnknownName
+from trimtab.memory import steady_memory
 from trimtab.recipe import GRID
 
 if TYPE_CHECKING:
@@ -231,39 +232,69 @@ class Measure:
 
 @dataclass(frozen=True)
 class Compare:
-    """Cosines and norms of vectors. With a prompt and texts: do paths lead from one to another on which the loss does not rise?"""
+    """Cosines and norms of vectors. With a prompt and texts: do paths lead from one to another on which the loss does not rise? With prompts: do they detect?
 
-    vectors: Positional[tuple[Path, ...]]
+    With --data and --sizes instead of vectors: what do more examples bring to a one-shot vector?
+    """
+
+    vectors: Positional[tuple[Path, ...]] = ()
     prompt: str = ""
     """Losses are taken on this prompt."""
     promote: tuple[str, ...] = ()
     suppress: tuple[str, ...] = ()
     points: int = 20
     """Vectors on the way."""
+    positive: Path | None = None
+    """Prompts the vectors should detect, one a line; --negative are others."""
+    negative: Path | None = None
+    data: str | None = None
+    sizes: tuple[int, ...] = (1, 2, 4)
+    """Numbers of examples."""
+    layer: int = 10
     on: ModelFlags = field(default_factory=ModelFlags)
     common: Common = field(default_factory=Common)
 
     def __call__(self) -> None:
-        from trimtab.optimise import Objective, Place, Promote, Suppress, cosines, path
+        from trimtab import compare
+        from trimtab.optimise import Objective, Promote, Suppress
         from trimtab.vector import SteeringVector
 
+        if not self.vectors and self.data is None:
+            raise RecipeError("nothing to compare", expected="vector files, or --data and --sizes")
         found = [SteeringVector.load(p) for p in self.vectors]
-        gram = [[round(x, 4) for x in row] for row in cosines(found).tolist()]
-        facts: dict[str, Any] = {"vectors": [str(p) for p in self.vectors], "norm": [v.norm() for v in found], "cosine": gram}
+        facts: dict[str, Any] = {"vectors": [str(p) for p in self.vectors], **compare.geometry(found)}
         lines = [f"{k}  {path}  norm {_numbers(v.norm().values())}" for k, (path, v) in enumerate(zip(self.vectors, found, strict=True))]
-        lines += ["cosines", *(f"{k}  {_numbers(row)}" for k, row in enumerate(gram))]
-        if self.prompt:
-            lm = self.on.load()
+        lines += ["cosines", *(f"{k}  {_numbers(row)}" for k, row in enumerate(facts["cosine"]))] if found else []
+        lm = self.on.load() if self.prompt or self.positive or self.data else None
+        if lm is not None and self.prompt:
             terms = [Promote(self.prompt, t) for t in self.promote] + [Suppress(self.prompt, t) for t in self.suppress]
-            goal = Objective(tuple((1.0, t) for t in terms))
-            ways = {
-                f"{i}-{j}": path(lm, goal, Place(found[i].layers), found[i], found[j], points=self.points)
-                for i in range(len(found))
-                for j in range(i)
-            }
-            facts["paths"] = {k: {"losses": w.losses, "barrier": w.barrier} for k, w in ways.items()}
-            lines += [f"path {k}: losses {_numbers(w.losses[:: len(w.losses) - 1])}, barrier {w.barrier:.3f} nats" for k, w in ways.items()]
+            facts["paths"] = compare.paths(lm, Objective(tuple((1.0, t) for t in terms)), found, self.points)
+            lines += [
+                f"path {k}: losses {_numbers(w['losses'][:: len(w['losses']) - 1])}, barrier {w['barrier']:.3f} nats"
+                for k, w in facts["paths"].items()
+            ]
+        if lm is not None and self.positive and self.negative:
+            sides = [[line for line in p.read_text("utf-8").splitlines() if line.strip()] for p in (self.positive, self.negative)]
+            facts["auc"] = compare.detections(lm, found, *sides)
+            lines += [f"{k}  detects with an AUC of {a:.3f}" for k, a in enumerate(facts["auc"])]
+        if lm is not None and self.data:
+            facts["sizes"] = self._sizes(lm)
+            lines += [
+                f"{s['examples']:3} examples: {s['mean']:+.3f} nats per token ({s['lo']:+.3f} to {s['hi']:+.3f}, {len(s['values'])} vectors)"
+                for s in facts["sizes"]
+            ]
         _print(facts, self.common.json, lines)
+
+    def _sizes(self, lm: LM) -> list[dict[str, Any]]:
+        from trimtab.compare import size_curve
+        from trimtab.methods import OneShot
+        from trimtab.progress import bars
+
+        with bars(not self.common.json) as watch:
+            curve = size_curve(
+                lm, _part(str(self.data), "answers", 0, "all"), OneShot(), self.layer, sizes=self.sizes, progress=watch("learn and try")
+            )
+        return [dataclasses.asdict(s) for s in curve]
 
 
 @dataclass(frozen=True)
@@ -284,25 +315,15 @@ class Judge:
 
     def __call__(self) -> None:
         from trimtab.endpoint import Endpoint
-        from trimtab.judge import ModelJudge, Recorded, Rubric, agreement, read_answers
+        from trimtab.judge import ModelJudge, Recorded, Rubric, read_answers, summed_up
 
         rows = read_answers(self.answers, [self.truth] if self.truth else [])
         rubric = Rubric.load(self.rubric)
         judge = Endpoint(rubric, self.on.model, self.url) if self.url else ModelJudge(self.on.load(), rubric)
         kept = self.answers.with_suffix(f".{rubric.name}.jsonl")
         rated = Recorded(judge, kept).rate(rows)
-        scores = [r.score for r in rated if r.score == r.score]
-        facts: dict[str, Any] = {"n": len(rated), "scored": len(scores), "mean": sum(scores) / len(scores) if scores else None, "ratings": str(kept)}
-        lines = [f"{len(scores)} of {len(rated)} scored" + (f", mean {facts['mean']:.2f}" if scores else ": nothing to average")]
-        if self.truth:
-            found = agreement([r.score for r in rated], [float(r[self.truth]) for r in rows], self.threshold)
-            facts["agreement"] = dataclasses.asdict(found)
-            words = {"Spearman": found.spearman, "Pearson": found.pearson, "kappa": found.kappa}
-            lines += [f"{k} with {self.truth}: {v[0]:.3f} ({v[1]:.3f} to {v[2]:.3f})" for k, v in words.items()]
-            lines.append(
-                f"{found.agree:.0%} on the same side of {self.threshold:g}; the judge is {found.apart:+.2f} higher on average; {found.unscored} not scored"
-            )
-        _print(facts, self.common.json, [*lines, str(kept)])
+        facts, lines = summed_up(rated, [float(r[self.truth]) for r in rows] if self.truth else None, self.threshold)
+        _print({**facts, "ratings": str(kept)}, self.common.json, [*lines, str(kept)])
 
 
 @dataclass(frozen=True)
@@ -471,15 +492,3 @@ def _say(text: str) -> None:
 
 def _first_line(cls: type) -> str:
     return (cls.__doc__ or "").strip().splitlines()[0]
-
-
-def steady_memory() -> None:
-    """Keep freed memory in the process: passes allocate and free large tensors, and giving pages back each time costs a sixth of the run."""
-    import ctypes
-
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        for option, value in ((-4, 0), (-1, 2**31 - 1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD
-            libc.mallopt(option, value)
-    except (OSError, AttributeError):
-        pass  # another C library: nothing to tune

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -252,6 +253,22 @@ def agreement(one: Sequence[float], two: Sequence[float], threshold: float, *, s
 
     same = float(((x > threshold) == (y > threshold)).mean())
     return Agreement(n, int((~both).sum()), spread(_pearson), spread(spearman), spread(side), same, float((x - y).mean()))
+
+
+def summed_up(rated: Sequence[Rating], truth: Sequence[float] | None, threshold: float) -> tuple[dict[str, Any], list[str]]:
+    """Ratings as figures and as lines of text: how many were scored, why others were not, and how well they agree with the truth, if it is given."""
+    scores = [r.score for r in rated if not math.isnan(r.score)]
+    labels = Counter(r.label for r in rated if math.isnan(r.score))
+    facts: dict[str, Any] = {"n": len(rated), "scored": len(scores), "mean": float(np.mean(scores)) if scores else None, "not scored": dict(labels)}
+    lines = [f"{len(scores)} of {len(rated)} scored" + (f", mean {facts['mean']:.2f}" if scores else ": nothing to average")]
+    lines += [f"{n} not scored: {label}" for label, n in labels.items()]
+    if truth is not None:
+        found = agreement([r.score for r in rated], truth, threshold)
+        facts["agreement"] = asdict(found)
+        for name, value in (("Spearman", found.spearman), ("Pearson", found.pearson), ("kappa", found.kappa)):
+            lines.append(f"{name} {value[0]:.3f} ({value[1]:.3f} to {value[2]:.3f})")
+        lines.append(f"{found.agree:.0%} on the same side of {threshold:g}; the judge is {found.apart:+.2f} higher on average")
+    return facts, lines
 
 
 def kappa(one: NDArray[np.bool_], two: NDArray[np.bool_]) -> float:
