@@ -71,6 +71,12 @@ def without_opener(data: Dataset) -> Dataset:
         one, two = (_after_opener(text) for text in (p.positive, p.negative))
         if one and two and one != two:
             pairs.append(_put(p, None, turns=p.before, positive=one, negative=two))
+    if not pairs:
+        raise DataError(
+            f"{data.name}: nothing is left of the answers without their first word",
+            given=data[0].positive,
+            expected="answers of more than Yes and No",
+        )
     return replace(data, pairs=tuple(pairs))
 
 

@@ -175,7 +175,7 @@ def learn(
         model=lm.id,
         revision=lm.revision,
         fingerprint=lm.fingerprint,
-        method=registry.describe(method),
+        method={k: v for k, v in registry.describe(method).items() if k != "resume"},  # where it was kept says nothing about the vector
         data=about,
         trained_on=tuple(sorted({p.group for p in method.used(data)})) if data is not None else (),
         version=version("trimtab"),

@@ -18,7 +18,7 @@ import numpy as np
 
 from trimtab.capability import accuracy, capability, drift, questions
 from trimtab.contexts import told, with_shots, without_opener
-from trimtab.datasets import Dataset, to_choices
+from trimtab.datasets import Dataset, polarity, to_choices
 from trimtab.errors import DataError, RecipeError, TokenError
 from trimtab.formats import asking
 from trimtab.interventions import Intervention, steer
@@ -27,6 +27,7 @@ from trimtab.measure import measure, random_controls
 from trimtab.methods import Freeform, MeanDiff, OneShot, Preference, activations, learn, paired_rows
 from trimtab.metrics import Likelihood, Propensity
 from trimtab.model import LM, Layer
+from trimtab.model.tokens import as_prompt
 from trimtab.recipe import Run, check_grid
 from trimtab.reports.bipo import best_layer, slug
 from trimtab.steerability import at_cost
@@ -126,8 +127,8 @@ class _Behavior:
             self.equal(name, v, facts["drift"][name])
         self.score("CAA, from the prompt's end", Intervention(vectors["CAA"], positions="from_last_prompt_token"), self.bare, self.plan.multipliers)
         self.prompted(vectors["BiPO"])
-        opener = without_opener(self.bare.take(self.plan.few))
-        for name in ("BiPO", "CAA", "mean difference", "random-0"):
+        opener = without_opener(self.bare.take(self.plan.few)) if any(polarity(p.positive) != polarity(p.negative) for p in self.bare) else None
+        for name in ("BiPO", "CAA", "mean difference", "random-0") if opener is not None else ():
             self.score(f"no opener: {name}", Intervention(vectors[name]), opener, (-1.0, 0.0, 1.0))
         if self.plan.items:
             asked = questions()[:: max(1, 240 // self.plan.items)]
@@ -203,7 +204,7 @@ class _Behavior:
         known = self.run.read(path, {})
         if known.get("of") != v.hash:
             grid = sorted({s * m for m in PROBES for s in (-1.0, 1.0)})
-            found = drift(self.lm, Intervention(v), [p.asked for p in self.val.take(12)], grid, seed=self.plan.seed).mean(0).numpy()  # type: ignore[misc]
+            found = drift(self.lm, Intervention(v), [as_prompt(p.asked) for p in self.val.take(12)], grid, seed=self.plan.seed).mean(0).numpy()  # type: ignore[misc]
             up, down = (at_cost(np.array(grid), found, found, self.plan.budget, sign)[0] for sign in (1, -1))
             known = {"of": v.hash, "multipliers": grid, "nats": found.tolist(), "up": up, "down": down}
             self.run.write(path, json.dumps(known))
@@ -232,7 +233,7 @@ class _Behavior:
         pairs, said = self.test.pairs[: self.plan.talk], list[dict[str, Any]]()
         judge, report = self.judge(), self.watch("talk")
         for k, m in enumerate(self.plan.multipliers):
-            prompts = [p.asked if isinstance(p.asked, str) else [{"role": r, "content": c} for r, c in p.asked] for p in pairs]
+            prompts = [as_prompt(p.asked) for p in pairs]
             if m == 0:
                 texts = self.lm.generate(prompts, max_new_tokens=self.plan.max_new_tokens)
             else:
