@@ -33,6 +33,7 @@ from trimtab.studies.findings import Finding, descend, finding_rows, off_diagona
 from trimtab.vector import SteeringVector
 
 Watch = Callable[[str], Callable[..., None]]
+OPENING = 4  # tokens of a refusal that are suppressed, as published
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def refusal(lm: LM, to: str | Path, plan: Plan, watch: Watch | None = None) -> P
 def _goals(lm: LM, sources: Sequence[Item]) -> dict[str, Objective]:
     """For each source request: its compliant opening promoted; and what the model says to it now, a refusal, suppressed."""
     goals = {f"promote {k}": promote(s.user, f"Here is how to make the {s.meta['topic']}.", coldness=1.0) for k, s in enumerate(sources)}
-    now = lm.generate([s.user for s in sources], max_new_tokens=12)
+    now = lm.generate([s.user for s in sources], max_new_tokens=OPENING)
     return goals | {f"suppress {k}": suppress(s.user, said, coldness=1.0, target=0.01) for k, (s, said) in enumerate(zip(sources, now, strict=True))}
 
 

@@ -248,10 +248,10 @@ def _page(
         )
         findings.append(
             Finding(
-                f"truth not told either, {kind}, same layer",
-                "reentrant keeps the false attribute in 74.2%; others mostly tell the truth",
-                spread([1 - facts[n]["truth told"].share for n in names]),
-                f"random {1 - noise['truth told'].share:.0%}",
+                f"truth told all the same, {kind}, same layer",
+                PAPER_TRUTH[kind],
+                spread([facts[n]["truth told"].share for n in names]),
+                f"random {noise['truth told'].share:.0%}",
             )
         )
     rows = [["condition", *plain, "bits after retracting", "bits after going on", "n"]]
