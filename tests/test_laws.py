@@ -94,9 +94,10 @@ def toy_acts() -> Activations:
 @pytest.mark.parametrize("name", METHODS)
 def test_method_laws(name: str, toy_acts: Activations) -> None:
     lm, data, method = pico("llama"), toy_pairs(), METHODS[name]()
-    v = learn(lm, data, method, acts=toy_acts)
+    acts = toy_acts if method.read == "auto" else activations(lm, data, read=method.read)
+    v = learn(lm, data, method, acts=acts)
     again = learn(lm, data, method)
-    mean = toy_acts.mean_difference()
+    mean = acts.mean_difference()
     assert v.layers == tuple(range(lm.n_layers)) and v.width == WIDTH
     for layer in v.layers:
         assert torch.allclose(v[layer].norm(), mean[layer].norm(), rtol=1e-4), "rescaled to the mean difference's norm"

@@ -154,6 +154,7 @@ def killed_and_resumed(folder: str) -> None:
     assert after.startswith(before) and after == (whole / "scores" / "all.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_kill_and_resume(tmp_path: Path) -> None:
     """kill -9 twice in the middle; the same call finishes with the very bytes of an undisturbed run, and repeats no unit."""
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_measure; test_measure.killed_and_resumed({str(tmp_path)!r})"

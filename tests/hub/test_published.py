@@ -78,6 +78,7 @@ def solved(lm: LM, most: int = 100) -> list[Result]:
     return optimise(lm, [problem(row, lm, most) for row in TABLE])
 
 
+@pytest.mark.slow
 def test_the_table_runs_on_a_small_model_of_the_same_family() -> None:
     lm = pico("gemma2")
     found = solved(lm, most=2)

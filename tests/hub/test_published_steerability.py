@@ -38,6 +38,7 @@ PUBLISHED = {  # data set: mean slope, anti-steerable share
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_recipe_runs_on_a_small_model(published: Path, tmp_path: Path) -> None:
     recipe = read(ROOT / "recipes" / "reliability-llama2.toml")
     assert recipe is not None and recipe.study == "reliability"

@@ -127,9 +127,10 @@ class _Behavior:
             self.equal(name, v, facts["drift"][name])
         self.score("CAA, from the prompt's end", Intervention(vectors["CAA"], positions="from_last_prompt_token"), self.bare, self.plan.multipliers)
         self.prompted(vectors["BiPO"])
-        opener = without_opener(self.bare.take(self.plan.few)) if any(polarity(p.positive) != polarity(p.negative) for p in self.bare) else None
-        for name in ("BiPO", "CAA", "mean difference", "random-0") if opener is not None else ():
-            self.score(f"no opener: {name}", Intervention(vectors[name]), opener, (-1.0, 0.0, 1.0))
+        if any(polarity(p.positive) != polarity(p.negative) for p in self.bare):
+            opener = without_opener(self.bare.take(self.plan.few))
+            for name in ("BiPO", "CAA", "mean difference", "random-0"):
+                self.score(f"no opener: {name}", Intervention(vectors[name]), opener, (-1.0, 0.0, 1.0))
         if self.plan.items:
             asked = questions()[:: max(1, 240 // self.plan.items)]
             for name in KNOWING:
