@@ -188,3 +188,17 @@ def test_bfloat16_replay_is_close_and_its_logits_are_fp32() -> None:
     logits = lm.logits(tokens)
     assert lm.replayable and logits.dtype == torch.float32
     assert not torch.equal(logits, logits.bfloat16().float()), "the last product is taken in fp32"
+
+
+def test_the_output_embedding_is_converted_once_and_again_when_it_changes() -> None:
+    from trimtab.model.replay import Head
+
+    lm = LM(build("llama", dtype=torch.bfloat16), None, id="bf16")
+    inner = lm.model.get_output_embeddings()
+    assert Head.of(inner) is Head.of(inner)
+    tokens = lm.batch(rows((5, 2)))
+    before = lm.logits(tokens)
+    with torch.no_grad():
+        inner.weight.mul_(2.0)
+    assert torch.allclose(lm.logits(tokens), 2 * before, rtol=1e-2, atol=1e-2), "the kept copy follows its weights"
+    assert inner.weight.grad is None

@@ -13,6 +13,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -118,14 +119,29 @@ def distinct_prompts(tokens: Tokens) -> tuple[list[int], list[int]]:
     return first, place
 
 
+KEPT = 1 << 30  # bytes of an fp32 output embedding that are kept between passes: converting it takes as long as a short replay
+_heads: WeakKeyDictionary[nn.Module, tuple[tuple[int, int], Head]] = WeakKeyDictionary()
+
+
 class Head(nn.Module):
     """The output embedding in fp32."""
 
     def __init__(self, inner: nn.Linear) -> None:
         super().__init__()
-        self.fp32_weight = inner.weight.float()
+        self.fp32_weight = inner.weight.detach().float()
         bias: Any = inner.bias
-        self.fp32_bias = bias.float() if bias is not None else None
+        self.fp32_bias = bias.detach().float() if bias is not None else None
+
+    @classmethod
+    def of(cls, inner: nn.Linear) -> Head:
+        """Made once for weights that stay as they are, unless it is very large."""
+        state = (inner.weight.data_ptr(), inner.weight._version)
+        if inner in _heads and _heads[inner][0] == state:
+            return _heads[inner][1]
+        made = cls(inner)
+        if made.fp32_weight.numel() * 4 <= KEPT:
+            _heads[inner] = (state, made)
+        return made
 
     def forward(self, h: Tensor) -> Tensor:
         return functional.linear(h.float(), self.fp32_weight, self.fp32_bias)
@@ -144,7 +160,7 @@ def exact_head(model: Any) -> Generator[None]:
     path = next(name for name, m in model.named_modules(remove_duplicate=False) if m is inner)
     parent = model.get_submodule(path.rpartition(".")[0])
     name = path.rpartition(".")[2]
-    parent._modules[name] = Head(inner)
+    parent._modules[name] = Head.of(inner)
     try:
         yield
     finally:
