@@ -58,10 +58,10 @@ class Scores:
     negative: Array
 
     @classmethod
-    def of(cls, run: Run, part: str, layer: int | None = None) -> Scores:
+    def of(cls, run: Run, part: str, condition: str = "vector") -> Scores:
         table = run.table(part)
-        grid, items, margin = table.curve(MARGIN, "vector", layer)
-        return cls(grid, items, margin, table.curve(POSITIVE, "vector", layer)[2], table.curve(NEGATIVE, "vector", layer)[2])
+        grid, items, margin = table.curve(MARGIN, condition, None)
+        return cls(grid, items, margin, table.curve(POSITIVE, condition, None)[2], table.curve(NEGATIVE, condition, None)[2])
 
     def at(self, m: float) -> int:
         return int(np.flatnonzero(self.grid == m)[0])
@@ -178,10 +178,12 @@ def _behavior(run: Run, facts: Mapping[str, Any]) -> Behavior:
 def _method(run: Run, name: str, vector: Mapping[str, Any], drift: Mapping[str, float]) -> Method:
     s = Scores.of(run, slug(name))
     slopes = fit_slopes(s.grid, s.margin)
+    reached = [way for way in ("up", "down") if np.isfinite(drift[way])]
+    plain = s.margin[:, s.at(0.0)]
     ways: dict[str, Array] = {}
-    for way in ("up", "down"):
-        if np.isfinite(drift[way]):
-            ways[way] = Scores.of(run, slug(f"equal {way}: {name}")).change(1.0)
+    for k, way in enumerate(reached):  # the second stands beside the first as a control, which has no multiplier 0 of its own
+        scores = Scores.of(run, slug(f"equal: {name}"), f"equal {way}" if k else "vector")
+        ways[way] = scores.margin[:, scores.at(1.0)] - plain
     ends = ways["up"] - ways["down"] if len(ways) == 2 else np.array([])
     zero = s.at(0.0)
     return Method(

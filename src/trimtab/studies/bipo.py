@@ -39,7 +39,6 @@ Watch = Callable[[str], Callable[..., None]]
 METRICS = (Propensity("sequence", per_token=False), Likelihood("positive"), Likelihood("negative"))
 TRAINED = {"BiPO": "both", "BiPO, signs drawn": "batch", "BiPO, one direction": "one"}
 PROBES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # multipliers at which the drift is taken, both ways
-RANDOM = 3
 KNOWING = ("BiPO", "CAA", "random-0")  # vectors whose cost in knowledge is measured
 
 
@@ -53,6 +52,8 @@ class Plan:
         multipliers: the spectrum.
         train, val, test: pairs of each part at most; val is taken from the training file and chooses layers and epochs.
         budget: drift (nats per token) at which vectors are compared at equal cost.
+        drifting: validation questions along whose answers the drift is taken.
+        randoms: random directions.
         few: pairs of the dearer questions: combinations, five examples first, answers without their first word.
         shots: examples shown.
         items: questions of the knowledge test.
@@ -67,6 +68,8 @@ class Plan:
     val: int = 30
     test: int = 100
     budget: float = 0.1
+    drifting: int = 12
+    randoms: int = 3
     few: int = 40
     shots: int = 5
     items: int = 240
@@ -157,7 +160,7 @@ class _Behavior:
         )
         found["Freeform"] = self.kept("Freeform", self.freeform)
         found["one-shot"] = self.kept("one-shot", lambda: learn(self.lm, self.train, plan.one, [plan.layer], progress=self.watch("one-shot")))
-        return found | random_controls(found["BiPO"], RANDOM, plan.seed)
+        return found | random_controls(found["BiPO"], plan.randoms, plan.seed)
 
     def kept(self, name: str, make: Callable[[], SteeringVector]) -> SteeringVector:
         path = self.run.file("vectors", f"{slug(name)}.safetensors")
@@ -205,17 +208,26 @@ class _Behavior:
         known = self.run.read(path, {})
         if known.get("of") != v.hash:
             grid = sorted({s * m for m in PROBES for s in (-1.0, 1.0)})
-            found = drift(self.lm, Intervention(v), [as_prompt(p.asked) for p in self.val.take(12)], grid, seed=self.plan.seed).mean(0).numpy()  # type: ignore[misc]
+            found = (
+                drift(self.lm, Intervention(v), [as_prompt(p.asked) for p in self.val.take(self.plan.drifting)], grid, seed=self.plan.seed)
+                .mean(0)
+                .numpy()
+            )  # type: ignore[misc]
             up, down = (at_cost(np.array(grid), found, found, self.plan.budget, sign)[0] for sign in (1, -1))
             known = {"of": v.hash, "multipliers": grid, "nats": found.tolist(), "up": up, "down": down}
             self.run.write(path, json.dumps(known))
         return known
 
     def equal(self, name: str, v: SteeringVector, drifts: Mapping[str, Any]) -> None:
-        """Scores at equal drift, up and down; nothing where the budget is never reached."""
-        for way in ("up", "down"):
-            if np.isfinite(drifts[way]):
-                self.score(f"equal {way}: {name}", Intervention(v * float(drifts[way])), self.bare, (0.0, 1.0))
+        """Scores at equal drift, up and down, from one pass below; nothing where the budget is never reached."""
+        ways = {way: v * float(drifts[way]) for way in ("up", "down") if np.isfinite(drifts[way])}
+        if ways:
+            first, *rest = ways
+            controls = {f"equal {way}": ways[way] for way in rest}
+            measure(
+                self.lm, Intervention(ways[first]), self.bare, METRICS, to=self.run.path, part=slug(f"equal: {name}"), multipliers=(0.0, 1.0),
+                controls=controls, progress=self.watch(f"measure at equal cost, {name}"),
+            )  # fmt: skip
 
     def prompted(self, v: SteeringVector) -> None:
         """The behavior, or its opposite, asked for in words and shown in examples: alone (multiplier 0) and with the vector on top."""
