@@ -241,6 +241,12 @@ def test_the_study_runs_resumes_and_reports(tmp_path: Path) -> None:
         assert own.range.value > 0 and own.slope.value > 0 and own.margins[1.0].n == 6
         assert {"CAA", "Freeform", "mean difference", "one-shot", "random-0", "BiPO, one direction"} <= set(b.methods)
         assert set(b.prompted) == {"shown positive", "shown negative"}
+        run_of = Run(tmp_path / "run" / "sets" / b.name)
+        groups = run_of.manifest["groups"]
+        table, shown = report.Scores.of(run_of, "bipo"), report.Scores.of(run_of, "shown-positive")
+        bare = {groups[i]: m[1] for i, m in zip(table.items, table.margin, strict=True)}
+        change = np.mean([m[1] - bare[groups[i]] for i, m in zip(shown.items, shown.margin, strict=True)])
+        assert b.prompted["shown positive"]["0"].value == pytest.approx(float(change)), "question by question, whatever their order"
     both = found.combined[0]["on"]["tea"]
     assert both["beyond the sum"].value == pytest.approx(both["both"].value - both["own"].value - both["other"].value, abs=1e-9)
     assert "at equal cost" in page and "Combinations" in page and (tmp_path / "run" / "plots" / "spectrum.png").is_file()
