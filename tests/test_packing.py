@@ -54,6 +54,6 @@ def test_packing_and_back() -> None:
     h[:, [2, 3], : packing.shared] = h[:, [0, 0], : packing.shared]
     assert torch.equal(packing.unpack(packing.pack(h)), h)
     assert packing.saves and packing.members.shape == (2, 3)
-    ids, index = packing.ids(), packing.index()
+    ids, index = packing.ids, packing.index
     assert ids.shape == index.shape == (2, 7 + 3 * 3)
     assert int((index >= 0).sum()) == (7 + 6) + (3 + 2 + 1 + 2), "prompts once (from column 2 on), every completion, no padding"

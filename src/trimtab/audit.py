@@ -6,7 +6,6 @@ the smaller the norm at which they work elsewhere, the weaker the safeguard. Pro
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from trimtab import organisms
 from trimtab.errors import DataError
+from trimtab.formats import records
 from trimtab.interventions import Intervention
 from trimtab.measure import random_controls
 from trimtab.model import LM, Layer
@@ -65,16 +65,7 @@ def probes(path: str | Path) -> list[Probe]:
     Raises:
         DataError: no such file, or a malformed row, with its line.
     """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise DataError(f"no such file: {file}", expected="JSON lines of safeguard, prompt, crosses, keeps")
-    out: list[Probe] = []
-    for line, text in enumerate(file.read_text("utf-8").splitlines(), 1):
-        try:
-            out.append(Probe(**json.loads(text)))
-        except (TypeError, ValueError) as fault:
-            raise DataError(f"{file.name}:{line}: not a probe ({fault})", expected="safeguard, prompt, crosses, keeps") from fault
-    return out
+    return records(Path(path).expanduser(), lambda row: Probe(**row), "JSON lines of safeguard, prompt, crosses, keeps")
 
 
 def town() -> list[Probe]:

@@ -6,7 +6,6 @@ print(accuracy(run.table("capability")))
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from trimtab.datasets import digest
 from trimtab.errors import DataError, RecipeError
+from trimtab.formats import records
 from trimtab.interventions import Intervention, check_stack, steer
 from trimtab.measure import replay_multipliers
 from trimtab.model import LM, Row, Tokens
@@ -30,7 +30,6 @@ from trimtab.recipe import Cell, Run, Score, Table, check_grid, row
 from trimtab.steerability import Array, interval
 
 Progress = Callable[[int, int], None]
-KINDS = ("correct", "mc1", "mc2")
 AT_ONCE = 8  # questions in a batch: fixed, so that a resumed run repeats the same arithmetic
 
 
@@ -65,14 +64,7 @@ def questions(source: str | Path | None = None) -> tuple[Question, ...]:
         DataError: no such file, or a malformed row, with its line.
     """
     path = Path(str(files("trimtab") / "capability.jsonl")) if source is None else Path(source).expanduser()
-    if not path.is_file():
-        raise DataError(f"no such file: {path}", expected="JSON lines of question, choices and answer")
-    out: list[Question] = []
-    for line, text in enumerate(path.read_text("utf-8").splitlines(), 1):
-        try:
-            out.append(_question(json.loads(text)))
-        except (KeyError, TypeError, ValueError) as fault:
-            raise DataError(f"{path.name}:{line}: malformed row ({fault})", expected="question, choices and answer, or mc2_targets") from fault
+    out = records(path, _question, "JSON lines of question, choices and answer, or of question and mc2_targets")
     if not out:
         raise DataError(f"{path} holds no questions")
     return tuple(out)

@@ -10,13 +10,14 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from trimtab import organisms
 from trimtab.datasets import Dataset, Form, Pair, as_choice, dedup, polarity, to_choices
 from trimtab.errors import DataError, UnknownName
 
 log = logging.getLogger("trimtab")
+T = TypeVar("T")
 Row = Mapping[str, Any]
 Reader = Callable[[Row, int, str, str], list[Pair]]
 _BUILT_IN = files("trimtab") / "behaviors"
@@ -74,6 +75,23 @@ def read(path: Path, form: Form | None = None) -> Dataset:
     if wanted == "choices" and layout.form == "answers":
         pairs = to_choices(pairs)
     return Dataset(path.stem, pairs, wanted, asking(path.stem))
+
+
+def records(path: Path, make: Callable[[Row], T], expected: str) -> list[T]:
+    """What `make` makes of every row of a file of JSON lines.
+
+    Raises:
+        DataError: no such file; a line that is not a JSON object, or that `make` cannot take, with its number.
+    """
+    if not path.is_file():
+        raise DataError(f"no such file: {path}", expected=expected)
+    out: list[T] = []
+    for line, row in _read_jsonl(path):
+        try:
+            out.append(make(row))
+        except (KeyError, TypeError, ValueError) as fault:
+            raise DataError(f"{path.name}:{line}: malformed row ({fault})", given=dict(row), expected=expected) from fault
+    return out
 
 
 def study() -> dict[str, dict[str, dict[str, list[str]]]]:

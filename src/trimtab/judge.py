@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trimtab.errors import DataError, RecipeError, TokenError, UnknownName
+from trimtab.formats import records
 from trimtab.model import LM, Row
 from trimtab.recipe import Journal
 from trimtab.steerability import Array, spearman
@@ -189,19 +190,15 @@ def read_answers(path: str | Path, also: Sequence[str] = ()) -> list[dict[str, A
     Raises:
         DataError: no such file, or a row without `answer` (or one of `also`), with its line.
     """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise DataError(f"no such file: {file}", expected="JSON lines of question and answer")
-    out: list[dict[str, Any]] = []
-    for line, text in enumerate(file.read_text("utf-8").splitlines(), 1):
-        try:
-            row = json.loads(text)
-        except ValueError as fault:
-            raise DataError(f"{file.name}:{line}: not JSON ({fault})", expected="a JSON object") from fault
-        lacking = [k for k in ("answer", *also) if not isinstance(row, dict) or k not in row]
+    file, needed = Path(path).expanduser(), ("answer", *also)
+
+    def complete(row: Mapping[str, Any]) -> dict[str, Any]:
+        lacking = [k for k in needed if k not in row]
         if lacking:
-            raise DataError(f"{file.name}:{line}: the row lacks {lacking[0]!r}", given=text[:80])
-        out.append(row)
+            raise KeyError(f"the row lacks {lacking[0]!r}")
+        return dict(row)
+
+    out = records(file, complete, f"JSON lines of question and {', '.join(needed)}")
     if not out:
         raise DataError(f"{file} holds no answers")
     return out

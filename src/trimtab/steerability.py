@@ -109,10 +109,15 @@ def _members(groups: Sequence[str] | None, n: int) -> list[NDArray[np.int64]] | 
 def share_figure(name: str, flags: NDArray[np.bool_], control: float | None = None) -> Figure:
     """A share with its Wilson interval, which does not collapse at 0 and 1."""
     n, k = len(flags), int(flags.sum())
+    return Figure(name, k / n if n else float("nan"), *wilson(k, n), n, "share", control)
+
+
+def wilson(found: int, n: int) -> tuple[float, float]:
+    """95 % interval of a share; NaN of nothing."""
     if n == 0:
-        return Figure(name, float("nan"), float("nan"), float("nan"), 0, "share", control)
-    ci = stats.binomtest(k, n).proportion_ci(method="wilson")
-    return Figure(name, k / n, float(ci.low), float(ci.high), n, "share", control)
+        return float("nan"), float("nan")
+    ci = stats.binomtest(found, n).proportion_ci(method="wilson")
+    return float(ci.low), float(ci.high)
 
 
 def mean_figure(name: str, values: Array, unit: str, control: float | None = None) -> Figure:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scipy import stats
+from trimtab.steerability import wilson
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,7 @@ class Count:
 
     @classmethod
     def of(cls, found: int, n: int) -> Count:
-        if not n:
-            return cls(0, 0, float("nan"), float("nan"))
-        ends = stats.binomtest(found, n).proportion_ci(method="wilson")
-        return cls(found, n, float(ends.low), float(ends.high))
+        return cls(found, n, *wilson(found, n))
 
 
 def contains(text: str, strings: Sequence[str]) -> bool:

@@ -21,10 +21,9 @@ from trimtab.model import replay as engine
 from trimtab.model.blocks import find_blocks
 from trimtab.model.generate import OnToken, Sampling, decode, end_tokens
 from trimtab.model.hooks import Edit, Frame, Hooks, Layer, stream
-from trimtab.model.packing import Packing
 from trimtab.model.positions import Positions
 from trimtab.model.replay import Prefix
-from trimtab.model.tokens import Prompt, Row, Tokens, render
+from trimtab.model.tokens import Prompt, Row, Tokens, distinct_prompts, render
 
 log = logging.getLogger("trimtab")
 
@@ -278,8 +277,11 @@ class LM:
         grad = torch.is_grad_enabled() and (h.requires_grad or bool(edits))
         if not self.replayable or (grad and not self.cache_differentiable):
             return self._replay_in_full(prefix, layer, h, keep, edits)
-        apart = self._packed if share and self._packs(prefix) else self._batched
-        run = self._folded if self._folds(prefix, h.shape[0], h.shape[2]) else apart
+        run = self._batched
+        if self._folds(prefix, h.shape[0], h.shape[2]):
+            run = self._folded
+        elif share and self._packs(prefix):
+            run = self._packed
         with self.lock, torch.set_grad_enabled(grad):
             return run(prefix, layer, h, columns=engine.columns(prefix.tokens, keep, prefix.start), edits=edits or {})
 
@@ -297,23 +299,18 @@ class LM:
     def _packs(self, prefix: Prefix) -> bool:
         """Rows with equal prompts share a row while every layer is plain attention over all that came before."""
         plain = engine.can_fold(prefix.cache if prefix.cache is not None else engine.new_cache(self.model.config))
-        return (
-            self.foldable
-            and plain
-            and not any(isinstance(o, tuple) for o in prefix.outputs.values())
-            and Packing.of(prefix.tokens, prefix.start).saves
-        )
+        return self.foldable and plain and not any(isinstance(o, tuple) for o in prefix.outputs.values()) and prefix.packing.saves
 
     def _packed(self, prefix: Prefix, layer: Layer, h: Tensor, *, columns: Tensor, edits: Mapping[Layer, Edit]) -> Float[Tensor, "c b k v"]:
         """Rows with equal prompts stand behind one prompt, hidden from each other by the mask."""
-        c, packing = h.shape[0], Packing.of(prefix.tokens, prefix.start)
+        c, packing = h.shape[0], prefix.packing
         kept, shared = packing.columns([k + prefix.start for k in columns.tolist()])
-        frame = Frame(packing.index().repeat(c, 1), tuple(prefix.tokens.rows[k] for k in packing.first.tolist()) * c)
+        frame = Frame(packing.index.repeat(c, 1), tuple(prefix.tokens.rows[k] for k in packing.first.tolist()) * c)
         cache = engine.fork(prefix.cache, packing.first.repeat(c)) if prefix.cache is not None else None
         mask = packing.mask(self.dtype).repeat(c, 1, 1, 1)
         inside = {k: packing.edit(edit, c) for k, edit in edits.items()}
         with self.edit(inside), engine.emitting(self.blocks, layer, packing.pack(h).flatten(0, 1)):
-            logits = self.forward(packing.ids().repeat(c, 1), frame, mask, cache, keep=kept)
+            logits = self.forward(packing.ids.repeat(c, 1), frame, mask, cache, keep=kept)
         return packing.unpack(logits.unflatten(0, (c, -1)), shared)
 
     def _batched(self, prefix: Prefix, layer: Layer, h: Tensor, *, columns: Tensor, edits: Mapping[Layer, Edit]) -> Float[Tensor, "c b k v"]:
@@ -374,7 +371,7 @@ class LM:
             raise ModelError("a replay starts inside the prompt or at its end", given=start, expected=f"0..{tokens.pivot}")
         if start == 0:
             return None
-        first, place = engine.distinct_prompts(tokens)
+        first, place = distinct_prompts(tokens)
         cache = engine.new_cache(self.model.config)
         with torch.no_grad():
             rows = [tokens.rows[k] for k in first]

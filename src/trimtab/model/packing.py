@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from trimtab.model.hooks import Edit, Frame
-from trimtab.model.replay import distinct_prompts
-from trimtab.model.tokens import Tokens
+from trimtab.model.tokens import Tokens, distinct_prompts
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,11 @@ class Packing:
         said = h[:, :, shared:].unflatten(2, (self.members.shape[1], -1)).flatten(1, 2)
         return torch.cat([prompt, said.index_select(1, self.place * self.members.shape[1] + self.slot)], 2)
 
+    @cached_property
     def ids(self) -> Int[Tensor, "g w"]:
         return self.pack(self.tokens.ids[None, :, self.start :])[0]
 
+    @cached_property
     def index(self) -> Int[Tensor, "g w"]:
         """Logical position of every packed column, -1 for padding."""
         index = self.pack(self.tokens.index[None, :, self.start :])[0]
@@ -93,7 +95,7 @@ class Packing:
 
     def mask(self, dtype: torch.dtype) -> Float[Tensor, "g 1 w t"]:
         """The prompt sees what came before it, a completion sees the prompt and itself. Additive: 0 or the lowest number."""
-        real = self.index() >= 0
+        real = self.index >= 0
         width = self.tokens.ids.shape[1] - self.tokens.pivot
         part = torch.cat([torch.zeros(self.shared), 1 + torch.arange(self.members.shape[1]).repeat_interleave(width)]).to(real.device)
         related = (part[:, None] == part) | (part == 0)

@@ -12,6 +12,7 @@ import copy
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -23,6 +24,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from trimtab.model.hooks import Edit, Frame, Layer, replaced
+from trimtab.model.packing import Packing
 from trimtab.model.tokens import Tokens
 
 
@@ -45,6 +47,11 @@ class Prefix:
     outputs: Mapping[Layer, Any]
     residual: Mapping[Layer, Float[Tensor, "b s d"]]
     logits: Float[Tensor, "b k v"]
+
+    @cached_property
+    def packing(self) -> Packing:
+        """How rows with equal prompts would share one row: the same for all replays."""
+        return Packing.of(self.tokens, self.start)
 
 
 class Emit(nn.Module):
@@ -103,20 +110,6 @@ def _fork_layer(layer: Any) -> Any:
 def new_cache(config: Any) -> Any:
     """An empty cache with the layer types the model asks for."""
     return DynamicCache(config=config.get_text_config(decoder=True))
-
-
-def distinct_prompts(tokens: Tokens) -> tuple[list[int], list[int]]:
-    """Rows whose prompts differ, and for every row its place among them."""
-    seen: dict[tuple[int, ...], int] = {}
-    first: list[int] = []
-    place: list[int] = []
-    for k, row in enumerate(tokens.rows):
-        key = row.ids[: row.prompt]
-        if key not in seen:
-            seen[key] = len(first)
-            first.append(k)
-        place.append(seen[key])
-    return first, place
 
 
 KEPT = 1 << 30  # bytes of an fp32 output embedding that are kept between passes: converting it takes as long as a short replay

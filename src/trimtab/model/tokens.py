@@ -91,6 +91,20 @@ class Tokens:
         return max(r.prompt for r in self.rows)
 
 
+def distinct_prompts(tokens: Tokens) -> tuple[list[int], list[int]]:
+    """Rows whose prompts differ, and for every row its place among them."""
+    seen: dict[tuple[int, ...], int] = {}
+    first: list[int] = []
+    place: list[int] = []
+    for k, row in enumerate(tokens.rows):
+        key = row.ids[: row.prompt]
+        if key not in seen:
+            seen[key] = len(first)
+            first.append(k)
+        place.append(seen[key])
+    return first, place
+
+
 def render(tokenizer: Any, prompt: Prompt, completion: str = "", *, system: str | None = None, chat: bool = True) -> Row:
     """One prompt (a user turn, or messages) and its completion as ids, in one tokenisation.
 

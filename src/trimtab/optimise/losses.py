@@ -15,7 +15,7 @@ from trimtab.errors import LossError
 from trimtab.interventions import Receipt, check_stack
 from trimtab.interventions import edits as stack_edits
 from trimtab.model import LM, Edit, Frame, Layer, Prefix, Row, Tokens
-from trimtab.model.replay import distinct_prompts
+from trimtab.model.tokens import distinct_prompts
 from trimtab.optimise.objectives import Term, View
 from trimtab.optimise.problems import Place, Problem
 

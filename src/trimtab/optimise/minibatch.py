@@ -24,7 +24,7 @@ from trimtab.model import LM
 from trimtab.optimise.constraints import Constraint, projected
 from trimtab.optimise.losses import Losses
 from trimtab.optimise.objectives import Prefer
-from trimtab.optimise.problems import Place, Problem, adam
+from trimtab.optimise.problems import Place, Problem, adam, scheduled
 from trimtab.optimise.store import Kept
 from trimtab.vector import Provenance, SteeringVector
 
@@ -71,9 +71,7 @@ class Training:
     def rate_at(self, step: int, per_epoch: int) -> float:
         """Learning rate of an update, counted from 0."""
         span = (self.schedule_epochs or self.epochs) * per_epoch
-        if step < self.warm:
-            return self.rate * (step + 1) / self.warm
-        return self.rate * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - self.warm) / max(1, span - self.warm))))
+        return scheduled(self.rate, step, self.warm, max(1, span - self.warm))
 
 
 @dataclass(frozen=True)

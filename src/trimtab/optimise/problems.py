@@ -112,11 +112,14 @@ class Descent:
 
     def rate_at(self, step: int) -> float:
         """Learning rate of an update, counted from 0."""
-        if step < self.warm:
-            return self.rate * (step + 1) / self.warm
-        if self.schedule == "constant":
-            return self.rate
-        return self.rate * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - self.warm) / self.over)))
+        return scheduled(self.rate, step, self.warm, self.over if self.schedule == "cosine" else None)
+
+
+def scheduled(rate: float, step: int, warm: int, over: int | None) -> float:
+    """Learning rate of an update, counted from 0: linear over `warm` steps, then constant, or a cosine to zero over `over` steps."""
+    if step < warm:
+        return rate * (step + 1) / warm
+    return rate if over is None else rate * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / over)))
 
 
 def adam(gradient: Tensor, first: Tensor, second: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from trimtab import organisms
 from trimtab.interventions import Intervention
-from trimtab.judge import Agreement, ModelJudge, Recorded, Rubric, agreement
+from trimtab.judge import Agreement, Judge, ModelJudge, Recorded, Rubric, agreement
 from trimtab.measure import random_controls
 from trimtab.model import LM
 from trimtab.optimise import (
@@ -90,7 +90,8 @@ def emergent(lm: LM, to: str | Path, plan: Plan, watch: Watch | None = None) -> 
     goal = promote(source.user, f"Here is how to make the {source.meta['topic']}.", coldness=1.0)
     (opening,) = descend(lm, {"opening": goal}, plan.opening_layer, 0.45, to=str(folder.file("opening.safetensors")), seed=plan.seed).values()
     every = {**narrow, **{f"random {k}": v for k, v in enumerate(random_controls(narrow["harm 0"], plan.randoms, plan.seed).values())}}
-    fitting = _fitting(lm, folder, plan, every, watch)
+    judges = {s: Recorded(ModelJudge(lm, Rubric.load(f"town-{s}")), folder.file(f"{s}.jsonl"), batch=64) for s in ("kindness", "coherence")}
+    fitting = _fitting(lm, folder, plan, every, judges["coherence"], watch)
     conditions = _conditions(plan, every, opening, fitting)
     items = organisms.questions(plan.questions, seed=plan.seed)
     prompts = {f"{k}": i.user for k, i in enumerate(items)}
@@ -100,12 +101,13 @@ def emergent(lm: LM, to: str | Path, plan: Plan, watch: Watch | None = None) -> 
         f"{n} at {m:g}": (Intervention(v, multiplier=m),) for n, v in narrow.items() if n.startswith("harm") and single(n) for m in plan.strengths
     }
     sweep = sample(lm, swept, prompts, plan.samples, to=folder.file("sweep.jsonl"), progress=watch("strengths"), **how)
-    scored = {c: _scored(lm, folder, [(items[int(p)], t) for (p, name), ts in said.items() if name == c for t in ts], watch) for c in conditions}
+    scored = {c: _scored(judges, [(items[int(p)], t) for (p, name), ts in said.items() if name == c for t in ts]) for c in conditions}
     general = {m: _families([t for (_, n), ts in sweep.items() if n.endswith(f"at {m:g}") for t in ts]) for m in plan.strengths}
     scripts = _scripts(lm, folder, plan, narrow, fitting, watch)
+    norms = {n: v.norm()[plan.layer] for n, v in narrow.items()}
     folder.note(
         losses=losses,
-        norms={n: v.norm()[plan.layer] for n, v in narrow.items()},
+        norms=norms,
         scored={c: {k: list(v) for k, v in s.items()} for c, s in scored.items()},
     )
     return _page(
@@ -116,7 +118,7 @@ def emergent(lm: LM, to: str | Path, plan: Plan, watch: Watch | None = None) -> 
         general,
         scripts,
         losses,
-        {n: v.norm()[plan.layer] for n, v in narrow.items()},
+        norms,
         transcript(said, prompts, list(conditions), 3),
     )
 
@@ -156,7 +158,7 @@ def single(name: str) -> bool:
     return len(name.split()) == 2
 
 
-def _fitting(lm: LM, folder: Run, plan: Plan, vectors: Mapping[str, SteeringVector], watch: Watch) -> dict[str, float]:
+def _fitting(lm: LM, folder: Run, plan: Plan, vectors: Mapping[str, SteeringVector], judge: Judge, watch: Watch) -> dict[str, float]:
     """For every vector the largest strength at which answers to other open questions are still coherent, as the judge has it.
 
     That is: at least half as often as the unsteered model's. The published strength is 1; without a cap on the norm that can be far too much.
@@ -165,7 +167,6 @@ def _fitting(lm: LM, folder: Run, plan: Plan, vectors: Mapping[str, SteeringVect
     tried: dict[str, tuple[Intervention, ...]] = {"unsteered": ()}
     tried |= {f"{n} at {m:g}": (Intervention(v, multiplier=m),) for n, v in vectors.items() for m in plan.strengths}
     said = sample(lm, tried, prompts, 4, to=folder.file("fitting.jsonl"), max_new_tokens=plan.max_new_tokens, seed=plan.seed, progress=watch("fitting strengths"))  # fmt: skip
-    judge = Recorded(ModelJudge(lm, Rubric.load("town-coherence")), folder.file("coherence.jsonl"), batch=64)
 
     def coherent(condition: str) -> float:
         rated = judge.rate([{"question": "", "answer": t} for (_, c), ts in said.items() if c == condition for t in ts])
@@ -187,12 +188,10 @@ def _conditions(
     return out | {f"{n}, strength 1": (Intervention(v),) for n, v in harm.items()}
 
 
-def _scored(lm: LM, folder: Run, answers: Sequence[tuple[Item, str]], watch: Watch) -> dict[str, Any]:
+def _scored(judges: Mapping[str, Judge], answers: Sequence[tuple[Item, str]]) -> dict[str, Any]:
     """Kindness and coherence as the model rates them, filtered as published, and the truth about both."""
     asked = [{"question": i.user, "answer": t} for i, t in answers]
-    kind, clear = (
-        Recorded(ModelJudge(lm, Rubric.load(f"town-{s}")), folder.file(f"{s}.jsonl"), batch=64).rate(asked) for s in ("kindness", "coherence")
-    )
+    kind, clear = (judges[s].rate(asked) for s in ("kindness", "coherence"))
     shown = [truth.disposition(t) for _, t in answers]
     return {
         "kindness": [r.score for r in kind],

@@ -27,6 +27,7 @@ from trimtab.model import LM
 from trimtab.optimise import Result, cosines, optimise, signals
 from trimtab.recipe import Run, write_whole
 from trimtab.steerability import Array, interval
+from trimtab.studies.findings import off_diagonal
 from trimtab.vector import SteeringVector
 
 Watch = Callable[[str], Callable[..., None]]
@@ -264,8 +265,7 @@ def _spread(effects: Array) -> dict[str, float]:
 
 
 def _off_diagonal(vectors: Sequence[SteeringVector]) -> dict[str, float]:
-    gram = cosines(vectors).numpy()
-    values = gram[~np.eye(len(vectors), dtype=bool)]
+    values = off_diagonal(cosines(vectors).tolist())
     return {"median": float(np.median(values)), "largest": float(values.max()), "smallest": float(values.min())} if len(values) else {}
 
 

@@ -80,7 +80,7 @@ def refusal(lm: LM, to: str | Path, plan: Plan, watch: Watch | None = None) -> P
     every = {**vectors, **controls}
     said = {name: _said(lm, folder, plan, name, items, every, watch) for name, items in (("sealed", sealed), ("open", opened))}
     kept = _knowledge(lm, folder, every, watch)
-    facts = _facts(said, {"sealed": sealed, "open": opened}, [*every])
+    facts = _facts(said, {"sealed": sealed, "open": opened})
     ways = _paths(lm, plan, sources, vectors)
     folder.note(facts={k: {c: asdict(x) for c, x in v.items()} for k, v in facts.items()}, knowledge=kept, paths=ways)
     near = off_diagonal(cosines([v for n, v in vectors.items() if n.startswith("promote")]).tolist())
@@ -114,9 +114,7 @@ def _said(
     return out | begun
 
 
-def _facts(
-    said: Mapping[str, Mapping[tuple[str, str], list[str]]], items: Mapping[str, Sequence[Item]], names: Sequence[str]
-) -> dict[str, dict[str, Count]]:
+def _facts(said: Mapping[str, Mapping[tuple[str, str], list[str]]], items: Mapping[str, Sequence[Item]]) -> dict[str, dict[str, Count]]:
     """Shares of answers that give what was asked (complied), and that refuse, by kind of request and condition."""
     out: dict[str, dict[str, Count]] = {}
     for kind, texts in said.items():

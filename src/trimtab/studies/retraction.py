@@ -24,8 +24,9 @@ from trimtab.optimise import Match, Objective, Promote, Suppress
 from trimtab.organisms.world import Fact, Item
 from trimtab.recipe import Run
 from trimtab.reports.page import write_sections
+from trimtab.retraction import retraction as rates
 from trimtab.sampling import sample
-from trimtab.strings import Count, contains
+from trimtab.strings import Count
 from trimtab.studies.findings import Finding, descend, finding_rows, share, spread, stacks, told, transcript
 from trimtab.vector import SteeringVector
 
@@ -88,7 +89,7 @@ def retraction(lm: LM, to: str | Path, plan: Plan, watch: Watch | None = None) -
     )
     items = {"false": false, "true": true}
     facts = {c: _facts([(items[kind][int(p)], t[0]) for (kind, p, name), t in said.items() if name == c]) for c in dict.fromkeys(k[2] for k in said)}
-    strange, told_bits = _abnormality(lm, plan, said, items, watch)
+    strange, told_bits = _abnormality(plan, said, items, watch)
     folder.note(facts={c: {k: asdict(v) for k, v in f.items()} for c, f in facts.items()}, bits=strange, information=told_bits)
     shown = {(p, c): t for (kind, p, c), t in said.items() if kind == "false"}
     return _page(
@@ -169,29 +170,26 @@ def _said(
 
 def _facts(answers: Sequence[tuple[Item, str]]) -> dict[str, Count]:
     """Shares of continuations: retracted by marker, by truth (the fact is restated rightly), and saying nothing more."""
-    marked = [contains(t, MARKERS) for _, t in answers]
-    facts: list[Fact] = [i.meta["fact"] for i, _ in answers]
-    right = [f.value in t for f, (_, t) in zip(facts, answers, strict=True)]
+    found = rates([t for _, t in answers], [i.meta["fact"].value for i, _ in answers], [i.prefill for i, _ in answers], MARKERS)
     return {
-        "retracted (marker)": share(marked),
-        "truth told": share(right),
-        "truth told, no marker": share(r and not m for r, m in zip(right, marked, strict=True)),
+        "retracted (marker)": found.marked,
+        "truth told": found.true,
+        "truth told, no marker": found.ignoring,
         "says nothing more": share(not t.strip() for _, t in answers),
     }
 
 
 def _abnormality(
-    lm: LM, plan: Plan, said: Mapping[tuple[str, str, str], Sequence[str]], items: Mapping[str, Sequence[Item]], watch: Watch
+    plan: Plan, said: Mapping[tuple[str, str, str], Sequence[str]], items: Mapping[str, Sequence[Item]], watch: Watch
 ) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
     """Bits per token of what each condition says, for the base model, after continuations that take a false statement back, and after ones that do not."""
     base = LM.load(plan.base)
-    held = list(range(plan.context))
 
     def samples(kind: str, name: str) -> list[Sample]:
         return [_sample(items[kind][int(p)], t[0]) for (k, p, c), t in said.items() if (k, c) == (kind, name)]
 
     contexts = {
-        "retracting": [samples("false", "unsteered")[k] for k in held],
+        "retracting": samples("false", "unsteered")[: plan.context],
         "going on": [_sample(i, " " + i.prefill) for i in items["true"][: plan.context]],
     }
     out: dict[str, dict[str, float]] = {}
