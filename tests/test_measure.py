@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,13 +71,18 @@ def slow(lm: LM, pair: Pair, iv: Intervention, m: float) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize("form", ["answers", "choices"])
+def one_token_answers() -> tuple[Pair, ...]:
+    """Every other pair is answered by one token, so that its two rows are the same up to there."""
+    return tuple(replace(p, positive="yes", negative="no") if k % 2 else p for k, p in enumerate(pairs()))
+
+
+@pytest.mark.parametrize("form", ["answers", "one token", "choices"])
 @pytest.mark.parametrize("layers", [(1,), (0, 2)])
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "falcon", "qwen3_next"])
 def test_scores_are_those_of_full_hooked_passes(form: str, layers: tuple[int, ...], name: str, tmp_path: Path) -> None:
     lm = pico(name)
-    chosen = to_choices(pairs()) if form == "choices" else pairs()
-    data = Dataset("toy", chosen, form)  # type: ignore[arg-type]
+    chosen = {"answers": pairs, "one token": one_token_answers, "choices": lambda: to_choices(pairs())}[form]()
+    data = Dataset("toy", chosen, "choices" if form == "choices" else "answers")
     iv = Intervention(vector(*layers), positions="from_last_prompt_token")
     run = measure(lm, iv, data, [Propensity(), Likelihood(), KL(), OutsideMass()], multipliers=GRID, to=tmp_path, controls={})
     for pair in data:

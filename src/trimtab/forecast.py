@@ -106,7 +106,8 @@ def _backward(lm: LM, chunk: Chunk, metric: Metric, where: Positions) -> tuple[l
     frame = Frame(chunk.tokens.index[:, start:], chunk.tokens.rows)
     steered = where.select(frame.index, frame.rows)[..., None].cpu()
     rows = torch.stack([(found[k].cpu() * steered).sum(1) for k in sorted(found)], 1)
-    return values, rows[:n] + rows[n:] if chunk.whole else rows
+    mine = [sorted({chunk.place[j], chunk.place[n + j]}) for j in range(n)]
+    return values, torch.stack([rows[k].sum(0) for k in mine])
 
 
 @dataclass(frozen=True)

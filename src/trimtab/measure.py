@@ -201,7 +201,7 @@ class _Sweep:
     def _asked(self, chunk: Chunk, base: Readings, condition: Condition) -> list[dict[str, Any]]:
         """The unsteered model asked for the behavior in words, on the same items."""
         rows = [paired_rows(self.lm, p, condition.system) for p in chunk.pairs]
-        other = Chunk.of(self.lm, chunk.pairs, rows, chunk.whole)
+        other = Chunk.of(self.lm, chunk.pairs, rows, chunk.said is not None)
         prefix = self.lm.prefix(other.tokens, layers=[0], keep=other.keep)
         return self._rows(other, Readings.of(other, prefix.logits[None]), base, condition.name, None, (0.0,))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from trimtab.datasets import Dataset, Pair
@@ -20,26 +20,45 @@ ROWS = 16  # rows in a batch: fixed, so that a resumed run repeats the same arit
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some pairs as one batch: their positive rows, then their negative rows (or one row each up to the answer letter)."""
+    """Some pairs as one batch: the rows of their positive, then of their negative completions, up to the last token that predicts one that is read.
+
+    Attributes:
+        pairs: n of them.
+        tokens: the rows; a pair whose two rows are the same (it is read at one position alone) has one.
+        place: (2n) the row of every positive, then of every negative completion.
+        said: (2n, m) the completions' ids, where they are read; padded.
+        answers: position of every pair's answer token.
+        letters: ids of its two answers there.
+    """
 
     pairs: tuple[Pair, ...]
     tokens: Tokens
-    whole: bool
+    place: tuple[int, ...]
+    said: Tensor | None
     answers: tuple[int, ...]
     letters: tuple[tuple[int, int], ...]
 
     @property
     def keep(self) -> list[int]:
         """Columns that predict completion tokens."""
-        last = self.tokens.ids.shape[1] - (1 if self.whole else 0)
-        return list(range(self.tokens.pivot - 1, last))
+        return list(range(self.tokens.pivot - 1, self.tokens.ids.shape[1]))
+
+    @property
+    def prompts(self) -> list[int]:
+        """Length of every pair's prompt."""
+        return [self.tokens.rows[k].prompt for k in self.place[: len(self.pairs)]]
 
     @classmethod
     def of(cls, lm: LM, pairs: Sequence[Pair], rows: Sequence[tuple[Row, Row]], whole: bool) -> Chunk:
         answers = [contrast_index(r) if is_choice(p) else r[0].prompt for p, r in zip(pairs, rows, strict=True)]
         letters = [(r[0].ids[a], r[1].ids[a]) for r, a in zip(rows, answers, strict=True)]
-        flat = [r[side] for side in (0, 1) for r in rows] if whole else [_until(r[0], a) for r, a in zip(rows, answers, strict=True)]
-        return cls(tuple(pairs), lm.batch(flat), whole, tuple(answers), tuple(letters))
+        sides = [(k, _until(r[side], len(r[side].ids) - 1 if whole else a)) for side in (0, 1) for k, (r, a) in enumerate(zip(rows, answers, strict=True))]
+        distinct = list(dict.fromkeys((k, row.ids) for k, row in sides))
+        place = [distinct.index((k, row.ids)) for k, row in sides]
+        by_place = dict(zip(place, (row for _, row in sides), strict=True))
+        tokens = lm.batch([by_place[j] for j in range(len(distinct))])
+        said = _padded([r[side].ids[r[side].prompt :] for side in (0, 1) for r in rows]).to(tokens.ids.device) if whole else None
+        return cls(tuple(pairs), tokens, tuple(place), said, tuple(answers), tuple(letters))
 
     def start(self, where: Positions) -> int:
         """First column that is steered, or read.
@@ -61,7 +80,8 @@ def chunks(lm: LM, data: Dataset, metrics: Iterable[Metric], where: Positions, s
         for p in data:
             paired_rows(lm, p, system)
     whole = any(m.whole(p) for m in metrics for p in data)
-    found = [Chunk.of(lm, [data[k] for k in picked], [rows[k] for k in picked], whole) for picked in lm.batches([r[0] for r in rows], ROWS)]
+    longer = [max(r, key=lambda row: len(row.ids)) for r in rows]
+    found = [Chunk.of(lm, [data[k] for k in picked], [rows[k] for k in picked], whole) for picked in lm.batches(longer, ROWS)]
     for chunk in found:
         chunk.start(where)
     return found
@@ -78,13 +98,14 @@ class Readings:
     @classmethod
     def of(cls, chunk: Chunk, logits: Float[Tensor, "c b k v"]) -> Readings:
         """From logits at the kept columns to the log-probabilities that are read off them."""
-        tokens, n = chunk.tokens, len(chunk.pairs)
-        columns = torch.tensor([a - r.prompt for a, r in zip(chunk.answers, tokens.rows, strict=False)], device=logits.device)
-        answer = logits[:, torch.arange(n, device=logits.device), columns].log_softmax(-1).cpu()
+        n, device = len(chunk.pairs), logits.device
+        rows = torch.tensor(chunk.place, device=device)
+        logp = logits.log_softmax(-1)
+        columns = torch.tensor([a - p for a, p in zip(chunk.answers, chunk.prompts, strict=True)], device=device)
+        answer = logp[:, rows[:n], columns].cpu()
         chosen = None
-        if chunk.whole:
-            said = tokens.ids[None, :, tokens.pivot :, None].expand(logits.shape[0], -1, -1, 1)
-            chosen = (logits.gather(-1, said)[..., 0] - logits.logsumexp(-1)).cpu()
+        if chunk.said is not None:
+            chosen = logp[:, rows[:, None], torch.arange(chunk.said.shape[1], device=device), chunk.said].cpu()
         return cls(chunk, answer, chosen)
 
     def at(self, j: int, base: Readings) -> Reading:
@@ -92,9 +113,15 @@ class Readings:
         n, rows = len(self.chunk.pairs), self.chunk.tokens.rows
         sides: list[Tensor | None] = [None, None]
         if self.chosen is not None:
-            sides = [self.chosen[:, k, : len(rows[k].ids) - rows[k].prompt] for k in (j, n + j)]
+            length = [len(rows[self.chunk.place[k]].ids) + 1 - self.chunk.prompts[j] for k in (j, n + j)]
+            sides = [self.chosen[:, k, :m] for k, m in zip((j, n + j), length, strict=True)]
         return Reading(self.chunk.pairs[j], self.answer[:, j], base.answer[0, j], self.chunk.letters[j], sides[0], sides[1])
 
 
 def _until(row: Row, index: int) -> Row:
     return Row(row.ids[:index], row.prompt, row.spans, row.text, row.offsets)
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> Int[Tensor, "n m"]:
+    width = max(len(r) for r in rows)
+    return torch.tensor([[*r, *[0] * (width - len(r))] for r in rows])

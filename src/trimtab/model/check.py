@@ -21,7 +21,7 @@ TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 6e-2, tor
 
 @torch.no_grad()
 def self_check(lm: LM) -> None:
-    """Set `lm.replayable`, `lm.foldable`, `lm.batchable` and `lm.cache_differentiable`; warn where exactness costs speed.
+    """Set `lm.replayable`, `lm.foldable`, `lm.openable`, `lm.batchable` and `lm.cache_differentiable`; warn where exactness costs speed.
 
     Raises:
         ModelError: the model cannot run, or its blocks do not return a residual stream.
@@ -42,6 +42,7 @@ def self_check(lm: LM) -> None:
         log.warning("%s cannot be resumed in the middle (%s: %s)", lm.id, type(problem).__name__, problem)
         lm.replayable = False
     lm.foldable = lm.replayable and _folds_exactly(lm)
+    lm.openable = lm.foldable and lm.batchable and opening_error(lm) <= TOLERANCE[lm.dtype]
     try:
         lm.cache_differentiable = cache_gradient(lm)
     except RuntimeError:  # recurrent layers write to their state in place
@@ -105,6 +106,16 @@ def packing_error(lm: LM) -> float:
     h = 1.1 * prefix.residual[0][None]
     packed, apart = (lm.replay(prefix, 0, h, share=share)[0][tokens.mask.bool()] for share in (True, False))
     return relative(packed, apart)
+
+
+def opening_error(lm: LM) -> float:
+    """Largest relative difference between prompts that share the pass over their beginning and each on its own."""
+    (one, _) = probe(lm, padded=False).rows
+    tokens = lm.batch([one, Row((*one.ids[:6], *one.ids[:1]), 7)])
+    logits: list[Tensor] = []
+    for lm.openable in (True, False):
+        logits.append(lm.prefix(tokens, layers=[0]).logits[tokens.mask[:, tokens.pivot - 1 :].bool()])
+    return relative(*logits)
 
 
 def cache_gradient(lm: LM) -> bool:

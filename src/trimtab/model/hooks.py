@@ -61,6 +61,11 @@ class Hooks:
     _edits: dict[Layer, list[Edit]] = field(default_factory=dict[Layer, list[Edit]])
     _foreign: dict[str, Any] = field(default_factory=dict[str, Any])
 
+    @property
+    def editing(self) -> bool:
+        """Whether passes are edited now."""
+        return any(self._edits.values())
+
     @contextmanager
     def edit(self, edits: Mapping[Layer, Edit]) -> Generator[None]:
         """Within the context, the output h of each named block becomes `edits[layer](h, frame)`."""

@@ -21,6 +21,7 @@ from trimtab.model import replay as engine
 from trimtab.model.blocks import find_blocks
 from trimtab.model.generate import OnToken, Sampling, decode, end_tokens
 from trimtab.model.hooks import Edit, Frame, Hooks, Layer, stream
+from trimtab.model.opening import Opening
 from trimtab.model.positions import Positions
 from trimtab.model.replay import Prefix
 from trimtab.model.tokens import Prompt, Row, Tokens, distinct_prompts, render
@@ -39,6 +40,7 @@ class LM:
         replayable: whether replays passed the check at load; if not, full passes are used.
         batchable: whether a padded row equals the row alone; if not, only rows of equal shape share a batch.
         foldable: whether conditions of a replay can share a row and its cache: several times faster, where attention allows it.
+        openable: whether prompts that begin alike can share the pass over their beginning.
         cache_differentiable: whether gradients pass through a cached pass; if not, they are taken through full passes.
     """
 
@@ -55,6 +57,7 @@ class LM:
         self._accepts = set(inspect.signature(model.forward).parameters)
         self.replayable = self.batchable = self.cache_differentiable = True
         self.foldable = False
+        self.openable = False
         if check:
             from trimtab.model.check import self_check
 
@@ -373,11 +376,25 @@ class LM:
             return None
         first, place = distinct_prompts(tokens)
         cache = engine.new_cache(self.model.config)
+        opening = Opening.of(tokens, first, start) if self.openable and engine.can_fold(cache) and not self.hooks.editing else None
         with torch.no_grad():
-            rows = [tokens.rows[k] for k in first]
-            frame = Frame(tokens.index[first, :start], rows)
-            self.forward(tokens.ids[first, :start], frame, tokens.mask[first, :start], cache, keep=[start - 1])
+            if opening:
+                cache = self._opened(opening, cache)
+            else:
+                frame = Frame(tokens.index[first, :start], [tokens.rows[k] for k in first])
+                self.forward(tokens.ids[first, :start], frame, tokens.mask[first, :start], cache, keep=[start - 1])
         return engine.fork(cache, torch.tensor(place, device=self.device)) if len(first) < len(place) else cache
+
+    def _opened(self, opening: Opening, cache: Any) -> Any:
+        """Keys and values of prompts that begin alike: one pass over what they share, one over the rest of each."""
+        n, g = opening.length, len(opening.ids)
+        alike = torch.arange(n, device=self.device)[None]
+        self.forward(opening.shared, Frame(alike, [Row((), n)]), torch.ones_like(alike), cache, keep=[n - 1])
+        cache = engine.fork(cache, torch.zeros(g, dtype=torch.long, device=self.device))
+        frame = Frame(opening.index[:, n:].masked_fill(~opening.rest, -1), [Row((), n)] * g)
+        self.forward(opening.ids[:, n:], frame, opening.mask, cache, keep=[opening.ids.shape[1] - n - 1])
+        opening.settle(cache)
+        return cache
 
     def _suffix(self, tokens: Tokens, start: int, cache: Any, edits: Mapping[Layer, Edit], keep: Sequence[int] | None) -> Tensor:
         """One pass over the columns from `start` on, on top of a cache that stays as it is."""

@@ -167,7 +167,7 @@ def repeat_rows(tokens: Tokens, copies: int) -> Tokens:
 
 def fold(h: Float[Tensor, "c b s d"]) -> Float[Tensor, "b cs d"]:
     """Conditions side by side in each row, instead of a row for each."""
-    return h.transpose(0, 1).flatten(1, 2)
+    return h.transpose(0, 1).flatten(1, 2).contiguous()  # or a product of a single column takes a slow path
 
 
 def unfold(h: Float[Tensor, "b cs d"], copies: int) -> Float[Tensor, "cb s d"]:
