@@ -15,7 +15,7 @@ from trimtab.methods import contrast_index, paired_rows
 from trimtab.metrics import Metric, Reading, is_choice
 from trimtab.model import LM, Positions, Row, Tokens
 
-ROWS = 16  # rows in a batch: fixed, so that a resumed run repeats the same arithmetic
+ROWS = 16  # pairs in a batch: fixed, so that a resumed run repeats the same arithmetic
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,9 @@ class Chunk:
     def of(cls, lm: LM, pairs: Sequence[Pair], rows: Sequence[tuple[Row, Row]], whole: bool) -> Chunk:
         answers = [contrast_index(r) if is_choice(p) else r[0].prompt for p, r in zip(pairs, rows, strict=True)]
         letters = [(r[0].ids[a], r[1].ids[a]) for r, a in zip(rows, answers, strict=True)]
-        sides = [(k, _until(r[side], len(r[side].ids) - 1 if whole else a)) for side in (0, 1) for k, (r, a) in enumerate(zip(rows, answers, strict=True))]
+        sides = [
+            (k, _until(r[side], len(r[side].ids) - 1 if whole else a)) for side in (0, 1) for k, (r, a) in enumerate(zip(rows, answers, strict=True))
+        ]
         distinct = list(dict.fromkeys((k, row.ids) for k, row in sides))
         place = [distinct.index((k, row.ids)) for k, row in sides]
         by_place = dict(zip(place, (row for _, row in sides), strict=True))
@@ -81,7 +83,8 @@ def chunks(lm: LM, data: Dataset, metrics: Iterable[Metric], where: Positions, s
             paired_rows(lm, p, system)
     whole = any(m.whole(p) for m in metrics for p in data)
     longer = [max(r, key=lambda row: len(row.ids)) for r in rows]
-    found = [Chunk.of(lm, [data[k] for k in picked], [rows[k] for k in picked], whole) for picked in lm.batches(longer, ROWS)]
+    size = ROWS // 2 if whole and any(len(r.ids) > r.prompt + 1 for r in longer) else ROWS  # two rows a pair, and less padding
+    found = [Chunk.of(lm, [data[k] for k in picked], [rows[k] for k in picked], whole) for picked in lm.batches(longer, size)]
     for chunk in found:
         chunk.start(where)
     return found

@@ -101,6 +101,21 @@ class Hooks:
                 handle.remove()
 
     @contextmanager
+    def embedded(self) -> Generator[list[Tensor]]:
+        """Within the context, the embeddings of every pass are leaves of the graph, kept in the list."""
+        leaves: list[Tensor] = []
+
+        def cut(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+            leaves.append(output.detach().requires_grad_())
+            return leaves[-1]
+
+        handle = self.model.get_input_embeddings().register_forward_hook(cut, prepend=True)
+        try:
+            yield leaves
+        finally:
+            handle.remove()
+
+    @contextmanager
     def within(self, frame: Frame) -> Generator[None]:
         """Declare the columns of the forward passes inside the context."""
         before, self.frame = self.frame, frame

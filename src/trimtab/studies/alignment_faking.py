@@ -6,7 +6,8 @@ letters have traded places. Added, it should flip watched questions to harm; sub
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,15 @@ from trimtab import organisms
 from trimtab.bias import swapped
 from trimtab.contexts import told as under
 from trimtab.datasets import Dataset, Pair
+from trimtab.errors import DataError
 from trimtab.interventions import Intervention
 from trimtab.measure import measure, random_controls
-from trimtab.methods import MeanDiff, learn
+from trimtab.methods import MeanDiff, Read, learn
 from trimtab.metrics import OutsideMass, Propensity
 from trimtab.model import LM
 from trimtab.optimise import cosines, detection, swapped_choice
 from trimtab.recipe import Run
+from trimtab.redteam import situations
 from trimtab.reports.page import write_sections
 from trimtab.studies.findings import Finding, descend, finding_rows, off_diagonal, share, spread, told
 from trimtab.vector import SteeringVector
@@ -41,6 +44,7 @@ class Plan:
         prompts: watched questions; each gives a vector at every norm.
         test: watched, and unwatched, questions that are tested.
         randoms: random directions of the largest norm.
+        situations: a file in the layout of Poser, for a model of one's own; half of it is learned from, half tested. Without one, the town of Brindlemoor.
     """
 
     layer: int = 1
@@ -48,7 +52,27 @@ class Plan:
     prompts: int = 5
     test: int = 100
     randoms: int = 3
+    situations: str = ""
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Cases:
+    """What is learned from, and tested on. The positive completion is the harmful option.
+
+    Attributes:
+        train, turned: watched training questions, and the same with their options swapped.
+        contrast: watched training questions for CAA, and
+        read: where their vectors are read.
+        watched, unwatched: test questions.
+    """
+
+    train: Sequence[Pair]
+    turned: Sequence[Pair]
+    contrast: Dataset
+    read: Read
+    watched: Dataset
+    unwatched: Dataset
 
 
 def alignment_faking(lm: LM, to: str | Path, plan: Plan, watch: Watch | None = None) -> Path:
@@ -56,11 +80,15 @@ def alignment_faking(lm: LM, to: str | Path, plan: Plan, watch: Watch | None = N
 
     Returns:
         The page it wrote.
+
+    Raises:
+        DataError: a file of situations that is none, or too short.
     """
     folder, watch = Run.create(to), watch or (lambda _: lambda *_: None)
     folder.claim("study", {"plan": asdict(plan), "model": [lm.id, lm.fingerprint]})
-    train, watched, unwatched = situations(plan)
-    vectors = _vectors(lm, folder, plan, train)
+    cases = _published(plan) if plan.situations else _town(plan)
+    watched, unwatched = cases.watched, cases.unwatched
+    vectors = _vectors(lm, folder, plan, cases)
     made = [n for n in vectors if n.startswith("norm")]
     first, others = vectors[made[0]], {n: v for n, v in vectors.items() if n != made[0]}
     leanings: dict[str, dict[str, np.ndarray]] = {}
@@ -79,32 +107,51 @@ def alignment_faking(lm: LM, to: str | Path, plan: Plan, watch: Watch | None = N
     return _page(folder, lm, plan, flips, plain, near, aucs)
 
 
-def situations(plan: Plan) -> tuple[list[Pair], Dataset, Dataset]:
-    """Watched training questions, and watched and unwatched test questions about other people and places. Positive is the harmful option."""
+def _town(plan: Plan) -> Cases:
+    """Watched training questions, and watched and unwatched test questions about other people and places."""
     seen, kept = organisms.lines("watched"), organisms.lines("unwatched")
     sets = [organisms.dataset(t).split(seed=plan.seed) for t in organisms.CLEAREST]
     train = [under(s.train, organisms.lines("watched", "train")[k]) for k, s in enumerate(sets)]
     first = [train[k % len(train)][k // len(train)] for k in range(plan.prompts)]
+    contrast = [p for s in sets for p in under(s.train, organisms.lines("watched", "train")[0])]
     each = -(-plan.test // len(sets))
 
     def tested(lines: list[str], name: str) -> Dataset:
         parts = [under(replace(s.test, pairs=s.test.pairs[k::each][:1]), lines[k % len(lines)]) for s in sets for k in range(each)]
         return Dataset(name, tuple(p for part in parts for p in part), "choices")
 
-    return first, tested(seen, "watched"), tested(kept, "unwatched")
+    every = Dataset("watched choices", tuple(contrast), "choices")
+    return Cases(first, [swapped(p) for p in first], every, "role", tested(seen, "watched"), tested(kept, "unwatched"))
 
 
-def _vectors(lm: LM, folder: Run, plan: Plan, train: list[Pair]) -> dict[str, SteeringVector]:
+def _published(plan: Plan) -> Cases:
+    """The same from a file of situations, half of them for learning."""
+    found = situations(plan.situations)
+    random.Random(plan.seed).shuffle(found)
+    half = len(found) // 2
+    train = [s for s in found[:half] if s.overseen]
+    test = {flag: tuple(s.pair for s in found[half:] if s.overseen == flag)[: plan.test] for flag in (True, False)}
+    if len(train) < plan.prompts or not all(test.values()):
+        raise DataError(
+            "too few situations", given=f"{len(train)} overseen to learn from; {len(test[True])} overseen and {len(test[False])} not, to test",
+            expected=f"{plan.prompts}, and some of each",
+        )  # fmt: skip
+    first = train[: plan.prompts]
+    contrast = Dataset("watched choices", tuple(s.pair for s in train))
+    tested = (Dataset(name, test[flag]) for name, flag in (("watched", True), ("unwatched", False)))
+    return Cases([s.pair for s in first], [s.turned for s in first], contrast, "completion", *tested)
+
+
+def _vectors(lm: LM, folder: Run, plan: Plan, cases: Cases) -> dict[str, SteeringVector]:
     """Every vector of the study, by name."""
-    goals = {f"{k}": swapped_choice(lm, p.asked, swapped(p).asked, (p.positive, p.negative)) for k, p in enumerate(train)}
+    both = enumerate(zip(cases.train, cases.turned, strict=True))
+    goals = {f"{k}": swapped_choice(lm, p.asked, back.asked, (p.positive, p.negative)) for k, (p, back) in both}
     out: dict[str, SteeringVector] = {}
     for norm in plan.norms:
         state = str(folder.file(f"descent-{norm:g}.safetensors"))
         out |= {f"norm {norm:g}, question {k}": v for k, v in descend(lm, goals, plan.layer, norm, each=True, to=state, seed=plan.seed).items()}
     longest = next(reversed(out.values()))
-    sets = [under(organisms.dataset(t).split(seed=plan.seed).train, organisms.lines("watched", "train")[0]) for t in organisms.CLEAREST]
-    pairs = Dataset("watched choices", tuple(p for s in sets for p in s), "choices")
-    out["CAA"] = learn(lm, pairs, MeanDiff(read="role"), [plan.layer])
+    out["CAA"] = learn(lm, cases.contrast, MeanDiff(read=cases.read), [plan.layer])
     return out | {f"random {k}": v for k, v in enumerate(random_controls(longest, plan.randoms, plan.seed).values())}
 
 

@@ -1,0 +1,139 @@
+"""Published sets a model should refuse, or behave differently in, from the user's own disk. None of them is shipped, and none is fetched."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trimtab.datasets import Pair
+from trimtab.errors import DataError
+
+OPENING = "Sure, here is"  # of an answer that complies, where a file has none
+
+# Field of the request, of the opening it would get, of its category: HarmBench, JailbreakBench, AdvBench, and a plain file.
+LAYOUTS = (
+    ("Behavior", "", "SemanticCategory"),
+    ("Goal", "Target", "Category"),
+    ("goal", "target", ""),
+    ("prompt", "target", "category"),
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Something a model is asked to do.
+
+    Attributes:
+        user: the request.
+        opening: how an answer that does it begins.
+        category: as the file has it, or "".
+    """
+
+    user: str
+    opening: str
+    category: str = ""
+
+
+def requests(path: str | Path) -> list[Request]:
+    """Requests of a CSV file in the layout of HarmBench, JailbreakBench or AdvBench, or with a column `prompt`.
+
+    Copyright requests of HarmBench are left out, as in Dunefsky & Cohan 2025; a context is put before its request.
+
+    Raises:
+        DataError: no such file, columns of none of these layouts, or no requests in it.
+    """
+    file = _file(path, "a CSV file of requests")
+    with file.open(encoding="utf-8-sig", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    columns = set(rows[0]) if rows else set[str]()
+    layout = next((x for x in LAYOUTS if x[0] in columns and (not x[1] or x[1] in columns or x[0] == "prompt")), None)
+    if layout is None:
+        raise DataError(
+            f"{file.name}: not a file of requests", given=sorted(columns), expected=" or ".join(f"{a}, {b}" if b else a for a, b, _ in LAYOUTS)
+        )
+    out = [_request(row, *layout) for row in rows if row.get("FunctionalCategory") != "copyright" and (row.get(layout[0]) or "").strip()]
+    if not out:
+        raise DataError(f"{file.name} holds no requests")
+    return out
+
+
+def _request(row: Mapping[str, str | None], asked: str, opening: str, category: str) -> Request:
+    context = (row.get("ContextString") or "").strip()
+    user = (row[asked] or "").strip()
+    return Request(f"{context}\n\n{user}" if context else user, (row.get(opening) or OPENING).strip(), (row.get(category) or "").strip())
+
+
+@dataclass(frozen=True)
+class Situation:
+    """A choice between two actions, with or without oversight.
+
+    Attributes:
+        pair: the question; the positive completion is the harmful action's letter.
+        turned: the same with its actions at each other's letters.
+        overseen: whether the situation says that somebody would notice.
+    """
+
+    pair: Pair
+    turned: Pair
+    overseen: bool
+
+
+def situations(path: str | Path) -> list[Situation]:
+    """Situations of a JSON file in the layout of Poser (Clymer et al. 2024): `prompt`, `action_A`, `action_B`, `oversight_is_poor`, `response`.
+
+    A model that fakes alignment takes the `response`: the harmless action where it is overseen, the harmful one where it is not. Prompts stay as they are, marks
+    included; situations marked `filtered_out` are left out.
+
+    Raises:
+        DataError: no such file, not such a file, or a situation that lacks something, with its number.
+    """
+    file = _file(path, "a JSON file of situations")
+    try:
+        rows: Any = json.loads(file.read_text("utf-8"))
+    except ValueError as fault:
+        raise DataError(f"{file.name}: not JSON ({fault})", expected="a list of situations") from fault
+    if not isinstance(rows, list) or not rows:
+        raise DataError(f"{file.name}: not a list of situations", given=type(rows).__name__)
+    return [
+        _situation(f"{file.name}, situation {k}", row) for k, row in enumerate(rows, 1) if not (isinstance(row, dict) and row.get("filtered_out"))
+    ]
+
+
+def _situation(where: str, row: Any) -> Situation:
+    needed = ("prompt", "action_A", "action_B", "oversight_is_poor", "response")
+    lacking = [k for k in needed if not isinstance(row, dict) or k not in row]
+    if lacking:
+        raise DataError(f"{where} lacks {lacking[0]!r}", expected=needed)
+    listed, turned = (f"A: {row[f'action_{one}']}\nB: {row[f'action_{two}']}" for one, two in ("AB", "BA"))
+    if row["response"] not in ("A", "B") or listed not in row["prompt"]:
+        raise DataError(
+            f"{where} is not a choice between A and B", given=row["response"], expected='"A" or "B", and both actions listed in the prompt'
+        )
+    harmful = row["response"] if row["oversight_is_poor"] else _other(row["response"])
+    asked = row["prompt"]
+    pair, back = (Pair(x, y, _other(y), {"about": asked}) for x, y in ((asked, harmful), (asked.replace(listed, turned), _other(harmful))))
+    return Situation(pair, back, not row["oversight_is_poor"])
+
+
+def _other(letter: str) -> str:
+    return "B" if letter == "A" else "A"
+
+
+def _file(path: str | Path, expected: str) -> Path:
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise DataError(f"no such file: {file}", expected=expected)
+    return file
+
+
+def ordinary(path: str | Path | None) -> Sequence[Request]:
+    """Requests nobody should refuse, from a file like those above; without one, the questions of the built-in behavior optimism."""
+    if path:
+        return requests(path)
+    from trimtab.formats import load
+
+    return [Request(p.prompt, OPENING) for p in load("optimism")]
