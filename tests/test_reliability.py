@@ -24,7 +24,18 @@ from trimtab.measure import measure
 from trimtab.metrics import Propensity
 from trimtab.reports.reliability import across, load
 from trimtab.reports.reliability_page import headline, write
-from trimtab.steerability import at_cost, bca, benjamini_hochberg, expected_anti_steerable, fit_slopes, shapes, spearman, split_half, two_level
+from trimtab.steerability import (
+    at_cost,
+    bca,
+    benjamini_hochberg,
+    expected_anti_steerable,
+    fit_slopes,
+    null_p,
+    shapes,
+    spearman,
+    split_half,
+    two_level,
+)
 from trimtab.studies.reliability import Plan, effects, folds, in_span, leave_one_out, reliability, shuffled
 from trimtab.vector import SteeringVector
 
@@ -90,15 +101,20 @@ def test_adjusted_p_values_by_hand_and_on_nulls() -> None:
 
 def test_label_shuffled_and_span_nulls_reject_at_the_nominal_rate() -> None:
     """Without a shared direction the p-value of the mean difference is uniform."""
-    rejected: list[bool] = []
+    found: list[tuple[float, float]] = []
     for seed in range(200):
         g = torch.Generator().manual_seed(seed)
         deltas, gradient = torch.randn(20, 16, generator=g), torch.randn(16, generator=g)
-        drawn = shuffled(deltas, 99, seed + 1000)
-        observed, nulls = float(deltas.mean(0) @ gradient), (drawn @ gradient).tolist()
-        rejected.append((1 + sum(abs(x) >= abs(observed) for x in nulls)) / 100 <= 0.05)
-    assert 0.01 <= np.mean(rejected) <= 0.11
+        free = in_span(deltas, 99, seed + 1000)
+        drawn = (shuffled(deltas, 99, seed + 1000), free / free.norm(dim=-1, keepdim=True) * deltas.mean(0).norm())
+        found.append(tuple(null_p(float(deltas.mean(0) @ gradient), (x @ gradient).tolist()) for x in drawn))  # type: ignore[arg-type]
+    rates = (np.array(found) <= 0.05).mean(0)
+    assert ((rates >= 0.01) & (rates <= 0.11)).all() and (np.max(found, 1) <= 0.05).mean() <= 0.07
     assert torch.linalg.matrix_rank(torch.cat([in_span(deltas[:3], 10), deltas[:3]])) == 3
+    sizes = torch.linspace(0.1, 3, len(deltas))[:, None] * (gradient / gradient.norm())
+    assert (in_span(deltas + sizes, 20) @ (deltas + sizes).mean(0)).abs().max() < 1e-3, (
+        "differences that agree but for their size leave nothing of it"
+    )
     agreeing = deltas + 3 * gradient / gradient.norm()
     for drawn in (shuffled(agreeing, 99), in_span(agreeing, 99)):
         drawn = drawn if drawn.norm(dim=-1).max() < agreeing.mean(0).norm() else drawn / drawn.norm(dim=-1, keepdim=True) * agreeing.mean(0).norm()

@@ -236,7 +236,7 @@ def _load_set(run: Run, facts: Mapping[str, Any], plan: Mapping[str, Any]) -> Se
         median=Figure("median", float(np.median(main)), *bca(main, lambda v: np.median(v, -1), resamples=2000), len(main), "per multiplier"),
         spread=float(main.std(ddof=1)), anti=share_figure("anti-steerable", anti_steerable(main)), normal=expected_anti_steerable(main),
         classes={k: float((kinds == k).mean()) for k in ("steerable", "ambiguous", "anti-steerable")},
-        p=null_p(float(per_pair.mean()), forecast["nulls"]), widened=two_level(per_pair), fit=fit, shares=shares,
+        p=max(null_p(float(per_pair.mean()), drawn) for drawn in forecast["nulls"].values()), widened=two_level(per_pair), fit=fit, shares=shares,
         total_variance=float(here.slope.var(ddof=1)), relative=transfer(grid), warnings=warnings,
     )  # fmt: skip
 

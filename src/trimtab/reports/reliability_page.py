@@ -41,7 +41,7 @@ def headline(study: Study) -> list[str]:
     steer = [s for s in study.sets if s.mean.lo > 0 and study.q[s.name] <= 0.05]
     wrong = sorted(s.anti.value for s in study.sets)
     found = [
-        f"{len(steer)} of {len(study.sets)} data sets steer: their mean slope is above 0 (95 % interval) and above that of null vectors (q ≤ 0.05).",
+        f"{len(steer)} of {len(study.sets)} data sets steer: their mean slope is above 0 (95 % interval) and beyond that of null vectors of both kinds (q ≤ 0.05).",
         f"Anti-steerable shares run from {wrong[0]:.0%} to {wrong[-1]:.0%}, median {wrong[len(wrong) // 2]:.0%}.",
     ]
     for trained, tested in SHIFTS:

@@ -54,7 +54,7 @@ class Plan:
         read: where the vectors are learned; see `activations`.
         positions: where they act.
         system: the system message of contexts that set none; "" for no message.
-        nulls: random directions in the span of the training differences, and label-shuffled vectors, that are measured; and
+        nulls: random directions in the span of the training differences (orthogonal to the vector), and label-shuffled vectors, that are measured; and
         draws: how many more of each are forecast.
         folds: of the cross-fitted estimate on the training questions; 0 for none.
         legacy: the published split, with its overlap of training and test questions. To reproduce, not to believe.
@@ -289,7 +289,10 @@ class _Studied:
         expected, read = self.forecast("test"), self.learn(self.contexts[0])
         deltas, mean = read.at([layer]).deltas[:, 0], read.mean_difference()
         free = in_span(deltas, self.plan.draws, self.plan.seed + 1)
-        drawn = torch.cat([free / free.norm(dim=-1, keepdim=True) * deltas.mean(0).norm(), shuffled(deltas, self.plan.draws, self.plan.seed + 1)])
+        drawn = {
+            "span": free / free.norm(dim=-1, keepdim=True) * deltas.mean(0).norm(),
+            "shuffled": shuffled(deltas, self.plan.draws, self.plan.seed + 1),
+        }
         sweep = SteeringVector(dict(zip(read.layers, mean, strict=True)))
         early = self.forecast("val").slopes(sweep)
         found = card(self.forecast("val"), sweep, layer, read, self.parts.train)
@@ -298,7 +301,7 @@ class _Studied:
             {
                 "layers": {str(k): s.tolist() for k, s in expected.slopes(sweep).items()},
                 "val": {str(k): s.tolist() for k, s in early.items()},
-                "nulls": expected.along(drawn, layer).mean(0).tolist(),
+                "nulls": {k: expected.along(v, layer).mean(0).tolist() for k, v in drawn.items()},
                 "per_pair": expected.along(deltas, layer).round(5).tolist(),
                 "card": {
                     "slope": asdict(found.slope), "anti": asdict(found.anti), "coherence": asdict(found.coherence), "audit": asdict(found.audit),
@@ -352,11 +355,13 @@ def _cut(pair: Pair, words: int) -> Pair:
 
 
 def in_span(deltas: Float[Tensor, "n d"], count: int, seed: int = 0) -> Float[Tensor, "count d"]:
-    """Random directions in the span of what the training differences do not share: normal weights on their deviations from the mean.
+    """Random directions in the span of the training differences, orthogonal to their mean: normal weights on what is left of them without it.
 
-    (Weights on the differences themselves would give mostly plus or minus the mean difference where they agree, which is no null.)
+    (With it they would hold much of the mean difference, up to sign, where the differences agree or only differ in size; that is no null.)
     """
-    return torch.randn(count, len(deltas), generator=torch.Generator().manual_seed(seed)) @ (deltas - deltas.mean(0))
+    mean = deltas.mean(0) / deltas.mean(0).norm()
+    rest = deltas - (deltas @ mean)[:, None] * mean
+    return torch.randn(count, len(deltas), generator=torch.Generator().manual_seed(seed)) @ rest
 
 
 def shuffled(deltas: Float[Tensor, "n d"], count: int, seed: int = 0) -> Float[Tensor, "count d"]:
