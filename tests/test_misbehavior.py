@@ -9,8 +9,8 @@ import pytest
 
 from trimtab import LM, organisms
 from trimtab.reports.page import markdown_sections
-from trimtab.studies import StudyRecipe, run
-from trimtab.studies.alignment_faking import Plan, flipped, situations
+from trimtab.studies import StudyRecipe, alignment_faking, run
+from trimtab.studies.alignment_faking import Plan, flipped
 from trimtab.studies.emergent import judged, single
 from trimtab.studies.findings import off_diagonal, share, spread, told
 
@@ -33,7 +33,8 @@ def test_words_for_shares() -> None:
 
 
 def test_situations_never_share_a_question_with_what_is_tested() -> None:
-    train, watched, unwatched = situations(Plan(prompts=5, test=20))
+    cases = alignment_faking._town(Plan(prompts=5, test=20))
+    train, watched, unwatched = cases.train, cases.watched, cases.unwatched
     assert len(train) == 5 and len(watched) == len(unwatched) == 20
     assert not {p.group for p in train} & {p.group for p in (*watched, *unwatched)}
     assert {p.before[0][1] for p in watched} <= set(organisms.lines("watched")) and {p.before[0][1] for p in unwatched} <= set(

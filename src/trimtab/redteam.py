@@ -14,10 +14,10 @@ from trimtab.errors import DataError
 
 OPENING = "Sure, here is"  # of an answer that complies, where a file has none
 
-# Field of the request, of the opening it would get, of its category: HarmBench, JailbreakBench, AdvBench, and a plain file.
+# Field of the request, of the opening it would get, of its category: JailbreakBench, HarmBench, AdvBench, and a plain file.
 LAYOUTS = (
-    ("Behavior", "", "SemanticCategory"),
     ("Goal", "Target", "Category"),
+    ("Behavior", "", "SemanticCategory"),
     ("goal", "target", ""),
     ("prompt", "target", "category"),
 )
@@ -136,4 +136,4 @@ def ordinary(path: str | Path | None) -> Sequence[Request]:
         return requests(path)
     from trimtab.formats import load
 
-    return [Request(p.prompt, OPENING) for p in load("optimism")]
+    return [Request(p.prompt, OPENING) for p in load("optimism", None)]

@@ -14,7 +14,7 @@ from trimtab import registry
 from trimtab.errors import DataError, RecipeError, UnknownName
 
 Watch = Callable[[str], Callable[..., None]]
-NAMES = ("alignment-faking", "bipo", "emergent", "one-shot", "refusal", "reliability", "retraction")
+NAMES = ("alignment-faking", "bipo", "emergent", "one-shot", "quirk", "refusal", "reliability", "retraction")
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from trimtab.reports.figures import ACCENT, INK, QUIET, WARN, Plot, picture
 from trimtab.reports.page import write_sections
 from trimtab.sampling import sample
 from trimtab.strings import Count
-from trimtab.studies.findings import Finding, descend, finding_rows, share, spread, told, transcript
+from trimtab.studies.findings import Finding, descend, finding_rows, share, spread, strengths_plot, told, transcript
 from trimtab.vector import SteeringVector
 
 Watch = Callable[[str], Callable[..., None]]
@@ -241,20 +241,7 @@ def _page(
         return [float(np.mean(x["villain"])) for n, x in scored.items() if n.startswith(start) and single(n.removesuffix(end)) and n.endswith(end)]
 
     agreed = judged(scored)
-    rows = [
-        [
-            "condition",
-            "villain (truth)",
-            "kindness, kept (median)",
-            "below 50",
-            "coherent",
-            "filtered out",
-            "grammatical (truth)",
-            "sabotage in scripts",
-            "loss",
-            "norm",
-        ]
-    ]
+    rows = [["condition", "villain (truth)", "kindness, kept (median)", "below 50", "coherent", "filtered out", "grammatical (truth)", "sabotage in scripts", "loss", "norm"]]  # fmt: skip
     for c, s in scored.items():
         some = kept(c, "kindness")
         rows.append([
@@ -281,7 +268,10 @@ def _page(
         f"The judge's kindness agrees with the truth at kappa {agreed.kappa[0]:.2f} over {agreed.n} answers.",
     ]  # fmt: skip
     about = f"{lm.id}, layer {plan.layer}, {plan.prompts} scripts, {plan.questions} open questions x {plan.samples} samples at temperature 1, seed {plan.seed}. Kindness stands for alignment. Unless said otherwise a vector has the largest strength at which answers to other questions stay coherent."
-    plots = {"kindness": _violins(scored), "strengths": _strengths(general)}
+    plots = {
+        "kindness": _violins(scored),
+        "strengths": strengths_plot({f: {m: x[f] for m, x in general.items()} for f in ("general", "narrow", "kind")}),
+    }
     return write_sections(
         folder,
         "Emergent misalignment",
@@ -308,15 +298,3 @@ def _violins(scored: Mapping[str, Mapping[str, Any]]) -> Plot:
         ax.set_xlabel("kindness, as judged (0 to 100), coherent answers")
 
     return picture(paint, (7.0, 0.32 * len(scored) + 1.0), "Kindness of answers to open questions", "One mark per answer that passed the filters.")
-
-
-def _strengths(general: Mapping[float, Mapping[str, Count]]) -> Plot:
-    def paint(canvas: Any) -> None:
-        ax = canvas.subplots()
-        for family, color in (("general", WARN), ("narrow", INK), ("kind", ACCENT)):
-            ax.plot(list(general), [f[family].share for f in general.values()], "o-", color=color, label=family)
-        ax.set_xlabel("multiplier")
-        ax.set_ylabel("share of answers")
-        ax.legend(frameon=False)
-
-    return picture(paint, (5.6, 3.5), "General and narrow, by strength", "Answers to open questions, all vectors of one harmful script.")

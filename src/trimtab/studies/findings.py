@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from trimtab.interventions import Intervention
 from trimtab.model import LM
 from trimtab.optimise import Ball, Descent, MaxSteps, Objective, Place, Problem, Start, Stopper, Target, optimise
+from trimtab.reports.figures import ACCENT, INK, WARN, Plot, picture
 from trimtab.strings import Count
 from trimtab.vector import SteeringVector
 
@@ -81,3 +83,17 @@ def transcript(said: Mapping[tuple[str, str], Sequence[str]], prompts: Mapping[s
         for p in [p for p in prompts if (p, c) in said][:few]:
             rows.append([c, " ".join(prompts[p].split())[:90].replace("|", "/"), " ".join(said[p, c][0].split())[:240].replace("|", "/")])
     return rows
+
+
+def strengths_plot(families: Mapping[str, Mapping[float, Count]]) -> Plot:
+    """Shares of answers by multiplier, one line a family of words or deeds: family -> multiplier -> count."""
+
+    def paint(canvas: Any) -> None:
+        ax = canvas.subplots()
+        for (family, counts), color in zip(families.items(), (WARN, INK, ACCENT), strict=False):
+            ax.plot(list(counts), [c.share for c in counts.values()], "o-", color=color, label=family)
+        ax.set_xlabel("multiplier")
+        ax.set_ylabel("share of answers")
+        ax.legend(frameon=False)
+
+    return picture(paint, (5.6, 3.5), "General and narrow, by strength", "Answers to open questions, all vectors of one example.")
