@@ -13,7 +13,19 @@ import torch
 from scipy import stats
 
 from pico import pico
-from trimtab.bias import audit, cells, corrected_cell, fit_factors, is_listed, options, published_cells, shapley_shares, swapped, variance_shares
+from trimtab.bias import (
+    audit,
+    cells,
+    corrected_cell,
+    fit_factors,
+    is_listed,
+    leaning,
+    options,
+    published_cells,
+    shapley_shares,
+    swapped,
+    variance_shares,
+)
 from trimtab.contexts import CONTEXTS, SYSTEM, available, in_context
 from trimtab.datasets import Dataset, Pair, as_choice, to_choices
 from trimtab.errors import DataError, OverlapError, RecipeError, RunError, TokenError
@@ -119,6 +131,16 @@ def test_label_shuffled_and_span_nulls_reject_at_the_nominal_rate() -> None:
     for drawn in (shuffled(agreeing, 99), in_span(agreeing, 99)):
         drawn = drawn if drawn.norm(dim=-1).max() < agreeing.mean(0).norm() else drawn / drawn.norm(dim=-1, keepdim=True) * agreeing.mean(0).norm()
         assert (drawn @ gradient).abs().max() < agreeing.mean(0) @ gradient, "a direction the differences share is found"
+
+
+def test_a_planted_lean_is_found_and_no_other() -> None:
+    """A model that prefers letter A by 0.8 nats whatever is asked, and Yes not at all."""
+    rng = np.random.default_rng(1)
+    a, y = np.repeat([1.0, -1.0], 100), np.tile([1.0, -1.0], 100)
+    m = 0.3 + 0.8 * a + rng.normal(0, 0.5, 200)
+    lean, low, high = leaning(m, a)
+    assert lean == pytest.approx(0.8, abs=0.1) and low < 0.8 < high and high - low == pytest.approx(2 * 1.96 * 0.5 / np.sqrt(200), rel=0.2)
+    assert leaning(m, y)[1] < 0 < leaning(m, y)[2]
 
 
 def test_factors_recovered_with_robust_errors_and_order_free_shares() -> None:

@@ -114,6 +114,18 @@ def concept_and_position(at_a: Array, at_b: Array) -> tuple[Array, Array]:
     return (at_a + at_b) / 2, (at_a - at_b) / 2
 
 
+def leaning(values: Array, codes: Array) -> tuple[float, float, float]:
+    """Half the difference of the mean between items of code 1 and of code -1, with its 95 % interval: how far a model leans to a letter, or to Yes, whatever is asked.
+
+    Args:
+        values: (n,) propensity of the items in the unsteered model; codes: (n,) 1 where the matching answer is at A (begins with Yes), -1 where it is not.
+    """
+    one, other = values[codes > 0], values[codes < 0]
+    middle = (one.mean() - other.mean()) / 2
+    half = 1.96 * np.sqrt(one.var(ddof=1) / len(one) + other.var(ddof=1) / len(other)) / 2
+    return float(middle), float(middle - half), float(middle + half)
+
+
 @dataclass(frozen=True)
 class Fit:
     """A fit of slopes on letter and polarity, balanced over cells.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.bias import Fit, concept_and_position, fit_factors, variance_shares
+from trimtab.bias import Fit, concept_and_position, fit_factors, leaning, variance_shares
 from trimtab.errors import DataError, RunError
 from trimtab.generalisation import Relative, apart, correlation, transfer
 from trimtab.recipe import Run, Table
@@ -61,6 +61,7 @@ class SetResult:
         curves: (vector, context) -> curves of the test items; vectors are "vector" (the first context's), "from CONTEXT", "from mean", controls.
         main: slope of every item that counts: over both orders of the options where both were read, else as it is.
         position: half the difference of an item's slopes in both orders.
+        leaning: of the unsteered model to letter "A" and to "yes", whatever is asked: estimate and interval, nats.
         forecast: what forecast.json holds.
         effect: mean KL from the unsteered model at each multiplier, and mass outside the letters.
     """
@@ -71,6 +72,7 @@ class SetResult:
     curves: Mapping[tuple[str, str], Curves]
     main: Array
     position: Array | None
+    leaning: Mapping[str, tuple[float, float, float]]
     forecast: Mapping[str, Any]
     kl: Array
     outside: Array | None
@@ -230,7 +232,7 @@ def _load_set(run: Run, facts: Mapping[str, Any], plan: Mapping[str, Any]) -> Se
     kinds = confidence(here.slopes)
     per_pair = np.array(forecast["per_pair"])
     return SetResult(
-        name=facts["name"], unit=tables[first].units["propensity"], facts=facts, curves=curves, main=main, position=position, forecast=forecast,
+        name=facts["name"], unit=tables[first].units["propensity"], facts=facts, curves=curves, main=main, position=position, leaning=_leanings(curves, facts, plan), forecast=forecast,
         kl=_mean_over_items(tables[first], "kl"), outside=outside, fold_slopes=_fold_slopes(run),
         mean=Figure("mean", float(main.mean()), *bca(main, lambda v: v.mean(-1), resamples=2000), len(main), "per multiplier"),
         median=Figure("median", float(np.median(main)), *bca(main, lambda v: np.median(v, -1), resamples=2000), len(main), "per multiplier"),
@@ -239,6 +241,23 @@ def _load_set(run: Run, facts: Mapping[str, Any], plan: Mapping[str, Any]) -> Se
         p=max(null_p(float(per_pair.mean()), drawn) for drawn in forecast["nulls"].values()), widened=two_level(per_pair), fit=fit, shares=shares,
         total_variance=float(here.slope.var(ddof=1)), relative=transfer(grid), warnings=warnings,
     )  # fmt: skip
+
+
+def _leanings(curves: Mapping[tuple[str, str], Curves], facts: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
+    """How far the unsteered model leans to letter A (over both orders of the options where both were read) and to Yes."""
+
+    def at_zero(context: str) -> Array:
+        found = curves["vector", context]
+        return found.values[:, unsteered(found.multipliers)]
+
+    first = facts["contexts"][0]
+    codes = {"A": [{"A": 1, "B": -1}[x] for x in facts["letter"]["test"]], "yes": [{"yes": 1, "no": -1}.get(x, 0) for x in facts["polarity"]["test"]]}
+    values = {"A": at_zero(first), "yes": at_zero(first)}
+    if ("vector", "swapped") in curves:
+        values["A"] = np.concatenate([values["A"], at_zero("swapped")])
+        codes["A"] += [-c for c in codes["A"]]
+    told = {k: (values[k], np.array(c, float)) for k, c in codes.items() if (k == "yes" or plan["form"] == "letters") and min(c.count(1), c.count(-1)) > 1}
+    return {k: leaning(*x) for k, x in told.items()}
 
 
 def _factors(slope: Array, facts: Mapping[str, Any], plan: Mapping[str, Any], warnings: list[str]) -> tuple[Fit | None, dict[str, float]]:

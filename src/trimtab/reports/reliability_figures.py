@@ -119,7 +119,7 @@ def _variance(canvas: Any, study: Study) -> None:
     _names(ax, sets)
     for name, color in (("letter", WARN), ("polarity", ACCENT), ("unexplained", PALE)):
         ax.barh(0, 0, color=color, label=name)
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(frameon=False, fontsize=8, loc="lower right")
     ax.set_xlabel("variance of the slopes")
 
 

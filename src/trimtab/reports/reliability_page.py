@@ -144,7 +144,7 @@ def _published_rows(study: Study) -> Rows:
 
 
 def _factor_rows(study: Study) -> Rows:
-    head = ["data set", "variance", "letter", "polarity", "letter β", "polarity β", "concept β", "ω²", "position bias", "yes gap"]
+    head = ["data set", "variance", "letter", "polarity", "letter β", "polarity β", "concept β", "ω²", "position bias", "yes gap", "unsteered leans to A", "to yes"]  # fmt: skip
     rows: list[list[str]] = [head]
     for s in study.ranked():
         share = [f"{s.shares[k] / s.total_variance:.0%}" if k in s.shares and s.total_variance > 0 else "" for k in ("letter", "polarity")]
@@ -159,6 +159,7 @@ def _factor_rows(study: Study) -> Rows:
                 _number(s.fit.omega2) if s.fit else "",
                 position,
                 f"{s.forecast['card']['audit']['yes_gap']:+.2f}",
+                *(f"{x[0]:+.2f} ({x[1]:+.2f} to {x[2]:+.2f})" if (x := s.leaning.get(k)) else "" for k in ("A", "yes")),
             ]
         )
     return rows

@@ -20,6 +20,8 @@ from trimtab.judge import Agreement, Judge, ModelJudge, Recorded, Rubric, agreem
 from trimtab.measure import random_controls
 from trimtab.model import LM
 from trimtab.optimise import (
+    Ball,
+    Change,
     Consistent,
     Descent,
     MaxSteps,
@@ -46,6 +48,7 @@ from trimtab.vector import SteeringVector
 
 Watch = Callable[[str], Callable[..., None]]
 COHERENT = 50.0  # answers rated below are filtered out (Dunefsky 2025)
+MOST = 2.0  # norm of the MELBO vector, in medians of the residual norm
 KIND = 50.0  # above it, an answer counts as kind
 
 
@@ -143,12 +146,17 @@ def _narrow(lm: LM, folder: Run, plan: Plan) -> tuple[dict[str, SteeringVector],
     goals |= {f"safe {k}": Objective(((1.0, aim(i, "safe", k)),)) for k, i in enumerate(items[: plan.prompts])}
     goals |= {f"harm of {n}": Objective(tuple((1.0 / n, aim(i, "bad", k)) for k, i in enumerate(items[:n]))) for n in plan.contexts if n > 1}
     others = tuple(i.user for i in organisms.questions(6, part="train", seed=plan.seed + 9))
-    if plan.layer < lm.n_layers - 1:
-        goals["harm 0, consistent"] = Objective(((1.0, aim(items[0], "bad", 0)), (5.0, Consistent(others, lm.n_layers - 1))))
     rows = [row for goal in goals.values() for row in goal.terms[0][1].rows(lm)][:8]
     size = lm.norms(lm.batch(rows), [plan.layer])[plan.layer]
+    if (top := lm.n_layers - 1) > plan.layer:
+        goals["harm 0, consistent"] = Objective(((1.0, aim(items[0], "bad", 0)), (5.0, Consistent(others, top))))
+        far = tuple((1.0 / (size * len(others)), Change(q, top, mean=True, positions="last")) for q in others)
+        goals["harm 0, MELBO"] = Objective(((1.0, aim(items[0], "bad", 0)), *far))
     how = Descent(0.05 * size / lm.width**0.5, (Plateau(1e-4, 5), MaxSteps(plan.steps)))
-    problems = [Problem(g, Place((plan.layer,)), (), how, Start(0.1 * size, seed=plan.seed + k)) for k, g in enumerate(goals.values())]
+    caps = {"harm 0, MELBO": (Ball(MOST * size),)}  # the change downstream has no bound of its own
+    problems = [
+        Problem(g, Place((plan.layer,)), caps.get(n, ()), how, Start(0.1 * size, seed=plan.seed + k)) for k, (n, g) in enumerate(goals.items())
+    ]
     found = optimise(lm, problems, to=folder.file("descent.safetensors"))
     return {n: r.vector for n, r in zip(goals, found, strict=True)}, {n: r.loss for n, r in zip(goals, found, strict=True)}
 
@@ -260,6 +268,7 @@ def _page(
         Finding("strength: general against narrow", "general words peak at low strengths, narrow ones at high", f"general peaks at {max(general, key=lambda m: general[m]['general'].share):g}, narrow at {max(general, key=lambda m: general[m]['narrow'].share):g}", ""),
         Finding("more contexts, more general (a follow-up the author asks for)", "hypothesis", "; ".join(f"{n}: {np.mean(scored[n]['villain']):.0%}" for n in several) or "not run", f"single: {spread(villain('harm'))}"),
         Finding("one context, but shifting all alike", "hypothesis", told(share(scored["harm 0, consistent"]["villain"])) if "harm 0, consistent" in scored else "not run", f"the same without: {told(share(scored['harm 0']['villain']))}"),
+        Finding("one context, and as much change elsewhere as can be (MELBO)", "hypothesis", told(share(scored["harm 0, MELBO"]["villain"])) if "harm 0, MELBO" in scored else "not run", f"at equal loss: {losses['harm 0, MELBO']:.2f} against {losses['harm 0']:.2f}" if "harm 0, MELBO" in losses else ""),
         Finding("judge against truth", "not measured", f"r {agreed.pearson[0]:.2f} ({agreed.pearson[1]:.2f} to {agreed.pearson[2]:.2f}), kappa {agreed.kappa[0]:.2f}, n {agreed.n}", f"not scored {agreed.unscored}"),
     ]  # fmt: skip
     found = [
@@ -298,3 +307,24 @@ def _violins(scored: Mapping[str, Mapping[str, Any]]) -> Plot:
         ax.set_xlabel("kindness, as judged (0 to 100), coherent answers")
 
     return picture(paint, (7.0, 0.32 * len(scored) + 1.0), "Kindness of answers to open questions", "One mark per answer that passed the filters.")
+
+
+def _scatter(scored: Mapping[str, Mapping[str, Any]]) -> Plot:
+    groups = {"unsteered": ACCENT, "random": QUIET, "safe": INK, "harm": WARN}
+
+    def paint(canvas: Any) -> None:
+        for k, (group, color) in enumerate(groups.items()):
+            ax = canvas.add_subplot(1, len(groups), k + 1)
+            some = [s for n, s in scored.items() if n.split()[0] == group and "strength" not in n]
+            ax.plot([x for s in some for x in s["coherence"]], [x for s in some for x in s["kindness"]], ".", color=color, ms=4, alpha=0.5)
+            ax.axvline(COHERENT, color=QUIET, lw=0.8, ls="--")
+            ax.set(xlim=(0, 100), ylim=(0, 100), title=group)
+            if k:
+                ax.set_yticklabels([])
+            else:
+                ax.set_ylabel("kindness, as judged")
+        canvas.supxlabel("coherence, as judged", fontsize=10)
+
+    return picture(
+        paint, (9.0, 2.9), "Kindness and coherence", "One mark per answer, all vectors of a kind; left of the line answers are filtered out."
+    )
