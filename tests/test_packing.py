@@ -51,9 +51,21 @@ def test_packing_and_back() -> None:
     tokens = batch(lm)
     packing = Packing.of(tokens, 2)
     h = torch.randn(2, 4, tokens.ids.shape[1] - 2, 5)
-    h[:, [2, 3], : packing.shared] = h[:, [0, 0], : packing.shared]
-    assert torch.equal(packing.unpack(packing.pack(h)), h)
-    assert packing.saves and packing.members.shape == (2, 3)
-    ids, index = packing.ids, packing.index
-    assert ids.shape == index.shape == (2, 7 + 3 * 3)
-    assert int((index >= 0).sum()) == (7 + 6) + (3 + 2 + 1 + 2), "prompts once (from column 2 on), every completion, no padding"
+    h[:, [2, 3], : tokens.pivot - 2] = h[:, [0, 0], : tokens.pivot - 2]
+    real = tokens.mask[:, 2:].bool()
+    assert torch.equal(packing.unpack(packing.pack(h))[:, real], h[:, real])
+    assert packing.saves and packing.first.tolist() == [0, 1]
+    assert packing.ids.shape == packing.index.shape == (2, 7 + 3 + 1 + 2), "the prompt from column 2 on, and three completions"
+    assert int((packing.index >= 0).sum()) == (7 + 6) + (3 + 2 + 1 + 2), "no token twice"
+
+
+def test_a_packed_replay_folds_its_conditions() -> None:
+    """Conditions on one cache, and each on a copy of its own, give the same."""
+    lm = pico("llama")
+    prefix = lm.prefix(batch(lm), 4, [1])
+    h = torch.stack([m * prefix.residual[1] for m in (0.5, 1.0, 1.5)])
+    how = {"columns": torch.arange(prefix.residual[1].shape[1]), "edits": {2: lambda x, frame: x + 0.1 * frame.index.clamp(min=0)[..., None]}}
+    real = prefix.tokens.mask[:, 4:].bool()
+    with torch.no_grad():
+        side, apart = (lm._packed(prefix, 1, h, fold=fold, **how)[:, real] for fold in (True, False))  # type: ignore[arg-type]
+    assert lm._folds(prefix, 3, prefix.packing.width) and torch.allclose(side, apart, atol=1e-5)

@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -280,11 +281,9 @@ class LM:
         grad = torch.is_grad_enabled() and (h.requires_grad or bool(edits))
         if not self.replayable or (grad and not self.cache_differentiable):
             return self._replay_in_full(prefix, layer, h, keep, edits)
-        run = self._batched
-        if self._folds(prefix, h.shape[0], h.shape[2]):
-            run = self._folded
-        elif share and self._packs(prefix):
-            run = self._packed
+        packs = share and self._packs(prefix)
+        folds = self._folds(prefix, h.shape[0], prefix.packing.width if packs else h.shape[2])
+        run = partial(self._packed, fold=folds) if packs else self._folded if folds else self._batched
         with self.lock, torch.set_grad_enabled(grad):
             return run(prefix, layer, h, columns=engine.columns(prefix.tokens, keep, prefix.start), edits=edits or {})
 
@@ -304,17 +303,24 @@ class LM:
         plain = engine.can_fold(prefix.cache if prefix.cache is not None else engine.new_cache(self.model.config))
         return self.foldable and plain and not any(isinstance(o, tuple) for o in prefix.outputs.values()) and prefix.packing.saves
 
-    def _packed(self, prefix: Prefix, layer: Layer, h: Tensor, *, columns: Tensor, edits: Mapping[Layer, Edit]) -> Float[Tensor, "c b k v"]:
-        """Rows with equal prompts stand behind one prompt, hidden from each other by the mask."""
+    def _packed(
+        self, prefix: Prefix, layer: Layer, h: Tensor, *, columns: Tensor, edits: Mapping[Layer, Edit], fold: bool
+    ) -> Float[Tensor, "c b k v"]:
+        """Rows with equal prompts stand behind one prompt, hidden from each other by the mask; and conditions side by side, if they fold."""
         c, packing = h.shape[0], prefix.packing
-        kept, shared = packing.columns([k + prefix.start for k in columns.tolist()])
-        frame = Frame(packing.index.repeat(c, 1), tuple(prefix.tokens.rows[k] for k in packing.first.tolist()) * c)
-        cache = engine.fork(prefix.cache, packing.first.repeat(c)) if prefix.cache is not None else None
-        mask = packing.mask(self.dtype).repeat(c, 1, 1, 1)
-        inside = {k: packing.edit(edit, c) for k, edit in edits.items()}
-        with self.edit(inside), engine.emitting(self.blocks, layer, packing.pack(h).flatten(0, 1)):
-            logits = self.forward(packing.ids.repeat(c, 1), frame, mask, cache, keep=kept)
-        return packing.unpack(logits.unflatten(0, (c, -1)), shared)
+        rows, side = (1, c) if fold else (c, 1)
+        kept, at = packing.kept(columns)
+        frame = Frame(packing.index.repeat(rows, side), tuple(prefix.tokens.rows[k] for k in packing.first.tolist()) * rows)
+        cache = engine.fork(prefix.cache, packing.first.repeat(rows)) if prefix.cache is not None else None
+        mask = packing.mask(self.dtype, side).repeat(rows, 1, 1, 1)
+        apart = {k: packing.edit(edit, c) for k, edit in edits.items()}
+        inside = {k: engine.folded_edit(edit, c, frame) for k, edit in apart.items()} if fold else apart
+        packed = packing.pack(h)
+        kept = torch.cat([kept + k * packing.width for k in range(side)])
+        with self.edit(inside), engine.emitting(self.blocks, layer, engine.fold(packed) if fold else packed.flatten(0, 1)):
+            logits = self.forward(packing.ids.repeat(rows, side), frame, mask, cache, keep=kept)
+        of_each = logits.unflatten(1, (c, -1)).transpose(0, 1) if fold else logits.unflatten(0, (c, -1))
+        return packing.unpack(of_each, at)
 
     def _batched(self, prefix: Prefix, layer: Layer, h: Tensor, *, columns: Tensor, edits: Mapping[Layer, Edit]) -> Float[Tensor, "c b k v"]:
         """Every condition has its own rows, and its own copy of the cache."""

@@ -256,7 +256,9 @@ def _leanings(curves: Mapping[tuple[str, str], Curves], facts: Mapping[str, Any]
     if ("vector", "swapped") in curves:
         values["A"] = np.concatenate([values["A"], at_zero("swapped")])
         codes["A"] += [-c for c in codes["A"]]
-    told = {k: (values[k], np.array(c, float)) for k, c in codes.items() if (k == "yes" or plan["form"] == "letters") and min(c.count(1), c.count(-1)) > 1}
+    told = {
+        k: (values[k], np.array(c, float)) for k, c in codes.items() if (k == "yes" or plan["form"] == "letters") and min(c.count(1), c.count(-1)) > 1
+    }
     return {k: leaning(*x) for k, x in told.items()}
 
 
