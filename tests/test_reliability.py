@@ -34,7 +34,7 @@ from trimtab.generalisation import closer, correlation, left_out, linear, mean_o
 from trimtab.interventions import Intervention
 from trimtab.measure import measure
 from trimtab.metrics import Propensity
-from trimtab.reports.reliability import across, load
+from trimtab.reports.reliability import across, load, sweep_slopes
 from trimtab.reports.reliability_page import headline, write
 from trimtab.steerability import (
     at_cost,
@@ -358,6 +358,22 @@ def test_the_whole_study_on_a_small_model_resumes_and_reports(files: tuple[str, 
     assert load(other).sets[0].position is None and write(other).is_file()
     with pytest.raises(RunError):
         reliability(lm, tmp_path / "study", small(*files, seed=1))
+
+
+def test_a_sweep_is_read_in_the_order_of_its_questions(tmp_path: Path) -> None:
+    """Rows are written batch by batch, near in length; a short vector does to every question what the forecast says of that question."""
+    lm = pico()
+    pairs = [
+        Pair(f"Do you {'really ' * (k % 4)}like {w} ?", "yes I think so", "no never")
+        for k, w in enumerate(("tea", "rain", "snow", "sun", "coffee", "red"))
+    ]
+    data = Dataset("toy", to_choices(pairs), "choices")
+    v = SteeringVector({k: 1e-2 * torch.randn(lm.width, generator=torch.Generator().manual_seed(k)) for k in (0, 2)})
+    run = measure(lm, Intervention(v, positions="from_last_prompt_token"), data, [Propensity()], to=tmp_path, part="val-base", layers=[0, 2], multipliers=(-1.0, 0.0, 1.0), controls={})  # fmt: skip
+    assert run.table("val-base").curve("propensity", "vector", 0)[1] != [p.id for p in data], "another order in the file"
+    expected = sensitivity(lm, data).slopes(v)
+    for layer, slopes in sweep_slopes(run, {"base": [p.id for p in data], "swapped": []}).items():
+        assert slopes == pytest.approx(expected[layer], rel=0.05, abs=1e-5)
 
 
 def test_the_legacy_split_tests_what_it_trained_on_and_says_so(files: tuple[str, str], tmp_path: Path) -> None:

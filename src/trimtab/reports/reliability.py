@@ -134,24 +134,31 @@ class Study:
 # ---------------------------------------------------------------- reading
 
 
-def choose_layer(folder: Run, names: Sequence[str], budget: float) -> int:
+def choose_layer(folder: Run, items: Mapping[str, Mapping[str, Sequence[str]]], budget: float) -> int:
     """The layer with the highest lower confidence bound of the mean slope on validation questions, averaged over data sets, among those where
-    multiplier 1 costs at most `budget` nats of KL from the unsteered model (or all, if none is that cheap)."""
+    multiplier 1 costs at most `budget` nats of KL from the unsteered model (or all, if none is that cheap).
+
+    Args:
+        items: data set -> context -> ids of its validation questions, in one order in all contexts.
+    """
     bounds: dict[int, list[float]] = {}
-    for name in names:
-        for layer, slope in sweep_slopes(Run(folder.file("sets", name))).items():
+    for name, mine in items.items():
+        for layer, slope in sweep_slopes(Run(folder.file("sets", name)), mine).items():
             bounds.setdefault(layer, []).append(interval(slope)[0])
-    cost = sweep_costs(folder, names)
+    cost = sweep_costs(folder, list(items))
     cheap = [k for k in bounds if cost[k] <= budget] or list(bounds)
     return max(cheap, key=lambda k: float(np.mean(bounds[k])))
 
 
-def sweep_slopes(run: Run, *parts: str) -> dict[int, Array]:
-    """Slope of every validation item at each layer, over both orders of the options where both were read (or in some parts of the run)."""
-    parts = parts or tuple(p for p in run.manifest.get("parts", {}) if p.startswith("val-"))
-    tables = [run.table(p) for p in parts]
-    layers = [k for k in tables[0].values("layer") if k is not None]
-    return {k: np.mean([_fit(t, "vector", k).slope for t in tables], axis=0) for k in layers}
+def sweep_slopes(run: Run, items: Mapping[str, Sequence[str]]) -> dict[int, Array]:
+    """Slope of every validation item at each layer, over both orders of the options where both were read.
+
+    Args:
+        items: context -> ids of the questions, in one order in all contexts; contexts that were not swept are left out.
+    """
+    swept = {c: run.table(f"val-{c}") for c in items if f"val-{c}" in run.manifest.get("parts", {})}
+    layers = [k for k in next(iter(swept.values())).values("layer") if k is not None]
+    return {k: np.mean([_fit(t, "vector", k, items[c]).slope for c, t in swept.items()], axis=0) for k in layers}
 
 
 def sweep_costs(folder: Run, names: Sequence[str]) -> dict[int, float]:
@@ -188,8 +195,9 @@ def load(folder: str | Path | Run) -> Study:
     plan, layer = manifest["parts"]["study"]["plan"], manifest["layer"]
     sets = [_load_set(Run(run.file("sets", f["name"])), f, plan) for f in manifest["sets"]]
     swept = plan["layer"] is None
-    sweeps = {s.name: sweep_slopes(Run(run.file("sets", s.name))) for s in sets} if swept else {}
-    plain = {s.name: sweep_slopes(Run(run.file("sets", s.name)), f"val-{s.first}") for s in sets} if swept else {}
+    asked = {s.name: s.facts["items"]["val"] for s in sets}
+    sweeps = {n: sweep_slopes(Run(run.file("sets", n)), x) for n, x in asked.items()} if swept else {}
+    plain = {s.name: sweep_slopes(Run(run.file("sets", s.name)), {s.first: asked[s.name][s.first]}) for s in sets} if swept else {}
     costs = sweep_costs(run, [s.name for s in sets]) if swept else {}
     adjusted = benjamini_hochberg(np.array([s.p for s in sets]))
     ceiling = split_half([np.array(s.forecast["per_pair"]) for s in sets]) if len(sets) > 2 else float("nan")

@@ -102,7 +102,7 @@ def reliability(lm: LM, to: str | Path, plan: Plan, watch: Watch | None = None) 
         one.forecast("val")
         if plan.layer is None:
             one.sweep()
-    layer = plan.layer if plan.layer is not None else choose_layer(folder, [one.name for one in studied], BUDGET)
+    layer = plan.layer if plan.layer is not None else choose_layer(folder, {one.name: one.facts()["items"]["val"] for one in studied}, BUDGET)
     folder.note(layer=layer, sets=[one.facts() for one in studied])
     for k, one in enumerate(studied):
         one.grid(layer, unrelated=studied[(k + 1) % len(studied)] if len(studied) > 1 else None)
