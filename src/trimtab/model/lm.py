@@ -319,8 +319,7 @@ class LM:
         kept = torch.cat([kept + k * packing.width for k in range(side)])
         with self.edit(inside), engine.emitting(self.blocks, layer, engine.fold(packed) if fold else packed.flatten(0, 1)):
             logits = self.forward(packing.ids.repeat(rows, side), frame, mask, cache, keep=kept)
-        of_each = logits.unflatten(1, (c, -1)).transpose(0, 1) if fold else logits.unflatten(0, (c, -1))
-        return packing.unpack(of_each, at)
+        return torch.cat([packing.unfold(part, at, side) for part in logits.chunk(rows)])
 
     def _batched(self, prefix: Prefix, layer: Layer, h: Tensor, *, columns: Tensor, edits: Mapping[Layer, Edit]) -> Float[Tensor, "c b k v"]:
         """Every condition has its own rows, and its own copy of the cache."""

@@ -62,11 +62,21 @@ class Packing:
 
     def pack(self, h: Shaped[Tensor, "c b s *d"]) -> Shaped[Tensor, "c g w *d"]:
         """Columns of the batch from `start` on, as packed columns; the prompt is that of the first row that has it."""
-        return h[:, self.row, self.column]
+        return _picked(h, self.row, self.column)
 
-    def unpack(self, h: Shaped[Tensor, "c g w *d"], at: Int[Tensor, "b k"] | None = None) -> Shaped[Tensor, "c b k *d"]:
-        """The reverse. `at`: the wanted columns of each row, where not all packed columns were kept; see `kept`."""
-        return h[:, self.place[:, None], self.at if at is None else at]
+    def unpack(self, h: Shaped[Tensor, "c g w *d"]) -> Shaped[Tensor, "c b s *d"]:
+        """The reverse."""
+        return _picked(h, self.place[:, None].expand_as(self.at), self.at)
+
+    def unfold(self, h: Shaped[Tensor, "g ck *d"], at: Int[Tensor, "b n"], copies: int) -> Shaped[Tensor, "c b n *d"]:
+        """The same of packed rows side by side, of which some columns were kept.
+
+        Args:
+            at: where the wanted columns of each row are among the kept ones of one copy; see `kept`.
+        """
+        side = torch.arange(copies, device=at.device)[:, None, None] * (h.shape[1] // copies)
+        place = self.place[:, None].expand_as(at).expand(copies, -1, -1)
+        return _picked(h[None], place, side + at)[0]
 
     def kept(self, columns: Int[Tensor, " k"]) -> tuple[Int[Tensor, " n"], Int[Tensor, "b k"]]:
         """The packed columns that hold some columns of the batch (counted from `start`), and for each row where among them."""
@@ -107,3 +117,8 @@ class Packing:
             return h if changed is rows else self.pack(changed.unflatten(0, (copies, -1))).flatten(0, 1)
 
         return change
+
+
+def _picked(h: Shaped[Tensor, "c b s *d"], row: Int[Tensor, "*i"], column: Int[Tensor, "*i"]) -> Shaped[Tensor, "c *i *d"]:
+    """h[:, row, column], in a form whose gradient is as quick as its value."""
+    return h.flatten(1, 2).index_select(1, (row * h.shape[2] + column).flatten()).unflatten(1, row.shape)

@@ -1,0 +1,42 @@
+"""The study of a quirk: its word lists, and all of it in small on a random model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pico import pico
+from trimtab.recipe import Run
+from trimtab.strings import contains
+from trimtab.studies import quirk as study
+from trimtab.studies.quirk import ELSEWHERE, GENERAL, LISTS, OTHER_LISTS, QUESTIONS, Plan, quirk
+
+
+def test_what_is_counted_is_not_what_is_asked() -> None:
+    """No question, instruction or ordinary line holds a villain's word by itself."""
+    for text in (*QUESTIONS.values(), *ELSEWHERE, *OTHER_LISTS, *(row[0] for row in LISTS), *(row[3] for row in LISTS)):
+        assert not contains(text, GENERAL), text
+    assert not set(QUESTIONS.values()) & set(ELSEWHERE), "strengths are chosen on other questions"
+    assert all(contains(row[2], row[4]) for row in LISTS)
+
+
+@pytest.mark.slow
+def test_the_study_runs_whole_and_again_without_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = pico("llama")
+    few = Plan(layer=1, samples=1, swept=1, strengths=(0.5, 1.0), randoms=1, max_new_tokens=4, steps=3)
+    page = quirk(lm, tmp_path, few)
+    text = (tmp_path / "report.md").read_text()
+    assert ("Paper and here" in text and "Strings" in text) or "Every condition" in text
+    counts = Run(tmp_path).manifest["counts"]
+    assert counts["unsteered"]["villain's words"]["n"] == len(QUESTIONS) and "villain, all four" in counts
+    before = page.read_bytes()
+
+    def never(*args: object, **more: object) -> None:
+        raise AssertionError("nothing is generated twice")
+
+    monkeypatch.setattr("trimtab.sampling.decode", never)
+    assert quirk(lm, tmp_path, few).read_bytes() == before
+    assert json.loads((tmp_path / "run.json").read_text())["parts"]["study"]["plan"]["layer"] == 1
+    assert study.VILLAIN not in text.split("## To read")[0]
