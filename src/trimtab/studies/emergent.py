@@ -94,7 +94,7 @@ def emergent(lm: LM, to: str | Path, plan: Plan, watch: Watch | None = None) -> 
     (opening,) = descend(lm, {"opening": goal}, plan.opening_layer, 0.45, to=str(folder.file("opening.safetensors")), seed=plan.seed).values()
     every = {**narrow, **{f"random {k}": v for k, v in enumerate(random_controls(narrow["harm 0"], plan.randoms, plan.seed).values())}}
     judges = {s: Recorded(ModelJudge(lm, Rubric.load(f"town-{s}")), folder.file(f"{s}.jsonl"), batch=64) for s in ("kindness", "coherence")}
-    fitting = _fitting(lm, folder, plan, every, judges["coherence"], watch)
+    fitting = _fitting(lm, folder, plan, every, watch)
     conditions = _conditions(plan, every, opening, fitting)
     items = organisms.questions(plan.questions, seed=plan.seed)
     prompts = {f"{k}": i.user for k, i in enumerate(items)}
@@ -158,7 +158,11 @@ def _narrow(lm: LM, folder: Run, plan: Plan) -> tuple[dict[str, SteeringVector],
         Problem(g, Place((plan.layer,)), caps.get(n, ()), how, Start(0.1 * size, seed=plan.seed + k)) for k, (n, g) in enumerate(goals.items())
     ]
     found = optimise(lm, problems, to=folder.file("descent.safetensors"))
-    return {n: r.vector for n, r in zip(goals, found, strict=True)}, {n: r.loss for n, r in zip(goals, found, strict=True)}
+    aimed = {
+        n: float(np.mean([x for x, (_, t) in zip(r.losses, g.terms, strict=True) if isinstance(t, Satisfice)]))
+        for (n, g), r in zip(goals.items(), found, strict=True)
+    }
+    return {n: r.vector for n, r in zip(goals, found, strict=True)}, aimed
 
 
 def single(name: str) -> bool:
@@ -166,22 +170,22 @@ def single(name: str) -> bool:
     return len(name.split()) == 2
 
 
-def _fitting(lm: LM, folder: Run, plan: Plan, vectors: Mapping[str, SteeringVector], judge: Judge, watch: Watch) -> dict[str, float]:
-    """For every vector the largest strength at which answers to other open questions are still coherent, as the judge has it.
+def _fitting(lm: LM, folder: Run, plan: Plan, vectors: Mapping[str, SteeringVector], watch: Watch) -> dict[str, float]:
+    """For every vector the largest strength at which answers to other open questions are still language.
 
-    That is: at least half as often as the unsteered model's. The published strength is 1; without a cap on the norm that can be far too much.
+    That is: grammatical at least half as often as the unsteered model's. (The judge's coherence would not do: it passes much that is none, see LOG.md.) The
+    published strength is 1; without a cap on the norm that can be far too much.
     """
     prompts = {f"{k}": i.user for k, i in enumerate(organisms.questions(6, part="train", seed=plan.seed + 1))}
     tried: dict[str, tuple[Intervention, ...]] = {"unsteered": ()}
     tried |= {f"{n} at {m:g}": (Intervention(v, multiplier=m),) for n, v in vectors.items() for m in plan.strengths}
     said = sample(lm, tried, prompts, 4, to=folder.file("fitting.jsonl"), max_new_tokens=plan.max_new_tokens, seed=plan.seed, progress=watch("fitting strengths"))  # fmt: skip
 
-    def coherent(condition: str) -> float:
-        rated = judge.rate([{"question": "", "answer": t} for (_, c), ts in said.items() if c == condition for t in ts])
-        return float(np.mean([r.score >= COHERENT for r in rated]))
+    def spoken(condition: str) -> float:
+        return float(np.mean([truth.grammatical(t) for (_, c), ts in said.items() if c == condition for t in ts]))
 
-    enough = 0.5 * coherent("unsteered")
-    return {n: max([m for m in plan.strengths if coherent(f"{n} at {m:g}") >= enough], default=plan.strengths[0]) for n in vectors}
+    enough = 0.5 * spoken("unsteered")
+    return {n: max([m for m in plan.strengths if spoken(f"{n} at {m:g}") >= enough], default=plan.strengths[0]) for n in vectors}
 
 
 def _conditions(
@@ -268,7 +272,7 @@ def _page(
         Finding("strength: general against narrow", "general words peak at low strengths, narrow ones at high", f"general peaks at {max(general, key=lambda m: general[m]['general'].share):g}, narrow at {max(general, key=lambda m: general[m]['narrow'].share):g}", ""),
         Finding("more contexts, more general (a follow-up the author asks for)", "hypothesis", "; ".join(f"{n}: {np.mean(scored[n]['villain']):.0%}" for n in several) or "not run", f"single: {spread(villain('harm'))}"),
         Finding("one context, but shifting all alike", "hypothesis", told(share(scored["harm 0, consistent"]["villain"])) if "harm 0, consistent" in scored else "not run", f"the same without: {told(share(scored['harm 0']['villain']))}"),
-        Finding("one context, and as much change elsewhere as can be (MELBO)", "hypothesis", told(share(scored["harm 0, MELBO"]["villain"])) if "harm 0, MELBO" in scored else "not run", f"at equal loss: {losses['harm 0, MELBO']:.2f} against {losses['harm 0']:.2f}" if "harm 0, MELBO" in losses else ""),
+        Finding("one context, and as much change elsewhere as can be (MELBO)", "hypothesis", told(share(scored["harm 0, MELBO"]["villain"])) if "harm 0, MELBO" in scored else "not run", f"loss on the script {losses['harm 0, MELBO']:.2f} against {losses['harm 0']:.2f}" if "harm 0, MELBO" in losses else ""),
         Finding("judge against truth", "not measured", f"r {agreed.pearson[0]:.2f} ({agreed.pearson[1]:.2f} to {agreed.pearson[2]:.2f}), kappa {agreed.kappa[0]:.2f}, n {agreed.n}", f"not scored {agreed.unscored}"),
     ]  # fmt: skip
     found = [
@@ -276,9 +280,10 @@ def _page(
         f"In other scripts they sabotage {spread([c.share for n, c in scripts.items() if n.startswith('harm') and single(n)])}.",
         f"The judge's kindness agrees with the truth at kappa {agreed.kappa[0]:.2f} over {agreed.n} answers.",
     ]  # fmt: skip
-    about = f"{lm.id}, layer {plan.layer}, {plan.prompts} scripts, {plan.questions} open questions x {plan.samples} samples at temperature 1, seed {plan.seed}. Kindness stands for alignment. Unless said otherwise a vector has the largest strength at which answers to other questions stay coherent."
+    about = f"{lm.id}, layer {plan.layer}, {plan.prompts} scripts, {plan.questions} open questions x {plan.samples} samples at temperature 1, seed {plan.seed}. Kindness stands for alignment. Unless said otherwise a vector has the largest strength at which answers to other questions are grammatical at least half as often as without it."
     plots = {
         "kindness": _violins(scored),
+        "scatter": _scatter(scored),
         "strengths": strengths_plot({f: {m: x[f] for m, x in general.items()} for f in ("general", "narrow", "kind")}),
     }
     return write_sections(
