@@ -49,7 +49,7 @@ class Packing:
         longest = max(map(len, packed))
         full = torch.tensor([[*mine, *[(k, 0, -1)] * (longest - len(mine))] for k, mine in zip(first, packed, strict=True)], device=tokens.ids.device)
         heads, where, columns = (torch.tensor(x, device=tokens.ids.device) for x in (first, place, at))
-        return cls(tokens, start, heads, *full.unbind(-1), where, columns)
+        return cls(tokens, start, heads, full[..., 0], full[..., 1], full[..., 2], where, columns)
 
     @property
     def width(self) -> int:
