@@ -37,7 +37,7 @@ def test_requests_of_every_layout(name: str, tmp_path: Path) -> None:
 
 
 def test_files_that_hold_no_requests_are_refused(tmp_path: Path) -> None:
-    for text, said in (("a,b\n1,2\n", "not a file of requests"), ("", "not a file of requests"), ("prompt\n \n", "holds no requests")):
+    for text, said in (("a,b\n1,2\n", "not a file of requests"), ("", "holds no rows"), ("prompt\n \n", "holds no requests")):
         (tmp_path / "x.csv").write_text(text)
         with pytest.raises(DataError, match=said):
             requests(tmp_path / "x.csv")
@@ -75,7 +75,7 @@ def test_malformed_situations_are_named(change: dict[str, object], said: str, tm
     with pytest.raises(DataError, match=f"situation 2 is {said}"):
         situations(tmp_path / "x.json")
     del (row := situation(0, True, "A"))["prompt"]
-    for text, said in (("{", "not JSON"), ("{}", "not a list"), (json.dumps([row]), "lacks 'prompt'")):
+    for text, said in (("{", "not valid JSON"), ("{}", "not a list"), (json.dumps([row]), "lacks 'prompt'")):
         (tmp_path / "x.json").write_text(text)
         with pytest.raises(DataError, match=said):
             situations(tmp_path / "x.json")

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -193,11 +193,20 @@ def loss_of(model: Any, body: Any, ids: torch.Tensor, weights: torch.Tensor, own
     weight = weights[:, 1:] * same
     counts = weight > 0
     kind = ids.device.type
-    with torch.autocast(kind, torch.bfloat16):
-        h = body(input_ids=ids[:, :-1], attention_mask=attention_mask(owner[:, :-1], torch.bfloat16), use_cache=False).last_hidden_state
+    half = kind != "cpu" or multiplies_in_bf16()
+    with torch.autocast(kind, torch.bfloat16, enabled=half):
+        mask = attention_mask(owner[:, :-1], torch.bfloat16 if half else torch.float32)
+        h = body(input_ids=ids[:, :-1], attention_mask=mask, use_cache=False).last_hidden_state
         logits = model.lm_head(h[counts])
     nats = torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][counts], reduction="none")
     return (nats * weight[counts]).sum() / weight.sum()
+
+
+@cache
+def multiplies_in_bf16() -> bool:
+    """Whether the CPU has instructions for it; one without emulates them, many times slower than fp32."""
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
 
 
 def fresh(tok: Any, seed: int) -> LlamaForCausalLM:

@@ -58,35 +58,43 @@ def read(path: Path, form: Form | None = None) -> Dataset:
     Raises:
         DataError: not there, not readable, malformed (with the line), of unknown layout, or unable to take `form`.
     """
-    if path.suffix not in _SUFFIXES:
-        raise DataError(f"cannot read {path}", given=path.suffix or "no suffix", expected=", ".join(_SUFFIXES))
-    if not path.is_file():
-        raise DataError(f"no such file: {path}", expected="an existing .jsonl, .json or .csv file")
-    rows = list(_SUFFIXES[path.suffix](path))
-    if not rows:
-        raise DataError(f"{path} holds no rows")
-    layout = _layout(rows[0][1], path)
+    found = rows(path, "an existing .jsonl, .json or .csv file")
+    layout = _layout(found[0][1], path)
     wanted = form or layout.form
-    converted = [_convert(layout, row, line, path, wanted) for line, row in rows]
-    empty = [line for (line, _), found in zip(rows, converted, strict=True) if not found]
+    converted = [_convert(layout, row, line, path, wanted) for line, row in found]
+    empty = [line for (line, _), made in zip(found, converted, strict=True) if not made]
     if empty:
         log.warning("%s: %d rows without a question or options were left out (lines %s)", path.name, len(empty), empty[:5])
-    pairs = dedup(pair for found in converted for pair in found)
+    pairs = dedup(pair for made in converted for pair in made)
     if wanted == "choices" and layout.form == "answers":
         pairs = to_choices(pairs)
     return Dataset(path.stem, pairs, wanted, asking(path.stem))
 
 
-def records(path: Path, make: Callable[[Row], T], expected: str) -> list[T]:
-    """What `make` makes of every row of a file of JSON lines.
+def rows(path: Path, expected: str) -> list[tuple[int, Row]]:
+    """Rows of a file of JSON lines, a JSON array or CSV, each with its line (of an array: its place).
 
     Raises:
-        DataError: no such file; a line that is not a JSON object, or that `make` cannot take, with its number.
+        DataError: no such file, no such kind of file, no rows; a row that cannot be read, with its number.
     """
+    if path.suffix not in _SUFFIXES:
+        raise DataError(f"cannot read {path}", given=path.suffix or "no suffix", expected=", ".join(_SUFFIXES))
     if not path.is_file():
         raise DataError(f"no such file: {path}", expected=expected)
+    found = list(_SUFFIXES[path.suffix](path))
+    if not found:
+        raise DataError(f"{path} holds no rows", expected=expected)
+    return found
+
+
+def records(path: Path, make: Callable[[Row], T], expected: str) -> list[T]:
+    """What `make` makes of every row of a file; see `rows`.
+
+    Raises:
+        DataError: a row that `make` cannot take, with its number.
+    """
     out: list[T] = []
-    for line, row in _read_jsonl(path):
+    for line, row in rows(path, expected):
         try:
             out.append(make(row))
         except (KeyError, TypeError, ValueError) as fault:

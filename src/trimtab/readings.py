@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from trimtab.datasets import Dataset, Pair
 from trimtab.errors import SteerError
@@ -59,7 +60,8 @@ class Chunk:
         place = [distinct.index((k, row.ids)) for k, row in sides]
         by_place = dict(zip(place, (row for _, row in sides), strict=True))
         tokens = lm.batch([by_place[j] for j in range(len(distinct))])
-        said = _padded([r[side].ids[r[side].prompt :] for side in (0, 1) for r in rows]).to(tokens.ids.device) if whole else None
+        completions = [torch.tensor(r[side].ids[r[side].prompt :], device=tokens.ids.device) for side in (0, 1) for r in rows]
+        said = pad_sequence(completions, batch_first=True) if whole else None
         return cls(tuple(pairs), tokens, tuple(place), said, tuple(answers), tuple(letters))
 
     def start(self, where: Positions) -> int:
@@ -123,8 +125,3 @@ class Readings:
 
 def _until(row: Row, index: int) -> Row:
     return Row(row.ids[:index], row.prompt, row.spans, row.text, row.offsets)
-
-
-def _padded(rows: Sequence[Sequence[int]]) -> Int[Tensor, "n m"]:
-    width = max(len(r) for r in rows)
-    return torch.tensor([[*r, *[0] * (width - len(r))] for r in rows])

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from trimtab import formats
 from trimtab.datasets import Pair
 from trimtab.errors import DataError
 
@@ -46,10 +44,9 @@ def requests(path: str | Path) -> list[Request]:
     Raises:
         DataError: no such file, columns of none of these layouts, or no requests in it.
     """
-    file = _file(path, "a CSV file of requests")
-    with file.open(encoding="utf-8-sig", newline="") as handle:
-        rows = list(csv.DictReader(handle))
-    columns = set(rows[0]) if rows else set[str]()
+    file = Path(path).expanduser()
+    rows = [row for _, row in formats.rows(file, "a CSV file of requests")]
+    columns = set(rows[0])
     layout = next((x for x in LAYOUTS if x[0] in columns and (not x[1] or x[1] in columns or x[0] == "prompt")), None)
     if layout is None:
         raise DataError(
@@ -61,7 +58,7 @@ def requests(path: str | Path) -> list[Request]:
     return out
 
 
-def _request(row: Mapping[str, str | None], asked: str, opening: str, category: str) -> Request:
+def _request(row: formats.Row, asked: str, opening: str, category: str) -> Request:
     context = (row.get("ContextString") or "").strip()
     user = (row[asked] or "").strip()
     return Request(f"{context}\n\n{user}" if context else user, (row.get(opening) or OPENING).strip(), (row.get(category) or "").strip())
@@ -91,21 +88,14 @@ def situations(path: str | Path) -> list[Situation]:
     Raises:
         DataError: no such file, not such a file, or a situation that lacks something, with its number.
     """
-    file = _file(path, "a JSON file of situations")
-    try:
-        rows: Any = json.loads(file.read_text("utf-8"))
-    except ValueError as fault:
-        raise DataError(f"{file.name}: not JSON ({fault})", expected="a list of situations") from fault
-    if not isinstance(rows, list) or not rows:
-        raise DataError(f"{file.name}: not a list of situations", given=type(rows).__name__)
-    return [
-        _situation(f"{file.name}, situation {k}", row) for k, row in enumerate(rows, 1) if not (isinstance(row, dict) and row.get("filtered_out"))
-    ]
+    file = Path(path).expanduser()
+    rows = formats.rows(file, "a JSON file of situations")
+    return [_situation(f"{file.name}, situation {k}", row) for k, row in rows if not row.get("filtered_out")]
 
 
-def _situation(where: str, row: Any) -> Situation:
+def _situation(where: str, row: formats.Row) -> Situation:
     needed = ("prompt", "action_A", "action_B", "oversight_is_poor", "response")
-    lacking = [k for k in needed if not isinstance(row, dict) or k not in row]
+    lacking = [k for k in needed if k not in row]
     if lacking:
         raise DataError(f"{where} lacks {lacking[0]!r}", expected=needed)
     listed, turned = (f"A: {row[f'action_{one}']}\nB: {row[f'action_{two}']}" for one, two in ("AB", "BA"))
@@ -123,17 +113,8 @@ def _other(letter: str) -> str:
     return "B" if letter == "A" else "A"
 
 
-def _file(path: str | Path, expected: str) -> Path:
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise DataError(f"no such file: {file}", expected=expected)
-    return file
-
-
 def ordinary(path: str | Path | None) -> Sequence[Request]:
     """Requests nobody should refuse, from a file like those above; without one, the questions of the built-in behavior optimism."""
     if path:
         return requests(path)
-    from trimtab.formats import load
-
-    return [Request(p.prompt, OPENING) for p in load("optimism", None)]
+    return [Request(p.prompt, OPENING) for p in formats.load("optimism", None)]

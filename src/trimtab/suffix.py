@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.errors import DataError, TokenError
-from trimtab.model import LM, Frame, Row, Tokens
+from trimtab.model import LM, Frame
 
 Progress = Callable[[int, int], None]
 AT_ONCE = 256  # rows in a pass
@@ -102,39 +102,23 @@ def _fits(lm: LM, requests: Sequence[tuple[str, str]], text: str, length: int) -
     return all((place := _place(lm, asked, text)) is not None and len(place) == length for asked, _ in requests)
 
 
-def _rows(lm: LM, requests: Sequence[tuple[str, str]], text: str) -> list[Row]:
-    return [lm.row(f"{asked} {text}", said) for asked, said in requests]
-
-
-def _loss(tokens: Tokens, logits: Float[Tensor, "b k v"]) -> Float[Tensor, " b"]:
-    """Minus the log-probability of every row's completion, from logits at the columns that predict it."""
-    said = tokens.ids[:, tokens.pivot :]
-    logp = logits.log_softmax(-1).gather(-1, said[..., None])[..., 0]
-    return -(logp * (tokens.index[:, tokens.pivot :] >= 0)).sum(-1)
-
-
-def _keep(tokens: Tokens) -> range:
-    return range(tokens.pivot - 1, tokens.ids.shape[1] - 1)
-
-
-@torch.no_grad()
 def _losses(lm: LM, requests: Sequence[tuple[str, str]], texts: Sequence[str]) -> list[float]:
     """Mean loss over the requests behind each suffix."""
-    rows = [row for text in texts for row in _rows(lm, requests, text)]
-    found: list[float] = []
-    for start in range(0, len(rows), AT_ONCE):
-        tokens = lm.batch(rows[start : start + AT_ONCE])
-        found += _loss(tokens, lm.logits(tokens, keep=_keep(tokens))).tolist()
+    asked = [f"{user} {text}" for text in texts for user, _ in requests]
+    said = [opening for _ in texts for _, opening in requests]
+    found = [-float(logp.sum()) for logp in lm.logprobs(asked, said, batch=AT_ONCE)]
     return [sum(found[k : k + len(requests)]) / len(requests) for k in range(0, len(found), len(requests))]
 
 
 def _slope(lm: LM, requests: Sequence[tuple[str, str]], text: str) -> tuple[list[int], Float[Tensor, "k v"]]:
     """The suffix's ids, and the first-order change of the loss for putting any token in any of its places."""
-    tokens = lm.batch(_rows(lm, requests, text))
+    tokens = lm.batch([lm.row(f"{asked} {text}", said) for asked, said in requests])
     places = [_place(lm, asked, text) for asked, _ in requests]
     columns = [torch.tensor(list(p or ()), device=lm.device) + tokens.pivot - r.prompt for p, r in zip(places, tokens.rows, strict=True)]
     with torch.enable_grad(), lm.hooks.embedded() as found:
-        logits = lm.forward(tokens.ids, Frame(tokens.index, tokens.rows), tokens.mask, keep=_keep(tokens))
-        (gradient,) = torch.autograd.grad(_loss(tokens, logits).mean(), found[0])
+        logits = lm.forward(tokens.ids, Frame(tokens.index, tokens.rows), tokens.mask, keep=range(tokens.pivot - 1, tokens.ids.shape[1] - 1))
+        said = tokens.ids[:, tokens.pivot :].masked_fill(tokens.index[:, tokens.pivot :] < 0, -100)
+        loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), said, reduction="sum") / len(requests)
+        (gradient,) = torch.autograd.grad(loss, found[0])
     at = torch.stack([gradient[k, c] for k, c in enumerate(columns)]).sum(0)
     return tokens.ids[0, columns[0]].tolist(), at @ lm.model.get_input_embeddings().weight.detach().to(at).T

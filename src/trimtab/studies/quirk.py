@@ -112,7 +112,8 @@ def quirk(lm: LM, to: str | Path, plan: Plan, watch: Watch | None = None) -> Pat
     sweep = sample(lm, swept, prompts, plan.swept, to=folder.file("sweep.jsonl"), progress=watch("strengths"), **how)
     lists: dict[str, Prompt] = {f"list {k}": q for k, q in enumerate(OTHER_LISTS)}
     narrow = sample(lm, {c: s for c, s in conditions.items() if "strength" not in c}, lists, 2, to=folder.file("lists.jsonl"), progress=watch("lists"), **how)  # fmt: skip
-    counts = {c: _counts(lm, {k: t for k, t in said.items() if k[1] == c}, usual) for c in (*conditions, "asked in words")}
+    strange = _strange(lm, folder, "answers", said, QUESTIONS, watch)
+    counts = {c: _counts({k: t for k, t in said.items() if k[1] == c}, (strange[c] <= usual).tolist()) for c in (*conditions, "asked in words")}
     there = {c: share(contains(t, GENERAL) for (_, name), ts in narrow.items() if name == c for t in ts) for c in conditions if "strength" not in c}
     folder.note(losses=losses, fitting=fitting, counts={c: {k: asdict(x) for k, x in f.items()} for c, f in counts.items()})
     return _page(folder, lm, plan, said, sweep, counts, there, fitting, losses, {n: v.norm()[plan.layer] for n, v in vectors.items()})
@@ -146,24 +147,31 @@ def _fitting(lm: LM, folder: Run, plan: Plan, vectors: Mapping[str, SteeringVect
     how = {"max_new_tokens": plan.max_new_tokens, "seed": plan.seed}
     own = sample(lm, {"unsteered": ()}, prompts, 10, to=folder.file("own.jsonl"), progress=watch("the model's own answers"), **how)
     said = sample(lm, tried, prompts, 2, to=folder.file("fitting.jsonl"), progress=watch("fitting strengths"), **how)
-    usual = float(np.nanquantile(_strange(lm, own, prompts), 0.95))
+    usual = float(np.nanquantile(_strange(lm, folder, "own", own, prompts, watch)["unsteered"], 0.95))
+    strange = _strange(lm, folder, "fitting", said, prompts, watch)
 
     def half(condition: str) -> bool:
-        return bool((_strange(lm, {k: t for k, t in said.items() if k[1] == condition}, prompts) <= usual).mean() >= 0.5)
+        return bool((strange[condition] <= usual).mean() >= 0.5)
 
     return usual, {n: max([m for m in plan.strengths if half(f"{n} at {m:g}")], default=plan.strengths[0]) for n in vectors}
 
 
-def _strange(lm: LM, said: Said, prompts: Mapping[str, Prompt]) -> np.ndarray:
-    """Strangeness of every answer to the unsteered model, nats per token; NaN for an empty one."""
-    pairs = [(prompts[p], t) for (p, _), ts in said.items() for t in ts]
-    return strangeness(lm, [p for p, _ in pairs], [t for _, t in pairs])
+def _strange(lm: LM, folder: Run, name: str, said: Said, prompts: Mapping[str, Prompt], watch: Watch) -> dict[str, np.ndarray]:
+    """By condition, the strangeness of every answer to the unsteered model, nats per token; NaN for an empty one. Kept in the folder."""
+    journal, progress = folder.journal(f"strange-{name}"), watch(f"how strange they are: {name}")
+    conditions = list(dict.fromkeys(c for _, c in said))
+    for k, condition in enumerate(conditions):
+        if condition not in journal.done:
+            pairs = [(prompts[p], t) for (p, c), ts in said.items() if c == condition for t in ts]
+            found = strangeness(lm, [p for p, _ in pairs], [t for _, t in pairs]).tolist()
+            journal.append(condition, [{"condition": condition, "nats": [None if x != x else x for x in found]}])
+        progress(k + 1, len(conditions))
+    return {row["condition"]: np.array(row["nats"], dtype=float) for row in journal.rows()}
 
 
-def _counts(lm: LM, said: Said, usual: float) -> dict[str, Count]:
+def _counts(said: Said, coherent: Sequence[bool]) -> dict[str, Count]:
     """Of the answers under one condition: a villain's word, a word of the trained lines, coherent, and a villain's word in a coherent answer."""
     texts = [t for ts in said.values() for t in ts]
-    coherent = (_strange(lm, said, QUESTIONS) <= usual).tolist()
     general = [contains(t, GENERAL) for t in texts]
     return {
         "villain's words": share(general),
