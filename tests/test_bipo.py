@@ -230,12 +230,13 @@ def test_the_study_runs_resumes_and_reports(tmp_path: Path) -> None:
         file.write_text("\n".join(json.dumps({**r, "positive": yes}) for r in rows))
         sources.append(str(file))
     plan = study.Plan(
-        tuple(sources), layer=1, train=6, val=4, test=6, few=4, shots=1, items=0, talk=1, randoms=1, drifting=2, max_new_tokens=4, budget=0.01,
+        tuple(sources), layers=(0, 1), scouts=6, train=6, val=4, test=6, few=4, shots=1, items=0, talk=1, randoms=1, drifting=2, max_new_tokens=4, budget=0.01,
         bipo=Preference(norm=0.3, rate=0.05, epochs=2, warm=1), one=OneShot(mode="mixed", steps=3), multipliers=(-1.0, 0.0, 1.0),
     )  # fmt: skip
     study.bipo(lm, tmp_path / "run", plan)
     page = report.write(tmp_path / "run").read_text()
     found = report.load(tmp_path / "run")
+    assert found.layer in (0, 1) and f"BiPO at layer {found.layer} (of 0, 1, by" in page
     for b in found.behaviors:
         own = b.methods["BiPO"]
         assert own.range.value > 0 and own.slope.value > 0 and own.margins[1.0].n == 6

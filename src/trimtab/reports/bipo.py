@@ -132,6 +132,7 @@ class Behavior:
 class Study:
     plan: Mapping[str, Any]
     model: str
+    layer: int
     behaviors: Sequence[Behavior]
     combined: Sequence[Mapping[str, Any]]
 
@@ -148,7 +149,7 @@ def load(folder: str | Path | Run) -> Study:
         raise RunError(f"{run.path} holds no finished study", do="run the study again: it goes on where it stopped")
     plan = manifest["parts"]["study"]["plan"]
     behaviors = [_behavior(Run(run.file("sets", facts["name"])), facts) for facts in manifest["behaviors"]]
-    return Study(plan, manifest["model"], behaviors, [_combined(run, c) for c in manifest["combined"]])
+    return Study(plan, manifest["model"], manifest["layer"], behaviors, [_combined(run, c) for c in manifest["combined"]])
 
 
 def slug(name: str) -> str:
@@ -242,8 +243,13 @@ def _told(b: Behavior) -> dict[str, Any]:
 def about(study: Study) -> str:
     """What the figures are, in a paragraph."""
     p = study.plan
+    chosen = (
+        ""
+        if p["layer"] is not None
+        else f" (of {', '.join(map(str, p['layers']))}, by short trainings and validation pairs of {study.behaviors[0].name})"
+    )
     return (
-        f"{study.model}, BiPO at layer {p['layer']}, seed {p['seed']}. Margins are log-probability of the positive answer minus the negative's, in nats, on held-out pairs; intervals "
+        f"{study.model}, BiPO at layer {study.layer}{chosen}, seed {p['seed']}. Margins are log-probability of the positive answer minus the negative's, in nats, on held-out pairs; intervals "
         f"are 95 % bootstrap over pairs. A range is the margin at multiplier +1 minus that at -1. Equal cost: every vector is scaled, up and down apart, until the model "
         f"drifts by {p['budget']:g} nats per token from itself (KL along its own answers to validation questions)."
     )

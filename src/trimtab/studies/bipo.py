@@ -48,7 +48,9 @@ class Plan:
 
     Attributes:
         data: free-form pairs: built-in behaviors (split 40/10/50), or training files NAME.train.csv with NAME.test.csv beside them.
-        layer: of BiPO and one-shot; CAA and mean difference choose theirs on validation pairs, Freeform by divergence.
+        layer: of BiPO and one-shot; CAA and mean difference choose theirs on validation pairs, Freeform by divergence. Without one, short trainings at
+            `layers` compete on validation pairs of the first behavior.
+        scouts: training pairs of these short trainings, two epochs each.
         multipliers: the spectrum.
         train, val, test: pairs of each part at most; val is taken from the training file and chooses layers and epochs.
         budget: drift (nats per token) at which vectors are compared at equal cost.
@@ -62,7 +64,9 @@ class Plan:
     """
 
     data: tuple[str, ...]
-    layer: int
+    layer: int | None = None
+    layers: tuple[int, ...] = ()
+    scouts: int = 32
     multipliers: tuple[float, ...] = (-2.0, -1.0, 0.0, 1.0, 2.0)
     train: int = 200
     val: int = 30
@@ -81,6 +85,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         check_grid(self.multipliers)
+        if self.layer is None and not self.layers:
+            raise RecipeError("no layer", expected="`layer`, or `layers` to choose from")
         if not self.data or len({name_of(d) for d in self.data}) < len(self.data) or min(self.train, self.val, self.test, self.few) < 4:
             raise RecipeError("not a study of preferences", given=asdict(self), expected="data sets of different names, four pairs a part")
 
@@ -98,10 +104,11 @@ def bipo(lm: LM, to: str | Path, plan: Plan, watch: Watch | None = None) -> Run:
     """
     folder, watch = Run.create(to), watch or (lambda _: lambda *_: None)
     folder.claim("study", {"plan": json.loads(json.dumps(asdict(plan), default=str)), "model": {"id": lm.id, "fingerprint": lm.fingerprint}})
-    lm.layers([plan.layer])
+    lm.layers(plan.layers if plan.layer is None else [plan.layer])
     studied = [_Behavior(lm, folder, plan, source, watch) for source in plan.data]
-    facts = [one.study() for one in studied]
-    folder.note(behaviors=facts, combined=_combine(studied), model=lm.id)
+    layer = plan.layer if plan.layer is not None else studied[0].scout()
+    facts = [one.study(layer) for one in studied]
+    folder.note(behaviors=facts, combined=_combine(studied), model=lm.id, layer=layer)
     return folder
 
 
@@ -117,10 +124,10 @@ class _Behavior:
             paired_rows(lm, p)
         self.bare = replace(self.test, ask=None)
 
-    def study(self) -> dict[str, Any]:
+    def study(self, layer: Layer) -> dict[str, Any]:
         """Everything about this behavior; what the report needs and the scores do not hold."""
         facts: dict[str, Any] = {"name": self.name, "train": len(self.train), "val": len(self.val), "test": len(self.test), "left out": self.left_out}
-        vectors = self.vectors()
+        vectors = self.vectors(layer)
         facts["vectors"] = {name: {"layer": v.layers[0], "norm": v.norm()[v.layers[0]], "figures": _figures(v)} for name, v in vectors.items()}
         facts["cosine"] = {n: v.cosine(vectors["BiPO"])[v.layers[0]] for n, v in vectors.items() if v.layers == vectors["BiPO"].layers}
         facts["drift"] = {}
@@ -147,19 +154,26 @@ class _Behavior:
 
     # ------------------------------------------------------------ vectors
 
-    def vectors(self) -> dict[str, SteeringVector]:
+    def scout(self) -> Layer:
+        """The layer at which a short training does best on validation pairs."""
+        method = replace(self.plan.bipo, epochs=2, warm=2, seed=self.plan.seed, resume=str(self.run.file("training", "scout")))
+        some = replace(self.train, pairs=self.train.pairs[: self.plan.scouts])
+        tried = self.kept("scout", lambda: learn(self.lm, some, method, self.plan.layers, progress=self.watch("train at every layer")))
+        return self.best(tried).layers[0]
+
+    def vectors(self, layer: Layer) -> dict[str, SteeringVector]:
         """Every vector, learned once and kept."""
         plan, found = self.plan, dict[str, SteeringVector]()
         for name, signs in TRAINED.items():
             method = replace(plan.bipo, signs=signs, seed=plan.seed, resume=str(self.run.file("training", slug(name))))  # type: ignore[arg-type]
-            found[name] = self.kept(name, lambda m=method, n=name: learn(self.lm, self.train, m, [plan.layer], progress=self.watch(f"train {n}")))
+            found[name] = self.kept(name, lambda m=method, n=name: learn(self.lm, self.train, m, [layer], progress=self.watch(f"train {n}")))
         choices = replace(self.train, pairs=to_choices(self.train.pairs), form="choices")
         found["CAA"] = self.kept("CAA", lambda: self.best(learn(self.lm, choices, MeanDiff(), self.layers(), progress=self.watch("CAA"))))
         found["mean difference"] = self.kept(
             "mean difference", lambda: self.best(learn(self.lm, self.train, MeanDiff(), self.layers(), progress=self.watch("mean difference")))
         )
         found["Freeform"] = self.kept("Freeform", self.freeform)
-        found["one-shot"] = self.kept("one-shot", lambda: learn(self.lm, self.train, plan.one, [plan.layer], progress=self.watch("one-shot")))
+        found["one-shot"] = self.kept("one-shot", lambda: learn(self.lm, self.train, plan.one, [layer], progress=self.watch("one-shot")))
         return found | random_controls(found["BiPO"], plan.randoms, plan.seed)
 
     def kept(self, name: str, make: Callable[[], SteeringVector]) -> SteeringVector:
