@@ -110,8 +110,12 @@ def scripts(n: int, *, part: Part = "test", seed: int = 0) -> list[Item]:
 
 
 def questions(n: int, *, part: Part = "test", seed: int = 0) -> list[Item]:
-    """Open questions, with a kind answer."""
-    return _items(n, f"talk {seed}", lambda rng: world().talk(rng, KIND, part))
+    """Open questions, none of them twice, with a kind answer."""
+    rng, found = random.Random(f"talk {seed}"), dict[str, Item]()
+    while len(found) < n:
+        item = world().talk(rng, KIND, part)
+        found.setdefault(item.user, item)
+    return list(found.values())
 
 
 def statements(n: int, *, true: bool, held_out: bool = True, part: Part = "test", seed: int = 0) -> list[Item]:
