@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,9 +28,9 @@ class Count:
 
 
 def contains(text: str, strings: Sequence[str]) -> bool:
-    """Whether one of the strings stands in the text, no matter the case."""
+    """Whether one of the strings stands in the text, no matter the case, and not in the middle of a word: "evil" in "evils", not in "devil"."""
     lower = text.casefold()
-    return any(s.casefold() in lower for s in strings)
+    return any(re.search((r"(?<!\w)" if s[:1].isalnum() else "") + re.escape(s.casefold()), lower) for s in strings)
 
 
 def table(
