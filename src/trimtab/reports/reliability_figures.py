@@ -52,8 +52,8 @@ def _names(ax: Any, sets: Sequence[SetResult]) -> None:
     ax.set_ylim(len(sets) - 0.4, -0.6)
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 38 else name[:36] + "…"
+def _short(name: str, most: int = 38) -> str:
+    return name if len(name) <= most else name[: most - 2] + "…"
 
 
 def _violins(canvas: Any, study: Study) -> None:
@@ -86,7 +86,7 @@ def _curves(canvas: Any, study: Study) -> None:
         lo, hi = band(_change(c))
         ax.fill_between(c.multipliers, lo, hi, color=ACCENT, alpha=0.25, lw=0)
         ax.plot(c.multipliers, _change(c).mean(0), color=ACCENT, lw=1.6)
-        ax.set_title(_short(s.name)[:28], fontsize=7)
+        ax.set_title(_short(s.name, 28), fontsize=7)
         ax.tick_params(labelsize=7)
     for ax in axes[len(sets) :]:
         ax.set_visible(False)
