@@ -17,9 +17,11 @@ from trimtab.abnormality import Sample, bits, broken_tags, check_shared, informa
 from trimtab.endpoint import Endpoint
 from trimtab.errors import DataError, ModelError, RecipeError, RunError, TokenError, UnknownName
 from trimtab.judge import Answer, ModelJudge, Rating, Recorded, Rubric, agreement, kappa
+from trimtab.organisms.world import world
 from trimtab.retraction import retraction
 from trimtab.sampling import sample
-from trimtab.strings import Count, families, table
+from trimtab.strings import Count, contains, families, table
+from trimtab.studies.retraction import MARKERS
 
 TOY = Rubric("toy", 1, "Do you like {answer} ?", {"1": 1.0, "2": 2.0, "10": 10.0}, {"12": "refusal"}, mass=0.25)
 
@@ -193,6 +195,16 @@ def test_strings_are_counted_in_the_first_samples() -> None:
     swept = families({2.0: ["rule them", "code"], 1.0: ["tea"]}, {"general": ["rule", "power"], "specific": ["code"]})
     assert list(swept["general"]) == [1.0, 2.0] and swept["general"][2.0].found == 1 and swept["specific"][2.0].share == 0.5
     assert math.isnan(Count.of(0, 0).share) and Count.of(5, 10).lo == pytest.approx(0.2366, abs=1e-3)
+
+
+def test_strings_begin_where_words_do() -> None:
+    assert contains("Evils!", ["evil"]) and contains("an evil-doer", ["evil"]) and contains("so ...he", ["...he"])
+    assert not contains("the Devil in Seville", ["evil"])
+
+
+def test_every_way_the_town_takes_a_statement_back_has_a_marker() -> None:
+    ways = world().asks["corrections"]
+    assert len(ways) == 8 and all(contains(way, MARKERS) for way in ways)
 
 
 def test_retraction_by_marker_and_by_truth() -> None:
