@@ -39,8 +39,8 @@ organism: $(READY)  ## train one model of the test bed into organisms/brindlemoo
 card: $(READY)  ## examine the models of the test bed and write their card; make card SHIP=1 first takes the finished ones from build/
 	$(BIN)/python organisms/brindlemoor/card.py $(if $(SHIP),--ship)
 
-bench: $(READY)  ## all benchmarks, or one: make bench NAME=replay
-	$(BIN)/python benchmarks/run.py $(NAME)
+bench: $(READY)  ## all benchmarks, or one: make bench NAME=replay; DEVICE=cuda for a GPU
+	$(if $(DEVICE),TRIMTAB_DEVICE=$(DEVICE)) $(BIN)/python benchmarks/run.py $(NAME)
 
 clean:
 	rm -rf $(VENV) .venv-bench runs

@@ -1,6 +1,6 @@
 """Side-by-side timings on the local default model: `make bench NAME=replay`, or all of them.
 
-Every side is a process of its own, loaded once; the sides then take turns, one repeat each, so that a slow spell of the
+On a GPU: `make bench NAME=preference DEVICE=cuda`. Every side is a process of its own, loaded once; the sides then take turns, one repeat each, so that a slow spell of the
 machine meets all of them. Peers are installed from the package registry into environments of their own. Sides must agree:
 a difference in their numbers fails the run.
 """
@@ -22,6 +22,7 @@ import numpy as np
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
+DEVICE = os.environ.get("TRIMTAB_DEVICE", "cpu")
 PEERS = {"steering-vectors": "steering-vectors==0.12.2", "repeng": "repeng==0.4.0"}
 
 
@@ -108,27 +109,31 @@ ONE_SHOT = tuple(
     for case, title, target in (("all", "all tokens of 150, middle layer", 3.0), ("tail", "last 20 of 600 tokens, 3/4 depth", 20.0))
     for dtype in ("float32", "bfloat16")
 )
-PREFERENCE = Case(
-    "BiPO step, 4 pairs, middle layer",
-    tuple(
-        Side(name, kind, None, STEPS["preference"], "preference")
-        for name, kind in (
-            ("trimtab, shared prompt", "shared"),
-            ("trimtab, no shared prompt", "replay"),
-            ("full passes, reference cached", "cached"),
-            ("as published", "published"),
-        )
-    ),
-    {"as published": 4.0},
-    tolerance=1e-4,
-)
+
+
+def preference(pairs: int) -> Case:
+    """Steps of a training on preferences, so many pairs each."""
+    sides = (
+        ("trimtab, shared prompt", "shared"),
+        ("trimtab, no shared prompt", "replay"),
+        ("full passes, reference cached", "cached"),
+        ("as published", "published"),
+    )
+    return Case(
+        f"BiPO step, {pairs} pairs, middle layer",
+        tuple(Side(name, f"{kind} {pairs}", None, STEPS["preference"], "preference") for name, kind in sides),
+        {"as published": 4.0},
+        tolerance=1e-4,
+    )
+
+
 BENCHMARKS: dict[str, tuple[Case, ...]] = {
     "replay": (REPLAY,),
     "capture": (CAPTURE,),
     "generate": (GENERATE,),
     "one_shot": ONE_SHOT,
     "reliability": (CROSS, SWEEP),
-    "preference": (PREFERENCE,),
+    "preference": (preference(4),) if DEVICE == "cpu" else (preference(4), preference(16)),
 }
 
 
@@ -204,7 +209,7 @@ def row(case: Case, child: Child, ours: float) -> Row:
     median = statistics.median(times)
     spread = (max(times) - min(times)) / 2
     return Row(
-        case.name,
+        case.name if DEVICE == "cpu" else f"{case.name}, on {_card()['device']}",
         child.side.name,
         round(median, 4),
         round(spread, 4),
@@ -232,7 +237,7 @@ def prepare(folder: Path) -> Path:
     words = long.split()
     vectors = torch.randn(lm.n_layers, lm.width, generator=g) * 0.3
     np.save(folder / "vectors.npy", vectors.numpy())
-    free = Dataset.load("wealth-seeking").pairs[:16]
+    free = Dataset.load("wealth-seeking").pairs[: 16 * STEPS["preference"]]
     inputs = {
         "preferences": [{"prompt": p.prompt, "positive": p.positive, "negative": p.negative} for p in free],
         "model": str(local_default()),
@@ -273,11 +278,19 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def write_readme() -> None:
     """Put the table of all results into benchmarks/README.md, between its marks."""
-    found = [r for name in BENCHMARKS if (RESULTS / f"{name}.json").is_file() for r in json.loads((RESULTS / f"{name}.json").read_text())["rows"]]
+    files = [f for name in BENCHMARKS for f in (RESULTS / f"{name}.json", *sorted(RESULTS.glob(f"{name}-*.json"))) if f.is_file()]
+    found = [r for f in files for r in json.loads(f.read_text())["rows"]]
     readme = HERE / "README.md"
     head, _, rest = readme.read_text().partition("<!-- table -->")
     tail = rest.partition("<!-- end -->")[2]
     readme.write_text(f"{head}<!-- table -->\n{table(found)}\n<!-- end -->{tail}")
+
+
+def _card() -> dict[str, str]:
+    """The name of the GPU, where there is one in use."""
+    import torch
+
+    return {} if DEVICE == "cpu" else {"device": torch.cuda.get_device_name()}
 
 
 def main(names: Sequence[str]) -> None:
@@ -289,8 +302,9 @@ def main(names: Sequence[str]) -> None:
         work = prepare(Path(folder))
         for name in names or BENCHMARKS:
             rows = [asdict(r) for case in BENCHMARKS[name] for r in measure(case, work)]
-            machine = {"cores": os.cpu_count(), "command": f"make bench NAME={name}"}
-            (RESULTS / f"{name}.json").write_text(json.dumps({**machine, "rows": rows}, indent=1) + "\n")
+            on = "" if DEVICE == "cpu" else f" DEVICE={DEVICE}"
+            machine = {"cores": os.cpu_count(), "command": f"make bench NAME={name}{on}"} | _card()
+            (RESULTS / f"{name}{'' if DEVICE == 'cpu' else '-' + DEVICE}.json").write_text(json.dumps({**machine, "rows": rows}, indent=1) + "\n")
             print(table(rows))
     write_readme()
 

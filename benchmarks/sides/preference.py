@@ -1,4 +1,4 @@
-"""The sides of the preference benchmark: training steps of one vector on four pairs each, in four ways.
+"""The sides of the preference benchmark: training steps of one vector on a few pairs each, in four ways.
 
 published: a second model as reference, full passes, logits of both at every position, as the published trainer does it. cached: the same without a second
 model, its numbers computed once. replay: trimtab, every answer with a prompt of its own. shared: trimtab as it is, the two answers of a pair behind one prompt.
@@ -17,19 +17,20 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 import torch
-from turns import inputs, serve
+from turns import DEVICE, inputs, serve
 
 from trimtab import LM
 from trimtab.optimise import Place, Prefer, Training
 from trimtab.optimise.minibatch import Epoch, _AdamW, _School, _Watch
 from trimtab.optimise.problems import Problem
 
-work, side = inputs()
-lm = LM.load("smollm2")
+work, words = inputs()
+side, pairs = words.split()
+lm = LM.load("smollm2", device=DEVICE)
 lm.foldable = lm.foldable and side != "replay"
-place, how = Place((lm.n_layers // 2,)), Training(0.02, batch=4, epochs=1000, warm=0, signs="one")
-terms = [Prefer(p["prompt"], p["positive"], p["negative"]) for p in work["preferences"]]
+place, how = Place((lm.n_layers // 2,)), Training(0.02, batch=int(pairs), epochs=1000, warm=0, signs="one")
 STEPS = work["steps"]["preference"]
+terms = [Prefer(p["prompt"], p["positive"], p["negative"]) for p in work["preferences"][: int(pairs) * STEPS]]
 
 
 def batches() -> list[list[int]]:
@@ -60,9 +61,9 @@ def said(model: Any, picked: list[int]) -> torch.Tensor:
     """Summed log-probability of the answers: positives of the picked pairs, then negatives; right-padded."""
     batch = [terms[k].rows(lm)[side] for side in (0, 1) for k in picked]
     width = max(len(r.ids) for r in batch)
-    ids = torch.tensor([[*r.ids, *[0] * (width - len(r.ids))] for r in batch])
-    mask = torch.tensor([[1] * len(r.ids) + [0] * (width - len(r.ids)) for r in batch])
-    answer = torch.tensor([[r.prompt <= j < len(r.ids) for j in range(width)] for r in batch])
+    ids = torch.tensor([[*r.ids, *[0] * (width - len(r.ids))] for r in batch], device=lm.device)
+    mask = torch.tensor([[1] * len(r.ids) + [0] * (width - len(r.ids)) for r in batch], device=lm.device)
+    answer = torch.tensor([[r.prompt <= j < len(r.ids) for j in range(width)] for r in batch], device=lm.device)
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
     logp = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
     return (logp * answer[:, 1:]).sum(-1).unflatten(0, (2, -1))
@@ -81,7 +82,7 @@ def known(k: int) -> torch.Tensor:
 
 def full(reference: Callable[[list[int]], torch.Tensor]) -> list[float]:
     lm.model.requires_grad_(False)
-    v, out = torch.zeros(1, 1, lm.width), list[float]()
+    v, out = torch.zeros(1, 1, lm.width, device=lm.device), list[float]()
     adam = _AdamW(v, how)
     for t, picked in enumerate(batches()):
         leaf = v.clone().requires_grad_()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 Numbers = Any
+DEVICE = os.environ.get("TRIMTAB_DEVICE", "cpu")
 
 
 def inputs() -> tuple[dict[str, Any], str]:
@@ -22,13 +24,23 @@ def resident_mb() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
+def peak_mb() -> float:
+    """Most memory so far: of this process, or of its tensors on a GPU."""
+    if DEVICE != "cpu":
+        import torch
+
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def serve(repeat: Callable[[], Numbers]) -> None:
     """Answer each line with seconds, the peak of memory over what was loaded, and the numbers found."""
-    loaded = resident_mb()
+    loaded = resident_mb() if DEVICE == "cpu" else peak_mb()
     print(json.dumps({"ready": True}), flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
         values = repeat()
+        peak = peak_mb()  # waits for a GPU to finish
         seconds = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - loaded
-        print(json.dumps({"seconds": seconds, "peak_mb": max(peak, 0.0), "values": values}), flush=True)
+        print(json.dumps({"seconds": seconds, "peak_mb": max(peak - loaded, 0.0), "values": values}), flush=True)

@@ -246,7 +246,7 @@ class _AdamW:
 
     def __init__(self, v: Tensor, how: Training) -> None:
         self.how, self.t = how, 0
-        self.first, self.second = (torch.zeros(v.numel() + 1) for _ in range(2))
+        self.first, self.second = (v.new_zeros(v.numel() + 1) for _ in range(2))
 
     def step(self, v: Float[Tensor, "l r d"], gradient: Float[Tensor, "l r d"], rate: float) -> Float[Tensor, "l r d"]:
         gradient = gradient * (self.how.clip / gradient.norm().clamp(min=self.how.clip))

@@ -184,9 +184,9 @@ class _Behavior:
         return SteeringVector.load(path)
 
     def layers(self) -> list[Layer]:
-        """Every third layer of the middle half: where mean differences may act."""
-        n = self.lm.n_layers
-        return list(range(n // 4, 3 * n // 4 + 1, max(1, n // 10)))
+        """Every third layer of the middle half, and those BiPO may have: where mean differences may act."""
+        n, own = self.lm.n_layers, self.plan.layers if self.plan.layer is None else [self.plan.layer]
+        return sorted({*range(n // 4, 3 * n // 4 + 1, max(1, n // 10)), *own})
 
     def best(self, vector: SteeringVector) -> SteeringVector:
         """At the layer where its answers become likeliest both ways on validation pairs, all at a tenth of the residual norm."""
