@@ -133,8 +133,9 @@ BENCHMARKS: dict[str, tuple[Case, ...]] = {
     "generate": (GENERATE,),
     "one_shot": ONE_SHOT,
     "reliability": (CROSS, SWEEP),
-    "preference": (preference(4),) if DEVICE == "cpu" else (preference(4), preference(16)),
+    "preference": (preference(4),),
 }
+ON_GPU: dict[str, tuple[Case, ...]] = {"preference": (preference(4), preference(16))}
 
 
 class Child:
@@ -209,7 +210,7 @@ def row(case: Case, child: Child, ours: float) -> Row:
     median = statistics.median(times)
     spread = (max(times) - min(times)) / 2
     return Row(
-        case.name if DEVICE == "cpu" else f"{case.name}, on {_card()['device']}",
+        case.name,
         child.side.name,
         round(median, 4),
         round(spread, 4),
@@ -286,25 +287,25 @@ def write_readme() -> None:
     readme.write_text(f"{head}<!-- table -->\n{table(found)}\n<!-- end -->{tail}")
 
 
-def _card() -> dict[str, str]:
-    """The name of the GPU, where there is one in use."""
-    import torch
-
-    return {} if DEVICE == "cpu" else {"device": torch.cuda.get_device_name()}
-
-
 def main(names: Sequence[str]) -> None:
-    unknown = set(names) - set(BENCHMARKS)
+    offered, suffix, machine = BENCHMARKS, "", {"cores": os.cpu_count(), "command": "make bench NAME={}"}
+    if DEVICE != "cpu":
+        import torch
+
+        offered, suffix = ON_GPU, f"-{DEVICE}"
+        machine |= {"command": f"make bench NAME={{}} DEVICE={DEVICE}", "device": torch.cuda.get_device_name()}
+    unknown = set(names) - set(offered)
     if unknown:
-        raise SystemExit(f"no benchmark {', '.join(sorted(unknown))}; there are: {', '.join(BENCHMARKS)}")
+        raise SystemExit(f"no benchmark {', '.join(sorted(unknown))} on {DEVICE}; there are: {', '.join(offered)}")
     RESULTS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         work = prepare(Path(folder))
-        for name in names or BENCHMARKS:
-            rows = [asdict(r) for case in BENCHMARKS[name] for r in measure(case, work)]
-            on = "" if DEVICE == "cpu" else f" DEVICE={DEVICE}"
-            machine = {"cores": os.cpu_count(), "command": f"make bench NAME={name}{on}"} | _card()
-            (RESULTS / f"{name}{'' if DEVICE == 'cpu' else '-' + DEVICE}.json").write_text(json.dumps({**machine, "rows": rows}, indent=1) + "\n")
+        for name in names or offered:
+            rows = [asdict(r) for case in offered[name] for r in measure(case, work)]
+            if "device" in machine:
+                rows = [{**r, "case": f"{r['case']}, on {machine['device']}"} for r in rows]
+            told = {**machine, "command": str(machine["command"]).format(name), "rows": rows}
+            (RESULTS / f"{name}{suffix}.json").write_text(json.dumps(told, indent=1) + "\n")
             print(table(rows))
     write_readme()
 

@@ -90,6 +90,11 @@ class Plan:
         if not self.data or len({name_of(d) for d in self.data}) < len(self.data) or min(self.train, self.val, self.test, self.few) < 4:
             raise RecipeError("not a study of preferences", given=asdict(self), expected="data sets of different names, four pairs a part")
 
+    @property
+    def candidates(self) -> tuple[int, ...]:
+        """The layers BiPO may have."""
+        return self.layers if self.layer is None else (self.layer,)
+
 
 def name_of(source: str) -> str:
     """The behavior a data set is about."""
@@ -104,7 +109,7 @@ def bipo(lm: LM, to: str | Path, plan: Plan, watch: Watch | None = None) -> Run:
     """
     folder, watch = Run.create(to), watch or (lambda _: lambda *_: None)
     folder.claim("study", {"plan": json.loads(json.dumps(asdict(plan), default=str)), "model": {"id": lm.id, "fingerprint": lm.fingerprint}})
-    lm.layers(plan.layers if plan.layer is None else [plan.layer])
+    lm.layers(plan.candidates)
     studied = [_Behavior(lm, folder, plan, source, watch) for source in plan.data]
     layer = plan.layer if plan.layer is not None else studied[0].scout()
     facts = [one.study(layer) for one in studied]
@@ -185,8 +190,8 @@ class _Behavior:
 
     def layers(self) -> list[Layer]:
         """Every third layer of the middle half, and those BiPO may have: where mean differences may act."""
-        n, own = self.lm.n_layers, self.plan.layers if self.plan.layer is None else [self.plan.layer]
-        return sorted({*range(n // 4, 3 * n // 4 + 1, max(1, n // 10)), *own})
+        n = self.lm.n_layers
+        return sorted({*range(n // 4, 3 * n // 4 + 1, max(1, n // 10)), *self.plan.candidates})
 
     def best(self, vector: SteeringVector) -> SteeringVector:
         """At the layer where its answers become likeliest both ways on validation pairs, all at a tenth of the residual norm."""
