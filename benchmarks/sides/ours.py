@@ -49,7 +49,7 @@ def replay() -> list[Any]:
     out = torch.empty(len(items), lm.n_layers, len(grid))
     moving = [m for m in grid if m != 0]
     for layer in range(lm.n_layers):
-        logits = replay_multipliers(lm, prefix, intervention(layer), moving, [last])
+        logits = replay_multipliers(lm, prefix, [intervention(layer)], moving, [last])
         out[:, layer, [grid.index(m) for m in moving]] = difference(logits[:, :, 0], items).T
         out[:, layer, grid.index(0.0)] = unsteered
     return out.tolist()
@@ -87,7 +87,7 @@ def cross() -> list[Any]:
     out = torch.empty(len(items), len(CROSS), len(grid))
     moving = [m for m in grid if m != 0]
     for j, v in enumerate(CROSS):
-        logits = replay_multipliers(lm, prefix, crossing(v), moving, [last])
+        logits = replay_multipliers(lm, prefix, [crossing(v)], moving, [last])
         out[:, j, [grid.index(m) for m in moving]] = difference(logits[:, :, 0], items).T
         out[:, j, grid.index(0.0)] = unsteered
     return out.tolist()

@@ -154,7 +154,7 @@ def replays(
     yield 0.0, prefix.logits
     for m in multipliers:
         if m != 0:
-            yield float(m), replay_multipliers(lm, prefix, iv, (m,), keep)[0]
+            yield float(m), replay_multipliers(lm, prefix, [iv], (m,), keep)[0]
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -27,6 +26,7 @@ from trimtab.recipe import GRID, Cell, Run, Score, check_grid, row
 from trimtab.vector import Provenance, SteeringVector
 
 Progress = Callable[[int, int], None]
+Value = TypeVar("Value")
 LOGITS = 50_000_000  # most logits held at once; more multipliers are replayed in several goes
 
 
@@ -169,23 +169,24 @@ class _Sweep:
         base = Readings.of(chunk, prefix.logits[None])
         for stop in stops:
             rows: list[dict[str, Any]] = []
-            for condition in self.conditions:
-                assert condition.iv is not None
-                for m, reading in self._swept(chunk, prefix, base, condition.iv, stop):
-                    rows += self._rows(chunk, reading, base, condition.name, stop, m)
+            for condition, m, reading in self._swept(chunk, prefix, base, stop):
+                rows += self._rows(chunk, reading, base, condition.name, stop, m)
             for condition in self.asked if stop is None else ():
                 rows += self._asked(chunk, base, condition)
             yield stop, rows
 
-    def _swept(
-        self, chunk: Chunk, prefix: Prefix, base: Readings, iv: Intervention, stop: Layer | None
-    ) -> Iterator[tuple[Sequence[float], Readings]]:
-        """Readings at each multiplier; 0 is the prefix pass itself."""
-        yield (0.0,), base
+    def _swept(self, chunk: Chunk, prefix: Prefix, base: Readings, stop: Layer | None) -> Iterator[tuple[Condition, Sequence[float], Readings]]:
+        """Readings of each condition at each multiplier; 0 is the prefix pass itself. Conditions share a replay where they edit one layer only."""
         at_once = max(1, LOGITS // prefix.logits.numel())
-        rest = iter([m for m in self.multipliers if m != 0])
-        while group := tuple(islice(rest, at_once)):
-            yield group, Readings.of(chunk, replay_multipliers(self.lm, prefix, iv, group, chunk.keep, stop))
+        steered = [m for m in self.multipliers if m != 0]
+        several = at_once // max(1, len(steered)) if stop is not None or len(self.conditions[0].iv.vector.layers) == 1 else 0  # type: ignore[union-attr]
+        for together in _groups(self.conditions, max(1, several)):
+            yield from ((c, (0.0,), base) for c in together)
+            for multipliers in _groups(steered, at_once):
+                ivs = [c.iv for c in together if c.iv is not None]
+                reading = Readings.of(chunk, replay_multipliers(self.lm, prefix, ivs, multipliers, chunk.keep, stop))
+                for condition, part in zip(together, reading.split(len(multipliers)), strict=True):
+                    yield condition, multipliers, part
 
     def _rows(
         self, chunk: Chunk, reading: Readings, base: Readings, condition: str, stop: Layer | None, multipliers: Sequence[float]
@@ -207,23 +208,28 @@ class _Sweep:
 
 
 def replay_multipliers(
-    lm: LM, prefix: Prefix, iv: Intervention, multipliers: Sequence[float], keep: Sequence[int], layer: Layer | None = None
+    lm: LM, prefix: Prefix, ivs: Sequence[Intervention], multipliers: Sequence[float], keep: Sequence[int], layer: Layer | None = None
 ) -> Float[Tensor, "c b k v"]:
-    """Logits of a recorded batch under an intervention at several multipliers, in one replay.
+    """Logits of a recorded batch under interventions at several multipliers, in one replay: c is every multiplier of the first, then of the next.
 
     Args:
+        ivs: one that may act at several layers, or several that act at one and the same layer.
         layer: act at this layer alone; by default at all layers of the vector.
     """
-    layers = iv.vector.layers if layer is None else (layer,)
+    layers = ivs[0].vector.layers if layer is None else (layer,)
     lowest = min(layers)
     c, b = len(multipliers), len(prefix.tokens.rows)
     m = torch.tensor(multipliers, device=lm.device).repeat_interleave(b)[:, None, None]
     index = prefix.tokens.index[:, prefix.start :].repeat(c, 1)
     frame = Frame(index, prefix.tokens.rows * c)
-    h, _ = iv.apply(prefix.residual[lowest].repeat(c, 1, 1), lowest, frame, m)
-    above = replace(iv, vector=iv.vector.at(*[k for k in layers if k != lowest])) if len(layers) > 1 else None
+    h = torch.cat([iv.apply(prefix.residual[lowest].repeat(c, 1, 1), lowest, frame, m)[0] for iv in ivs])
+    above = replace(ivs[0], vector=ivs[0].vector.at(*[k for k in layers if k != lowest])) if len(layers) > 1 else None
     later = edits([above], Receipt(), m) if above else None
-    return lm.replay(prefix, lowest, h.unflatten(0, (c, b)), keep=keep, edits=later, share=True)
+    return lm.replay(prefix, lowest, h.unflatten(0, (c * len(ivs), b)), keep=keep, edits=later, share=True)
+
+
+def _groups(values: Sequence[Value], size: int) -> list[Sequence[Value]]:
+    return [values[k : k + size] for k in range(0, len(values), size)]
 
 
 def _name(metric: Metric) -> str:

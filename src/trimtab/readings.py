@@ -16,6 +16,7 @@ from trimtab.methods import contrast_index, paired_rows
 from trimtab.metrics import Metric, Reading, is_choice
 from trimtab.model import LM, Positions, Row, Tokens
 
+REPLAYS = 32  # about how often completions are run on a prompt that is read once
 ROWS = 16  # pairs in a batch: fixed, so that a resumed run repeats the same arithmetic
 
 
@@ -86,7 +87,7 @@ def chunks(lm: LM, data: Dataset, metrics: Iterable[Metric], where: Positions, s
     whole = any(m.whole(p) for m in metrics for p in data)
     longer = [max(r, key=lambda row: len(row.ids)) for r in rows]
     size = ROWS // 2 if whole and any(len(r.ids) > r.prompt + 1 for r in longer) else ROWS  # two rows a pair, and less padding
-    found = [Chunk.of(lm, [data[k] for k in picked], [rows[k] for k in picked], whole) for picked in lm.batches(longer, size)]
+    found = [Chunk.of(lm, [data[k] for k in picked], [rows[k] for k in picked], whole) for picked in lm.batches(longer, size, replays=REPLAYS)]
     for chunk in found:
         chunk.start(where)
     return found
@@ -112,6 +113,11 @@ class Readings:
         if chunk.said is not None:
             chosen = logp[:, rows[:, None], torch.arange(chunk.said.shape[1], device=device), chunk.said].cpu()
         return cls(chunk, answer, chosen)
+
+    def split(self, size: int) -> list[Readings]:
+        """The conditions, `size` at a time."""
+        chosen = self.chosen.split(size) if self.chosen is not None else [None] * (len(self.answer) // size)
+        return [Readings(self.chunk, answer, said) for answer, said in zip(self.answer.split(size), chosen, strict=True)]
 
     def at(self, j: int, base: Readings) -> Reading:
         """The reading of pair j; `base` is the unsteered model without any system prompt of ours."""

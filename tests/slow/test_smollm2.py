@@ -52,9 +52,9 @@ def test_folded_and_batched_replays_agree(lm: LM) -> None:
 
     iv = Intervention(SteeringVector({10: torch.randn(576, generator=torch.Generator().manual_seed(0)) / 3}), positions=from_last_prompt_token)
     keep = range(tokens.pivot - 1, tokens.ids.shape[1])
-    folded = replay_multipliers(lm, prefix, iv, (-1.0, 0.5, 2.0), keep)
+    folded = replay_multipliers(lm, prefix, [iv], (-1.0, 0.5, 2.0), keep)
     lm.foldable = False
-    batched = replay_multipliers(lm, prefix, iv, (-1.0, 0.5, 2.0), keep)
+    batched = replay_multipliers(lm, prefix, [iv], (-1.0, 0.5, 2.0), keep)
     lm.foldable = True
     real = tokens.mask[:, prefix.start :].bool()
     assert (folded - batched)[:, real].abs().max() / batched.abs().max() <= 1e-5

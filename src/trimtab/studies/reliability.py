@@ -45,7 +45,7 @@ class Plan:
         data: data sets of A/B questions.
         form: "letters", or "spoken": the options themselves as answers, nothing listed (per-token log-probability), for models whose letters mean
             little.
-        words: spoken options are cut to this many words; 0 for whole ones.
+        words: spoken options are cut to this many words, or as many as it takes to tell the two apart; 0 for whole ones.
         contexts: those that vectors are learned in and tested in; a data set takes part in those it has sentences for.
         beyond: further contexts that only the first context's vector and its controls are tested in.
         train, val, test: questions of each part.
@@ -346,9 +346,12 @@ def _legacy_split(data: Dataset, plan: Plan) -> Splits:
 
 
 def _cut(pair: Pair, words: int) -> Pair:
-    """The first words of both completions, or all of them where that would make them the same."""
-    one, two = (" ".join(text.split()[:words]) for text in (pair.positive, pair.negative))
-    return replace(pair, positive=one, negative=two) if one != two else pair
+    """The first words of both completions: as many as asked for, and more until they differ."""
+    one, two = pair.positive.split(), pair.negative.split()
+    for n in range(words, max(len(one), len(two))):
+        if one[:n] != two[:n]:
+            return replace(pair, positive=" ".join(one[:n]), negative=" ".join(two[:n]))
+    return pair
 
 
 # ---------------------------------------------------------------- directions out of differences
