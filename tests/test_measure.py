@@ -22,6 +22,7 @@ from trimtab.measure import measure, transcripts
 from trimtab.methods import MeanDiff, contrast_index, learn, paired_rows
 from trimtab.metrics import KL, Likelihood, OutsideMass, Propensity
 from trimtab.model import LM
+from trimtab.readings import chunks
 from trimtab.recipe import Run
 from trimtab.vector import SteeringVector
 
@@ -91,6 +92,28 @@ def test_scores_are_those_of_full_hooked_passes(form: str, layers: tuple[int, ..
                 _, items, values = run.table("all").curve(metric, "vector", None)
                 found = values[items.index(pair.id), k]
                 assert math.isclose(found, expected, rel_tol=1e-3, abs_tol=2e-5) or (math.isnan(found) and math.isnan(expected)), (metric, m)
+
+
+@pytest.mark.parametrize("name", ["llama", "falcon", "qwen3_next"])
+@pytest.mark.parametrize("at_once", [1, 4, 13, 1000])
+@pytest.mark.parametrize("layers", [(1,), (0, 2)])
+def test_vectors_that_share_replays_score_as_each_alone(
+    layers: tuple[int, ...], at_once: int, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm, data = pico(name), Dataset("toy", pairs())
+    vectors = {str(k): replace(vector(*layers), vectors={j: x.roll(k) for j, x in vector(*layers).vectors.items()}) for k in range(4)}
+    alone = {k: measure(lm, Intervention(v), data, [Propensity(), KL()], to=tmp_path / k, multipliers=GRID, controls={}) for k, v in vectors.items()}
+    prefix = lm.prefix(chunks(lm, data, [Propensity()], Intervention(vectors["0"]).where)[0].tokens)
+    monkeypatch.setattr(sys.modules["trimtab.measure"], "LOGITS", at_once * prefix.logits.numel())
+    together = measure(
+        lm, Intervention(vectors["0"]), data, [Propensity(), KL()], to=tmp_path / "all", multipliers=GRID,
+        controls={k: vectors[k] for k in "123"},
+    ).table("all")  # fmt: skip
+    for k, run in alone.items():
+        for metric in ("propensity", "kl"):
+            _, items, values = together.curve(metric, "vector" if k == "0" else k, None)
+            _, same, expected = run.table("all").curve(metric, "vector", None)
+            assert items == same and np.allclose(values, expected, atol=2e-5), (k, metric)
 
 
 def test_one_letter_needs_one_row(tmp_path: Path, lm: LM) -> None:

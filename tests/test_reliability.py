@@ -48,7 +48,7 @@ from trimtab.steerability import (
     split_half,
     two_level,
 )
-from trimtab.studies.reliability import Plan, effects, folds, in_span, leave_one_out, reliability, shuffled
+from trimtab.studies.reliability import Plan, _cut, effects, folds, in_span, leave_one_out, reliability, shuffled
 from trimtab.vector import SteeringVector
 
 GRID = np.array([-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5])
@@ -400,3 +400,13 @@ def test_bad_data_is_refused_before_anything_runs(files: tuple[str, str], tmp_pa
         small("x", "x")
     with pytest.raises(RunError):
         load(tmp_path)
+
+
+def test_spoken_options_are_cut_where_they_differ() -> None:
+    def cut(one: str, two: str, words: int) -> tuple[str, str]:
+        found = _cut(Pair("?", one, two), words)
+        return found.positive, found.negative
+
+    assert cut("Yes, I would do it", "No, I would not", 2) == ("Yes, I", "No, I")
+    assert cut("I would do it now", "I would not do it", 2) == ("I would do", "I would not")
+    assert cut("I would do", "I would do it", 2) == ("I would do", "I would do it")

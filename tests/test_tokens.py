@@ -12,7 +12,7 @@ from trimtab.datasets import Dataset, Pair
 from trimtab.errors import SteerError, TokenError, UnknownName
 from trimtab.methods import activations
 from trimtab.model import LM, Positions, Row, after, everywhere, from_last_prompt_token, generated, last, last_k, prompt, span
-from trimtab.model.tokens import Tokens, render, turn_end
+from trimtab.model.tokens import Tokens, grouped, render, turn_end
 
 
 def words(lm: LM, row: Row) -> list[str]:
@@ -219,3 +219,18 @@ def test_unequal_lists_are_refused(lm: LM) -> None:
 def test_tokens_without_rows_of_one_width() -> None:
     assert Tokens.of([Row((1, 2), 2)], 0).mask.tolist() == [[1, 1]]
     assert pico("llama").context == 128
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 9)), min_size=1, max_size=40), st.integers(1, 9), st.sampled_from([1, 32]))
+def test_batches_hold_every_row_once_and_pad_no_more_than_either_order(shapes: list[tuple[int, int]], size: int, replays: int) -> None:
+    made = [Row(tuple(range(p + c)), p) for p, c in shapes]
+
+    def cost(batches: list[list[int]]) -> int:
+        return sum(len(b) * (max(shapes[k][0] for k in b) + replays * max(shapes[k][1] for k in b)) for b in batches)
+
+    found = grouped(made, size, replays)
+    assert sorted(k for b in found for k in b) == list(range(len(made))) and max(map(len, found)) <= size
+    for order in (sorted(range(len(made)), key=lambda k: shapes[k]), sorted(range(len(made)), key=lambda k: shapes[k][::-1])):
+        assert cost(found) <= cost([order[k : k + size] for k in range(0, len(order), size)])
+    for batch in grouped(made, size, replays, alike=True):
+        assert len({shapes[k] for k in batch}) == 1

@@ -25,7 +25,7 @@ from trimtab.model.hooks import Edit, Frame, Hooks, Layer, stream
 from trimtab.model.opening import Opening
 from trimtab.model.positions import Positions
 from trimtab.model.replay import Prefix
-from trimtab.model.tokens import Prompt, Row, Tokens, distinct_prompts, render
+from trimtab.model.tokens import Prompt, Row, Tokens, distinct_prompts, grouped, render
 
 log = logging.getLogger("trimtab")
 
@@ -162,21 +162,8 @@ class LM:
         return [self.row(p, c, system=system, chat=chat) for p, c in zip(prompts, completions, strict=True)]
 
     def batches(self, rows: Sequence[Row], size: int, *, replays: int = 1) -> list[list[int]]:
-        """Indices of rows that go well together: near in length, at most `size`, of equal shape if the model needs that.
-
-        Args:
-            replays: how often completions are run for every time that prompts are; equal completions matter the more.
-        """
-        found = [self._cut(sorted(range(len(rows)), key=key), rows, size) for key in (_by_completion(rows), _by_prompt(rows))]
-        return min(found, key=lambda batches: sum(_padded([rows[k] for k in some], replays) for some in batches))
-
-    def _cut(self, order: list[int], rows: Sequence[Row], size: int) -> list[list[int]]:
-        if self.batchable:
-            return [order[k : k + size] for k in range(0, len(order), size)]
-        groups: dict[tuple[int, int], list[int]] = {}
-        for k in order:
-            groups.setdefault((rows[k].prompt, len(rows[k].ids)), []).append(k)
-        return [g[k : k + size] for g in groups.values() for k in range(0, len(g), size)]
+        """Indices of rows that go well together: at most `size`, with little padding, of equal shape if the model needs that; see `grouped`."""
+        return grouped(rows, size, replays, alike=not self.batchable)
 
     # ------------------------------------------------------------ passes
 
@@ -489,19 +476,6 @@ class LM:
     def text(self, row: Row) -> str:
         """The completion of a row."""
         return self.tokenizer.decode(row.ids[row.prompt :], skip_special_tokens=True)
-
-
-def _by_completion(rows: Sequence[Row]) -> Callable[[int], Any]:
-    return lambda k: (len(rows[k].ids) - rows[k].prompt, rows[k].prompt, k)
-
-
-def _by_prompt(rows: Sequence[Row]) -> Callable[[int], Any]:
-    return lambda k: (rows[k].prompt, len(rows[k].ids), k)
-
-
-def _padded(rows: Sequence[Row], replays: int) -> int:
-    """Tokens that a batch runs, padding included."""
-    return len(rows) * (max(r.prompt for r in rows) + replays * max(len(r.ids) - r.prompt for r in rows))
 
 
 def _spoken(tokenizer: Any, chosen: list[int], on_text: Callable[[int, str], None]) -> OnToken:

@@ -105,6 +105,28 @@ def distinct_prompts(tokens: Tokens) -> tuple[list[int], list[int]]:
     return first, place
 
 
+def grouped(rows: Sequence[Row], size: int, replays: int = 1, *, alike: bool = False) -> list[list[int]]:
+    """Indices of rows in batches of at most `size`, by the length of their prompts or of their completions, whichever pads less.
+
+    Args:
+        replays: how often completions are run for every time that prompts are.
+        alike: only rows of equal shape share a batch.
+    """
+    shapes = [(r.prompt, len(r.ids) - r.prompt) for r in rows]
+    by_completion = sorted(range(len(rows)), key=lambda k: (shapes[k][::-1], k))
+    if alike:
+        groups: dict[tuple[int, int], list[int]] = {}
+        for k in by_completion:
+            groups.setdefault(shapes[k], []).append(k)
+        return [g[k : k + size] for g in groups.values() for k in range(0, len(g), size)]
+
+    def cost(batches: list[list[int]]) -> int:
+        return sum(len(some) * (max(shapes[k][0] for k in some) + replays * max(shapes[k][1] for k in some)) for some in batches)
+
+    orders = (by_completion, sorted(range(len(rows)), key=lambda k: (shapes[k], k)))
+    return min(([order[k : k + size] for k in range(0, len(order), size)] for order in orders), key=cost)
+
+
 def render(tokenizer: Any, prompt: Prompt, completion: str = "", *, system: str | None = None, chat: bool = True) -> Row:
     """One prompt (a user turn, or messages) and its completion as ids, in one tokenisation.
 

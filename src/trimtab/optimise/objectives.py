@@ -315,7 +315,7 @@ class Prefer(Term):
 def _said(logits: Float[Tensor, "n m v"], row: Row) -> Float[Tensor, "n m"]:
     """Log-probability of every completion token of a row."""
     ids = torch.tensor(row.ids[row.prompt :], device=logits.device)[None, :, None].expand(len(logits), -1, 1)
-    return logits.gather(-1, ids)[..., 0] - logits.logsumexp(-1)
+    return logits.log_softmax(-1).gather(-1, ids)[..., 0]  # the gradient of logsumexp takes twice as long
 
 
 # ---------------------------------------------------------------- changes inside
