@@ -132,6 +132,19 @@ def test_multiplier_zero_is_the_model_itself(model: LM) -> None:
     assert torch.equal(hooked(model, tokens, Intervention(vector(model, 1), multiplier=0.0)), plain)
 
 
+def test_capture_runs_no_block_above_the_highest_layer_it_reads(model: LM) -> None:
+    tokens = model.batch(rows((5, 2), (5, 2)) if not model.batchable else rows((5, 2), (3, 4), (5, 2)))
+    every, ran = model.capture(tokens, "generated"), list[int]()
+    handles = [block.register_forward_hook(lambda *_, k=k: ran.append(k)) for k, block in enumerate(model.blocks)]
+    for layer in range(model.n_layers):
+        ran.clear()
+        assert torch.allclose(model.capture(tokens, "generated", [layer])[:, 0], every[:, layer], atol=1e-6)
+        assert set(ran) == set(range(layer + 1))
+    for handle in handles:
+        handle.remove()
+    assert torch.equal(model.capture(tokens, "generated"), every)
+
+
 def test_hooks_are_gone_afterwards(model: LM) -> None:
     tokens = model.batch(rows((6, 1)))
     plain = model.logits(tokens)

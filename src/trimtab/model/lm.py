@@ -175,8 +175,9 @@ class LM:
         cache: Any = None,
         *,
         keep: Sequence[int] | Int[Tensor, " k"] | None = None,
+        upto: Layer | None = None,
     ) -> Float[Tensor, "b k v"]:
-        """One pass of the model's own code; fp32 logits at the kept columns (all by default)."""
+        """One pass of the model's own code; fp32 logits at the kept columns (all by default), or none where the pass ends behind block `upto`."""
         chosen = None if keep is None else torch.as_tensor(keep, device=ids.device)
         given: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "past_key_values": cache, "use_cache": cache is not None}
         if "position_ids" in self._accepts:
@@ -185,6 +186,10 @@ class LM:
         if direct:
             given["logits_to_keep"] = chosen
         with self.lock, self.hooks.within(frame), engine.exact_head(self.model):
+            if upto is not None:
+                with engine.ending(self.blocks[upto]):
+                    self.model(**given)
+                return torch.empty(len(ids), 0, 0)
             logits = self.model(**given).logits
         return (logits if direct or chosen is None else logits[:, chosen]).float()
 
@@ -205,7 +210,8 @@ class LM:
     ) -> Float[Tensor, "b l d"]:
         """Mean residual stream over the selected positions of each row, at every layer, in one pass (fp32, on the CPU).
 
-        Prompts that several rows share are run once. The last layer is the output of the last block, before the final norm.
+        Prompts that several rows share are run once, and nothing above the highest layer. The last layer is the output of the last block, before the
+        final norm.
 
         Raises:
             TokenError: a row in which nothing is selected.
@@ -226,7 +232,9 @@ class LM:
 
             return read
 
-        self._suffix(tokens, start, self._before(tokens, start), {layer: reader(layer) for layer in layers}, [tokens.ids.shape[1] - 1])
+        cache = self._before(tokens, start, max(layers))
+        with self.edit({layer: reader(layer) for layer in layers}):
+            self.forward(tokens.ids[:, start:], Frame(tokens.index[:, start:], tokens.rows), tokens.mask, cache, upto=max(layers))
         return torch.stack([kept[layer] for layer in layers], 1)
 
     @torch.no_grad()
@@ -367,8 +375,8 @@ class LM:
             grads = torch.autograd.grad(value, list(zeros.values()))
         return {layer: g[:, start - origin :] for layer, g in zip(zeros, grads, strict=True)}
 
-    def _before(self, tokens: Tokens, start: int) -> Any:
-        """Keys and values of the columns before `start`; rows with the same prompt share one pass."""
+    def _before(self, tokens: Tokens, start: int, upto: Layer | None = None) -> Any:
+        """Keys and values of the columns before `start`, in blocks up to `upto`; rows with the same prompt share one pass."""
         if not 0 <= start <= tokens.pivot:
             raise ModelError("a replay starts inside the prompt or at its end", given=start, expected=f"0..{tokens.pivot}")
         if start == 0:
@@ -378,20 +386,20 @@ class LM:
         opening = Opening.of(tokens, first, start) if self.openable and engine.can_fold(cache) and not self.hooks.editing else None
         with torch.no_grad():
             if opening:
-                cache = self._opened(opening, cache)
+                cache = self._opened(opening, cache, upto)
             else:
                 frame = Frame(tokens.index[first, :start], [tokens.rows[k] for k in first])
-                self.forward(tokens.ids[first, :start], frame, tokens.mask[first, :start], cache, keep=[start - 1])
+                self.forward(tokens.ids[first, :start], frame, tokens.mask[first, :start], cache, keep=[start - 1], upto=upto)
         return engine.fork(cache, torch.tensor(place, device=self.device)) if len(first) < len(place) else cache
 
-    def _opened(self, opening: Opening, cache: Any) -> Any:
+    def _opened(self, opening: Opening, cache: Any, upto: Layer | None) -> Any:
         """Keys and values of prompts that begin alike: one pass over what they share, one over the rest of each."""
         n, g = opening.length, len(opening.ids)
         alike = torch.arange(n, device=self.device)[None]
-        self.forward(opening.shared, Frame(alike, [Row((), n)]), torch.ones_like(alike), cache, keep=[n - 1])
+        self.forward(opening.shared, Frame(alike, [Row((), n)]), torch.ones_like(alike), cache, keep=[n - 1], upto=upto)
         cache = engine.fork(cache, torch.zeros(g, dtype=torch.long, device=self.device))
         frame = Frame(opening.index[:, n:].masked_fill(~opening.rest, -1), [Row((), n)] * g)
-        self.forward(opening.ids[:, n:], frame, opening.mask, cache, keep=[opening.ids.shape[1] - n - 1])
+        self.forward(opening.ids[:, n:], frame, opening.mask, cache, keep=[opening.ids.shape[1] - n - 1], upto=upto)
         opening.settle(cache)
         return cache
 

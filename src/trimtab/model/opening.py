@@ -60,7 +60,7 @@ class Opening:
         """Move the keys and values of a cache of plain attention layers to where the rows have their tokens."""
         column = torch.arange(self.index.shape[1], device=self.index.device)
         source = torch.where(self.index >= self.length, column, self.index.clamp(min=0))[:, None, :, None]
-        for layer in cache.layers:
+        for layer in [one for one in cache.layers if one.is_initialized]:
             for name in ("keys", "values"):
                 kept = getattr(layer, name)
                 setattr(layer, name, kept.gather(2, source.expand(-1, kept.shape[1], -1, kept.shape[3])))

@@ -72,6 +72,26 @@ class Emit(nn.Module):
             return getattr(self.__dict__["block"], name)
 
 
+class _Ended(Exception):
+    """A pass has come far enough."""
+
+
+@contextmanager
+def ending(block: nn.Module) -> Generator[None]:
+    """Within the context, a pass ends when `block` has returned and what it returned has been read."""
+
+    def end(*_: Any) -> None:
+        raise _Ended
+
+    handle = block.register_forward_hook(end)  # behind edits, which are prepended
+    try:
+        yield
+    except _Ended:
+        pass
+    finally:
+        handle.remove()
+
+
 @contextmanager
 def emitting(blocks: nn.ModuleList, layer: Layer, output: Any) -> Generator[None]:
     """Within the context, blocks 0..layer return `output` without running."""
