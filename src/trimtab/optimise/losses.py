@@ -112,7 +112,7 @@ class Slots:
     vector: Int[Tensor, "c b"]
     sign: Float[Tensor, "c b"]
     mask: Bool[Tensor, "c b s"]
-    of: Mapping[Look, tuple[int, list[int]]]
+    of: Mapping[Look, tuple[int, slice]]
     share: bool
 
 
@@ -208,11 +208,11 @@ class Group:
         acts = {k: self._selected(k, tokens)[:, start:] for k in counts}
         vector, sign = torch.zeros(c, b, dtype=torch.long), torch.ones(c, b)
         mask = torch.zeros(c, b, tokens.ids.shape[1] - start, dtype=torch.bool)
-        of: dict[Look, tuple[int, list[int]]] = {}
+        of: dict[Look, tuple[int, slice]] = {}
         for row, line in bundle.place.items():
             free = 0
             for k, s in looks[row]:
-                taken = list(range(free, free + counts[k]))
+                taken = slice(free, free + counts[k])
                 free += counts[k]
                 vector[taken, line] = torch.arange(offsets[k], offsets[k] + counts[k])
                 sign[taken, line] = s
@@ -249,11 +249,12 @@ class Group:
         logits = self.lm.replay(prefix, place.layers[0], h, keep=slots.bundle.keep, edits=edits, share=slots.share)
         index, start = prefix.tokens.index, prefix.start
         shifts = {layer: x - prefix.residual[layer].float() for layer, x in seen.items()}
+        lines = logits.unbind(1)  # the gradient of an unbound line is as large as the line, not as all of them
         views: dict[Look, View] = {}
         for (row, k, s), (line, taken) in slots.of.items():
             spot, m = prefix.tokens.rows[line], len(row[0]) - row[1]
             near = {layer: x[taken, line] for layer, x in shifts.items()}
-            views[row, k, s] = View(spot, logits[taken, line, :m], near, index[line, start:])
+            views[row, k, s] = View(spot, lines[line][taken, :m], near, index[line, start:])
         return views
 
 
