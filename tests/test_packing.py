@@ -7,6 +7,7 @@ import torch
 
 from pico import ZOO, pico
 from trimtab.model import LM, Frame, Row, Tokens
+from trimtab.model.check import relative
 from trimtab.model.packing import Packing
 
 PLAIN = ("llama", "qwen2", "qwen3", "gpt_neox", "phi", "gemma", "olmo2", "granite", "stablelm", "cohere")
@@ -43,7 +44,8 @@ def test_a_shared_prompt_changes_nothing(name: str, start: int) -> None:
 def test_plain_architectures_do_share() -> None:
     for name in PLAIN:
         lm = pico(name)
-        assert lm._packs(lm.prefix(batch(lm), 0, [0])), name
+        prefix = lm.prefix(batch(lm), 0, [0])
+        assert lm._packs(prefix.packing, prefix.distinct), name
 
 
 def test_packing_and_back() -> None:
@@ -69,3 +71,20 @@ def test_a_packed_replay_folds_its_conditions() -> None:
     with torch.no_grad():
         side, apart = (lm._packed(prefix, 1, h, fold=fold, **how)[:, real] for fold in (True, False))  # type: ignore[arg-type]
     assert lm._folds(prefix, 3, prefix.packing.width) and torch.allclose(side, apart, atol=1e-5)
+
+
+@pytest.mark.parametrize("start", [0, 4, None])
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_prefix_whose_rows_share_their_prompts_is_that_of_whole_rows(name: str, start: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = pico(name)
+    tokens = batch(lm)
+    packed = lm.prefix(tokens, start)
+    monkeypatch.setattr(lm, "foldable", False)
+    apart = lm.prefix(tokens, start)
+    real = tokens.mask[:, packed.start :].bool()
+    assert relative(packed.logits[real], apart.logits[real]) <= 1e-5
+    assert relative(packed.logits[real], lm.logits(tokens)[:, packed.start :][real]) <= 1e-5
+    for layer, h in apart.residual.items():
+        assert relative(packed.residual[layer][real], h[real]) <= 1e-5
+    for mine, whole in zip(*(p.cache.layers if p.cache is not None else () for p in (packed, apart)), strict=True):
+        assert relative(mine.keys, whole.keys) <= 1e-5 and len(mine.keys) == len(tokens.rows)

@@ -23,6 +23,7 @@ from trimtab.model.blocks import find_blocks
 from trimtab.model.generate import OnToken, Sampling, decode, end_tokens
 from trimtab.model.hooks import Edit, Frame, Hooks, Layer, stream
 from trimtab.model.opening import Opening
+from trimtab.model.packing import Packing
 from trimtab.model.positions import Positions
 from trimtab.model.replay import Prefix
 from trimtab.model.tokens import Prompt, Row, Tokens, distinct_prompts, grouped, render
@@ -256,10 +257,16 @@ class LM:
             keep: columns whose logits are wanted (all from `start` by default).
         """
         start = tokens.pivot - 1 if start is None else start
-        cache = self._before(tokens, start)
+        distinct, packing = self._distinct(tokens, start), Packing.of(tokens, start)
+        columns = engine.columns(tokens, keep, start)
         with self.hooks.record(self.layers(layers)) as outputs:
-            logits = self._suffix(tokens, start, cache, {}, keep)
-        return Prefix(tokens, start, cache, outputs, {k: stream(o) for k, o in outputs.items()}, logits)
+            if self.hooks.editing or not self._packs(packing, distinct):
+                logits = self._suffix(tokens, start, engine.each_row(distinct, packing.place), {}, columns)
+                return Prefix(tokens, start, packing, distinct, outputs, {k: stream(o) for k, o in outputs.items()}, logits)
+            kept, at = packing.kept(columns)
+            logits = self.forward(packing.ids, packing.frame(), packing.mask(self.dtype), engine.fork(distinct), keep=kept)
+        residual = {k: packing.unpack(h[None])[0] for k, h in outputs.items()}
+        return Prefix(tokens, start, packing, distinct, residual, residual, packing.unfold(logits, at, 1)[0])
 
     def replay(
         self,
@@ -283,7 +290,7 @@ class LM:
         grad = torch.is_grad_enabled() and (h.requires_grad or bool(edits))
         if not self.replayable or (grad and not self.cache_differentiable):
             return self._replay_in_full(prefix, layer, h, keep, edits)
-        packs = share and self._packs(prefix)
+        packs = share and self._packs(prefix.packing, prefix.distinct)
         folds = self._folds(prefix, h.shape[0], prefix.packing.width if packs else h.shape[2])
         run = partial(self._packed, fold=folds) if packs else self._folded if folds else self._batched
         with self.lock, torch.set_grad_enabled(grad):
@@ -292,18 +299,11 @@ class LM:
     def _folds(self, prefix: Prefix, conditions: int, length: int) -> bool:
         """Conditions share a row, and its cache, while they are short beside what they share."""
         short = conditions * length <= 4 * (prefix.start + length)
-        return (
-            self.foldable
-            and conditions > 1
-            and short
-            and engine.can_fold(prefix.cache)
-            and not any(isinstance(o, tuple) for o in prefix.outputs.values())
-        )
+        return self.foldable and conditions > 1 and short and engine.can_fold(prefix.distinct)
 
-    def _packs(self, prefix: Prefix) -> bool:
+    def _packs(self, packing: Packing, cache: Any) -> bool:
         """Rows with equal prompts share a row while every layer is plain attention over all that came before."""
-        plain = engine.can_fold(prefix.cache if prefix.cache is not None else engine.new_cache(self.model.config))
-        return self.foldable and plain and not any(isinstance(o, tuple) for o in prefix.outputs.values()) and prefix.packing.saves
+        return self.foldable and packing.saves and engine.can_fold(cache if cache is not None else engine.new_cache(self.model.config))
 
     def _packed(
         self, prefix: Prefix, layer: Layer, h: Tensor, *, columns: Tensor, edits: Mapping[Layer, Edit], fold: bool
@@ -312,8 +312,8 @@ class LM:
         c, packing = h.shape[0], prefix.packing
         rows, side = (1, c) if fold else (c, 1)
         kept, at = packing.kept(columns)
-        frame = Frame(packing.index.repeat(rows, side), tuple(prefix.tokens.rows[k] for k in packing.first.tolist()) * rows)
-        cache = engine.fork(prefix.cache, packing.first.repeat(rows)) if prefix.cache is not None else None
+        frame = packing.frame(rows, side)
+        cache = engine.fork(engine.each_row(prefix.distinct, torch.arange(len(packing.first), device=h.device).repeat(rows)))
         mask = packing.mask(self.dtype, side).repeat(rows, 1, 1, 1)
         apart = {k: packing.edit(edit, c) for k, edit in edits.items()}
         inside = {k: engine.folded_edit(edit, c, frame) for k, edit in apart.items()} if fold else apart
@@ -328,7 +328,7 @@ class LM:
         c, b = h.shape[:2]
         tokens = engine.repeat_rows(prefix.tokens, c)
         order = torch.arange(b, device=h.device).repeat(c) if c > 1 else None
-        cache = engine.fork(prefix.cache, order) if prefix.cache is not None else None
+        cache = engine.fork(prefix.cache, order)
         output = engine.emitted(prefix.outputs[layer], h.flatten(0, 1), c)
         frame = Frame(tokens.index[:, prefix.start :], tokens.rows)
         with self.edit(edits), engine.emitting(self.blocks, layer, output):
@@ -370,45 +370,48 @@ class LM:
             return lambda h, frame: (h.float() + zeros[layer].to(h.device)).to(h.dtype)
 
         with torch.enable_grad():
-            kept = range(start, tokens.ids.shape[1]) if keep is None else keep
-            value = score(self._suffix(tokens, origin, cache, {layer: nudge(layer) for layer in zeros}, kept))
+            columns = engine.columns(tokens, range(start, tokens.ids.shape[1]) if keep is None else keep, origin)
+            value = score(self._suffix(tokens, origin, cache, {layer: nudge(layer) for layer in zeros}, columns))
             grads = torch.autograd.grad(value, list(zeros.values()))
         return {layer: g[:, start - origin :] for layer, g in zip(zeros, grads, strict=True)}
 
     def _before(self, tokens: Tokens, start: int, upto: Layer | None = None) -> Any:
-        """Keys and values of the columns before `start`, in blocks up to `upto`; rows with the same prompt share one pass."""
+        """Keys and values of the columns before `start`, in blocks up to `upto`."""
+        return engine.each_row(self._distinct(tokens, start, upto), torch.tensor(distinct_prompts(tokens)[1], device=self.device))
+
+    def _distinct(self, tokens: Tokens, start: int, upto: Layer | None = None) -> Any:
+        """The same for a row of every distinct prompt."""
         if not 0 <= start <= tokens.pivot:
             raise ModelError("a replay starts inside the prompt or at its end", given=start, expected=f"0..{tokens.pivot}")
         if start == 0:
             return None
-        first, place = distinct_prompts(tokens)
+        first, _ = distinct_prompts(tokens)
+        upto = self.n_layers - 1 if upto is None else upto
         cache = engine.new_cache(self.model.config)
         opening = Opening.of(tokens, first, start) if self.openable and engine.can_fold(cache) and not self.hooks.editing else None
         with torch.no_grad():
             if opening:
-                cache = self._opened(opening, cache, upto)
-            else:
-                frame = Frame(tokens.index[first, :start], [tokens.rows[k] for k in first])
-                self.forward(tokens.ids[first, :start], frame, tokens.mask[first, :start], cache, keep=[start - 1], upto=upto)
-        return engine.fork(cache, torch.tensor(place, device=self.device)) if len(first) < len(place) else cache
+                return self._opened(opening, cache, upto)
+            frame = Frame(tokens.index[first, :start], [tokens.rows[k] for k in first])
+            self.forward(tokens.ids[first, :start], frame, tokens.mask[first, :start], cache, upto=upto)
+        return cache
 
-    def _opened(self, opening: Opening, cache: Any, upto: Layer | None) -> Any:
+    def _opened(self, opening: Opening, cache: Any, upto: Layer) -> Any:
         """Keys and values of prompts that begin alike: one pass over what they share, one over the rest of each."""
         n, g = opening.length, len(opening.ids)
         alike = torch.arange(n, device=self.device)[None]
-        self.forward(opening.shared, Frame(alike, [Row((), n)]), torch.ones_like(alike), cache, keep=[n - 1], upto=upto)
+        self.forward(opening.shared, Frame(alike, [Row((), n)]), torch.ones_like(alike), cache, upto=upto)
         cache = engine.fork(cache, torch.zeros(g, dtype=torch.long, device=self.device))
         frame = Frame(opening.index[:, n:].masked_fill(~opening.rest, -1), [Row((), n)] * g)
-        self.forward(opening.ids[:, n:], frame, opening.mask, cache, keep=[opening.ids.shape[1] - n - 1], upto=upto)
+        self.forward(opening.ids[:, n:], frame, opening.mask, cache, upto=upto)
         opening.settle(cache)
         return cache
 
-    def _suffix(self, tokens: Tokens, start: int, cache: Any, edits: Mapping[Layer, Edit], keep: Sequence[int] | None) -> Tensor:
-        """One pass over the columns from `start` on, on top of a cache that stays as it is."""
-        columns = engine.columns(tokens, keep, start)
+    def _suffix(self, tokens: Tokens, start: int, cache: Any, edits: Mapping[Layer, Edit], columns: Tensor) -> Tensor:
+        """One pass over the columns from `start` on, on top of a cache that stays as it is; logits at `columns`, counted from `start`."""
         with self.edit(edits):
             frame = Frame(tokens.index[:, start:], tokens.rows)
-            return self.forward(tokens.ids[:, start:], frame, tokens.mask, engine.fork(cache) if cache is not None else None, keep=columns)
+            return self.forward(tokens.ids[:, start:], frame, tokens.mask, engine.fork(cache), keep=columns)
 
     def _replay_in_full(self, prefix: Prefix, layer: Layer, h: Tensor, keep: Sequence[int] | None, edits: Mapping[Layer, Edit] | None) -> Tensor:
         """The same as `replay` by full passes with hooks: its oracle, and its stand-in for models that cannot be resumed."""
@@ -441,9 +444,9 @@ class LM:
         out: dict[int, Tensor] = {}
         for chosen in self.batches(rows, batch):
             tokens = self.batch([rows[k] for k in chosen])
-            keep = list(range(tokens.pivot - 1, tokens.ids.shape[1] - 1))
             start = tokens.pivot - 1
-            logp = self._suffix(tokens, start, self._before(tokens, start), {}, keep).log_softmax(-1)
+            columns = torch.arange(tokens.ids.shape[1] - 1 - start, device=self.device)
+            logp = self._suffix(tokens, start, self._before(tokens, start), {}, columns).log_softmax(-1)
             picked = logp.gather(-1, tokens.ids[:, tokens.pivot :, None])[..., 0].cpu()
             out.update({k: picked[j, : len(rows[k].ids) - rows[k].prompt] for j, k in enumerate(chosen)})
         return [out[k] for k in range(len(rows))]

@@ -92,6 +92,10 @@ class Packing:
         """Logical position of every packed column, -1 for padding."""
         return self.pack(self.tokens.index[None, :, self.start :])[0].masked_fill(self.part < 0, -1)
 
+    def frame(self, copies: int = 1, side: int = 1) -> Frame:
+        """The columns of the packed rows, `copies` times as rows and `side` times in each row."""
+        return Frame(self.index.repeat(copies, side), tuple(self.tokens.rows[k] for k in self.first.tolist()) * copies)
+
     def mask(self, dtype: torch.dtype, copies: int = 1) -> Float[Tensor, "g 1 cw t"]:
         """The prompt sees what came before it, a completion sees the prompt and itself. Additive: 0 or the lowest number.
 

@@ -35,7 +35,8 @@ class Prefix:
     Attributes:
         tokens: the batch.
         start: the first column that replays run again.
-        cache: keys and values of the columns before `start` (None if start is 0).
+        packing: how rows with equal prompts share one row.
+        distinct: keys and values of the columns before `start`, for a row of every distinct prompt (None if start is 0).
         outputs: what each recorded block returned at the columns from `start` on.
         residual: the residual stream in it, (b, s - start, d) each, in the model's dtype.
         logits: (b, k, v) unedited logits at the kept columns, fp32.
@@ -43,15 +44,16 @@ class Prefix:
 
     tokens: Tokens
     start: int
-    cache: Any
+    packing: Packing
+    distinct: Any
     outputs: Mapping[Layer, Any]
     residual: Mapping[Layer, Float[Tensor, "b s d"]]
     logits: Float[Tensor, "b k v"]
 
     @cached_property
-    def packing(self) -> Packing:
-        """How rows with equal prompts would share one row: the same for all replays."""
-        return Packing.of(self.tokens, self.start)
+    def cache(self) -> Any:
+        """Keys and values of the columns before `start`, for every row."""
+        return each_row(self.distinct, self.packing.place)
 
 
 class Emit(nn.Module):
@@ -114,12 +116,20 @@ def emitted(recorded: Any, h: Tensor, copies: int) -> Any:
 
 def fork(cache: Any, order: Tensor | None = None) -> Any:
     """A cache that can be written to without touching `cache`; `order` picks its rows."""
+    if cache is None:
+        return None
     new = copy.copy(cache)
     new.layers = [_fork_layer(layer) for layer in cache.layers]
     if order is not None:
         for layer in new.layers:
             layer.reorder_cache(order)
     return new
+
+
+def each_row(cache: Any, place: Tensor) -> Any:
+    """A cache for every row, from one of the rows that differ; `place` says which of those a row is."""
+    same = cache is None or torch.equal(place, torch.arange(len(place), device=place.device))
+    return cache if same else fork(cache, place)
 
 
 def _fork_layer(layer: Any) -> Any:
