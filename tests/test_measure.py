@@ -18,7 +18,7 @@ from pico import WIDTH, pico
 from trimtab.datasets import Dataset, Pair, to_choices
 from trimtab.errors import OverlapError, RecipeError, RunError, SteerError, TokenError
 from trimtab.interventions import Intervention, Receipt, edits
-from trimtab.measure import measure, transcripts
+from trimtab.measure import measure, replay_multipliers, transcripts
 from trimtab.methods import MeanDiff, contrast_index, learn, paired_rows
 from trimtab.metrics import KL, Likelihood, OutsideMass, Propensity
 from trimtab.model import LM
@@ -204,6 +204,27 @@ def test_another_plan_is_refused(tmp_path: Path, lm: LM) -> None:
     with pytest.raises(RunError, match="holds another run") as caught:
         measure(lm, Intervention(vector(1)), data, [Propensity()], to=tmp_path, multipliers=(0.0, 1.0))
     assert "multipliers" in str(caught.value)
+
+
+def test_a_folder_begun_with_other_batches_is_refused(tmp_path: Path, lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its journal names batches by number, so that going on would leave items out, or score them twice."""
+    args = (lm, Intervention(vector(1)), Dataset("toy", pairs()), [Propensity()])
+    measure(*args, to=tmp_path)
+    monkeypatch.setattr("trimtab.readings.ROWS", 4)
+    with pytest.raises(RunError, match="holds another run") as caught:
+        measure(*args, to=tmp_path)
+    assert "batches" in str(caught.value)
+
+
+def test_interventions_share_a_replay_at_one_layer_only(lm: LM) -> None:
+    one, two, both = Intervention(vector(1)), Intervention(vector(2)), Intervention(vector(1, 2))
+    prefix = lm.prefix(lm.tokens(["Do you like tea ?"]))
+    keep = [prefix.start]
+    assert len(replay_multipliers(lm, prefix, [one, one.times(2.0)], (0.5, 1.0), keep)) == 4
+    assert len(replay_multipliers(lm, prefix, [both, two], (0.5,), keep, layer=2)) == 2
+    for ivs in ([one, two], [both, both], [one, both]):
+        with pytest.raises(SteerError, match="several interventions in one replay"):
+            replay_multipliers(lm, prefix, ivs, (0.5, 1.0), keep)
 
 
 def test_bad_calls_are_refused_before_any_work(tmp_path: Path, lm: LM) -> None:

@@ -24,7 +24,7 @@ from trimtab.errors import DataError, RecipeError
 from trimtab.formats import records
 from trimtab.interventions import Intervention, check_stack, steer
 from trimtab.measure import replay_multipliers
-from trimtab.model import LM, Row, Tokens
+from trimtab.model import LM, Row, Tokens, in_pieces
 from trimtab.model.tokens import Prompt
 from trimtab.recipe import Cell, Run, Score, Table, check_grid, row
 from trimtab.steerability import Array, interval
@@ -108,7 +108,7 @@ def capability(
     run.claim(f"{part}.{name}", {**plan, "iv": iv.describe()})
     rows = [[lm.row(q.text, c) for c in q.choices] for q in items]
     order = sorted(range(len(items)), key=lambda k: max(len(r.ids) for r in rows[k]))
-    chunks = [order[k : k + AT_ONCE] for k in range(0, len(order), AT_ONCE)]
+    chunks = in_pieces(order, AT_ONCE)
     journal = run.journal(part)
     for k, chunk in enumerate(chunks):
         if f"{name}/{k}" not in journal.done:

@@ -8,25 +8,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from trimtab import registry
-from trimtab.datasets import Dataset, check_unseen
-from trimtab.errors import RecipeError
+from trimtab.datasets import Dataset, check_unseen, digest
+from trimtab.errors import RecipeError, SteerError
 from trimtab.interventions import Intervention, Receipt, check_stack, edits
 from trimtab.methods import paired_rows
 from trimtab.metrics import Metric
-from trimtab.model import LM, Frame, Layer, Positions, Prefix
-from trimtab.readings import ROWS, Chunk, Readings, chunks
+from trimtab.model import LM, Frame, Layer, Positions, Prefix, in_pieces
+from trimtab.readings import Chunk, Readings, chunks
 from trimtab.recipe import GRID, Cell, Run, Score, check_grid, row
 from trimtab.vector import Provenance, SteeringVector
 
 Progress = Callable[[int, int], None]
-Value = TypeVar("Value")
 LOGITS = 50_000_000  # most logits held at once; more multipliers are replayed in several goes
 
 
@@ -92,7 +91,7 @@ def measure(
     batches = chunks(lm, data, metrics, iv.where, [c.system for c in asked])
     run = Run.create(to)
     part = part or data.part
-    run.claim(part, sweep.plan(data))
+    run.claim(part, sweep.plan(data, batches))
     _run_missing(run, part, sweep, batches, progress)
     groups = {**run.manifest.get("groups", {}), **{p.id: p.group for p in data}}
     run.note(model=lm.id, groups=groups)
@@ -148,8 +147,9 @@ class _Sweep:
         """The units of one chunk: each swept layer, or None for all layers of the vector together."""
         return [None] if self.layers is None else list(self.layers)
 
-    def plan(self, data: Dataset) -> dict[str, Any]:
-        """Everything the numbers depend on."""
+    def plan(self, data: Dataset, batches: Sequence[Chunk]) -> dict[str, Any]:
+        """Everything the numbers depend on, and which items make a unit of the journal."""
+        items = [",".join(p.id for p in chunk.pairs) for chunk in batches]
         return {
             "model": {"id": self.lm.id, "fingerprint": self.lm.fingerprint, "dtype": str(self.lm.dtype)},
             "data": {"name": data.name, "part": data.part, "form": data.form, "hash": data.hash, "items": len(data)},
@@ -157,7 +157,7 @@ class _Sweep:
             "metrics": [registry.describe(m) for m in self.metrics],
             "multipliers": list(self.multipliers),
             "layers": None if self.layers is None else list(self.layers),
-            "rows": ROWS,
+            "batches": digest(*items),
         }
 
     # ------------------------------------------------------------ scores
@@ -180,9 +180,9 @@ class _Sweep:
         at_once = max(1, LOGITS // prefix.logits.numel())
         steered = [m for m in self.multipliers if m != 0]
         several = at_once // max(1, len(steered)) if stop is not None or len(self.conditions[0].iv.vector.layers) == 1 else 0  # type: ignore[union-attr]
-        for together in _groups(self.conditions, max(1, several)):
+        for together in in_pieces(self.conditions, max(1, several)):
             yield from ((c, (0.0,), base) for c in together)
-            for multipliers in _groups(steered, at_once):
+            for multipliers in in_pieces(steered, at_once):
                 ivs = [c.iv for c in together if c.iv is not None]
                 reading = Readings.of(chunk, replay_multipliers(self.lm, prefix, ivs, multipliers, chunk.keep, stop))
                 for condition, part in zip(together, reading.split(len(multipliers)), strict=True):
@@ -215,8 +215,14 @@ def replay_multipliers(
     Args:
         ivs: one that may act at several layers, or several that act at one and the same layer.
         layer: act at this layer alone; by default at all layers of the vector.
+
+    Raises:
+        SteerError: several interventions that do not act at one layer.
     """
-    layers = ivs[0].vector.layers if layer is None else (layer,)
+    acting = {iv.vector.layers if layer is None else (layer,) for iv in ivs}
+    layers = acting.pop()
+    if acting or len(ivs) > 1 < len(layers):
+        raise SteerError("several interventions in one replay", given=sorted({layers, *acting}), expected="one and the same layer for all of them")
     lowest = min(layers)
     c, b = len(multipliers), len(prefix.tokens.rows)
     m = torch.tensor(multipliers, device=lm.device).repeat_interleave(b)[:, None, None]
@@ -226,10 +232,6 @@ def replay_multipliers(
     above = replace(ivs[0], vector=ivs[0].vector.at(*[k for k in layers if k != lowest])) if len(layers) > 1 else None
     later = edits([above], Receipt(), m) if above else None
     return lm.replay(prefix, lowest, h.unflatten(0, (c * len(ivs), b)), keep=keep, edits=later, share=True)
-
-
-def _groups(values: Sequence[Value], size: int) -> list[Sequence[Value]]:
-    return [values[k : k + size] for k in range(0, len(values), size)]
 
 
 def _name(metric: Metric) -> str:

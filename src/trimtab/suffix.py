@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.errors import DataError, TokenError
-from trimtab.model import LM, Frame
+from trimtab.model import LM, Frame, in_pieces
 
 Progress = Callable[[int, int], None]
 AT_ONCE = 256  # rows in a pass
@@ -107,7 +107,7 @@ def _losses(lm: LM, requests: Sequence[tuple[str, str]], texts: Sequence[str]) -
     asked = [f"{user} {text}" for text in texts for user, _ in requests]
     said = [opening for _ in texts for _, opening in requests]
     found = [-float(logp.sum()) for logp in lm.logprobs(asked, said, batch=AT_ONCE)]
-    return [sum(found[k : k + len(requests)]) / len(requests) for k in range(0, len(found), len(requests))]
+    return [sum(some) / len(some) for some in in_pieces(found, len(requests))]
 
 
 def _slope(lm: LM, requests: Sequence[tuple[str, str]], text: str) -> tuple[list[int], Float[Tensor, "k v"]]:

@@ -4,7 +4,7 @@ from trimtab.model.hooks import Edit, Frame, Layer
 from trimtab.model.lm import LM
 from trimtab.model.positions import Positions, after, everywhere, from_last_prompt_token, generated, last, last_k, prompt, span
 from trimtab.model.replay import Prefix
-from trimtab.model.tokens import Row, Tokens
+from trimtab.model.tokens import Row, Tokens, in_pieces
 
 __all__ = [
     "LM",
@@ -19,6 +19,7 @@ __all__ = [
     "everywhere",
     "from_last_prompt_token",
     "generated",
+    "in_pieces",
     "last",
     "last_k",
     "prompt",

@@ -42,7 +42,7 @@ def self_check(lm: LM) -> None:
         log.warning("%s cannot be resumed in the middle (%s: %s)", lm.id, type(problem).__name__, problem)
         lm.replayable = False
     lm.foldable = lm.replayable and _folds_exactly(lm)
-    lm.openable = lm.foldable and lm.batchable and opening_error(lm) <= TOLERANCE[lm.dtype]
+    lm.openable = lm.replayable and lm.batchable and _opens_exactly(lm)
     try:
         lm.cache_differentiable = cache_gradient(lm)
     except RuntimeError:  # recurrent layers write to their state in place
@@ -59,6 +59,14 @@ def _folds_exactly(lm: LM) -> bool:
     try:
         return max(replay_error(lm), packing_error(lm)) <= TOLERANCE[lm.dtype]
     except Exception:  # a model that takes no mask of ours
+        return False
+
+
+def _opens_exactly(lm: LM) -> bool:
+    """Whether prompts that share the pass over their beginning are as exact as each on its own."""
+    try:
+        return opening_error(lm) <= TOLERANCE[lm.dtype]
+    except Exception:  # a model that cannot tell padding in the middle of a row
         return False
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Int
@@ -17,6 +17,7 @@ Message = Mapping[str, str]
 Prompt = str | Sequence[Message]
 Said = tuple[str, str]  # role and content
 Span = tuple[int, int]
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -118,13 +119,18 @@ def grouped(rows: Sequence[Row], size: int, replays: int = 1, *, alike: bool = F
         groups: dict[tuple[int, int], list[int]] = {}
         for k in by_completion:
             groups.setdefault(shapes[k], []).append(k)
-        return [g[k : k + size] for g in groups.values() for k in range(0, len(g), size)]
+        return [batch for g in groups.values() for batch in in_pieces(g, size)]
 
     def cost(batches: list[list[int]]) -> int:
         return sum(len(some) * (max(shapes[k][0] for k in some) + replays * max(shapes[k][1] for k in some)) for some in batches)
 
     orders = (by_completion, sorted(range(len(rows)), key=lambda k: (shapes[k], k)))
-    return min(([order[k : k + size] for k in range(0, len(order), size)] for order in orders), key=cost)
+    return min((in_pieces(order, size) for order in orders), key=cost)
+
+
+def in_pieces(values: Sequence[Value], size: int) -> list[list[Value]]:
+    """The values in order, `size` at a time; the last piece may be shorter."""
+    return [list(values[k : k + size]) for k in range(0, len(values), size)]
 
 
 def render(tokenizer: Any, prompt: Prompt, completion: str = "", *, system: str | None = None, chat: bool = True) -> Row:
