@@ -7,117 +7,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from trimtab.model import LM, Row
+from zoo import CLASSES, CONFIGS, FAST, REFUSED, SMALL, VOCAB, ZOO
 
-VOCAB, WIDTH, LAYERS = 96, 32, 4
-SMALL = dict(
-    vocab_size=VOCAB,
-    hidden_size=WIDTH,
-    intermediate_size=48,
-    num_hidden_layers=LAYERS,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=128,
-    pad_token_id=0,
-    bos_token_id=1,
-    eos_token_id=2,
-)
-HEAD = dict(head_dim=8)
-MOE = dict(num_experts=4, num_local_experts=4, num_experts_per_tok=2, moe_intermediate_size=16)
-SLIDING = dict(sliding_window=6)
-
-# architecture -> (class prefix, changes to SMALL; None removes a key)
-ZOO: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("Llama", {}),
-    "qwen2": ("Qwen2", {}),
-    "qwen3": ("Qwen3", HEAD),
-    "qwen3_moe": ("Qwen3Moe", {**HEAD, **MOE}),
-    "qwen3_next": (
-        "Qwen3Next",
-        {
-            **HEAD,
-            **MOE,
-            "linear_num_value_heads": 4,
-            "linear_num_key_heads": 2,
-            "linear_key_head_dim": 8,
-            "linear_value_head_dim": 8,
-            "shared_expert_intermediate_size": 16,
-            "layer_types": ["linear_attention", "full_attention"] * 2,
-        },
-    ),
-    "mistral": ("Mistral", {**HEAD, **SLIDING}),
-    "mixtral": ("Mixtral", {**MOE, "sliding_window": None}),
-    "gemma": ("Gemma", HEAD),
-    "gemma2": ("Gemma2", {**HEAD, **SLIDING, "query_pre_attn_scalar": 8}),
-    "gemma3": ("Gemma3", {**HEAD, **SLIDING, "query_pre_attn_scalar": 8, "layer_types": ["sliding_attention", "full_attention"] * 2}),
-    "phi": ("Phi", {}),
-    "phi3": ("Phi3", {}),
-    "olmo": ("Olmo", {}),
-    "olmo2": ("Olmo2", {}),
-    "gpt2": ("GPT2", {}),
-    "gpt_neo": ("GPTNeo", {"attention_types": [[["global", "local"], 2]], "window_size": 6}),
-    "gpt_neox": ("GPTNeoX", {"num_key_value_heads": None}),
-    "gptj": ("GPTJ", {"rotary_dim": 4}),
-    "opt": ("OPT", {"ffn_dim": 48, "word_embed_proj_dim": WIDTH}),
-    "bloom": ("Bloom", {"n_layer": LAYERS, "n_head": 4}),
-    "falcon": ("Falcon", {"num_kv_heads": 2, "new_decoder_architecture": True}),
-    "falcon_alibi": ("Falcon", {"alibi": True, "new_decoder_architecture": False, "multi_query": True, "parallel_attn": False}),
-    "mpt": ("Mpt", {"d_model": WIDTH, "n_heads": 4, "n_layers": LAYERS, "max_seq_len": 128}),
-    "gpt_oss": ("GptOss", {**HEAD, **MOE, **SLIDING}),
-    "cohere": ("Cohere", {}),
-    "cohere2": ("Cohere2", {**HEAD, **SLIDING}),
-    "granite": ("Granite", {}),
-    "granitemoe": ("GraniteMoe", MOE),
-    "stablelm": ("StableLm", {}),
-    "smollm3": ("SmolLM3", {}),
-    "glm4": ("Glm4", HEAD),
-    "glm": ("Glm", HEAD),
-    "deepseek_v3": (
-        "DeepseekV3",
-        {
-            **MOE,
-            "n_routed_experts": 4,
-            "n_group": 1,
-            "topk_group": 1,
-            "n_shared_experts": 1,
-            "kv_lora_rank": 16,
-            "q_lora_rank": 16,
-            "qk_rope_head_dim": 8,
-            "qk_nope_head_dim": 8,
-            "v_head_dim": 8,
-            "first_k_dense_replace": 1,
-            "num_key_value_heads": 4,
-        },
-    ),
-    "starcoder2": ("Starcoder2", SLIDING),
-    "nemotron": ("Nemotron", {}),
-    "exaone4": ("Exaone4", {**SLIDING, "layer_types": ["sliding_attention", "full_attention"] * 2}),
-    "helium": ("Helium", HEAD),
-    "ernie4_5": ("Ernie4_5", HEAD),
-}
-# Architectures whose stream is not (batch, sequence, width), and what the refusal says.
-REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
-    "gemma3n": (
-        "Gemma3n",
-        {
-            **HEAD,
-            "num_kv_shared_layers": 0,
-            "laurel_rank": 4,
-            "vocab_size_per_layer_input": VOCAB,
-            "hidden_size_per_layer_input": 8,
-            "layer_types": ["full_attention"] * LAYERS,
-            "activation_sparsity_pattern": [0.0] * LAYERS,
-            "altup_num_inputs": 2,
-            "intermediate_size": [48] * LAYERS,
-        },
-    ),
-}
-
-
-CONFIGS = {"Gemma3": "Gemma3TextConfig", "Gemma3n": "Gemma3nTextConfig"}
-CLASSES = {"GPT2": "GPT2LMHeadModel"}
+ARCHITECTURES = [pytest.param(name, marks=() if name in FAST else pytest.mark.zoo) for name in ZOO]
 
 
 def build(name: str, *, dtype: torch.dtype = torch.float32) -> Any:

@@ -35,7 +35,7 @@ def test_shipped_models_are_small_and_exact(name: str) -> None:
     assert sum(f.stat().st_size for f in folder.iterdir()) <= 8e6
     assert not [f for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pkl")]
     lm = LM.load(name)
-    assert lm.replayable and lm.foldable and lm.batchable and lm.cache_differentiable
+    assert lm.exact.replayable and lm.exact.foldable and lm.exact.batchable and lm.exact.cache_differentiable
     assert all(len(lm.tokenizer(t, add_special_tokens=False).input_ids) == 1 for t in ("(A)", "(B)", "Yes", "No", "0", "57", "100"))
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from pico import ZOO, pico
+from pico import pico
 from trimtab.model import LM, Frame, Row, Tokens
 from trimtab.model.check import relative
 from trimtab.model.opening import Opening
+from zoo import FAST
 
 ALIKE = tuple(range(5, 14))
 PLAIN = ("llama", "qwen2", "qwen3", "gpt_neox", "phi", "gemma", "olmo2", "granite", "stablelm", "cohere")
@@ -20,14 +23,14 @@ def batch(lm: LM) -> Tokens:
     return lm.batch([Row((*ALIKE, *end, 3, 4, 7)[: 12 + len(end) - k % 2], 9 + len(end)) for k, end in enumerate(ends)])
 
 
-@pytest.mark.parametrize("name", list(ZOO))
+@pytest.mark.parametrize("name", FAST)
 def test_a_shared_opening_changes_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = pico(name)
     tokens = batch(lm)
     layer = min(1, lm.n_layers - 2)
     found: list[torch.Tensor] = []
-    for openable in (lm.openable, False):
-        monkeypatch.setattr(lm, "openable", openable)
+    for openable in (lm.exact.openable, False):
+        monkeypatch.setattr(lm, "exact", replace(lm.exact, openable=openable))
         prefix = lm.prefix(tokens, layers=[layer])
         h = torch.stack([prefix.residual[layer], 1.3 * prefix.residual[layer]])
         found.append(torch.cat([prefix.logits[None], lm.replay(prefix, layer, h)])[:, tokens.mask[:, prefix.start :].bool()])
@@ -37,7 +40,7 @@ def test_a_shared_opening_changes_nothing(name: str, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("name", PLAIN)
 def test_plain_architectures_share_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = pico(name)
-    assert lm.openable
+    assert lm.exact.openable
     columns: list[int] = []
     forward = lm.forward
 

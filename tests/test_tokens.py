@@ -12,7 +12,8 @@ from trimtab.datasets import Dataset, Pair
 from trimtab.errors import SteerError, TokenError, UnknownName
 from trimtab.methods import activations
 from trimtab.model import LM, Positions, Row, after, everywhere, from_last_prompt_token, generated, last, last_k, prompt, span
-from trimtab.model.tokens import Tokens, grouped, render, turn_end
+from trimtab.model.rendering import render, turn_end
+from trimtab.model.tokens import Tokens, grouped
 
 
 def words(lm: LM, row: Row) -> list[str]:
@@ -232,5 +233,3 @@ def test_batches_hold_every_row_once_and_pad_no_more_than_either_order(shapes: l
     assert sorted(k for b in found for k in b) == list(range(len(made))) and max(map(len, found)) <= size
     for order in (sorted(range(len(made)), key=lambda k: shapes[k]), sorted(range(len(made)), key=lambda k: shapes[k][::-1])):
         assert cost(found) <= cost([order[k : k + size] for k in range(0, len(order), size)])
-    for batch in grouped(made, size, replays, alike=True):
-        assert len({shapes[k] for k in batch}) == 1

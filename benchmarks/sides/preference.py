@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from trimtab.optimise.problems import Problem
 work, words = inputs()
 side, pairs = words.split()
 lm = LM.load("smollm2", device=DEVICE)
-lm.foldable = lm.foldable and side != "replay"
+lm.exact = replace(lm.exact, foldable=lm.exact.foldable and side != "replay")
 place, how = Place((lm.n_layers // 2,)), Training(0.02, batch=int(pairs), epochs=1000, warm=0, signs="one")
 STEPS = work["steps"]["preference"]
 terms = [Prefer(p["prompt"], p["positive"], p["negative"]) for p in work["preferences"][: int(pairs) * STEPS]]

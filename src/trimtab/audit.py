@@ -121,7 +121,7 @@ def audit(
 def _moved(lm: LM, name: str, mine: Sequence[Probe], direction: str, layer: Layer, learned: int, norms: Sequence[float]) -> list[Moved]:
     """Both openings on the other prompts, before and after, for vectors of every norm at one layer."""
     goals = [Promote(p.prompt, p.crosses if direction == "open" else p.keeps, system=p.system, coldness=1.0) for p in mine[:learned]]
-    size = lm.norms(lm.batch([g.rows(lm)[0] for g in goals]), [layer])[layer]
+    size = lm.norms([g.rows(lm)[0] for g in goals], [layer])[layer]
     problems = [
         Problem(g, Place((layer,)), (Ball(n * size),), Descent(0.1 * n * size / lm.width**0.5, (MaxSteps(40),)), Start(0.2 * n * size, seed=k))
         for n in norms for k, g in enumerate(goals)

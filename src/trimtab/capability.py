@@ -104,7 +104,7 @@ def capability(
     check_grid(multipliers)
     check_stack(lm, iv)
     run = Run.create(to)
-    plan = {"model": [lm.id, lm.fingerprint, str(lm.dtype)], "items": digest(*(q.id for q in items)), "multipliers": list(multipliers)}
+    plan = {"model": lm.facts, "items": digest(*(q.id for q in items)), "multipliers": list(multipliers)}
     run.claim(f"{part}.{name}", {**plan, "iv": iv.describe()})
     rows = [[lm.row(q.text, c) for c in q.choices] for q in items]
     order = sorted(range(len(items)), key=lambda k: max(len(r.ids) for r in rows[k]))
@@ -123,6 +123,8 @@ def capability(
 def _choices(
     lm: LM, iv: Intervention, asked: Sequence[tuple[Question, Sequence[Row]]], multipliers: Sequence[float]
 ) -> list[tuple[str, float, str, float]]:
+    if len(asked) > 1 and not lm.together([r for _, rows in asked for r in rows]):
+        return [score for one in asked for score in _choices(lm, iv, [one], multipliers)]
     tokens = lm.batch([r for _, rows in asked for r in rows])
     keep = list(range(tokens.pivot - 1, tokens.ids.shape[1] - 1))
     said = tokens.ids[:, tokens.pivot :, None]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from trimtab.model.check import padding_error, replay_error
+from trimtab.model.check import replay_error
 from trimtab.model.tokens import Row
 
 if TYPE_CHECKING:
@@ -33,9 +33,12 @@ def examine(lm: LM) -> dict[str, str | float | int | bool]:
         "context": lm.context,
         "chat template": bool(lm.tokenizer is not None and lm.tokenizer.chat_template),
         "replay": f"exact, largest relative error {max(replay_error(lm, k) for k in (0, middle, lm.n_layers - 1)):.1e}"
-        if lm.replayable
+        if lm.exact.replayable
         else "not possible: full passes are used (slow, exact)",
-        "padding": f"exact, largest relative error {padding_error(lm):.1e}" if lm.batchable else "changes a row: rows of equal length share a batch",
+        "padding": "exact" if lm.exact.batchable else "changes a row: rows with prompts of equal length share a batch",
+        "tried on": f"{lm.exact.tried_on}: {', '.join(f'{k} {e:.0e}' for k, e in lm.exact.worst)}",
+        "length": ", ".join(f"positions change beyond {s.length} tokens" for s in lm.exact.switches) or "one computation at every length",
+        "noise of the dtype": f"{lm.exact.noise:.1e} between a row alone and in a batch of two",
         "letters": _letters(lm),
         "weights": f"{size / 2**20:.0f} MiB",
         "cache per token": f"{_cache_bytes(lm) / 1024:.1f} KiB",

@@ -55,7 +55,7 @@ def run(recipe: Recipe, to: str | Path, watch: Watch = silent) -> Run:
         grid = small if len(small) == 3 else recipe.multipliers
         measure(lm, sweep, parts.val, metrics[:1], to=folder.path, part="val", multipliers=grid, layers=layers, progress=watch("choose layer"))
     layer = choose_layer(folder) if recipe.layer is None else recipe.layer
-    some = lm.batch([paired_rows(lm, p)[0] for p in parts.val.take(8)])
+    some = [paired_rows(lm, p)[0] for p in parts.val.take(8)]
     folder.note(layer=layer, residual={str(k): n for k, n in lm.norms(some, [layer]).items()})
 
     iv = replace(sweep, vector=vector.at(layer))

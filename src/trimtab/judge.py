@@ -159,7 +159,7 @@ class ModelJudge:
         return out
 
     def describe(self) -> dict[str, Any]:
-        return {"model": self.lm.id, "fingerprint": self.lm.fingerprint, "dtype": str(self.lm.dtype), "rubric": asdict(self.rubric)}
+        return {"model": self.lm.facts, "rubric": asdict(self.rubric)}
 
     @torch.no_grad()
     def rate(self, answers: Sequence[Answer]) -> list[Rating]:

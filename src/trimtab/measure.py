@@ -151,13 +151,14 @@ class _Sweep:
         """Everything the numbers depend on, and which items make a unit of the journal."""
         items = [",".join(p.id for p in chunk.pairs) for chunk in batches]
         return {
-            "model": {"id": self.lm.id, "fingerprint": self.lm.fingerprint, "dtype": str(self.lm.dtype)},
+            "model": self.lm.facts,
             "data": {"name": data.name, "part": data.part, "form": data.form, "hash": data.hash, "items": len(data)},
             "conditions": [c.describe() for c in (*self.conditions, *self.asked)],
             "metrics": [registry.describe(m) for m in self.metrics],
             "multipliers": list(self.multipliers),
             "layers": None if self.layers is None else list(self.layers),
             "batches": digest(*items),
+            "tokens": digest(*(" ".join(map(str, (*row.ids, -1, row.prompt))) for chunk in batches for row in chunk.tokens.rows)),
         }
 
     # ------------------------------------------------------------ scores

@@ -80,13 +80,13 @@ def sample(
 
 def _plan(lm: LM, stacks: Mapping[str, Stack], settings: Sampling) -> dict[str, str]:
     """What the samples of each condition belong to, as a hash."""
-    about = [lm.id, lm.fingerprint, str(lm.dtype), repr(settings)]
+    about = [lm.facts, repr(settings)]
     return {name: hashlib.sha256(json.dumps([about, [iv.describe() for iv in stack]]).encode()).hexdigest()[:16] for name, stack in stacks.items()}
 
 
 def _batch(lm: LM, rows: Sequence[Row], stacks: Sequence[tuple[str, Stack]], numbers: Sequence[int], settings: Sampling) -> list[str]:
     """One text for each row, under its own stack."""
-    if not lm.batchable and len(rows) > 1:  # padding would change what it says
+    if len(rows) > 1 and not lm.together(rows, settings.max_new_tokens):  # side by side they would say something else
         return [text for k in range(len(rows)) for text in _batch(lm, [rows[k]], [stacks[k]], [numbers[k]], settings)]
     groups: dict[tuple[tuple[int, ...], str], int] = {}
     place = [groups.setdefault((row.ids, name), len(groups)) for row, (name, _) in zip(rows, stacks, strict=True)]

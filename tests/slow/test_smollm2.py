@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def test_known_encodings(lm: LM) -> None:
 
 
 def test_replays_are_exact_on_the_real_weights(lm: LM) -> None:
-    assert lm.replayable and lm.foldable and lm.batchable
+    assert lm.exact.replayable and lm.exact.foldable and lm.exact.batchable
     assert max(replay_error(lm, k) for k in (0, 7, 15, 22, 29)) <= 1e-5
     assert padding_error(lm) <= 1e-5
 
@@ -53,9 +54,9 @@ def test_folded_and_batched_replays_agree(lm: LM) -> None:
     iv = Intervention(SteeringVector({10: torch.randn(576, generator=torch.Generator().manual_seed(0)) / 3}), positions=from_last_prompt_token)
     keep = range(tokens.pivot - 1, tokens.ids.shape[1])
     folded = replay_multipliers(lm, prefix, [iv], (-1.0, 0.5, 2.0), keep)
-    lm.foldable = False
+    lm.exact = replace(lm.exact, foldable=False)
     batched = replay_multipliers(lm, prefix, [iv], (-1.0, 0.5, 2.0), keep)
-    lm.foldable = True
+    lm.exact = replace(lm.exact, foldable=True)
     real = tokens.mask[:, prefix.start :].bool()
     assert (folded - batched)[:, real].abs().max() / batched.abs().max() <= 1e-5
 

@@ -15,7 +15,7 @@ from trimtab import registry
 from trimtab.datasets import Dataset, Pair
 from trimtab.errors import DataError, TokenError, VectorError
 from trimtab.model import LM, Layer, Row, Tokens
-from trimtab.model.tokens import as_prompt, turn_end
+from trimtab.model.rendering import as_prompt, turn_end
 from trimtab.vector import Provenance, SteeringVector
 
 Read = Literal["auto", "completion", "contrast", "penultimate", "last", "role"]
@@ -198,7 +198,8 @@ def activations(
     chosen = lm.layers(layers)
     rows = [paired_rows(lm, p) for p in data]
     if read == "role":
-        rows = [(one.extended(turn_end(lm.tokenizer)[0]), two.extended(turn_end(lm.tokenizer)[0])) for one, two in rows]
+        end, _ = turn_end(lm.tokenizer, lm.rendering)
+        rows = [(one.extended(end), two.extended(end)) for one, two in rows]
     stacked: dict[int, Tensor] = {}
     done = 0
     for picked in lm.batches([r[0] for r in rows], batch):
@@ -245,7 +246,7 @@ def _spot(lm: LM, tokens: Tokens, j: int, rows: tuple[Row, Row], rule: Read) -> 
     if rule == "penultimate":
         return index == max(row.prompt, len(row.ids) - 2)
     if rule == "role":
-        ids, named = turn_end(lm.tokenizer)
+        ids, named = turn_end(lm.tokenizer, lm.rendering)
         return index == len(row.ids) - len(ids) + named
     return index == len(row.ids) - 1 if rule == "last" else index >= row.prompt
 

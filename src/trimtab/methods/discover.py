@@ -7,7 +7,7 @@ from trimtab.datasets import Dataset
 from trimtab.errors import DataError, ModelError, RecipeError
 from trimtab.methods import FewShot, Fit, Progress
 from trimtab.model import LM, Layer
-from trimtab.model.tokens import as_prompt
+from trimtab.model.rendering import as_prompt
 from trimtab.optimise import Change, Constraint, Descent, MaxSteps, Objective, Orthogonal, Place, Problem, Sphere, Start, optimise
 from trimtab.optimise.objectives import Messages
 from trimtab.registry import register
@@ -47,7 +47,7 @@ class Discover(FewShot):
                 given={"layers": list(layers), "target_layer": self.target_layer},
                 expected=f"layers below {self.target_layer or lm.n_layers - 1}",
             )
-        yardstick = lm.norms(lm.tokens([as_prompt(p) for p in prompts]), layers)
+        yardstick = lm.norms(lm.rows([as_prompt(p) for p in prompts]), layers)
         found: list[list[SteeringVector]] = [[] for _ in layers]
         figures: dict[str, dict[str, object]] = {}
         for member in range(self.member + 1):

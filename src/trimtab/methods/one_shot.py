@@ -75,7 +75,7 @@ class OneShot(FewShot):
         """What is optimised: one problem per layer, or one for all layers together."""
         goal = self.objective(data)
         rows = [row for _, term in goal.terms[:YARDSTICK] for row in term.rows(lm)]
-        yardstick = lm.norms(lm.batch(rows), layers)
+        yardstick = lm.norms(rows, layers)
         places = [tuple(layers)] if self.together else [(layer,) for layer in layers]
         stop: tuple[Stopper, ...] = (MaxSteps(self.steps),) if self.target is None else (Target(self.target), MaxSteps(self.steps))
         out: list[Problem] = []

@@ -79,7 +79,7 @@ class Preference(Method):
         held = max(1, round(self.validation * len(data))) if self.validation else 0
         others = [p.positive if k % 2 else p.negative for k, p in enumerate([*data][1:] + [data[0]])] if self.loss == "unpaired" else [""] * len(data)
         terms = [Prefer(p.asked, p.positive, p.negative, beta=self.beta, form=self.loss, other=o) for p, o in zip(data, others, strict=True)]
-        yardstick = lm.norms(lm.batch([r[0] for r in rows[:YARDSTICK]]), layers)
+        yardstick = lm.norms([r[0] for r in rows[:YARDSTICK]], layers)
         places = [tuple(layers)] if self.shared else [(layer,) for layer in layers]
         figures: dict[str, Any] = {}
         vectors: dict[Layer, Any] = {}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trimtab.errors import TokenError
 from trimtab.model.hooks import Frame
-from trimtab.model.replay import new_cache
+from trimtab.model.replay import fork, new_cache
 from trimtab.model.tokens import Row, Tokens
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def decode(
     sampling: Sampling,
     on_token: OnToken | None = None,
     *,
-    cached: bool = True,
+    cached: bool | None = None,
     salts: Sequence[int] | None = None,
     place: Sequence[int] | None = None,
 ) -> list[Row]:
@@ -49,12 +49,13 @@ def decode(
 
     Args:
         on_token: called with (row, token id) as tokens come.
-        cached: False recomputes the whole sequence at every step (the oracle of the tests).
+        cached: False recomputes the whole sequence at every step (the oracle of the tests); by default a cache is used where it is exact.
         salts: a number for each row; rows of one prompt and one salt draw the same. By default a row's occurrence in the batch.
         place: rows with equal numbers (0, 1, ... in order of appearance) share the pass over their prompt: they are edited alike, too.
     """
     stream = _Stream(lm, tokens, sampling, salts)
-    step = _cached_steps(lm, tokens, place) if cached else _full_steps(lm, tokens)
+    make = {True: CachedSteps, False: FullSteps}
+    step = steps(lm, tokens, sampling.max_new_tokens, place) if cached is None else make[cached](lm, tokens, place)
     logits = step(None, stream.alive)
     for _ in range(sampling.max_new_tokens):
         chosen = stream.choose(logits, on_token)
@@ -104,43 +105,66 @@ def _generator(seed: int, row: Row, salt: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)
 
 
-def _cached_steps(lm: LM, tokens: Tokens, place: Sequence[int] | None) -> Callable[[Tensor | None, Tensor], Tensor]:
-    cache = new_cache(lm.model.config)
-    order = torch.tensor(list(range(len(tokens.rows)) if place is None else place), device=tokens.ids.device)
-    first = [order.tolist().index(k) for k in range(int(order.max()) + 1)]
-    mask = tokens.mask
-    lengths = tokens.index[:, -1:] + 1
+class CachedSteps:
+    """Logits of the next token of every row, (b, v), one pass over one column a step on a growing cache."""
 
-    def step(chosen: Tensor | None, alive: Tensor) -> Tensor:
-        nonlocal mask, lengths
+    def __init__(self, lm: LM, tokens: Tokens, place: Sequence[int] | None) -> None:
+        self.lm, self.tokens, self.shared = lm, tokens, place is not None
+        self.cache = new_cache(lm.model.config)
+        self.order = torch.tensor(list(range(len(tokens.rows)) if place is None else place), device=tokens.ids.device)
+        self.mask, self.lengths = tokens.mask, tokens.index[:, -1:] + 1
+
+    def __call__(self, chosen: Tensor | None, alive: Tensor) -> Tensor:
+        """After `chosen`, one token a row; None at the beginning. Rows that are not alive are padding from here on."""
         if chosen is None:
-            frame = Frame(tokens.index[first], [tokens.rows[k] for k in first])
-            logits = lm.forward(tokens.ids[first], frame, mask[first], cache, keep=[tokens.ids.shape[1] - 1])[:, 0]
-            if place is not None:
-                cache.reorder_cache(order)
-            return logits[order]
-        living = alive.to(mask.device)[:, None]
-        mask = torch.cat([mask, living.long()], -1)
-        index = lengths.masked_fill(~living, -1)
-        lengths = lengths + 1
-        return lm.forward(chosen.to(mask.device)[:, None], Frame(index, tokens.rows), mask, cache, keep=[0])[:, 0]
+            return self._prompts()
+        living = alive.to(self.mask.device)[:, None]
+        self.mask = torch.cat([self.mask, living.long()], -1)
+        index = self.lengths.masked_fill(~living, -1)
+        self.lengths = self.lengths + 1
+        frame = Frame(index, self.tokens.rows)
+        return self.lm.forward(chosen.to(self.mask.device)[:, None], frame, self.mask, self.cache, keep=[0])[:, 0]
 
-    return step
+    def _prompts(self) -> Tensor:
+        """Every distinct prompt once."""
+        tokens, order = self.tokens, self.order.tolist()
+        first = [order.index(k) for k in range(max(order) + 1)]
+        frame = Frame(tokens.index[first], [tokens.rows[k] for k in first])
+        logits = self.lm.forward(tokens.ids[first], frame, self.mask[first], self.cache, keep=[tokens.ids.shape[1] - 1])[:, 0]
+        if self.shared:
+            self.cache.reorder_cache(self.order)
+        return logits[self.order]
+
+    def pick(self, rows: Tensor) -> None:
+        """Go on with some of the rows, in this order (beams)."""
+        self.cache = fork(self.cache, rows)
+        self.tokens = Tokens(tuple(self.tokens.rows[k] for k in rows.tolist()), self.tokens.ids[rows], self.tokens.index[rows])
+        self.mask, self.lengths = self.mask[rows], self.lengths[rows]
 
 
-def _full_steps(lm: LM, tokens: Tokens) -> Callable[[Tensor | None, Tensor], Tensor]:
-    ids, index = tokens.ids, tokens.index
+class FullSteps:
+    """The same by a full pass over the whole sequence at every step: the oracle, and what models get whose caches are not exact."""
 
-    def step(chosen: Tensor | None, alive: Tensor) -> Tensor:
-        nonlocal ids, index
+    def __init__(self, lm: LM, tokens: Tokens, place: Sequence[int] | None = None) -> None:
+        self.lm, self.rows, self.ids, self.index = lm, tokens.rows, tokens.ids, tokens.index
+
+    def __call__(self, chosen: Tensor | None, alive: Tensor) -> Tensor:
         if chosen is not None:
-            ids = torch.cat([ids, chosen.to(ids.device)[:, None]], -1)
-            new = (index.max(-1, keepdim=True).values + 1).masked_fill(~alive.to(ids.device)[:, None], -1)
-            index = torch.cat([index, new], -1)
-        grown = Tokens(tokens.rows, ids, index)
-        return lm.forward(ids, Frame(index, tokens.rows), grown.mask, None, keep=[ids.shape[1] - 1])[:, 0]
+            self.ids = torch.cat([self.ids, chosen.to(self.ids.device)[:, None]], -1)
+            new = (self.index.max(-1, keepdim=True).values + 1).masked_fill(~alive.to(self.ids.device)[:, None], -1)
+            self.index = torch.cat([self.index, new], -1)
+        whole = Tokens(self.rows, self.ids, self.index)
+        return self.lm.forward(self.ids, Frame(self.index, self.rows), whole.mask, None, keep=[self.ids.shape[1] - 1])[:, 0]
 
-    return step
+    def pick(self, rows: Tensor) -> None:
+        self.rows, self.ids, self.index = tuple(self.rows[k] for k in rows.tolist()), self.ids[rows], self.index[rows]
+
+
+def steps(lm: LM, tokens: Tokens, new: int, place: Sequence[int] | None = None) -> CachedSteps | FullSteps:
+    """How to go on from prompts by up to `new` tokens: on a cache where that is exact."""
+    prompts = [row.prompt for row in tokens.rows]
+    cached = lm.exact.steppable and lm.exact.resumes(prompts, [p + new for p in prompts])
+    return CachedSteps(lm, tokens, place) if cached else FullSteps(lm, tokens, place)
 
 
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

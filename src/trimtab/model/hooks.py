@@ -37,7 +37,7 @@ def stream(output: Any) -> Tensor:
     Raises:
         ModelError: the stream is not (b, s, d): a vector would broadcast over an unknown axis.
     """
-    h = output[0] if isinstance(output, tuple) else output
+    h = output[0] if isinstance(output, tuple | list) and output else output
     if not isinstance(h, Tensor) or h.ndim != 3:
         shape = tuple(h.shape) if isinstance(h, Tensor) else type(h).__name__
         raise ModelError(
@@ -48,7 +48,7 @@ def stream(output: Any) -> Tensor:
 
 def replaced(output: Any, h: Tensor) -> Any:
     """What a block returned, with `h` as its residual stream."""
-    return (h, *output[1:]) if isinstance(output, tuple) else h
+    return type(output)((h, *output[1:])) if type(output) in (tuple, list) else (h, *output[1:]) if isinstance(output, tuple) else h
 
 
 @dataclass

@@ -20,13 +20,15 @@ from trimtab.errors import ModelError, TokenError
 from trimtab.model import positions as at
 from trimtab.model import replay as engine
 from trimtab.model.blocks import find_blocks
+from trimtab.model.exactness import Exactness, switches
 from trimtab.model.generate import OnToken, Sampling, decode, end_tokens
 from trimtab.model.hooks import Edit, Frame, Hooks, Layer, stream
 from trimtab.model.opening import Opening
 from trimtab.model.packing import Packing
 from trimtab.model.positions import Positions
+from trimtab.model.rendering import Rendering, render
 from trimtab.model.replay import Prefix
-from trimtab.model.tokens import Prompt, Row, Tokens, distinct_prompts, grouped, render
+from trimtab.model.tokens import Prompt, Row, Tokens, distinct_prompts, grouped
 
 log = logging.getLogger("trimtab")
 
@@ -39,16 +41,25 @@ class LM:
     Attributes:
         id: the name it was loaded by.
         n_layers, width: number of blocks, size of the residual stream.
-        replayable: whether replays passed the check at load; if not, full passes are used.
-        batchable: whether a padded row equals the row alone; if not, only rows of equal shape share a batch.
-        foldable: whether conditions of a replay can share a row and its cache: several times faster, where attention allows it.
-        openable: whether prompts that begin alike can share the pass over their beginning.
-        cache_differentiable: whether gradients pass through a cached pass; if not, they are taken through full passes.
+        exact: which shortcuts are exact, by the check at load. Every pass asks it; what is not exact is not taken.
+        inner: the transformers model, where `model` is a wrapper around it (PEFT).
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, id: str = "", revision: str = "", blocks: str | None = None, check: bool = True) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        id: str = "",
+        revision: str = "",
+        blocks: str | None = None,
+        check: bool = True,
+        rendering: Rendering | None = None,
+    ) -> None:
         self.model = model.eval().requires_grad_(False)
+        self.inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.tokenizer = tokenizer
+        self.rendering = rendering or Rendering()
         self.id, self.revision = id or model.config.name_or_path or type(model).__name__, revision
         self.blocks_path, self.blocks = find_blocks(model, blocks)
         self.hooks = Hooks(model, self.blocks)
@@ -56,14 +67,13 @@ class LM:
         self.width: int = model.config.get_text_config(decoder=True).hidden_size
         self.end_tokens = end_tokens(model, tokenizer)
         self.lock = threading.RLock()
-        self._accepts = set(inspect.signature(model.forward).parameters)
-        self.replayable = self.batchable = self.cache_differentiable = True
-        self.foldable = False
-        self.openable = False
+        self._accepts = set(inspect.signature(self.inner.forward).parameters)
+        self._rotary = [m for m in model.modules() if hasattr(m, "original_max_seq_len") and "dynamic" in str(getattr(m, "rope_type", ""))]
+        self.exact = Exactness(switches=switches(self.inner))
         if check:
             from trimtab.model.check import self_check
 
-            self_check(self)
+            self.exact = self_check(self)
 
     @classmethod
     def load(
@@ -75,6 +85,7 @@ class LM:
         device_map: str | None = None,
         revision: str | None = None,
         blocks: str | None = None,
+        rendering: Rendering | None = None,
     ) -> LM:
         """Load `smollm2` (a local default), a Hugging Face id or a folder, and check that replays are exact.
 
@@ -83,6 +94,7 @@ class LM:
             device: such as "cpu" or "cuda".
             device_map: passed to transformers, instead of `device`.
             blocks: dotted path of the block list, for models that fit no rule.
+            rendering: how prompts become text: through the chat template (and with which keywords) or plainly, with what between prompt and completion.
 
         Raises:
             ModelError: not found, not a causal language model, or not steerable.
@@ -90,7 +102,7 @@ class LM:
         from trimtab.model.load import load
 
         model, tokenizer = load(name, dtype=dtype, device=device, device_map=device_map, revision=revision)
-        return cls(model, tokenizer, id=name, revision=revision or "", blocks=blocks)
+        return cls(model, tokenizer, id=name, revision=revision or "", blocks=blocks, rendering=rendering)
 
     # ------------------------------------------------------------ facts
 
@@ -105,7 +117,10 @@ class LM:
     @property
     def context(self) -> int:
         """Longest sequence in tokens."""
-        return getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None) or 1 << 30
+        text = self.model.config.get_text_config(decoder=True)
+        longest = getattr(text, "max_position_embeddings", None) or 1 << 30
+        rope = getattr(text, "rope_parameters", None) or {}
+        return int(longest * rope.get("factor", 1)) if "dynamic" in str(rope.get("rope_type")) else longest
 
     @property
     def fingerprint(self) -> str:
@@ -113,6 +128,11 @@ class LM:
         c = self.model.config.get_text_config(decoder=True)
         facts = [c.model_type, self.width, self.n_layers, c.vocab_size]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What numbers depend on, as plain JSON: part of the plan of every run."""
+        return {"id": self.id, "fingerprint": self.fingerprint, "dtype": str(self.dtype), "rendering": self.rendering.describe()}
 
     def layers(self, chosen: Sequence[Layer] | None = None) -> list[Layer]:
         """Checked layers; all of them by default.
@@ -128,13 +148,13 @@ class LM:
 
     # ------------------------------------------------------------ tokens
 
-    def row(self, prompt: Prompt, completion: str = "", *, system: str | None = None, chat: bool = True) -> Row:
+    def row(self, prompt: Prompt, completion: str = "", *, system: str | None = None, chat: bool | None = None) -> Row:
         """One conversation as ids; see `render`.
 
         Raises:
             TokenError: the boundary does not fall between tokens, or the text is longer than the context.
         """
-        row = render(self.tokenizer, prompt, completion, system=system, chat=chat)
+        row = render(self.tokenizer, prompt, completion, system=system, chat=chat, how=self.rendering)
         if len(row.ids) > self.context:
             raise TokenError(
                 "longer than the model's context", given=f"{len(row.ids)} tokens: {row.text[:60]!r}...", expected=f"at most {self.context}"
@@ -142,29 +162,69 @@ class LM:
         return row
 
     def batch(self, rows: Sequence[Row]) -> Tokens:
-        """Rows side by side: prompts end in the same column."""
+        """Rows side by side: prompts end in the same column.
+
+        Raises:
+            ModelError: the model would give some of them other numbers than alone.
+        """
+        if not self.together(rows):
+            raise ModelError(
+                f"{self.id}: these rows cannot share a batch",
+                given=f"prompts of {sorted({r.prompt for r in rows})} tokens, rows of {sorted({len(r.ids) for r in rows})}",
+                expected=self._needs(),
+                do="run them in the batches that lm.batches(rows, size) gives",
+            )
         pad = self.tokenizer.pad_token_id if self.tokenizer is not None else 0
         return Tokens.of(rows, pad if pad is not None else 0, self.device)
 
-    def tokens(self, prompts: Sequence[Prompt], completions: Sequence[str] | None = None, *, system: str | None = None, chat: bool = True) -> Tokens:
+    def tokens(
+        self, prompts: Sequence[Prompt], completions: Sequence[str] | None = None, *, system: str | None = None, chat: bool | None = None
+    ) -> Tokens:
         """Render prompts (and completions) and put them side by side."""
-        return self.batch(self.rows(prompts, completions or [""] * len(prompts), system=system, chat=chat))
+        return self.batch(self.rows(prompts, completions, system=system, chat=chat))
 
-    def rows(self, prompts: Sequence[Prompt], completions: Sequence[str], *, system: str | None = None, chat: bool = True) -> list[Row]:
-        """Prompts and completions as rows, one by one.
+    def rows(
+        self, prompts: Sequence[Prompt], completions: Sequence[str] | None = None, *, system: str | None = None, chat: bool | None = None
+    ) -> list[Row]:
+        """Prompts and completions (none by default) as rows, one by one.
 
         Raises:
             TokenError: no prompts, not as many completions as prompts, or as for `row`.
         """
+        completions = [""] * len(prompts) if completions is None else completions
         if not prompts or len(prompts) != len(completions):
             raise TokenError(
                 "prompts and completions do not pair up", given=f"{len(prompts)} and {len(completions)}", expected="equally many, at least one"
             )
         return [self.row(p, c, system=system, chat=chat) for p, c in zip(prompts, completions, strict=True)]
 
-    def batches(self, rows: Sequence[Row], size: int, *, replays: int = 1) -> list[list[int]]:
-        """Indices of rows that go well together: at most `size`, with little padding, of equal shape if the model needs that; see `grouped`."""
-        return grouped(rows, size, replays, alike=not self.batchable)
+    def batches(self, rows: Sequence[Row], size: int, *, replays: int = 1, new: int = 0) -> list[list[int]]:
+        """Indices of rows that go well together: at most `size`, with little padding, and only rows that may share a batch; see `grouped`.
+
+        Args:
+            replays: how often completions are run for every time that prompts are.
+            new: tokens that will be added to each row.
+        """
+        kinds = [self._kind(row, new) for row in rows]
+        found: list[list[int]] = []
+        for kind in dict.fromkeys(kinds):
+            alike = [k for k, mine in enumerate(kinds) if mine == kind]
+            found += [[alike[j] for j in some] for some in grouped([rows[k] for k in alike], size, replays)]
+        return found
+
+    def together(self, rows: Sequence[Row], new: int = 0) -> bool:
+        """Whether rows, longer by `new` tokens, may share a batch."""
+        return len({self._kind(row, new) for row in rows}) <= 1
+
+    def _kind(self, row: Row, new: int) -> tuple[Any, ...]:
+        """What rows of one batch must have in common: the side of every switch; and the length of the prompt, where padding or a switch on the way demands it."""
+        exact, now, later = self.exact, self.exact.sides(len(row.ids)), self.exact.sides(len(row.ids) + new)
+        return (now, later, row.prompt if not exact.batchable or now != later else 0)
+
+    def _needs(self) -> str:
+        switch = ", ".join(str(s.length) for s in self.exact.switches)
+        alike = "prompts of equal length" if not self.exact.batchable else "rows on one side of every switch"
+        return f"{alike}{f' (positions change beyond {switch} tokens)' if switch else ''}"
 
     # ------------------------------------------------------------ passes
 
@@ -179,6 +239,8 @@ class LM:
         upto: Layer | None = None,
     ) -> Float[Tensor, "b k v"]:
         """One pass of the model's own code; fp32 logits at the kept columns (all by default), or none where the pass ends behind block `upto`."""
+        for rotary in self._rotary:
+            _forget_length(rotary)
         chosen = None if keep is None else torch.as_tensor(keep, device=ids.device)
         given: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "past_key_values": cache, "use_cache": cache is not None}
         if "position_ids" in self._accepts:
@@ -233,17 +295,21 @@ class LM:
 
             return read
 
-        cache = self._before(tokens, start, max(layers))
-        with self.edit({layer: reader(layer) for layer in layers}):
-            self.forward(tokens.ids[:, start:], Frame(tokens.index[:, start:], tokens.rows), tokens.mask, cache, upto=max(layers))
+        if not self._resumes(tokens, start):
+            weights, start = torch.nn.functional.pad(weights, (start, 0)), 0
+        self._suffix(tokens, start, {layer: reader(layer) for layer in layers}, upto=max(layers))
         return torch.stack([kept[layer] for layer in layers], 1)
 
     @torch.no_grad()
-    def norms(self, tokens: Tokens, layers: Sequence[Layer] | None = None) -> dict[Layer, float]:
-        """Median norm of the residual stream per layer, over the tokens of a batch: the yardstick of a vector's norm."""
-        prefix = self.prefix(tokens, 0, layers, keep=[tokens.pivot - 1])
-        real = tokens.mask.bool()
-        return {k: float(h.float().norm(dim=-1)[real].median()) for k, h in prefix.residual.items()}
+    def norms(self, rows: Sequence[Row], layers: Sequence[Layer] | None = None) -> dict[Layer, float]:
+        """Median norm of the residual stream per layer, over the tokens of some rows: the yardstick of a vector's norm."""
+        found: dict[Layer, list[Tensor]] = {}
+        for some in self.batches(rows, len(rows)):
+            tokens = self.batch([rows[k] for k in some])
+            prefix = self.prefix(tokens, 0, layers, keep=[tokens.pivot - 1])
+            for layer, h in prefix.residual.items():
+                found.setdefault(layer, []).append(h.float().norm(dim=-1)[tokens.mask.bool().to(h.device)].cpu())
+        return {layer: float(torch.cat(norms).median()) for layer, norms in found.items()}
 
     # ------------------------------------------------------------ replay
 
@@ -257,16 +323,41 @@ class LM:
             keep: columns whose logits are wanted (all from `start` by default).
         """
         start = tokens.pivot - 1 if start is None else start
+        if not self._resumes(tokens, start):
+            return self._prefix_in_full(tokens, start, layers, keep)
         distinct, packing = self._distinct(tokens, start), Packing.of(tokens, start)
         columns = engine.columns(tokens, keep, start)
         with self.hooks.record(self.layers(layers)) as outputs:
             if self.hooks.editing or not self._packs(packing, distinct):
-                logits = self._suffix(tokens, start, engine.each_row(distinct, packing.place), {}, columns)
+                frame, cache = Frame(tokens.index[:, start:], tokens.rows), engine.each_row(distinct, packing.place)
+                logits = self.forward(tokens.ids[:, start:], frame, tokens.mask, engine.fork(cache), keep=columns)
                 return Prefix(tokens, start, packing, distinct, outputs, {k: stream(o) for k, o in outputs.items()}, logits)
             kept, at = packing.kept(columns)
             logits = self.forward(packing.ids, packing.frame(), packing.mask(self.dtype), engine.fork(distinct), keep=kept)
         residual = {k: packing.unpack(h[None])[0] for k, h in outputs.items()}
         return Prefix(tokens, start, packing, distinct, residual, residual, packing.unfold(logits, at, 1)[0])
+
+    def _prefix_in_full(self, tokens: Tokens, start: int, layers: Sequence[Layer] | None, keep: Sequence[int] | None) -> Prefix:
+        """The same by a full pass, where nothing may be cut off at `start`; its replays are full passes, too."""
+        with self.hooks.record(self.layers(layers)) as outputs:
+            logits = self.forward(tokens.ids, Frame(tokens.index, tokens.rows), tokens.mask, keep=engine.columns(tokens, keep, start) + start)
+        residual = {k: stream(o)[:, start:] for k, o in outputs.items()}
+        return Prefix(tokens, start, Packing.of(tokens, start), None, residual, residual, logits)
+
+    def _resumes(self, tokens: Tokens, start: int) -> bool:
+        """Whether the columns before `start` may be run first, and gone on from; and replays run the blocks above a layer alone.
+
+        One column alone is no prompt to recurrent layers: they take it for the next token of a state, and do not see that it is padding in other rows.
+
+        Raises:
+            ModelError: a start outside the prompts.
+        """
+        if not 0 <= start <= tokens.pivot:
+            raise ModelError("a replay starts inside the prompt or at its end", given=start, expected=f"0..{tokens.pivot}")
+        if start == 0:
+            return self.exact.replayable
+        before = [start - (tokens.pivot - row.prompt) for row in tokens.rows]
+        return start > 1 and self.exact.resumes(before, [len(row.ids) for row in tokens.rows])
 
     def replay(
         self,
@@ -288,7 +379,7 @@ class LM:
             share: rows with equal prompts have equal `h` there, so that it is enough to run it once (where that is exact, and saves anything).
         """
         grad = torch.is_grad_enabled() and (h.requires_grad or bool(edits))
-        if not self.replayable or (grad and not self.cache_differentiable):
+        if not self._resumes(prefix.tokens, prefix.start) or (grad and not self.exact.cache_differentiable):
             return self._replay_in_full(prefix, layer, h, keep, edits)
         packs = share and self._packs(prefix.packing, prefix.distinct)
         folds = self._folds(prefix, h.shape[0], prefix.packing.width if packs else h.shape[2])
@@ -299,11 +390,11 @@ class LM:
     def _folds(self, prefix: Prefix, conditions: int, length: int) -> bool:
         """Conditions share a row, and its cache, while they are short beside what they share."""
         short = conditions * length <= 4 * (prefix.start + length)
-        return self.foldable and conditions > 1 and short and engine.can_fold(prefix.distinct)
+        return self.exact.foldable and conditions > 1 and short and engine.can_fold(prefix.distinct)
 
     def _packs(self, packing: Packing, cache: Any) -> bool:
         """Rows with equal prompts share a row while every layer is plain attention over all that came before."""
-        return self.foldable and packing.saves and engine.can_fold(cache if cache is not None else engine.new_cache(self.model.config))
+        return self.exact.foldable and packing.saves and engine.can_fold(cache if cache is not None else engine.new_cache(self.model.config))
 
     def _packed(
         self, prefix: Prefix, layer: Layer, h: Tensor, *, columns: Tensor, edits: Mapping[Layer, Edit], fold: bool
@@ -361,8 +452,7 @@ class LM:
             For each layer (b, s - start, d), fp32: the first-order effect of an addition there.
         """
         start = tokens.pivot - 1 if start is None else start
-        origin = start if self.cache_differentiable else 0
-        cache = self._before(tokens, origin)
+        origin = start if self._resumes(tokens, start) and self.exact.cache_differentiable else 0
         shape = (tokens.ids.shape[0], tokens.ids.shape[1] - origin, self.width)
         zeros = {layer: torch.zeros(shape, device=self.device, requires_grad=True) for layer in range(self.n_layers)}
 
@@ -371,7 +461,7 @@ class LM:
 
         with torch.enable_grad():
             columns = engine.columns(tokens, range(start, tokens.ids.shape[1]) if keep is None else keep, origin)
-            value = score(self._suffix(tokens, origin, cache, {layer: nudge(layer) for layer in zeros}, columns))
+            value = score(self._suffix(tokens, origin, {layer: nudge(layer) for layer in zeros}, columns))
             grads = torch.autograd.grad(value, list(zeros.values()))
         return {layer: g[:, start - origin :] for layer, g in zip(zeros, grads, strict=True)}
 
@@ -381,16 +471,14 @@ class LM:
 
     def _distinct(self, tokens: Tokens, start: int, upto: Layer | None = None) -> Any:
         """The same for a row of every distinct prompt."""
-        if not 0 <= start <= tokens.pivot:
-            raise ModelError("a replay starts inside the prompt or at its end", given=start, expected=f"0..{tokens.pivot}")
         if start == 0:
             return None
         first, _ = distinct_prompts(tokens)
         upto = self.n_layers - 1 if upto is None else upto
         cache = engine.new_cache(self.model.config)
-        opening = Opening.of(tokens, first, start) if self.openable and engine.can_fold(cache) and not self.hooks.editing else None
+        opening = Opening.of(tokens, first, start) if self.exact.openable and engine.can_fold(cache) and not self.hooks.editing else None
         with torch.no_grad():
-            if opening:
+            if opening and self.exact.sides(opening.length) == self.exact.sides(len(tokens.rows[0].ids)):
                 return self._opened(opening, cache, upto)
             frame = Frame(tokens.index[first, :start], [tokens.rows[k] for k in first])
             self.forward(tokens.ids[first, :start], frame, tokens.mask[first, :start], cache, upto=upto)
@@ -407,11 +495,14 @@ class LM:
         opening.settle(cache)
         return cache
 
-    def _suffix(self, tokens: Tokens, start: int, cache: Any, edits: Mapping[Layer, Edit], columns: Tensor) -> Tensor:
-        """One pass over the columns from `start` on, on top of a cache that stays as it is; logits at `columns`, counted from `start`."""
+    def _suffix(
+        self, tokens: Tokens, start: int, edits: Mapping[Layer, Edit], columns: Tensor | None = None, upto: Layer | None = None
+    ) -> Float[Tensor, "b k v"]:
+        """One pass over the columns from `start` on, on top of those before it; logits at `columns`, counted from `start`."""
+        cache = self._before(tokens, start, upto)
+        frame = Frame(tokens.index[:, start:], tokens.rows)
         with self.edit(edits):
-            frame = Frame(tokens.index[:, start:], tokens.rows)
-            return self.forward(tokens.ids[:, start:], frame, tokens.mask, engine.fork(cache), keep=columns)
+            return self.forward(tokens.ids[:, start:], frame, tokens.mask, cache, keep=columns, upto=upto)
 
     def _replay_in_full(self, prefix: Prefix, layer: Layer, h: Tensor, keep: Sequence[int] | None, edits: Mapping[Layer, Edit] | None) -> Tensor:
         """The same as `replay` by full passes with hooks: its oracle, and its stand-in for models that cannot be resumed."""
@@ -437,16 +528,16 @@ class LM:
 
     @torch.no_grad()
     def logprobs(
-        self, prompts: Sequence[Prompt], completions: Sequence[str], *, system: str | None = None, chat: bool = True, batch: int = 16
+        self, prompts: Sequence[Prompt], completions: Sequence[str], *, system: str | None = None, chat: bool | None = None, batch: int = 16
     ) -> list[Float[Tensor, " m"]]:
         """Log-probability of every completion token given what stands before it, in nats (fp32, on the CPU)."""
         rows = self.rows(prompts, completions, system=system, chat=chat)
         out: dict[int, Tensor] = {}
         for chosen in self.batches(rows, batch):
             tokens = self.batch([rows[k] for k in chosen])
-            start = tokens.pivot - 1
-            columns = torch.arange(tokens.ids.shape[1] - 1 - start, device=self.device)
-            logp = self._suffix(tokens, start, self._before(tokens, start), {}, columns).log_softmax(-1)
+            start = tokens.pivot - 1 if self._resumes(tokens, tokens.pivot - 1) else 0
+            columns = torch.arange(tokens.pivot - 1, tokens.ids.shape[1] - 1, device=self.device) - start
+            logp = self._suffix(tokens, start, {}, columns).log_softmax(-1)
             picked = logp.gather(-1, tokens.ids[:, tokens.pivot :, None])[..., 0].cpu()
             out.update({k: picked[j, : len(rows[k].ids) - rows[k].prompt] for j, k in enumerate(chosen)})
         return [out[k] for k in range(len(rows))]
@@ -457,7 +548,7 @@ class LM:
         prompts: Sequence[Prompt],
         *,
         system: str | None = None,
-        chat: bool = True,
+        chat: bool | None = None,
         max_new_tokens: int = 64,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -478,7 +569,7 @@ class LM:
         if longest > self.context:
             raise TokenError("prompt and new tokens do not fit the context", given=longest, expected=f"at most {self.context} tokens")
         out: dict[int, str] = {}
-        for chosen in self.batches(rows, batch):
+        for chosen in self.batches(rows, batch, new=max_new_tokens):
             report = _spoken(self.tokenizer, chosen, on_text) if on_text else None
             done = decode(self, self.batch([rows[k] for k in chosen]), Sampling(max_new_tokens, temperature, top_p, seed), report)
             out.update({k: self.text(row) for k, row in zip(chosen, done, strict=True)})
@@ -487,6 +578,13 @@ class LM:
     def text(self, row: Row) -> str:
         """The completion of a row."""
         return self.tokenizer.decode(row.ids[row.prompt :], skip_special_tokens=True)
+
+
+def _forget_length(rotary: Any) -> None:
+    """Rotary embeddings that grow with the longest row seen would make a pass depend on the passes before it."""
+    if int(rotary.max_seq_len_cached) != int(rotary.original_max_seq_len):
+        rotary.max_seq_len_cached = rotary.original_max_seq_len
+        rotary.register_buffer("inv_freq", rotary.original_inv_freq.to(rotary.inv_freq.device), persistent=False)
 
 
 def _spoken(tokenizer: Any, chosen: list[int], on_text: Callable[[int, str], None]) -> OnToken:

@@ -108,10 +108,10 @@ def emitting(blocks: nn.ModuleList, layer: Layer, output: Any) -> Generator[None
 
 def emitted(recorded: Any, h: Tensor, copies: int) -> Any:
     """A recorded block output with `h` as its stream; anything else in it is repeated for each condition."""
-    if not isinstance(recorded, tuple):
+    if not isinstance(recorded, tuple | list):
         return h
     rest = [x.repeat(copies, *[1] * (x.ndim - 1)) if isinstance(x, Tensor) else x for x in recorded[1:]]
-    return replaced((h, *rest), h)
+    return replaced(type(recorded)((h, *rest)) if type(recorded) in (tuple, list) else (h, *rest), h)
 
 
 def fork(cache: Any, order: Tensor | None = None) -> Any:

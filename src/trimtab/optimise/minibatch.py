@@ -146,7 +146,7 @@ def train(
     about = {"name": "train", "training": asdict(how), "preferences": len(preferences), "layers": list(place.layers)}
     school = _School(lm, problems, how, _Watch(lm, held_out or preferences, place), progress)
     key = {
-        "of": [lm.id, lm.fingerprint, str(lm.dtype)],
+        "of": lm.facts,
         **about,
         "problems": [p.describe() for p in problems],
         "held out": [p.describe() for p in held_out],

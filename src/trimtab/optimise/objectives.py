@@ -17,7 +17,7 @@ from torch import Tensor
 from trimtab.errors import LossError, TokenError
 from trimtab.interventions import Intervention, steer
 from trimtab.model import LM, Layer, Positions, Row
-from trimtab.model.tokens import as_prompt
+from trimtab.model.rendering import as_prompt
 
 COLDNESS = 0.7  # inverse temperature of the losses (Dunefsky & Cohan 2025, section 3)
 Messages = str | tuple[tuple[str, str], ...]
@@ -130,7 +130,7 @@ class Said(Term):
         per_token: divide by the number of completion tokens.
         negated: the vector is subtracted here, so that one vector learns opposite effects on two sets.
         target: a loss that is good enough.
-        chat: render through the chat template.
+        chat: render through the chat template; by default as the model's `rendering` says.
     """
 
     prompt: Messages
@@ -140,7 +140,7 @@ class Said(Term):
     per_token: bool = False
     negated: bool = False
     target: float | None = None
-    chat: bool = True
+    chat: bool | None = None
 
     @property
     def sign(self) -> float:  # type: ignore[override]
@@ -217,7 +217,7 @@ class Match(Term):
     coldness: float = 1.0
     tokens: int | None = None
     target: float | None = None
-    chat: bool = True
+    chat: bool | None = None
 
     def rows(self, lm: LM) -> list[Row]:
         return [row_of(lm, self.prompt, self.completion, system=self.system, chat=self.chat)]
@@ -262,7 +262,7 @@ class Prefer(Term):
     form: Literal["sigmoid", "hinge", "ipo", "free", "unpaired", "margin"] = "sigmoid"
     negated: bool = False
     target: float | None = None
-    chat: bool = True
+    chat: bool | None = None
     other: str = ""
 
     def __post_init__(self) -> None:
@@ -336,7 +336,7 @@ class Change(Term):
     mean: bool = False
     positions: Positions | str = "everywhere"
     system: str | None = None
-    chat: bool = True
+    chat: bool | None = None
 
     @property
     def reads(self) -> tuple[Layer, ...]:  # type: ignore[override]
@@ -436,7 +436,9 @@ def in_contexts(what: Term | Objective, *, systems: Sequence[str | None] = (None
     return Objective(tuple(terms))
 
 
-def row_of(lm: LM, prompt: Messages, completion: str | tuple[int, ...], *, system: str | None = None, chat: bool = True, empty: bool = False) -> Row:
+def row_of(
+    lm: LM, prompt: Messages, completion: str | tuple[int, ...], *, system: str | None = None, chat: bool | None = None, empty: bool = False
+) -> Row:
     """The row of a term.
 
     Raises:

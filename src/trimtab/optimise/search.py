@@ -10,8 +10,8 @@ from torch import Tensor
 
 from trimtab.errors import LossError
 from trimtab.interventions import Intervention, check_stack
-from trimtab.model import LM, Frame, Row
-from trimtab.model.replay import fork, new_cache
+from trimtab.model import LM, Row
+from trimtab.model.generate import steps
 from trimtab.optimise.losses import losses_in_full
 from trimtab.optimise.objectives import COLDNESS, Messages, Objective, Promote, Said, Suppress, Term, row_of
 from trimtab.optimise.problems import Place, Problem
@@ -48,8 +48,8 @@ def likely_completions(
     """
     if tokens < 1 or width < 1:
         raise LossError("not a search", given=(tokens, width), expected="at least one token and one beam")
-    beams = _Beams(lm, row_of(lm, prompt, "", empty=True), coldness)
-    other = None if against is None else _Beams(lm, row_of(lm, against, "", empty=True), coldness)
+    beams = _Beams(lm, row_of(lm, prompt, "", empty=True), coldness, tokens)
+    other = None if against is None else _Beams(lm, row_of(lm, against, "", empty=True), coldness, tokens)
     ends = sorted(lm.end_tokens)
     for _ in range(tokens):
         logp = beams.scores()
@@ -67,13 +67,12 @@ def likely_completions(
 
 
 class _Beams:
-    """Continuations of one prompt, on one cache."""
+    """Continuations of one prompt by at most `longest` tokens."""
 
-    def __init__(self, lm: LM, row: Row, coldness: float) -> None:
-        self.lm, self.row, self.coldness = lm, row, coldness
-        tokens = lm.batch([row])
-        self.cache = new_cache(lm.model.config)
-        self.logits = lm.forward(tokens.ids, Frame(tokens.index, tokens.rows), tokens.mask, self.cache, keep=[len(row.ids) - 1])[:, 0]
+    def __init__(self, lm: LM, row: Row, coldness: float, longest: int) -> None:
+        self.lm, self.coldness = lm, coldness
+        self.steps = steps(lm, lm.batch([row]), longest)
+        self.logits = self.steps(None, torch.ones(1, dtype=torch.bool))
         self.ids: Int[Tensor, "b m"] = torch.zeros(1, 0, dtype=torch.long, device=lm.device)
         self.total: Float[Tensor, " b"] = torch.zeros(1, device=lm.device)
 
@@ -84,11 +83,8 @@ class _Beams:
     def extend(self, parent: Int[Tensor, " k"], chosen: Int[Tensor, " k"]) -> None:
         self.total = self.scores()[parent, chosen]
         self.ids = torch.cat([self.ids[parent], chosen[:, None]], -1)
-        self.cache = fork(self.cache, parent)
-        n, k = len(self.row.ids) + self.ids.shape[1], len(chosen)
-        index = torch.full((k, 1), n - 1, device=self.lm.device)
-        mask = torch.ones(k, n, dtype=torch.long, device=self.lm.device)
-        self.logits = self.lm.forward(chosen[:, None], Frame(index, [self.row] * k), mask, self.cache, keep=[0])[:, 0]
+        self.steps.pick(parent)
+        self.logits = self.steps(chosen, torch.ones(len(chosen), dtype=torch.bool))
 
 
 def losses_of(lm: LM, what: Term | Objective, *steered_by: Intervention) -> list[float]:

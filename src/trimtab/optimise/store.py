@@ -62,7 +62,7 @@ def restore(walks: Sequence[Walk], lm: LM, to: str | Path) -> Kept:
     Raises:
         LossError: the file holds the state of other problems, or of another model.
     """
-    kept = Kept(Path(to), json.dumps([lm.id, lm.fingerprint, str(lm.dtype), *[w.problem.describe() for w in walks]], sort_keys=True))
+    kept = Kept(Path(to), json.dumps([lm.facts, *[w.problem.describe() for w in walks]], sort_keys=True))
     tensors, every = kept.read() or ({}, [])
     for k, (walk, told) in enumerate(zip(walks, every, strict=True) if tensors else ()):
         walk.v, walk.first, walk.second, walk.best = (tensors[f"{k}.{name}"] for name in ("v", "first", "second", "best"))

@@ -85,7 +85,7 @@ def alignment_faking(lm: LM, to: str | Path, plan: Plan, watch: Watch | None = N
         DataError: a file of situations that is none, or too short.
     """
     folder, watch = Run.create(to), watch or (lambda _: lambda *_: None)
-    folder.claim("study", {"plan": asdict(plan), "model": [lm.id, lm.fingerprint]})
+    folder.claim("study", {"plan": asdict(plan), "model": lm.facts})
     cases = _published(plan) if plan.situations else _town(plan)
     watched, unwatched = cases.watched, cases.unwatched
     vectors = _vectors(lm, folder, plan, cases)

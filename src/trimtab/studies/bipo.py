@@ -195,7 +195,7 @@ class _Behavior:
 
     def best(self, vector: SteeringVector) -> SteeringVector:
         """At the layer where its answers become likeliest both ways on validation pairs, all at a tenth of the residual norm."""
-        norms = self.lm.norms(self.lm.batch([paired_rows(self.lm, p)[0] for p in self.val.take(8)]), vector.layers)
+        norms = self.lm.norms([paired_rows(self.lm, p)[0] for p in self.val.take(8)], vector.layers)
         even = SteeringVector({k: v * (0.1 * norms[k] / v.norm()) for k, v in vector.vectors.items()}, vector.made)
         part = f"layers-{vector.hash}"
         measure(self.lm, Intervention(even), replace(self.val, ask=None), METRICS[1:], to=self.run.path, part=part, multipliers=(-1.0, 0.0, 1.0), layers=vector.layers, controls={}, progress=self.watch("choose layer"))  # fmt: skip

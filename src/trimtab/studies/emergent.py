@@ -88,7 +88,7 @@ def emergent(lm: LM, to: str | Path, plan: Plan, watch: Watch | None = None) -> 
         The page it wrote.
     """
     folder, watch = Run.create(to), watch or (lambda _: lambda *_: None)
-    folder.claim("study", {"plan": asdict(plan), "model": [lm.id, lm.fingerprint]})
+    folder.claim("study", {"plan": asdict(plan), "model": lm.facts})
     narrow, losses = _narrow(lm, folder, plan)
     source = organisms.requests(1, sealed=True, seed=plan.seed + 5)[0]
     goal = promote(source.user, f"Here is how to make the {source.meta['topic']}.", coldness=1.0)
@@ -134,7 +134,7 @@ def _narrow(lm: LM, folder: Run, plan: Plan) -> tuple[dict[str, SteeringVector],
     goals |= {f"harm of {n}": Objective(tuple((1.0 / n, aim(i, "bad", k)) for k, i in enumerate(items[:n]))) for n in plan.contexts if n > 1}
     others = tuple(i.user for i in organisms.questions(6, part="train", seed=plan.seed + 9))
     rows = [row for goal in goals.values() for row in goal.terms[0][1].rows(lm)][:8]
-    size = lm.norms(lm.batch(rows), [plan.layer])[plan.layer]
+    size = lm.norms(rows, [plan.layer])[plan.layer]
     if (top := lm.n_layers - 1) > plan.layer:
         goals["harm 0, consistent"] = Objective(((1.0, aim(items[0], "bad", 0)), (5.0, Consistent(others, top))))
         far = tuple((1.0 / (size * len(others)), Change(q, top, mean=True, positions="last")) for q in others)

@@ -63,7 +63,7 @@ def descend(
         each: end where every term has reached its own target.
     """
     rows = [row for goal in goals.values() for _, term in goal.terms[:2] for row in term.rows(lm)][:16]
-    cap = norm * lm.norms(lm.batch(rows), [layer])[layer]
+    cap = norm * lm.norms(rows, [layer])[layer]
     stop: tuple[Stopper, ...] = (Target(each=True), MaxSteps(steps)) if each else (MaxSteps(steps),)
     how = Descent(0.1 * cap / lm.width**0.5, stop)
     problems = [Problem(goal, Place((layer,)), (Ball(cap),), how, Start(0.2 * cap, seed=seed + k)) for k, goal in enumerate(goals.values())]

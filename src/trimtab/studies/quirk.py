@@ -96,7 +96,7 @@ def quirk(lm: LM, to: str | Path, plan: Plan, watch: Watch | None = None) -> Pat
         The page it wrote.
     """
     folder, watch = Run.create(to), watch or (lambda _: lambda *_: None)
-    folder.claim("study", {"plan": asdict(plan), "model": [lm.id, lm.fingerprint]})
+    folder.claim("study", {"plan": asdict(plan), "model": lm.facts})
     made, losses = _learned(lm, folder, plan, watch)
     vectors = made | {f"random {k}": v for k, v in enumerate(random_controls(made["villain 0"], plan.randoms, plan.seed).values())}
     usual, fitting = _fitting(lm, folder, plan, vectors, watch)
@@ -137,7 +137,7 @@ def _learned(lm: LM, folder: Run, plan: Plan, watch: Watch) -> tuple[dict[str, S
     goals = {f"{name} {k}": Objective(((1.0, aim(k, name == "villain")),)) for name in ("villain", "ordinary") for k in range(len(LISTS))}
     goals["villain, all four"] = Objective(tuple((1.0 / len(LISTS), aim(k, True)) for k in range(len(LISTS))))
     rows = [row for goal in goals.values() for row in goal.terms[0][1].rows(lm)][:4]
-    size = lm.norms(lm.batch(rows), [plan.layer])[plan.layer]
+    size = lm.norms(rows, [plan.layer])[plan.layer]
     how = Descent(0.02 * size / lm.width**0.5, (Plateau(1e-3, 5), MaxSteps(plan.steps)))
     problems = [Problem(g, Place((plan.layer,)), (), how, Start(0.05 * size, seed=plan.seed + k)) for k, g in enumerate(goals.values())]
     found = optimise(lm, problems, to=folder.file("descent.safetensors"), progress=watch("vectors"))

@@ -119,7 +119,7 @@ def refusal(lm: LM, to: str | Path, plan: Plan, watch: Watch | None = None) -> P
         The page it wrote.
     """
     folder, watch = Run.create(to), watch or (lambda _: lambda *_: None)
-    folder.claim("study", {"plan": asdict(plan), "model": [lm.id, lm.fingerprint]})
+    folder.claim("study", {"plan": asdict(plan), "model": lm.facts})
     cases = _published(lm, folder, plan) if plan.requests else _town(plan)
     goals = _goals(lm, cases.sources)
     vectors = descend(lm, goals, plan.layer, plan.norm, each=True, to=str(folder.file("descent.safetensors")), seed=plan.seed)

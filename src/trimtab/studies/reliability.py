@@ -95,7 +95,7 @@ def reliability(lm: LM, to: str | Path, plan: Plan, watch: Watch | None = None) 
         DataError: a data set that cannot be studied, before anything is run.
     """
     folder, watch = Run.create(to), watch or (lambda _: lambda *_: None)
-    folder.claim("study", {"plan": asdict(plan), "model": {"id": lm.id, "fingerprint": lm.fingerprint, "dtype": str(lm.dtype)}})
+    folder.claim("study", {"plan": asdict(plan), "model": lm.facts})
     studied = [_Studied(lm, folder, plan, source, watch) for source in plan.data]
     for one in studied:
         one.learn(plan.contexts[0])

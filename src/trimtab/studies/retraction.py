@@ -83,7 +83,7 @@ def retraction(lm: LM, to: str | Path, plan: Plan, watch: Watch | None = None) -
         The page it wrote.
     """
     folder, watch = Run.create(to), watch or (lambda _: lambda *_: None)
-    folder.claim("study", {"plan": asdict(plan), "model": [lm.id, lm.fingerprint]})
+    folder.claim("study", {"plan": asdict(plan), "model": lm.facts})
     layers = list(plan.layers) or list(range(lm.n_layers - 1))
     seeds = organisms.statements(plan.sources, true=False, held_out=False, part="train", seed=plan.seed + 3)
     vectors = _vectors(lm, folder, plan, seeds, layers, watch)

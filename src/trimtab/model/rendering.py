@@ -1,0 +1,355 @@
+"""Prompts to token ids, once: through the chat template or as plain text, with nothing of what was given lost on the way.
+
+A template is a program of the checkpoint's and may drop what it is given: the system message, the text of messages it wants in another form, a thought. So it is asked
+where it puts each text (by words that stand for them), and what was rendered is searched for all of them. For `system="be kind"` and the question "tea?":
+
+    asked with stand-ins   <|system|>xyzzy0<|end|><|user|>xyzzy1<|end|><|bot|>       -> what stands before, between and behind: 3 segments
+    asked for real         <|system|>be kind<|end|><|user|>tea?<|end|><|bot|>        -> the same segments, so the texts are where the stand-ins were
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from trimtab.errors import TokenError
+from trimtab.model.tokens import Prompt, Row, Said, Span
+
+log = logging.getLogger("trimtab")
+STAND_IN = "xyzzy{}plugh"
+SEPARATORS = (" ", "\n", "")  # tried in this order between a plain prompt and its completion
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """How prompts become text. Part of the plan of every run.
+
+    Attributes:
+        chat: through the tokenizer's chat template, where it has one.
+        separator: between a plain prompt and its completion, if neither brings white space; by default the first of a space, a line break and nothing that falls
+            between tokens.
+        template: keywords for the chat template, such as `{"enable_thinking": False}`.
+        date: what a template that writes today's date is told, as YYYY-MM-DD: fixed, or a run would be another one tomorrow.
+        thought: how a thought begins and ends, for models that think before they answer.
+    """
+
+    chat: bool = True
+    separator: str | None = None
+    template: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
+    date: str = "2024-07-26"
+    thought: tuple[str, str] = ("<think>", "</think>")
+
+    def __post_init__(self) -> None:
+        try:
+            datetime.date.fromisoformat(self.date)
+        except ValueError as problem:
+            raise TokenError("not a date", given=self.date, expected="YYYY-MM-DD") from problem
+
+    def describe(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return json.loads(json.dumps(asdict(self)))
+
+    def answer(self, text: str) -> str:
+        """What follows the thought of a generated text; nothing if it never came to an end."""
+        begin, end = self.thought
+        if end in text:
+            return text.rpartition(end)[2].lstrip()
+        return "" if text.lstrip().startswith(begin) else text
+
+
+def render(
+    tokenizer: Any, prompt: Prompt, completion: str = "", *, system: str | None = None, chat: bool | None = None, how: Rendering | None = None
+) -> Row:
+    """One prompt (a user turn, or messages) and its completion as ids, in one tokenisation.
+
+    The completion's ids are what follows the prompt's ids when both are tokenised together, so they are what the model
+    would read; if a token straddles the boundary the text is refused.
+
+    Args:
+        prompt: the text of a user turn, or a list of messages with `role` and `content`. If the last message is the
+            assistant's, its turn stays open: the text has been put into its mouth, and the completion goes on from there.
+        completion: what the assistant goes on to say; where the template has opened a thought, the thought is closed before it.
+        system: a system message to put first; a template without a system role gets it in front of the user's text.
+        chat: render through the tokenizer's chat template, if it has one; instead of `how.chat`.
+        how: the rest.
+
+    Raises:
+        TokenError: the last prompt token and the first completion token merge, the prompt has no tokens, or the template drops what it was given.
+    """
+    how = how or Rendering()
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(m) for m in prompt]
+    if not system and len(messages) > 1 and messages[0]["role"] == "system":
+        system = messages.pop(0)["content"]
+    if (how.chat if chat is None else chat) and tokenizer.chat_template:
+        said = ([{"role": "system", "content": system}] if system else []) + messages
+        text, places = _templated(tokenizer, said, how)
+        if completion:
+            text += _closing(text, how.thought)
+        return _row(tokenizer, text, [completion], places, special=False)
+    texts = [*([("system", system)] if system else []), *((m["role"], m["content"]) for m in messages)]
+    text, places = _joined(texts)
+    return _row(tokenizer, text, _separated(text, completion, how.separator), places, special=not _begun(tokenizer, text))
+
+
+def _row(tokenizer: Any, text: str, completions: Sequence[str], places: Sequence[Place], special: bool) -> Row:
+    """The row of the first of some forms of a completion that falls between tokens."""
+    ids, offsets = _encode(tokenizer, text, special)
+    if not ids:
+        raise TokenError("the prompt has no tokens", given=text)
+    spans = _spans(offsets, places)
+    for completion in completions:
+        whole = _encode(tokenizer, text + completion, special)[0] if completion else ids
+        if whole[: len(ids)] == ids and (len(whole) > len(ids) or not completion):
+            return Row(tuple(whole), len(ids), spans, text, offsets)
+    completion = completions[0]
+    whole = _encode(tokenizer, text + completion, special)[0]
+    k = next((i for i, (a, b) in enumerate(zip([*ids, -1], [*whole, -2], strict=False)) if a != b), len(ids) - 1)
+    raise TokenError(
+        "prompt and completion merge into one token at their boundary",
+        given=f"...{tokenizer.decode(ids[k:])!r} + {completion[:20]!r}... becomes {tokenizer.decode(whole[k : k + 1])!r}",
+        expected="a boundary that falls between tokens",
+        do="move the space or line break to the other side of the boundary, or set a separator",
+    )
+
+
+# ------------------------------------------------------------ plain text
+
+Place = tuple[str, int, int]  # role, first character and end of a message's text
+
+
+def _joined(texts: Sequence[tuple[str, str]]) -> tuple[str, list[Place]]:
+    """Messages as paragraphs."""
+    text, places = "", list[Place]()
+    for role, content in texts:
+        text += "\n\n" if text else ""
+        places.append((role, len(text), len(text) + len(content)))
+        text += content
+    return text, places
+
+
+def _separated(text: str, completion: str, separator: str | None) -> list[str]:
+    """The completion with what stands before it: as given, or the forms to try."""
+    if not completion or separator is not None:
+        return [(separator or "") + completion if completion else ""]
+    if text[-1:].isspace() or completion[0].isspace():
+        return [completion]
+    return [s + completion for s in SEPARATORS]
+
+
+def _begun(tokenizer: Any, text: str) -> bool:
+    """Whether the text brings the token that begins a sequence, so that no second one may be added."""
+    first = getattr(tokenizer, "bos_token", None)
+    return bool(first) and text.startswith(str(first))
+
+
+# ------------------------------------------------------------ chat templates
+
+
+def _templated(tokenizer: Any, messages: list[dict[str, str]], how: Rendering) -> tuple[str, list[Place]]:
+    """The rendered conversation, and where each message's text is in it."""
+    problem = ""
+    for form in (_as_text, _as_parts):
+        for said in _foldings(messages):
+            try:
+                text = _apply(tokenizer, form(said), how)
+            except TokenError as refusal:
+                problem = problem or str(refusal)
+                continue
+            places = _places(tokenizer, text, said, form, how)
+            if places is not None:
+                if said is not messages:
+                    _tell_folded(str(getattr(tokenizer, "name_or_path", "")))
+                return text, places
+    raise TokenError(
+        f"the chat template of {getattr(tokenizer, 'name_or_path', '') or 'this tokenizer'} drops what it is given",
+        given=messages if not problem else f"{messages}: {problem}",
+        expected="every message's text in what is rendered, in order",
+        do="render without it (chat=False), or give the tokenizer another template",
+    )
+
+
+def _foldings(messages: list[dict[str, str]]) -> list[list[dict[str, str]]]:
+    """The messages as they are; and with the system message in front of the first user's text."""
+    if messages[0]["role"] != "system" or len(messages) < 2:
+        return [messages]
+    system, first, *rest = messages
+    return [messages, [{**first, "content": f"{system['content']}\n\n{first['content']}"}, *rest]]
+
+
+@lru_cache(maxsize=64)
+def _tell_folded(name: str) -> None:
+    log.info("the chat template of %s has no system role: the system message is put in front of the user's text", name or "this tokenizer")
+
+
+def _as_text(messages: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    return [dict(m) for m in messages]
+
+
+def _as_parts(messages: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Contents as lists of parts, as templates of multimodal models want them."""
+    return [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
+
+
+def _apply(tokenizer: Any, messages: list[dict[str, Any]], how: Rendering) -> str:
+    """The template's text. The last turn stays open: for an answer, or behind the words put into the assistant's mouth."""
+    from jinja2 import TemplateError
+
+    today = datetime.datetime.fromisoformat(how.date)
+    given = {"strftime_now": today.strftime, **how.template}
+    try:
+        if messages[-1]["role"] != "assistant":
+            return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **given))
+        try:
+            return str(tokenizer.apply_chat_template(messages, tokenize=False, continue_final_message=True, **given))
+        except ValueError:  # the template writes the last answer in another way (without its thought), and it cannot be gone on from there
+            if len(messages) < 2:
+                raise
+            content = messages[-1]["content"]
+            words = content if isinstance(content, str) else content[0]["text"]
+            opened = _apply(tokenizer, messages[:-1], how)
+            begin = how.thought[0]
+            return opened + (words.lstrip()[len(begin) :] if opened.rstrip().endswith(begin) and words.lstrip().startswith(begin) else words)
+    except (TemplateError, TypeError, ValueError, KeyError) as problem:
+        raise TokenError(f"the chat template refuses these messages: {problem}", given=messages) from problem
+
+
+def _places(tokenizer: Any, text: str, messages: Sequence[Mapping[str, str]], form: Any, how: Rendering) -> list[Place] | None:
+    """Where each message's text stands; None if one of them does not."""
+    keywords = json.dumps(dict(how.template), sort_keys=True, default=str)
+    segments = _segments(tokenizer, str(tokenizer.chat_template), tuple(m["role"] for m in messages), form, keywords, how)
+    found = _by_segments(text, segments, messages) if segments else None
+    return found if found is not None else _in_order(text, messages, how)
+
+
+@lru_cache(maxsize=256)
+def _segments(tokenizer: Any, template: str, roles: tuple[str, ...], form: Any, keywords: str, how: Rendering) -> tuple[str, ...] | None:
+    """What the template writes before, between and behind the texts of messages of these roles; None if it leaves one out."""
+    stand_ins = [{"role": role, "content": STAND_IN.format(k)} for k, role in enumerate(roles)]
+    try:
+        text = _apply(tokenizer, form(stand_ins), how)
+    except TokenError:
+        return None
+    segments: list[str] = []
+    for message in stand_ins:
+        before, word, text = text.partition(message["content"])
+        if not word:
+            return None
+        segments.append(before)
+    return (*segments, text)
+
+
+def _by_segments(text: str, segments: Sequence[str], messages: Sequence[Mapping[str, str]]) -> list[Place] | None:
+    """Places of texts between the template's own words, if these are as they were around the stand-ins."""
+    places: list[Place] = []
+    at = 0
+    for segment, message in zip(segments, messages, strict=False):
+        if not text.startswith(segment, at):
+            return None
+        at += len(segment)
+        whole = message["content"]
+        words = next((w for w in (whole, whole.strip(), whole.rstrip(), whole.lstrip()) if text.startswith(w, at)), None)
+        if words is None:
+            return None
+        places.append((message["role"], at, at + len(words)))
+        at += len(words)
+    return places if text[at:] == segments[-1] else None
+
+
+def _in_order(text: str, messages: Sequence[Mapping[str, str]], how: Rendering) -> list[Place] | None:
+    """Places of texts found one after the other, the last one first: what a template adds of its own (a default system message, names of roles) comes before.
+
+    Of an earlier answer the thought may be missing.
+    """
+    places: list[Place] = []
+    end = len(text)
+    for message in reversed(messages):
+        content = message["content"].strip()
+        shown = next((w for w in (content, how.answer(content)) if w and text.rfind(w, 0, end) >= 0), None)
+        if shown is None:
+            return None
+        at = text.rfind(shown, 0, end)
+        places.insert(0, (message["role"], at, at + len(shown)))
+        end = at
+    return places
+
+
+def _closing(text: str, thought: tuple[str, str]) -> str:
+    """What ends a thought that the template has opened: an answer is scored behind it, not as a part of it."""
+    begin, end = thought
+    return f"\n{end}\n\n" if text.rstrip().endswith(begin) else ""
+
+
+# ------------------------------------------------------------ ids
+
+
+def _encode(tokenizer: Any, text: str, special: bool) -> tuple[list[int], tuple[Span, ...]]:
+    """Ids and character offsets. A chat template writes its own special tokens, so none are added to it (no double BOS); and none are added at the end, ever."""
+    inner, offsets = _encoded(tokenizer, text, False)
+    if not special:
+        return inner, offsets
+    ids, around = _encoded(tokenizer, text, True)
+    for k in range(len(ids) - len(inner) + 1):  # what is added in front; an end token behind would end the prompt
+        if ids[k : k + len(inner)] == inner:
+            return ids[: k + len(inner)], around[: k + len(inner)]
+    return ids, around
+
+
+def _encoded(tokenizer: Any, text: str, special: bool) -> tuple[list[int], tuple[Span, ...]]:
+    if tokenizer.is_fast:
+        out = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
+        return list(out["input_ids"]), tuple((int(a), int(b)) for a, b in out["offset_mapping"])
+    ids = list(tokenizer(text, add_special_tokens=special).input_ids)
+    return ids, _decoded_offsets(tokenizer, text, ids)
+
+
+def _decoded_offsets(tokenizer: Any, text: str, ids: Sequence[int]) -> tuple[Span, ...]:
+    """Offsets of a tokenizer that gives none: what each beginning of the ids decodes to, if that is the beginning of the text; else nothing."""
+    special = set(tokenizer.all_special_ids)
+    ends: list[int] = []
+    for k in range(len(ids)):
+        begun = tokenizer.decode([i for i in ids[: k + 1] if i not in special], clean_up_tokenization_spaces=False)
+        if not text.startswith(begun):
+            return ()
+        ends.append(len(begun))
+    return tuple(zip([0, *ends], ends, strict=False)) if ends and ends[-1] == len(text) else ()
+
+
+def _spans(offsets: Sequence[Span], places: Sequence[Place]) -> dict[str, tuple[Span, ...]]:
+    """Token ranges of each message's text, by role."""
+    spans: dict[str, list[Span]] = {}
+    for role, begin, end in places:
+        inside = [i for i, (a, b) in enumerate(offsets) if b > begin and a < end and b > a]
+        if inside:
+            spans.setdefault(role, []).append((inside[0], inside[-1] + 1))
+    return {role: tuple(ranges) for role, ranges in spans.items()}
+
+
+def as_prompt(asked: str | Sequence[Said]) -> Prompt:
+    """Messages given as (role, content) pairs, the way they are kept in values that can be hashed."""
+    return asked if isinstance(asked, str) else [{"role": role, "content": content} for role, content in asked]
+
+
+@lru_cache(maxsize=16)
+def turn_end(tokenizer: Any, how: Rendering | None = None) -> tuple[tuple[int, ...], int]:
+    """What the chat template puts between an answer and the next user's words, as ids; and which of them names the next speaker.
+
+    Raises:
+        TokenError: no chat template, or one that leaves an answer out.
+    """
+    if not tokenizer.chat_template:
+        raise TokenError("the model has no chat template, so no turn follows an answer")
+    talk = [{"role": role, "content": STAND_IN.format(k)} for k, role in enumerate(("user", "assistant", "user"))]
+    text = _apply(tokenizer, talk, how or Rendering())
+    answer, question = talk[1]["content"], talk[2]["content"]
+    begin, end = text.rfind(answer) + len(answer), text.rfind(question)
+    if not len(answer) <= begin < end:
+        raise TokenError("the chat template leaves an answer out", given=text)
+    ids, offsets = _encode(tokenizer, text[begin:end], False)
+    at = text[begin:end].rfind("user")
+    named = next((k for k, (a, b) in enumerate(offsets) if a <= at < b), len(ids) - 1) if at >= 0 else len(ids) - 1
+    return tuple(ids), named
