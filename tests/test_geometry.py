@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pico import WIDTH, pico, toy_pairs
+from pico import pico, toy_pairs
 from trimtab.compare import detections, geometry, paths, size_curve
 from trimtab.datasets import Dataset, Pair
 from trimtab.errors import DataError, ModelError, RecipeError, VectorError
@@ -32,6 +32,7 @@ from trimtab.optimise import (
     suppress,
 )
 from trimtab.vector import SteeringVector
+from zoo import WIDTH
 
 ASK, SAID = "Do you like tea ?", "Yes I like tea ."
 

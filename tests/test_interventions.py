@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pico import WIDTH, build, pico, rows, tokenizer
+from pico import build, pico, rows, tokenizer
 from trimtab.errors import SteerError, UnknownName, VectorError
 from trimtab.interventions import Always, CosineAbove, Intervention, Schedule, steer
 from trimtab.model import LM, Frame
 from trimtab.operators import Ablate, Add
 from trimtab.registry import make
 from trimtab.vector import Provenance, SteeringVector
+from zoo import WIDTH
 
 
 def vector(*layers: int, size: float = 3.0) -> SteeringVector:

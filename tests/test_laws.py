@@ -9,13 +9,14 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pico import WIDTH, pico
+from pico import pico
 from trimtab import registry
 from trimtab.datasets import Dataset, Pair
 from trimtab.errors import VectorError
 from trimtab.interventions import Intervention
 from trimtab.methods import Activations, ContrastMethod, activations, learn
 from trimtab.vector import SteeringVector
+from zoo import WIDTH
 
 OPERATORS = registry.leaves("operator")
 METHODS = {k: m for k, m in registry.leaves("method").items() if issubclass(m, ContrastMethod)}

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from pico import WIDTH, pico
+from pico import pico
 from trimtab.datasets import Dataset, Pair, to_choices
 from trimtab.errors import OverlapError, RecipeError, RunError, SteerError, TokenError
 from trimtab.interventions import Intervention, Receipt, edits
@@ -25,6 +25,7 @@ from trimtab.model import LM
 from trimtab.readings import chunks
 from trimtab.recipe import Run
 from trimtab.vector import SteeringVector
+from zoo import WIDTH
 
 GRID = (-1.0, 0.0, 0.5, 2.0)
 
@@ -172,15 +173,19 @@ def killed_and_resumed(folder: str) -> None:
     """For a process of its own: forks want one without threads."""
     pico("llama")  # once, before the forks
     killed, whole = Path(folder) / "killed", Path(folder) / "whole"
-    file, before = killed / "scores" / "all.jsonl", b""
-    for at in (1, 5):
+    before: dict[Path, bytes] = {}
+    for at, name in ((1, "all.jsonl"), (5, "all.2.jsonl")):
         assert attempt(killed, at) == -signal.SIGKILL
-        before = file.read_bytes()
+        file = killed / "scores" / name
         with file.open("ab") as f:
             f.write(b'{"metric": "propensity", "condition": "vec')  # a row the kill cut in two
+        before[file] = file.read_bytes()
     assert attempt(killed, -1) == 0 and attempt(whole, -1) == 0
-    after = file.read_bytes()
-    assert after.startswith(before) and after == (whole / "scores" / "all.jsonl").read_bytes()
+    assert all(file.read_bytes() == then for file, then in before.items()), "what another writer wrote stays as it is"
+    after, undisturbed = (list(Run(folder).journal("all").rows()) for folder in (killed, whole))
+    assert after == undisturbed and len(list((killed / "scores").iterdir())) == 3
+    units = [line for file in (killed / "scores").iterdir() for line in file.read_text().splitlines() if line.startswith('{"complete"')]
+    assert len(units) == len(set(units)), "no unit twice"
 
 
 @pytest.mark.slow

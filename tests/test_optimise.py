@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pico import WIDTH, pico
+from pico import pico
 from trimtab.errors import LossError, ModelError, TokenError
 from trimtab.interventions import Intervention, steer
 from trimtab.model import LM, everywhere, from_last_prompt_token, last_k, span
@@ -55,6 +55,7 @@ from trimtab.optimise.losses import Losses
 from trimtab.optimise.objectives import log_complement
 from trimtab.optimise.stopping import History
 from trimtab.vector import SteeringVector
+from zoo import WIDTH
 
 ASK, SAID, OTHER = "Do you like tea ?", "Yes I like tea .", "No , never ."
 FAMILIES = ["llama", "qwen2", "qwen3_next", "mistral", "gemma2", "gemma3", "phi3", "gpt2", "gpt_neox", "opt", "bloom", "falcon", "gpt_oss", "olmo2"]

@@ -14,6 +14,7 @@ import tyro
 from tyro.conf import Positional
 
 from trimtab.errors import RecipeError, TrimtabError, UnknownName
+from trimtab.journal import plain
 from trimtab.memory import steady_memory
 from trimtab.recipe import GRID
 
@@ -479,7 +480,7 @@ def _say_report(folder: Path, as_json: bool) -> None:
 
 
 def _print(facts: Any, as_json: bool, lines: Sequence[str]) -> None:
-    print(json.dumps(facts) if as_json else "\n".join(lines))
+    print(json.dumps(plain(facts), allow_nan=False) if as_json else "\n".join(lines))
 
 
 def _numbers(values: Iterable[float]) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 from trimtab import registry
 from trimtab.errors import SteerError
 from trimtab.model import LM, Edit, Frame, Layer, Positions, everywhere
+from trimtab.model.hooks import Threads
 from trimtab.operators import Add, Operator, unit
 from trimtab.registry import register
 from trimtab.vector import SteeringVector, check_fits
@@ -115,6 +116,7 @@ class Intervention:
             multiplier: instead of the stored one; a number, or one per row (b, 1, 1).
         """
         m = self.multiplier if multiplier is None else multiplier
+        m = m.to(h.device) if isinstance(m, Tensor) else m
         selected = self.where.select(frame.index, frame.rows)
         v = self.vector[layer].to(h.device)
         weight = self.gate.weight(h, v, frame)
@@ -122,7 +124,7 @@ class Intervention:
             m = m * weight[..., None].to(h.device)
         count = selected.sum()
         moved = self.operator(h, v, m)
-        return (h if moved is h else torch.where(selected[..., None], moved, h)), count
+        return (h if moved is h else torch.where(selected[..., None].to(h.device), moved, h)), count
 
     def describe(self) -> dict[str, Any]:
         """Everything but the vector's numbers, as a table."""
@@ -217,8 +219,12 @@ def edits(ivs: Sequence[Intervention], receipt: Receipt, multiplier: float | Ten
 
 
 @contextmanager
-def steer(lm: LM, *stack: Intervention) -> Generator[Receipt]:
+def steer(lm: LM, *stack: Intervention, threads: Threads = "own") -> Generator[Receipt]:
     """Within the context every pass of the model is steered by the interventions, in order.
+
+    Args:
+        threads: "own" steers the passes of this thread, and makes it an error to run the model in a thread that entered no `steer`; "all" steers those of every
+            thread (`Thread(target=model.generate)`, servers).
 
     Yields:
         A receipt: per layer, how many tokens were selected.
@@ -231,7 +237,7 @@ def steer(lm: LM, *stack: Intervention) -> Generator[Receipt]:
     if not ivs:
         raise SteerError("steer() needs at least one intervention")
     receipt = Receipt()
-    with lm.edit(edits(ivs, receipt)):
+    with lm.edit(edits(ivs, receipt), threads=threads):
         yield receipt
     if not receipt.passes:
         raise SteerError("nothing was steered: no forward pass ran inside steer()", do="call lm.generate or lm.logprobs inside the with block")

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from trimtab.errors import DataError, RecipeError, TokenError, UnknownName
 from trimtab.formats import records
+from trimtab.journal import Journal
 from trimtab.model import LM, Row
-from trimtab.recipe import Journal
 from trimtab.steerability import Array, spearman
 
 Answer = Mapping[str, Any]  # `question`, `answer`, and whatever the rubric names

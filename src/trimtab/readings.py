@@ -109,6 +109,12 @@ class Readings:
         logp = logits.log_softmax(-1)
         columns = torch.tensor([a - p for a, p in zip(chunk.answers, chunk.prompts, strict=True)], device=device)
         answer = logp[:, rows[:n], columns].cpu()
+        if answer.isnan().any():
+            raise SteerError(
+                "log-probabilities are not numbers",
+                given=chunk.tokens.rows[int(rows[int(answer.isnan().any(-1).any(0).nonzero()[0])])].text[-80:],
+                do='a multiplier is too large for the dtype of the model: use smaller ones, or dtype="bfloat16"',
+            )
         chosen = None
         if chunk.said is not None:
             chosen = logp[:, rows[:, None], torch.arange(chunk.said.shape[1], device=device), chunk.said].cpu()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -14,6 +13,7 @@ import numpy as np
 
 from trimtab import registry
 from trimtab.errors import RecipeError, RunError
+from trimtab.journal import Journal, numbers_back, plain
 
 GRID = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
 
@@ -153,13 +153,20 @@ class Run:
         return self.path.joinpath(*names)
 
     def read(self, name: str, default: Any = None) -> Any:
-        """A JSON file of the run."""
+        """A JSON file of the run; numbers that are none come back as they were written.
+
+        Raises:
+            RunError: not JSON.
+        """
         path = self.file(name)
-        return json.loads(path.read_text("utf-8")) if path.is_file() else default
+        try:
+            return json.loads(path.read_text("utf-8"), object_hook=numbers_back) if path.is_file() else default
+        except ValueError as problem:
+            raise RunError(f"{path} is not JSON", given=str(problem), do="restore it, or choose another folder") from problem
 
     def write(self, name: str, value: Any) -> Path:
-        """A JSON (or text) file of the run, replaced in one step."""
-        text = value if isinstance(value, str) else json.dumps(value, indent=1, sort_keys=True) + "\n"
+        """A JSON (or text) file of the run, replaced in one step. JSON has no NaN: {"float": "nan"} stands for it."""
+        text = value if isinstance(value, str) else json.dumps(plain(value, "kept"), indent=1, sort_keys=True, allow_nan=False) + "\n"
         return write_whole(self.file(name), text)
 
     @property
@@ -174,7 +181,7 @@ class Run:
             RunError: the folder holds another plan for this part; names the first difference.
         """
         manifest = self.manifest
-        plan = json.loads(json.dumps(plan))
+        plan = json.loads(json.dumps(plain(plan, "kept")), object_hook=numbers_back)
         there = manifest.get("parts", {}).get(part)
         if there is not None and there != plan:
             key = next(k for k in sorted({*there, *plan}) if there.get(k) != plan.get(k))
@@ -194,47 +201,6 @@ class Run:
     def table(self, part: str) -> Table:
         """All scores of a part."""
         return Table(self.journal(part).rows())
-
-
-class Journal:
-    """An append-only file of rows, written in units. A unit is there wholly or not at all."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.done, self.bytes = self._scan()
-
-    def _scan(self) -> tuple[set[str], int]:
-        done: set[str] = set()
-        end = at = 0
-        if self.path.is_file():
-            with self.path.open("rb") as file:
-                for line in file:
-                    at += len(line)
-                    if line.endswith(b"\n") and line.startswith(b'{"complete":'):
-                        done.add(json.loads(line)["complete"])
-                        end = at
-        return done, end
-
-    def append(self, unit: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write a unit and make it last. What a killed run left unfinished is cut off first."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        text = "".join(json.dumps(r) + "\n" for r in rows) + json.dumps({"complete": unit}) + "\n"
-        with self.path.open("ab") as file:
-            file.truncate(self.bytes)
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        self.bytes += len(text.encode())
-        self.done.add(unit)
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Rows of complete units."""
-        if self.path.is_file():
-            with self.path.open("rb") as file:
-                for line in file.read(self.bytes).splitlines():
-                    row = json.loads(line)
-                    if "complete" not in row:
-                        yield row
 
 
 class Table:

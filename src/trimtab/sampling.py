@@ -14,12 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from trimtab.datasets import digest
 from trimtab.errors import RunError
 from trimtab.interventions import Intervention, check_stack
+from trimtab.journal import Journal
 from trimtab.model import LM, Edit, Frame, Layer, Row
 from trimtab.model.generate import Sampling, decode
 from trimtab.model.tokens import Prompt
-from trimtab.recipe import Journal
 
 Progress = Callable[[int, int], None]
 Stack = tuple[Intervention, ...]
@@ -51,31 +52,37 @@ def sample(
         progress: called with (samples done, in all).
 
     Returns:
-        (prompt's name, condition's name) -> texts.
+        (prompt's name, condition's name) -> texts; of a model that thinks first, what follows the thought (the file has it all).
 
     Raises:
-        RunError: the file holds samples of other conditions or settings.
+        RunError: the file holds samples of other conditions or settings, or of another prompt of the same name.
     """
     stacks = {name: check_stack(lm, stack) for name, stack in conditions.items()}
     journal, settings = Journal(Path(to)), Sampling(max_new_tokens, temperature, top_p, seed)
     plan = _plan(lm, stacks, settings)
+    rows = {name: lm.row(p) for name, p in prompts.items()}
+    asked = {name: digest(*map(str, row.ids)) for name, row in rows.items()}
     found: dict[tuple[str, str, int], str] = {}
     for r in journal.rows():
+        if r["prompt"] in asked and r["asked"] != asked[r["prompt"]]:
+            raise RunError(f"{to} holds samples of another prompt {r['prompt']!r}", do="choose another file, or another name for the prompt")
         if r["condition"] in plan and r["plan"] != plan[r["condition"]]:
             raise RunError(f"{to} holds samples of another condition {r['condition']!r}", do="choose another file")
         found[r["prompt"], r["condition"], r["sample"]] = r["text"]
-    rows = {name: lm.row(p) for name, p in prompts.items()}
     wanted = [(p, c, k) for p in prompts for c in stacks for k in range(n)]
     missing = sorted((w for w in wanted if w not in found), key=lambda w: (len(rows[w[0]].ids), list(prompts).index(w[0])))
     for start in range(0, len(missing), batch):
         some = missing[start : start + batch]
         texts = _batch(lm, [rows[p] for p, _, _ in some], [(c, stacks[c]) for _, c, _ in some], [k for _, _, k in some], settings)
-        written = [{"prompt": p, "condition": c, "sample": k, "text": t, "plan": plan[c]} for (p, c, k), t in zip(some, texts, strict=True)]
+        written = [
+            {"prompt": p, "condition": c, "sample": k, "text": t, "plan": plan[c], "asked": asked[p]}
+            for (p, c, k), t in zip(some, texts, strict=True)
+        ]
         journal.append(hashlib.sha256(json.dumps(some).encode()).hexdigest()[:16], written)
         found |= dict(zip(some, texts, strict=True))
         if progress:
             progress(len(wanted) - len(missing) + start + len(some), len(wanted))
-    return {(p, c): [found[p, c, k] for k in range(n)] for p in prompts for c in stacks}
+    return {(p, c): [lm.rendering.answer(found[p, c, k]) for k in range(n)] for p in prompts for c in stacks}
 
 
 def _plan(lm: LM, stacks: Mapping[str, Stack], settings: Sampling) -> dict[str, str]:
@@ -114,7 +121,7 @@ def mixed(stacks: Sequence[Stack], prompts: Sequence[Stack]) -> dict[Layer, Edit
                 acting = [iv for iv in here[members[0]] if layer in iv.vector.vectors]
                 if acting:
                     where = torch.tensor(members, device=h.device)
-                    part, inside = h[where], Frame(frame.index[where], [frame.rows[k] for k in members])
+                    part, inside = h[where], Frame(frame.index[where.to(frame.index.device)], [frame.rows[k] for k in members])
                     for iv in acting:
                         part, _ = iv.apply(part, layer, inside)
                     h = h.index_copy(0, where, part)

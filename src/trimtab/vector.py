@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.errors import VectorError
+from trimtab.journal import plain
 
 FORMAT = 1
 SITE = "resid_post"
@@ -190,7 +191,7 @@ class SteeringVector:
         head = {"format": FORMAT, "site": self.site, "made": made, "evidence": self.evidence}
         tensors = {f"layers.{k}": v.contiguous() for k, v in self.vectors.items()}
         tensors |= {f"nulls.{name}.layers.{k}": v.contiguous() for name, null in self.nulls.items() for k, v in null.items()}
-        return safetensors.torch.save(tensors, {"trimtab": json.dumps(head, sort_keys=True, separators=(",", ":"))})
+        return safetensors.torch.save(tensors, {"trimtab": json.dumps(plain(head), sort_keys=True, separators=(",", ":"))})
 
     def save(self, path: str | Path) -> Path:
         """Write a `.safetensors` file (through a temporary file, so a kill leaves no half of one)."""

@@ -99,9 +99,10 @@ def remembered(model: Any, examine: Callable[[], Exactness]) -> Exactness:
     """The outcome of `examine`, looked up where a model of this configuration was examined before with the same versions."""
     path = cache_folder() / "exactness" / f"{_key(model)}.json"
     try:
-        table = json.loads(path.read_text("utf-8"))
-        marks = tuple(Switch(**s) for s in table.pop("switches"))
-        return Exactness(**{**table, "switches": marks, "worst": tuple((k, v) for k, v in table["worst"])})
+        table: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        table["switches"] = tuple(Switch(**s) for s in table["switches"])
+        table["worst"] = tuple((k, v) for k, v in table["worst"])
+        return Exactness(**table)
     except (OSError, ValueError, TypeError, KeyError):
         pass  # not there, or not whole: examined anew
     found = examine()

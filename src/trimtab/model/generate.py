@@ -56,12 +56,12 @@ def decode(
     stream = _Stream(lm, tokens, sampling, salts)
     make = {True: CachedSteps, False: FullSteps}
     step = steps(lm, tokens, sampling.max_new_tokens, place) if cached is None else make[cached](lm, tokens, place)
-    logits = step(None, stream.alive)
+    logits = stream.checked(step(None, stream.alive))
     for _ in range(sampling.max_new_tokens):
         chosen = stream.choose(logits, on_token)
         if not stream.alive.any() or stream.length == sampling.max_new_tokens:
             break
-        logits = step(chosen, stream.alive)
+        logits = stream.checked(step(chosen, stream.alive))
     return [row.extended(ids) for row, ids in zip(tokens.rows, stream.new, strict=True)]
 
 
@@ -69,13 +69,25 @@ class _Stream:
     """The rows under way: what was chosen, who is still alive, one generator each."""
 
     def __init__(self, lm: LM, tokens: Tokens, sampling: Sampling, salts: Sequence[int] | None) -> None:
-        self.sampling = sampling
+        self.lm, self.rows, self.sampling = lm, tokens.rows, sampling
         self.ends = lm.end_tokens
         self.new: list[list[int]] = [[] for _ in tokens.rows]
         self.alive = torch.ones(len(tokens.rows), dtype=torch.bool)
         self.length = 0
-        salts = salts if salts is not None else [sum(r.ids == row.ids for r in tokens.rows[:k]) for k, row in enumerate(tokens.rows)]
+        salts = occurrences(tokens.rows) if salts is None else salts
         self.generators = [_generator(sampling.seed, row, salt) for row, salt in zip(tokens.rows, salts, strict=True)]
+
+    def checked(self, logits: Tensor) -> Tensor:
+        """The same, if what is to be chosen from are numbers.
+
+        Raises:
+            ModelError: not finite, at which block.
+        """
+        lost = (logits.isnan() | logits.isposinf()).any(-1).cpu() & self.alive
+        if lost.any():
+            k = int(lost.nonzero()[0])
+            raise self.lm.not_finite(Tokens.of([self.rows[k].extended(self.new[k])], 0, self.lm.device))
+        return logits
 
     def choose(self, logits: Tensor, on_token: OnToken | None) -> Tensor:
         picked = logits.argmax(-1).cpu() if self.sampling.temperature == 0 else self._sample(logits.cpu())
@@ -97,6 +109,16 @@ class _Stream:
         ranked = ranked.masked_fill(ranked.cumsum(-1) - ranked >= self.sampling.top_p, 0.0)
         drawn = [torch.multinomial(ranked[k], 1, generator=g) for k, g in enumerate(self.generators)]
         return order.gather(-1, torch.stack(drawn))[:, 0]
+
+
+def occurrences(rows: Sequence[Row]) -> list[int]:
+    """For every row how many before it have the same tokens: what tells repeated prompts apart."""
+    seen: dict[tuple[int, ...], int] = {}
+    out: list[int] = []
+    for row in rows:
+        out.append(seen.get(row.ids, 0))
+        seen[row.ids] = out[-1] + 1
+    return out
 
 
 def _generator(seed: int, row: Row, salt: int) -> torch.Generator:

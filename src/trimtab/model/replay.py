@@ -170,6 +170,21 @@ class Head(nn.Module):
         return functional.linear(h.float(), self.fp32_weight, self.fp32_bias)
 
 
+class BroughtHead(nn.Module):
+    """The output embedding in fp32, of weights that accelerate keeps elsewhere (on disk, in main memory) and brings for each pass."""
+
+    def __init__(self, inner: nn.Linear) -> None:
+        super().__init__()
+        self.__dict__["inner"] = inner
+
+    def forward(self, h: Tensor) -> Tensor:
+        inner: Any = self.__dict__["inner"]
+        hook = inner._hf_hook
+        (h,), _ = hook.pre_forward(inner, h)
+        bias = None if inner.bias is None else inner.bias.float()
+        return hook.post_forward(inner, functional.linear(h.float(), inner.weight.float(), bias))
+
+
 @contextmanager
 def exact_head(model: Any) -> Generator[None]:
     """Within the context, logits come from a product in fp32 or better.
@@ -183,7 +198,8 @@ def exact_head(model: Any) -> Generator[None]:
     path = next(name for name, m in model.named_modules(remove_duplicate=False) if m is inner)
     parent = model.get_submodule(path.rpartition(".")[0])
     name = path.rpartition(".")[2]
-    parent._modules[name] = Head.of(inner)
+    brought = getattr(inner, "_hf_hook", None) is not None  # its weights are not, or not always, where they seem to be
+    parent._modules[name] = BroughtHead(inner) if brought else Head.of(inner)
     try:
         yield
     finally:

@@ -26,7 +26,12 @@ class Operator:
         """
         if not isinstance(m, Tensor) and m == 0:
             return h
-        moved = self.move(h.float(), v.float(), m).to(h.dtype)
+        m = m.to(h.device) if isinstance(m, Tensor) else m
+        moved = self.move(h.float(), v.to(h.device).float(), m)
+        if h.dtype == torch.float16:  # past the largest number would be infinity: the largest number is nearer to what was meant
+            most = torch.finfo(h.dtype).max
+            moved = torch.where(h.isfinite(), moved.clamp(-most, most), moved)
+        moved = moved.to(h.dtype)
         return torch.where(m == 0, h, moved) if isinstance(m, Tensor) else moved
 
     def move(self, h: Tensor, v: Tensor, m: Multiplier) -> Tensor:

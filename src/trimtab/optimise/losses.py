@@ -264,7 +264,7 @@ def acting(place: Place, k: int, v: Float[Tensor, "*batch l r d"], sign: Float[T
     m: Any = 1.0 if bool((sign == 1).all()) else sign[..., None, None]
 
     def act(h: Tensor) -> Tensor:
-        return torch.where(mask[..., None], place.operator(h, rows, m), h)
+        return torch.where(mask[..., None].to(h.device), place.operator(h, rows, m), h)
 
     return act
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from trimtab.errors import RunError
+from trimtab.journal import plain
 from trimtab.recipe import Run, Table
 from trimtab.reports.figures import ACCENT, INK, QUIET, WARN, Plot, picture
 from trimtab.reports.page import Rows, write_sections
@@ -230,7 +231,7 @@ def write(folder: str | Path | Run) -> Path:
         "behaviors": [_told(b) for b in study.behaviors],
         "combined": json.loads(json.dumps(study.combined, default=asdict)),
     }
-    run.write("study.json", json.dumps(told, indent=1, allow_nan=True))
+    run.write("study.json", json.dumps(plain(told), indent=1))
     title = "Preference-optimised vectors beside their baselines"
     return write_sections(run, title, about(study), headline(study), draw(study), sections(study))
 

@@ -27,7 +27,7 @@ from trimtab.measure import measure, random_controls
 from trimtab.methods import Freeform, MeanDiff, OneShot, Preference, activations, learn, paired_rows
 from trimtab.metrics import Likelihood, Propensity
 from trimtab.model import LM, Layer
-from trimtab.model.tokens import as_prompt
+from trimtab.model.rendering import as_prompt
 from trimtab.recipe import Run, check_grid
 from trimtab.reports.bipo import best_layer, slug
 from trimtab.steerability import at_cost
@@ -234,7 +234,7 @@ class _Behavior:
             )  # type: ignore[misc]
             up, down = (at_cost(np.array(grid), found, found, self.plan.budget, sign)[0] for sign in (1, -1))
             known = {"of": v.hash, "multipliers": grid, "nats": found.tolist(), "up": up, "down": down}
-            self.run.write(path, json.dumps(known))
+            self.run.write(path, known)
         return known
 
     def equal(self, name: str, v: SteeringVector, drifts: Mapping[str, Any]) -> None:
@@ -283,7 +283,7 @@ class _Behavior:
                 facts = {"rating": r.score, "mass": r.mass, "strangeness": float(s), "distinct": distinct([t])}
                 said.append({"prompt": p.prompt, "multiplier": m, "text": t, **facts})
             report(k + 1, len(self.plan.multipliers))
-        self.run.write("spectrum.json", json.dumps({"of": v.hash, "said": said}, indent=1))
+        self.run.write("spectrum.json", {"of": v.hash, "said": said})
         return said
 
     def judge(self) -> ModelJudge | None:

@@ -19,6 +19,7 @@ from scipy import stats
 
 from trimtab.datasets import Dataset, Splits
 from trimtab.interventions import Intervention
+from trimtab.journal import plain
 from trimtab.measure import measure, random_controls
 from trimtab.methods import Activations, MeanDiff, OneShot, activations
 from trimtab.methods.one_shot import Mode
@@ -137,7 +138,7 @@ def one_shot(lm: LM, to: str | Path, plan: Plan | None = None, watch: Watch | No
         "cosines": gram,
         "foreseen": foreseen(found),
     }
-    write_whole(folder.file("study.json"), json.dumps(told, indent=1) + "\n")
+    write_whole(folder.file("study.json"), json.dumps(plain(told), indent=1) + "\n")
     write_whole(folder.file("study.md"), page(told))
     return told
 

@@ -1,0 +1,164 @@
+"""Journal: rows on disk in units that are there wholly or not at all, whoever writes them, however they are stopped.
+
+Every writer has a part of its own, and nothing is ever cut or overwritten, so that two processes on one folder (or on a network disk, where locks do not hold) cannot harm
+each other. What is read is the union of all parts; a unit that two writers finished counts once.
+
+    scores/test.jsonl      rows and {"complete": "test/0"} of the first writer, and rows of test/1 that it was killed over: not read
+    scores/test.2.jsonl    rows and {"complete": "test/1"} of the run that went on
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trimtab.errors import RunError
+
+
+@dataclass
+class _Part:
+    """The part this process writes of one journal, and how long it should be."""
+
+    path: Path
+    bytes: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+_mine: dict[tuple[int, str], _Part] = {}
+_lock = threading.Lock()
+
+
+class Journal:
+    """An append-only table of rows, written in units.
+
+    Attributes:
+        path: of the first part; the others are numbered beside it.
+        done: names of the units that are complete.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.done = set(self._names())
+
+    def append(self, unit: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write a unit, and see it on disk.
+
+        Raises:
+            RunError: a row that JSON cannot hold.
+        """
+        try:
+            text = "".join(json.dumps(r, allow_nan=False) + "\n" for r in rows) + json.dumps({"complete": unit}) + "\n"
+        except ValueError as problem:
+            raise RunError(
+                f"unit {unit!r} holds a number that JSON does not have", given=str(problem), expected="null for what was not measured"
+            ) from problem
+        part = self._part()
+        with part.lock, part.path.open("ab") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+            part.bytes += len(text.encode())
+        self.done.add(unit)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Rows of complete units, each unit once.
+
+        Raises:
+            RunError: a whole line that is not a row, with its file and number.
+        """
+        seen: set[str] = set()
+        for unit, rows in self._units():
+            if unit not in seen:
+                seen.add(unit)
+                yield from rows
+
+    def _names(self) -> Iterator[str]:
+        """Names of complete units; rows are not taken apart yet."""
+        for path in self._parts():
+            with path.open("rb") as file:
+                for number, line in enumerate(file, 1):
+                    if line.startswith(b'{"complete":') or (line.endswith(b"\n") and not (line.startswith(b"{") and line.endswith(b"}\n"))):
+                        row = _read(line, path, number) if line.endswith(b"\n") else {}
+                        yield from [str(row["complete"])] if "complete" in row else []
+
+    def _units(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        for path in self._parts():
+            pending: list[dict[str, Any]] = []
+            with path.open("rb") as file:
+                for number, line in enumerate(file, 1):
+                    if not line.endswith(b"\n"):
+                        break  # being written now, or left by a writer that was stopped
+                    row = _read(line, path, number)
+                    if "complete" in row:
+                        yield str(row["complete"]), pending
+                        pending = []
+                    else:
+                        pending.append(row)
+
+    def _parts(self) -> list[Path]:
+        """All parts there are, in the order they were begun."""
+        found = [(1, self.path)] if self.path.is_file() else []
+        begin, end = f"{self.path.stem}.", self.path.suffix
+        for path in self.path.parent.iterdir() if self.path.parent.is_dir() else ():
+            number = path.name[len(begin) : -len(end)]
+            if path.name.startswith(begin) and path.name.endswith(end) and number.isdecimal():
+                found.append((int(number), path))
+        return [path for _, path in sorted(found)]
+
+    def _part(self) -> _Part:
+        """The part of this process: begun here if it has none, or another one has touched it."""
+        name = (os.getpid(), str(self.path.resolve()))
+        with _lock:
+            part = _mine.get(name)
+            if part is None or not part.path.is_file() or part.path.stat().st_size != part.bytes:
+                part = _mine[name] = _Part(self._begun())
+            return part
+
+    def _begun(self) -> Path:
+        """A new file that no other writer has: creating it fails if it is there."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            path = self.path if number == 1 else self.path.with_name(f"{self.path.stem}.{number}{self.path.suffix}")
+            try:
+                with path.open("xb"):
+                    return path
+            except FileExistsError:
+                number += 1
+
+
+def _read(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+        if not isinstance(row, dict):
+            raise ValueError("not an object")
+        return row
+    except ValueError as problem:
+        raise RunError(
+            f"{path}:{number}: not a row of a journal ({problem})",
+            given=line[:80],
+            do="something else has written to this file: remove it, and the same command measures its units again",
+        ) from problem
+
+
+def plain(value: Any, missing: Any = None) -> Any:
+    """A value as JSON has it: tuples become lists, numbers of numpy plain ones, and what is not finite `missing`, or for "kept" an object that `Run.read` turns back."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v, missing) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v, missing) for v in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else {"float": str(float(value))} if missing == "kept" else missing
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def numbers_back(table: dict[str, Any]) -> Any:
+    """What `plain` kept, as a number again (an `object_hook`)."""
+    return float(table["float"]) if table.keys() == {"float"} and isinstance(table["float"], str) else table
