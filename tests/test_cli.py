@@ -191,7 +191,13 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
     def stop(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli.COMMANDS, "list", stop)
-    with pytest.raises(SystemExit) as end:
-        cli.main(["list"])
-    assert end.value.code == 130 and "same command" in capsys.readouterr().err
+    for command, words in (
+        (["run", "x"], "same command"),
+        (["learn", "one-shot"], "same command"),
+        (["learn", "pca"], "keeps nothing"),
+        (["list"], "keeps nothing"),
+    ):
+        monkeypatch.setitem(cli.COMMANDS, command[0], stop)
+        with pytest.raises(SystemExit) as end:
+            cli.main(command)
+        assert end.value.code == 130 and words in capsys.readouterr().err, command

@@ -39,9 +39,9 @@ def converse(
             elif text.startswith("/"):
                 say(HELP + "\n")
             elif text:
-                messages.append({"role": "user", "content": text})
-                answer = _answer(lm, iv, messages, say, max_new_tokens, temperature, seed + len(messages))
-                messages.append({"role": "assistant", "content": answer})
+                asked = [*messages, {"role": "user", "content": text}]  # a turn that fails leaves nothing behind
+                answer = _answer(lm, iv, asked, say, max_new_tokens, temperature, seed + len(asked))
+                messages = [*asked, {"role": "assistant", "content": lm.rendering.answer(answer)}]
         except TrimtabError as problem:
             say(f"error: {problem}\n")
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 from trimtab.errors import DataError, OverlapError
@@ -82,7 +83,7 @@ class Dataset:
             raise DataError(f"data set {self.name!r} ({self.part}) is empty")
 
     @classmethod
-    def load(cls, source: str, *, form: str | None = None) -> Dataset:
+    def load(cls, source: str | Path, *, form: str | None = None) -> Dataset:
         """Read a built-in behavior, a file, or `hf:owner/name/path/in/repository`.
 
         Args:

@@ -43,7 +43,7 @@ def run(recipe: Recipe, to: str | Path, watch: Watch = silent) -> Run:
     folder = claim(recipe, to)
     loading = watch("load model")
     loading(0, 1)
-    lm = LM.load(recipe.model, dtype=recipe.dtype, device=recipe.device)
+    lm = LM.load(recipe.model, **recipe.loading)
     loading(1, 1)
     layers = lm.layers(recipe.layers or None) if recipe.layer is None else lm.layers([recipe.layer])
 

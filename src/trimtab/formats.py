@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 import re
@@ -25,8 +26,9 @@ _META = re.compile(r"<META_START>.*?<META_END>", re.DOTALL)
 _OPTION = re.compile(r"^\s*\(([A-Z])\):?[ \t]*(.*?)\s*(?=^\s*\([A-Z]\):?|\Z)", re.DOTALL | re.MULTILINE)
 
 
-def load(source: str, form: str | None) -> Dataset:
+def load(source: str | Path, form: str | None) -> Dataset:
     """The data set a name, a path or an `hf:` address stands for; see `Dataset.load`."""
+    source = str(source)
     if form is not None and form != "answers" and form != "choices":
         raise UnknownName("form", form, ("answers", "choices"))
     if source.startswith("hf:"):
@@ -47,7 +49,7 @@ def built_in() -> tuple[str, ...]:
 
 
 def _read_built_in(name: str, form: Form | None) -> Dataset:
-    rows = [json.loads(line) for line in (_BUILT_IN / f"{name}.jsonl").read_text("utf-8").splitlines()]
+    rows = [json.loads(line) for line in (_BUILT_IN / f"{name}.jsonl").read_text("utf-8").split("\n") if line]
     pairs = [Pair(r["question"], r["positive"], r["negative"], _meta(name, i, r["positive"])) for i, r in enumerate(rows)]
     return Dataset(name, to_choices(pairs) if form == "choices" else tuple(pairs), form or "answers", asking(name))
 
@@ -65,7 +67,10 @@ def read(path: Path, form: Form | None = None) -> Dataset:
     empty = [line for (line, _), made in zip(found, converted, strict=True) if not made]
     if empty:
         log.warning("%s: %d rows without a question or options were left out (lines %s)", path.name, len(empty), empty[:5])
-    pairs = dedup(pair for made in converted for pair in made)
+    every = [pair for made in converted for pair in made]
+    pairs = dedup(every)
+    if len(pairs) < len(every):
+        log.warning("%s: %d exact duplicates were left out, %d pairs remain", path.name, len(every) - len(pairs), len(pairs))
     if wanted == "choices" and layout.form == "answers":
         pairs = to_choices(pairs)
     return Dataset(path.stem, pairs, wanted, asking(path.stem))
@@ -202,7 +207,7 @@ def _layout(row: Row, path: Path) -> _Layout:
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(_text(path).split("\n"), 1):  # not splitlines: JSON strings may hold U+2028, U+0085 and the like
         if not line.strip():
             continue
         try:
@@ -224,12 +229,25 @@ def _read_json(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _read_csv(path: Path) -> Iterator[tuple[int, Row]]:
-    reader = csv.DictReader(_text(path).splitlines(keepends=True))
-    for row in reader:
-        if None in row or None in row.values():
+    csv.field_size_limit(2**31 - 1)  # an answer may be long
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""), restkey=_EXTRA)
+    for row in _rows_of(reader, path):
+        if _EXTRA in row or None in row.values():
             columns = len(reader.fieldnames or ())
             raise DataError(f"{path}:{reader.line_num}: wrong number of columns", expected=f"{columns}: {', '.join(reader.fieldnames or ())}")
         yield reader.line_num, row
+
+
+_EXTRA = "\0more"  # where DictReader puts what goes beyond the last column
+
+
+def _rows_of(reader: csv.DictReader[str], path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        yield from reader
+    except csv.Error as problem:
+        raise DataError(
+            f"{path}:{reader.line_num}: not valid CSV ({problem})", expected="quotes around fields that hold commas, quotes or line breaks"
+        ) from problem
 
 
 _SUFFIXES = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv}

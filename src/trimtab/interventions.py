@@ -124,7 +124,20 @@ class Intervention:
             m = m * weight[..., None].to(h.device)
         count = selected.sum()
         moved = self.operator(h, v, m)
+        if h.dtype == torch.float16:
+            self._check_range(moved, selected.to(h.device), layer)
         return (h if moved is h else torch.where(selected[..., None].to(h.device), moved, h)), count
+
+    def _check_range(self, moved: Tensor, selected: Tensor, layer: Layer) -> None:
+        """Refuse what float16 cannot hold: it would be cut off, and steer by something else than was asked for."""
+        most = torch.finfo(moved.dtype).max
+        if (moved[selected].abs() >= most).any():
+            raise SteerError(
+                f"not finite at block {layer}: the vector takes the residual stream beyond float16",
+                given=f"norm {self.vector.norm()[layer]:.3g}, multiplier {self.multiplier:g}",
+                expected=f"values below {most:g}",
+                do='load the model with dtype="bfloat16", or use a smaller multiplier',
+            )
 
     def describe(self) -> dict[str, Any]:
         """Everything but the vector's numbers, as a table."""

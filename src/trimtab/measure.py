@@ -21,6 +21,7 @@ from trimtab.interventions import Intervention, Receipt, check_stack, edits
 from trimtab.methods import paired_rows
 from trimtab.metrics import Metric
 from trimtab.model import LM, Frame, Layer, Positions, Prefix, in_pieces
+from trimtab.model.hooks import Layers
 from trimtab.readings import Chunk, Readings, chunks
 from trimtab.recipe import GRID, Cell, Run, Score, check_grid, row
 from trimtab.vector import Provenance, SteeringVector
@@ -49,7 +50,7 @@ def measure(
     *,
     to: str | Path,
     multipliers: Sequence[float] = GRID,
-    layers: Sequence[Layer] | None = None,
+    layers: Layers | None = None,
     controls: Mapping[str, SteeringVector] | None = None,
     part: str | None = None,
     progress: Progress | None = None,
@@ -81,7 +82,8 @@ def measure(
     check_unseen(iv.vector.made.trained_on, data, f"the training data of the vector ({iv.vector.made.data.get('name')})")
     if not metrics:
         raise RecipeError("nothing to measure: no metrics")
-    iv = iv if layers is None else replace(iv, vector=iv.vector.at(*lm.layers(layers)))
+    layers = None if layers is None else lm.layers(layers)
+    iv = iv if layers is None else replace(iv, vector=iv.vector.at(*layers))
     if controls is None:
         nulls = {name: iv.vector.null(name) for name in iv.vector.nulls}
         controls = {} if layers is not None else random_controls(iv.vector, 3) | nulls

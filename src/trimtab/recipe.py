@@ -15,6 +15,7 @@ from trimtab import registry
 from trimtab.errors import RecipeError, RunError
 from trimtab.journal import Journal, numbers_back, plain
 
+LOADING = ("dtype", "device", "chat", "separator", "template")
 GRID = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
 
 
@@ -43,7 +44,7 @@ class Recipe:
     """One experiment. Read from TOML; every key is a field here.
 
     Attributes:
-        model, dtype, device: as for `LM.load`.
+        model, dtype, device, chat, separator, template: as for `LM.load`.
         data: a built-in behavior, a file, or an `hf:` address.
         form: "answers", "choices", or what the file holds.
         method, operator: a table with `name` and the fields of the leaf.
@@ -62,6 +63,9 @@ class Recipe:
     model: str = "smollm2"
     dtype: str | None = None
     device: str | None = None
+    chat: bool = True
+    separator: str | None = None
+    template: Mapping[str, Any] | None = None
     form: Literal["answers", "choices"] | None = None
     method: Mapping[str, Any] = field(default_factory=lambda: {"name": "mean-diff"})
     operator: Mapping[str, Any] = field(default_factory=lambda: {"name": "add"})
@@ -85,6 +89,11 @@ class Recipe:
         for name, least in (("controls", 0), ("samples", 0), ("max_new_tokens", 1)):
             if getattr(self, name) < least:
                 raise RecipeError(f"{name} is too small", given=getattr(self, name), expected=f"at least {least}")
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """How the model is loaded: keywords of `LM.load`."""
+        return {k: getattr(self, k) for k in LOADING}
 
     @classmethod
     def load(cls, path: str | Path) -> Recipe:

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -153,16 +154,16 @@ class SteeringVector:
         return self * -1.0
 
     def __mul__(self, factor: Any) -> SteeringVector:
-        if isinstance(factor, bool) or not isinstance(factor, int | float):
+        if isinstance(factor, bool) or not isinstance(factor, Real):
             raise VectorError("a steering vector can be multiplied by a number only", given=type(factor).__name__)
         return self._with({k: v * float(factor) for k, v in self.vectors.items()}, f"times {factor:g}")
 
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: Any) -> SteeringVector:
-        if not isinstance(divisor, int | float) or divisor == 0:
+        if isinstance(divisor, bool) or not isinstance(divisor, Real) or divisor == 0:
             raise VectorError("a steering vector can be divided by a non-zero number only", given=divisor)
-        return self * (1.0 / divisor)
+        return self * (1.0 / float(divisor))
 
     def _with(self, vectors: Mapping[int, Tensor], operation: str, other: SteeringVector | None = None) -> SteeringVector:
         """A derived vector: evidence and nulls are dropped, provenance keeps both parents' training data."""
@@ -258,8 +259,8 @@ def evened(vectors: Mapping[str, SteeringVector]) -> dict[str, SteeringVector]:
 
 
 def _frozen(vectors: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """Copies in fp32 on the CPU, by layer."""
-    return {int(k): v.detach().to("cpu", torch.float32).clone() for k, v in sorted(vectors.items())}
+    """Copies in fp32 on the CPU, by layer; arrays of numpy become tensors."""
+    return {int(k): torch.as_tensor(v).detach().to("cpu", torch.float32).clone() for k, v in sorted(vectors.items())}
 
 
 def _layer(key: str, name: str) -> int:
@@ -281,4 +282,9 @@ def check_fits(vector: SteeringVector, *, width: int, n_layers: int, fingerprint
     if max(vector.layers) >= n_layers:
         raise VectorError(f"layer out of range for {model}", given=max(vector.layers), expected=f"0..{n_layers - 1}")
     if vector.made.fingerprint not in ("", fingerprint):
-        raise VectorError(f"this vector was learned on another model than {model}", given=made_on, expected=model, do="learn it again on this model")
+        raise VectorError(
+            f"this vector was learned on another model than {model}",
+            given=made_on,
+            expected=model,
+            do="learn it again on this model; or, between relatives (a fine-tune, a model with added tokens), carry it over: trimtab.transfer.onto(vector, lm)",
+        )

@@ -15,6 +15,7 @@ from trimtab import registry
 from trimtab.datasets import Dataset, Pair
 from trimtab.errors import DataError, TokenError, VectorError
 from trimtab.model import LM, Layer, Row, Tokens
+from trimtab.model.hooks import Layers
 from trimtab.model.rendering import as_prompt, turn_end
 from trimtab.vector import Provenance, SteeringVector
 
@@ -128,7 +129,7 @@ def learn(
     lm: LM,
     data: Dataset | None,
     method: Method,
-    layers: Sequence[Layer] | None = None,
+    layers: Layers | None = None,
     *,
     acts: Activations | None = None,
     progress: Progress | None = None,
@@ -185,7 +186,7 @@ def learn(
 
 
 def activations(
-    lm: LM, data: Dataset, layers: Sequence[Layer] | None = None, *, read: Read = "auto", batch: int = 16, progress: Progress | None = None
+    lm: LM, data: Dataset, layers: Layers | None = None, *, read: Read = "auto", batch: int = 16, progress: Progress | None = None
 ) -> Activations:
     """Residual streams of every pair's completions; the prompt of a pair is run once for both, and for all layers.
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from trimtab import registry
@@ -29,6 +30,8 @@ class OneShot(FewShot):
     one it takes the first `examples` pairs of the data: the positive completion is promoted, the negative suppressed, or both
     ("mixed"). Every layer gets a vector of its own that works alone, unless they are trained `together`.
 
+    With a folder `resume`, an interrupted descent goes on from there. `chat` says whether the chat template is used; by default as the model was loaded.
+
     `norm` is the largest norm, in medians of the residual stream's norm at the layer (longer ones say the example, and break the rest); `rate` is the learning rate, in largest
     norms over the square root of the width. `target` (nats, summed over texts) ends the descent early; `coldness` is the inverse
     temperature of the probabilities.
@@ -48,6 +51,8 @@ class OneShot(FewShot):
     operator: str = "add"
     positions: str = "everywhere"
     together: bool = False
+    chat: bool | None = None
+    resume: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -63,7 +68,8 @@ class OneShot(FewShot):
 
     def fit(self, lm: LM, data: Dataset | None, layers: Sequence[Layer], progress: Progress | None = None) -> Fit:
         problems = self.problems(lm, data, layers)
-        found = optimise(lm, problems, progress=progress)
+        state = Path(self.resume) / f"descent-{'-'.join(map(str, layers))}.safetensors" if self.resume else None
+        found = optimise(lm, problems, to=state, progress=progress)
         others = self.held_out(data)
         figures: dict[str, Any] = {}
         for problem, r in zip(problems, found, strict=True):
@@ -110,5 +116,5 @@ class OneShot(FewShot):
         """Promotion (True) or suppression of texts after prompts; None if there are none."""
         kinds = {True: Promote, False: Suppress}
         weight = 1 / len(asked) if mean and asked else 1.0
-        found = tuple((weight, kinds[up](prompt, text, self.system, self.coldness)) for prompt, text, up in asked)
+        found = tuple((weight, kinds[up](prompt, text, self.system, self.coldness, chat=self.chat)) for prompt, text, up in asked)
         return Objective(found) if found else None

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,6 +21,7 @@ from trimtab.errors import ModelError, SteerError
 from trimtab.model.tokens import Row
 
 Layer = int
+Layers = Sequence[SupportsIndex] | SupportsIndex  # one or several; integers of numpy will do
 Edit = Callable[[Tensor, "Frame"], Tensor]
 Threads = Literal["own", "all"]
 
@@ -164,9 +165,10 @@ class Hooks:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
             h = stream(output)
             here = self._local.frame or self._local.seen
-            if here is None and self._last is None:
+            about = (here, threading.get_ident()) if here is not None else self._last
+            if about is None:
                 return None
-            frame, owner = (here, threading.get_ident()) if here is not None else self._last
+            frame, owner = about
             changed = h
             for acting in self._edits[layer]:
                 if acting.owner in (None, owner):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -65,7 +65,10 @@ class LM(Passes):
         device_map: Any = None,
         revision: str | None = None,
         blocks: str | None = None,
-        rendering: Rendering | None = None,
+        chat: bool = True,
+        separator: str | None = None,
+        template: Mapping[str, Any] | None = None,
+        date: str | None = None,
     ) -> LM:
         """Load `smollm2` (a local default), a Hugging Face id or a folder, and check that replays are exact.
 
@@ -74,7 +77,7 @@ class LM(Passes):
             device: such as "cpu" or "cuda".
             device_map: passed to transformers, instead of `device`.
             blocks: dotted path of the block list, for models that fit no rule.
-            rendering: how prompts become text: through the chat template (and with which keywords) or plainly, with what between prompt and completion.
+            chat, separator, template, date: how prompts become text; see `Rendering`.
 
         Raises:
             ModelError: not found, not a causal language model, or not steerable.
@@ -82,7 +85,7 @@ class LM(Passes):
         from trimtab.model.load import load
 
         model, tokenizer = load(name, dtype=dtype, device=device, device_map=device_map, revision=revision)
-        return cls(model, tokenizer, id=name, revision=revision or "", blocks=blocks, rendering=rendering)
+        return cls(model, tokenizer, id=name, revision=revision or "", blocks=blocks, rendering=Rendering.of(chat, separator, template, date))
 
     # ------------------------------------------------------------ facts
 
@@ -135,7 +138,8 @@ class LM(Passes):
         Raises:
             TokenError: no prompts, not as many completions as prompts, or as for `row`.
         """
-        completions = [""] * len(prompts) if completions is None else completions
+        prompts = [prompts] if isinstance(prompts, str) else prompts
+        completions = [""] * len(prompts) if completions is None else [completions] if isinstance(completions, str) else completions
         if not prompts or len(prompts) != len(completions):
             raise TokenError(
                 "prompts and completions do not pair up", given=f"{len(prompts)} and {len(completions)}", expected="equally many, at least one"

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from operator import index
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from trimtab.model import positions as at
 from trimtab.model import replay as engine
 from trimtab.model.blocks import find_blocks
 from trimtab.model.exactness import Exactness, switches
-from trimtab.model.hooks import Edit, Frame, Hooks, Layer, Threads, stream
+from trimtab.model.hooks import Edit, Frame, Hooks, Layer, Layers, Threads, stream
 from trimtab.model.opening import Opening
 from trimtab.model.packing import Packing
 from trimtab.model.positions import Positions
@@ -60,16 +61,18 @@ class Passes:
     def dtype(self) -> torch.dtype:
         return self.model.get_input_embeddings().weight.dtype
 
-    def layers(self, chosen: Sequence[Layer] | None = None) -> list[Layer]:
-        """Checked layers; all of them by default.
+    def layers(self, chosen: Layers | None = None) -> list[Layer]:
+        """Checked layers: one, or several (integers of numpy too); all of them by default.
 
         Raises:
             ModelError: a layer the model does not have.
         """
-        layers = list(range(self.n_layers)) if chosen is None else list(chosen)
-        for layer in layers:
-            if not isinstance(layer, int) or not 0 <= layer < self.n_layers:
+        given = range(self.n_layers) if chosen is None else chosen if isinstance(chosen, Iterable) else (chosen,)
+        layers: list[Layer] = []
+        for layer in given:
+            if isinstance(layer, bool) or not hasattr(layer, "__index__") or not 0 <= index(layer) < self.n_layers:
                 raise ModelError("layer out of range", given=layer, expected=f"0..{self.n_layers - 1} for {self.id}")
+            layers.append(index(layer))
         return layers
 
     # ------------------------------------------------------------ batches
@@ -179,7 +182,7 @@ class Passes:
 
     @torch.no_grad()
     def capture(
-        self, tokens: Tokens, positions: Positions | str | Bool[Tensor, "b s"] = at.generated, layers: Sequence[Layer] | None = None
+        self, tokens: Tokens, positions: Positions | str | Bool[Tensor, "b s"] = at.generated, layers: Layers | None = None
     ) -> Float[Tensor, "b l d"]:
         """Mean residual stream over the selected positions of each row, at every layer, in one pass (fp32, on the CPU).
 
@@ -211,7 +214,7 @@ class Passes:
         return torch.stack([kept[layer] for layer in layers], 1)
 
     @torch.no_grad()
-    def norms(self, rows: Sequence[Row], layers: Sequence[Layer] | None = None) -> dict[Layer, float]:
+    def norms(self, rows: Sequence[Row], layers: Layers | None = None) -> dict[Layer, float]:
         """Median norm of the residual stream per layer, over the tokens of some rows: the yardstick of a vector's norm."""
         found: dict[Layer, list[Tensor]] = {}
         for some in self.batches(rows, len(rows)):
@@ -224,7 +227,7 @@ class Passes:
     # ------------------------------------------------------------ replay
 
     @torch.no_grad()
-    def prefix(self, tokens: Tokens, start: int | None = None, layers: Sequence[Layer] | None = None, *, keep: Sequence[int] | None = None) -> Prefix:
+    def prefix(self, tokens: Tokens, start: int | None = None, layers: Layers | None = None, *, keep: Sequence[int] | None = None) -> Prefix:
         """Run a batch once and keep what replays need.
 
         Args:
@@ -247,7 +250,7 @@ class Passes:
         residual = {k: packing.unpack(h[None])[0] for k, h in outputs.items()}
         return Prefix(tokens, start, packing, distinct, residual, residual, packing.unfold(logits, at, 1)[0])
 
-    def _prefix_in_full(self, tokens: Tokens, start: int, layers: Sequence[Layer] | None, keep: Sequence[int] | None) -> Prefix:
+    def _prefix_in_full(self, tokens: Tokens, start: int, layers: Layers | None, keep: Sequence[int] | None) -> Prefix:
         """The same by a full pass, where nothing may be cut off at `start`; its replays are full passes, too."""
         with self.hooks.record(self.layers(layers)) as outputs:
             logits = self.forward(tokens.ids, Frame(tokens.index, tokens.rows), tokens.mask, keep=engine.columns(tokens, keep, start) + start)

@@ -106,6 +106,7 @@ class _Role(Positions):
     def _select(self, index: Tensor, rows: Sequence[Row]) -> Tensor:
         chosen = torch.zeros_like(index, dtype=torch.bool)
         for k, row in enumerate(rows):
+            row.check_located(str(self))
             for start, stop in row.spans.get(self.role, ()):
                 chosen[k] |= (index[k] >= start) & (index[k] < stop)
         return chosen

@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -22,6 +23,7 @@ from trimtab.model.tokens import Prompt, Row, Said, Span
 
 log = logging.getLogger("trimtab")
 STAND_IN = "xyzzy{}plugh"
+DATE = "2024-07-26"
 SEPARATORS = (" ", "\n", "")  # tried in this order between a plain prompt and its completion
 
 
@@ -41,7 +43,7 @@ class Rendering:
     chat: bool = True
     separator: str | None = None
     template: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
-    date: str = "2024-07-26"
+    date: str = DATE
     thought: tuple[str, str] = ("<think>", "</think>")
 
     def __post_init__(self) -> None:
@@ -49,6 +51,11 @@ class Rendering:
             datetime.date.fromisoformat(self.date)
         except ValueError as problem:
             raise TokenError("not a date", given=self.date, expected="YYYY-MM-DD") from problem
+
+    @classmethod
+    def of(cls, chat: bool = True, separator: str | None = None, template: Mapping[str, Any] | None = None, date: str | None = None) -> Rendering:
+        """From what a recipe or a command line says."""
+        return cls(chat, separator, dict(template or {}), date or DATE)
 
     def describe(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -199,8 +206,7 @@ def _apply(tokenizer: Any, messages: list[dict[str, Any]], how: Rendering) -> st
     """The template's text. The last turn stays open: for an answer, or behind the words put into the assistant's mouth."""
     from jinja2 import TemplateError
 
-    today = datetime.datetime.fromisoformat(how.date)
-    given = {"strftime_now": today.strftime, **how.template}
+    given = {"chat_template": _dated(str(tokenizer.chat_template), how.date), **how.template}
     try:
         if messages[-1]["role"] != "assistant":
             return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **given))
@@ -216,6 +222,17 @@ def _apply(tokenizer: Any, messages: list[dict[str, Any]], how: Rendering) -> st
             return opened + (words.lstrip()[len(begin) :] if opened.rstrip().endswith(begin) and words.lstrip().startswith(begin) else words)
     except (TemplateError, TypeError, ValueError, KeyError) as problem:
         raise TokenError(f"the chat template refuses these messages: {problem}", given=messages) from problem
+
+
+@lru_cache(maxsize=64)
+def _dated(template: str, date: str) -> str:
+    """A template whose clock stands still: the formats it asks `strftime_now` for are answered by a macro of that name."""
+    formats = dict.fromkeys(text for _, text in re.findall(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)", template))
+    if not formats:
+        return template
+    now = datetime.datetime.fromisoformat(date)
+    cases = "".join(f"{{%- if format == {f!r} -%}}{now.strftime(f)}{{%- endif -%}}" for f in formats)
+    return f"{{%- macro strftime_now(format) -%}}{cases}{{%- endmacro -%}}{template}"
 
 
 def _places(tokenizer: Any, text: str, messages: Sequence[Mapping[str, str]], form: Any, how: Rendering) -> list[Place] | None:

@@ -37,9 +37,22 @@ class Row:
         """Index of the first token that starts at or after the end of the last occurrence of `text` in the prompt.
 
         Raises:
-            TokenError: the prompt does not contain `text`.
+            TokenError: the prompt does not contain `text`, or the tokenizer does not say where its tokens are in it.
         """
+        self.check_located(f"after({text!r})")
         return _first_after(self.text, self.offsets, self.prompt, text)
+
+    def check_located(self, wanted: str) -> None:
+        """Refuse to look for a text where nobody says which token is where.
+
+        Raises:
+            TokenError: no offsets.
+        """
+        if self.text and not self.offsets:
+            raise TokenError(
+                f"{wanted}: this tokenizer gives no offsets, so texts cannot be found in its tokens",
+                do="use positions by number, or a fast tokenizer",
+            )
 
     def extended(self, more: Sequence[int]) -> Row:
         """The same prompt with `more` ids appended to the completion."""

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from trimtab import registry
-from trimtab.errors import DataError, RecipeError, UnknownName
+from trimtab.errors import DataError, RecipeError, RunError, UnknownName
+from trimtab.recipe import LOADING, Run
 
 Watch = Callable[[str], Callable[..., None]]
 NAMES = ("alignment-faking", "bipo", "emergent", "one-shot", "quirk", "refusal", "reliability", "retraction")
@@ -23,14 +24,13 @@ class StudyRecipe:
 
     Attributes:
         study: its name.
-        model, dtype, device: as for `LM.load`.
+        model, loading: as for `LM.load`.
         plan: the fields of the study's plan.
     """
 
     study: str
     model: str
-    dtype: str | None
-    device: str | None
+    loading: Mapping[str, Any]
     plan: Mapping[str, Any]
 
 
@@ -52,7 +52,8 @@ def read(path: str | Path) -> StudyRecipe | None:
         raise UnknownName("study", name, NAMES)
     if not isinstance(table.get("model"), str):
         raise RecipeError(f"{path}: no model", given=table.get("model"), expected='model = "..."')
-    return StudyRecipe(name, table.pop("model"), table.pop("dtype", None), table.pop("device", None), table)
+    loading = {k: table.pop(k) for k in LOADING if k in table}
+    return StudyRecipe(name, table.pop("model"), loading, table)
 
 
 def run(recipe: StudyRecipe, to: str | Path, watch: Watch) -> Path:
@@ -60,7 +61,14 @@ def run(recipe: StudyRecipe, to: str | Path, watch: Watch) -> Path:
 
     Returns:
         The page it wrote.
+
+    Raises:
+        RunError: the folder cannot be written to, or holds another study.
     """
+    folder = Run.create(to)
+    if folder.manifest.get("study", recipe.study) != recipe.study:
+        raise RunError(f"{folder.path} holds another study", given=recipe.study, expected=folder.manifest["study"], do="choose another folder")
+    folder.note(study=recipe.study)
     plans = {"bipo": _bipo, "one-shot": _one_shot, "reliability": _reliability}
     return plans.get(recipe.study, _plain)(recipe, Path(to), watch)
 
@@ -71,7 +79,7 @@ def _plain(recipe: StudyRecipe, to: Path, watch: Watch) -> Path:
 
     module = import_module(f"trimtab.studies.{recipe.study.replace('-', '_')}")
     plan = registry.build(module.Plan, recipe.plan, where=f"study {recipe.study}")
-    return getattr(module, recipe.study.replace("-", "_"))(LM.load(recipe.model, dtype=recipe.dtype, device=recipe.device), to, plan, watch)
+    return getattr(module, recipe.study.replace("-", "_"))(LM.load(recipe.model, **recipe.loading), to, plan, watch)
 
 
 def _one_shot(recipe: StudyRecipe, to: Path, watch: Watch) -> Path:
@@ -82,7 +90,7 @@ def _one_shot(recipe: StudyRecipe, to: Path, watch: Watch) -> Path:
     table = dict(recipe.plan)
     one = registry.build(OneShot, table.pop("one", {}), where="study one-shot, one")
     plan = replace(registry.build(one_shot.Plan, table, where="study one-shot"), **({"one": one} if "one" in recipe.plan else {}))
-    one_shot.one_shot(LM.load(recipe.model, dtype=recipe.dtype, device=recipe.device), to, plan, watch)
+    one_shot.one_shot(LM.load(recipe.model, **recipe.loading), to, plan, watch)
     return to / "study.md"
 
 
@@ -93,7 +101,7 @@ def _reliability(recipe: StudyRecipe, to: Path, watch: Watch) -> Path:
 
     table = {**recipe.plan, "data": found(recipe.plan.get("data", ()))}
     plan = registry.build(reliability.Plan, table, where="study reliability")
-    return write(reliability.reliability(LM.load(recipe.model, dtype=recipe.dtype, device=recipe.device), to, plan, watch))
+    return write(reliability.reliability(LM.load(recipe.model, **recipe.loading), to, plan, watch))
 
 
 def _bipo(recipe: StudyRecipe, to: Path, watch: Watch) -> Path:
@@ -106,7 +114,7 @@ def _bipo(recipe: StudyRecipe, to: Path, watch: Watch) -> Path:
     methods = {"bipo": Preference, "one": OneShot}
     made = {k: registry.build(cls, table.pop(k), where=f"study bipo, {k}") for k, cls in methods.items() if k in table}
     plan = replace(registry.build(bipo.Plan, table, where="study bipo"), **made)
-    return write(bipo.bipo(LM.load(recipe.model, dtype=recipe.dtype, device=recipe.device), to, plan, watch))
+    return write(bipo.bipo(LM.load(recipe.model, **recipe.loading), to, plan, watch))
 
 
 def found(data: Any) -> list[str]:

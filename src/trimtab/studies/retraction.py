@@ -130,7 +130,7 @@ def _vectors(lm: LM, folder: Run, plan: Plan, seeds: Sequence[Item], layers: Seq
         watch("descend")(layers.index(layer) + 1, len(layers))
     length = {layer: float(np.median([v.norm()[layer] for n, v in out.items() if n.endswith(f"at {layer}")])) for layer in layers}
     out |= {f"mean difference at {k}": v for k, v in _differences(lm, plan, layers, length).items()}
-    for layer in [k for k in layers if k > plan.source]:
+    for layer in [k for k in layers if k > plan.source and plan.source in layers]:
         goals = {
             f"reentrant {k}": Objective(((1.0, Match(_messages(s), t, teacher=(Intervention(out[f"promote {k} at {plan.source}"]),))),))
             for k, (s, t) in enumerate(zip(seeds, taken_back, strict=True))
@@ -239,6 +239,9 @@ def _page(
         )
     ]
     for kind, claim in paper.items():
+        if not any(name.startswith(kind) for name in facts):  # nothing above the layer that is distilled
+            findings.append(Finding(f"free of retraction, {kind}", claim, "not run", f"layers {layers}, source {plan.source}"))
+            continue
         layer, names = _best_layer(kind, layers, facts, strange)
         noise = facts[f"random at {layer}"]
         findings.append(

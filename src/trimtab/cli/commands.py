@@ -1,89 +1,39 @@
-"""The command line. Thin: every command is a few lines over the library; flags come from the fields of dataclasses."""
+"""Every command is a few lines over the library."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import Positional
 
-from trimtab.errors import RecipeError, TrimtabError, UnknownName
-from trimtab.journal import plain
-from trimtab.memory import steady_memory
+from trimtab.errors import RecipeError, UnknownName
 from trimtab.recipe import GRID
 
 if TYPE_CHECKING:
-    from trimtab.datasets import Dataset
-    from trimtab.interventions import Intervention
     from trimtab.model import LM
 
-USAGE = """usage: trimtab COMMAND ...
-
-Steering vectors: learn them, know how far to trust them, ship them.
-
-  run RECIPE --to DIR        run a recipe: learn, choose a layer, measure with controls, report
-  learn METHOD --data D      learn a steering vector and save it
-  steer VECTOR -p PROMPT     generate with a vector switched on
-  measure VECTOR --data D    score a vector and its controls on held-out items
-  compare VECTOR VECTOR ...  cosines and norms; with --prompt the loss on the way from one to another
-  judge FILE --rubric NAME   rate answers with a model as judge; with a truth, how well it judges
-  audit MODEL                how easily a model's safeguards move, in both directions
-  report DIR                 write the report of a run folder again
-  chat [VECTOR]              talk to a model; /m 1.5 changes the multiplier
-  doctor MODEL               what trimtab finds in a model: blocks, exactness, memory, time
-  list                       built-in behaviors, methods, operators, metrics
-
-trimtab COMMAND --help shows the flags of a command. --json prints one JSON object for machines.
-"""
-
-
-@dataclass(frozen=True)
-class ModelFlags:
-    model: str = "smollm2"
-    """Local default "smollm2", a Hugging Face id, or a folder."""
-    dtype: str | None = None
-    """float32, bfloat16, float16; by default float32 on a CPU."""
-    device: str | None = None
-    """cpu, cuda, ..."""
-
-    def load(self) -> LM:
-        from trimtab.model import LM
-
-        return LM.load(self.model, dtype=self.dtype, device=self.device)
-
-
-@dataclass(frozen=True)
-class PartFlags:
-    form: Literal["answers", "choices"] | None = None
-    """Free-form completions or A/B questions; by default what the file holds."""
-    split_seed: int = 0
-    """Seed of the split."""
-    part: Literal["train", "val", "test", "all"] | None = None
-    """Which part of the split; learn uses train, measure uses test."""
-
-    def of(self, data: str, default: str) -> Dataset:
-        return _part(data, self.form, self.split_seed, self.part or default)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataFlags(PartFlags):
-    data: str
-    """A built-in behavior, a .jsonl/.json/.csv file, or hf:owner/name/path."""
-
-    def load(self, default: str) -> Dataset:
-        return self.of(self.data, default)
-
-
-@dataclass(frozen=True)
-class Common:
-    json: bool = False
-    """Print one JSON object instead of text and progress bars."""
+from trimtab.cli.flags import (
+    Common,
+    DataFlags,
+    ModelFlags,
+    PartFlags,
+    first_line,
+    intervention,
+    numbers,
+    parse,
+    part,
+    say,
+    say_report,
+    show,
+    writable,
+)
 
 
 @dataclass(frozen=True)
@@ -104,14 +54,14 @@ class Run:
         if study is not None:
             with bars(not self.common.json) as watch:
                 page = studies.run(study, self.to, watch)
-            _print({"page": str(page), "folder": str(self.to)}, self.common.json, [str(page), str(self.to)])
+            show({"page": str(page), "folder": str(self.to)}, self.common.json, [str(page), str(self.to)])
             return
         recipe = Recipe.load(self.recipe)
         from trimtab.flow import run
 
         with bars(not self.common.json) as watch:
             done = run(recipe, self.to, watch)
-        _say_report(done.path, self.common.json)
+        say_report(done.path, self.common.json)
 
 
 @dataclass(frozen=True)
@@ -125,8 +75,11 @@ class Report:
     def __call__(self) -> None:
         from trimtab.reports import report
 
-        report(self.folder, part=self.part)
-        _say_report(self.folder, self.common.json)
+        page = report(self.folder, part=self.part)
+        if (self.folder / "summary.json").is_file():
+            say_report(self.folder, self.common.json)
+        else:
+            show({"page": str(page), "folder": str(self.folder)}, self.common.json, [str(page), str(self.folder)])
 
 
 @dataclass(frozen=True)
@@ -142,7 +95,7 @@ class Doctor:
         from trimtab.doctor import examine
 
         facts = examine(ModelFlags(self.model, self.dtype, self.device).load())
-        _print(facts, self.common.json, [f"{k:22} {v}" for k, v in facts.items()])
+        show(facts, self.common.json, [f"{k:22} {v}" for k, v in facts.items()])
 
 
 @dataclass(frozen=True)
@@ -160,8 +113,8 @@ class Chat:
     def __call__(self) -> None:
         from trimtab.chat import converse
 
-        iv = _intervention(self.vector, "add", self.multiplier, self.positions) if self.vector else None
-        converse(self.on.load(), iv, sys.stdin.readline, _say, max_new_tokens=self.max_new_tokens, temperature=self.temperature, seed=self.seed)
+        iv = intervention(self.vector, "add", self.multiplier, self.positions) if self.vector else None
+        converse(self.on.load(), iv, sys.stdin.readline, say, max_new_tokens=self.max_new_tokens, temperature=self.temperature, seed=self.seed)
 
 
 @dataclass(frozen=True)
@@ -184,7 +137,7 @@ class Steer:
     def __call__(self) -> None:
         from trimtab.interventions import check_stack, steer
 
-        iv = _intervention(self.vector, self.operator, self.multiplier, self.positions, self.layers)
+        iv = intervention(self.vector, self.operator, self.multiplier, self.positions, self.layers)
         lm = self.on.load()
         check_stack(lm, iv)
         options = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature, "seed": self.seed}
@@ -193,7 +146,7 @@ class Steer:
             steered = lm.generate(self.prompt, **options)  # type: ignore[arg-type]
         rows = [{"prompt": p, "unsteered": a, "steered": b} for p, a, b in zip(self.prompt, plain, steered, strict=True)]
         lines = [f"{r['prompt']}\n  unsteered: {r['unsteered']}\n  steered:   {r['steered']}" for r in rows]
-        _print({"generations": rows, "edited": receipt.edited}, self.common.json, [*lines, f"tokens steered per layer: {receipt.edited}"])
+        show({"generations": rows, "edited": receipt.edited}, self.common.json, [*lines, f"tokens steered per layer: {receipt.edited}"])
 
 
 @dataclass(frozen=True)
@@ -217,18 +170,20 @@ class Measure:
         from trimtab import registry
         from trimtab.measure import measure
         from trimtab.progress import bars
+        from trimtab.recipe import Run as Folder
         from trimtab.reports import report
 
         layers = () if self.layer is None else (self.layer,)
-        iv = _intervention(self.vector, self.operator, 1.0, self.positions, layers)
+        iv = intervention(self.vector, self.operator, 1.0, self.positions, layers)
         metrics = [registry.make("metric", m) for m in self.metrics]
         data = self.what.load("test")
+        Folder.create(self.to)
         lm = self.on.load()
         with bars(not self.common.json) as watch:
             done = measure(lm, iv, data, metrics, to=self.to, multipliers=self.multipliers, part="test", progress=watch("measure"))
         done.note(layer=self.layer)
         report(done)
-        _say_report(done.path, self.common.json)
+        say_report(done.path, self.common.json)
 
 
 @dataclass(frozen=True)
@@ -264,18 +219,18 @@ class Compare:
             raise RecipeError("nothing to compare", expected="vector files, or --data and --sizes")
         found = [SteeringVector.load(p) for p in self.vectors]
         facts: dict[str, Any] = {"vectors": [str(p) for p in self.vectors], **compare.geometry(found)}
-        lines = [f"{k}  {path}  norm {_numbers(v.norm().values())}" for k, (path, v) in enumerate(zip(self.vectors, found, strict=True))]
-        lines += ["cosines", *(f"{k}  {_numbers(row)}" for k, row in enumerate(facts["cosine"]))] if found else []
+        lines = [f"{k}  {path}  norm {numbers(v.norm().values())}" for k, (path, v) in enumerate(zip(self.vectors, found, strict=True))]
+        lines += ["cosines", *(f"{k}  {numbers(row)}" for k, row in enumerate(facts["cosine"]))] if found else []
         lm = self.on.load() if self.prompt or self.positive or self.data else None
         if lm is not None and self.prompt:
             terms = [Promote(self.prompt, t) for t in self.promote] + [Suppress(self.prompt, t) for t in self.suppress]
             facts["paths"] = compare.paths(lm, Objective(tuple((1.0, t) for t in terms)), found, self.points)
             lines += [
-                f"path {k}: losses {_numbers(w['losses'][:: len(w['losses']) - 1])}, barrier {w['barrier']:.3f} nats"
+                f"path {k}: losses {numbers(w['losses'][:: len(w['losses']) - 1])}, barrier {w['barrier']:.3f} nats"
                 for k, w in facts["paths"].items()
             ]
         if lm is not None and self.positive and self.negative:
-            sides = [[line for line in p.read_text("utf-8").splitlines() if line.strip()] for p in (self.positive, self.negative)]
+            sides = [[line for line in p.read_text("utf-8").split("\n") if line.strip()] for p in (self.positive, self.negative)]
             facts["auc"] = compare.detections(lm, found, *sides)
             lines += [f"{k}  detects with an AUC of {a:.3f}" for k, a in enumerate(facts["auc"])]
         if lm is not None and self.data:
@@ -284,7 +239,7 @@ class Compare:
                 f"{s['examples']:3} examples: {s['mean']:+.3f} nats per token ({s['lo']:+.3f} to {s['hi']:+.3f}, {len(s['values'])} vectors)"
                 for s in facts["sizes"]
             ]
-        _print(facts, self.common.json, lines)
+        show(facts, self.common.json, lines)
 
     def _sizes(self, lm: LM) -> list[dict[str, Any]]:
         from trimtab.compare import size_curve
@@ -293,7 +248,7 @@ class Compare:
 
         with bars(not self.common.json) as watch:
             curve = size_curve(
-                lm, _part(str(self.data), "answers", 0, "all"), OneShot(), self.layer, sizes=self.sizes, progress=watch("learn and try")
+                lm, part(str(self.data), "answers", 0, "all"), OneShot(), self.layer, sizes=self.sizes, progress=watch("learn and try")
             )
         return [dataclasses.asdict(s) for s in curve]
 
@@ -320,11 +275,11 @@ class Judge:
 
         rows = read_answers(self.answers, [self.truth] if self.truth else [])
         rubric = Rubric.load(self.rubric)
+        kept = writable(self.answers.with_suffix(f".{rubric.name}.jsonl"))
         judge = Endpoint(rubric, self.on.model, self.url) if self.url else ModelJudge(self.on.load(), rubric)
-        kept = self.answers.with_suffix(f".{rubric.name}.jsonl")
         rated = Recorded(judge, kept).rate(rows)
         facts, lines = summed_up(rated, [float(r[self.truth]) for r in rows] if self.truth else None, self.threshold)
-        _print({**facts, "ratings": str(kept)}, self.common.json, [*lines, str(kept)])
+        show({**facts, "ratings": str(kept)}, self.common.json, [*lines, str(kept)])
 
 
 @dataclass(frozen=True)
@@ -349,7 +304,7 @@ class Audit:
             found = audit(lm, asked, list(self.layers) or None, watch=watch)
         lines = ["safeguard            way    norm   wanted opening likelier   unsteered   random   gain (nats/token)"]
         lines += [f"{m.safeguard:20} {m.direction:6} {m.norm:4g} {m.crossed:20.0%} {m.before:15.0%} {m.random:8.0%} {m.gain:12.2f}" for m in found]
-        _print({"moved": [dataclasses.asdict(m) for m in found]}, self.common.json, lines)
+        show({"moved": [dataclasses.asdict(m) for m in found]}, self.common.json, lines)
 
 
 @dataclass(frozen=True)
@@ -372,31 +327,43 @@ def learn(args: Sequence[str]) -> None:
     methods = registry.leaves("method")
     if not args or args[0] in ("-h", "--help"):
         print("usage: trimtab learn METHOD --data DATA [--to FILE] [--layers N ...] ...\n\nmethods:")
-        print("\n".join(f"  {name:18} {_first_line(cls)}" for name, cls in sorted(methods.items())))
+        print("\n".join(f"  {name:18} {first_line(cls)}" for name, cls in sorted(methods.items())))
         return
     if args[0] not in methods:
         raise UnknownName("method", args[0], methods)
     made: list[tuple[str, Any, Any]] = [("method", methods[args[0]], field(default_factory=methods[args[0]]))]
-    flags: Any = _parse(dataclasses.make_dataclass("Learn", made, bases=(_LearnFlags,), frozen=True), args[1:], f"trimtab learn {args[0]}")
+    flags: Any = parse(dataclasses.make_dataclass("Learn", made, bases=(_LearnFlags,), frozen=True), args[1:], f"trimtab learn {args[0]}")
 
     from trimtab.methods import learn as learn_vector
     from trimtab.progress import bars
 
     if flags.data is None and not flags.method.alone:
         raise RecipeError("nothing to learn from", expected="--data, a built-in behavior or a file", do="trimtab list shows the built-in behaviors")
+    to = writable(flags.to, ".safetensors")
     data = None if flags.data is None else flags.which.of(flags.data, "train")
+    method, state = _resuming(flags.method, to)
     lm = flags.on.load()
     layers = lm.layers(list(flags.layers) or None)
     with bars(not flags.common.json) as watch:
-        vector = learn_vector(lm, data, flags.method, layers, progress=watch("learn"))
-    path = vector.save(flags.to)
+        vector = learn_vector(lm, data, method, layers, progress=watch("learn"))
+    path = vector.save(to)
+    if state is not None:
+        shutil.rmtree(state, ignore_errors=True)
     norms = {k: round(n, 4) for k, n in vector.norm().items()}
     pairs, figures = len(flags.method.used(data)) if data is not None else 0, vector.made.figures
     lines = [f"{pairs} pairs, layers {list(vector.layers)}" if pairs else f"layers {list(vector.layers)}"]
     lines += [f"  layer {k}: loss {f['loss']:.3f} nats after {f['steps']} steps, norm {norms[int(k)]:.2f}" for k, f in figures.items() if "loss" in f]
-    _print(
+    show(
         {"path": str(path), "layers": list(vector.layers), "norm": norms, "pairs": pairs, "figures": figures}, flags.common.json, [*lines, str(path)]
     )
+
+
+def _resuming(method: Any, to: Path) -> tuple[Any, Path | None]:
+    """A method that can go on from where it was interrupted keeps its state beside the vector, until that is written."""
+    if getattr(method, "resume", None) != "":
+        return method, None
+    state = to.with_suffix(".state")
+    return dataclasses.replace(method, resume=str(state)), state
 
 
 def list_names(args: Sequence[str]) -> None:
@@ -410,7 +377,7 @@ def list_names(args: Sequence[str]) -> None:
         "behaviors": data,
         **{f"{k}s": sorted(registry.leaves(k)) for k in ("method", "operator", "gate", "metric")},
     }
-    _print(found, "--json" in args, [f"{k:10} {', '.join(v)}" for k, v in found.items()])
+    show(found, "--json" in args, [f"{k:10} {', '.join(v)}" for k, v in found.items()])
 
 
 COMMANDS: dict[str, type | Callable[[Sequence[str]], None]] = {
@@ -426,70 +393,3 @@ COMMANDS: dict[str, type | Callable[[Sequence[str]], None]] = {
     "doctor": Doctor,
     "list": list_names,
 }
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point. Errors of trimtab are printed on one screen and exit with 2; an interrupt exits with 130."""
-    args = list(sys.argv[1:] if argv is None else argv)
-    if not args or args[0] in ("-h", "--help"):
-        print(USAGE, end="")
-        return
-    try:
-        if args[0] not in COMMANDS:
-            raise UnknownName("command", args[0], COMMANDS)
-        command = COMMANDS[args[0]]
-        steady_memory()
-        if isinstance(command, type):
-            _parse(command, args[1:], f"trimtab {args[0]}")()
-        else:
-            command(args[1:])
-    except TrimtabError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ninterrupted; nothing finished is lost: the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
-
-
-def _parse(cls: Any, args: Sequence[str], prog: str) -> Any:
-    return tyro.cli(cls, args=list(args), prog=prog, config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff))
-
-
-def _part(source: str, form: str | None, seed: int, part: str) -> Dataset:
-    from trimtab.datasets import Dataset
-
-    data = Dataset.load(source, form=form)
-    return data if part == "all" else getattr(data.split(seed=seed), part)
-
-
-def _intervention(path: Path, operator: str, multiplier: float, positions: str, layers: Sequence[int] = ()) -> Intervention:
-    from trimtab import registry
-    from trimtab.interventions import Intervention
-    from trimtab.model import Positions
-    from trimtab.vector import SteeringVector
-
-    vector = SteeringVector.load(path)
-    chosen = vector.at(*layers) if layers else vector
-    return Intervention(chosen, registry.make("operator", operator), multiplier, Positions.parse(positions))
-
-
-def _say_report(folder: Path, as_json: bool) -> None:
-    summary = json.loads((folder / "summary.json").read_text("utf-8"))
-    lines = [summary["verdict"], *(f"  - {r}" for r in summary["reasons"]), f"report: {folder / 'report.html'}", str(folder)]
-    _print({**summary, "folder": str(folder), "report": str(folder / "report.html")}, as_json, lines)
-
-
-def _print(facts: Any, as_json: bool, lines: Sequence[str]) -> None:
-    print(json.dumps(plain(facts), allow_nan=False) if as_json else "\n".join(lines))
-
-
-def _numbers(values: Iterable[float]) -> str:
-    return " ".join(f"{x:8.3f}" for x in values)
-
-
-def _say(text: str) -> None:
-    print(text, end="", flush=True)
-
-
-def _first_line(cls: type) -> str:
-    return (cls.__doc__ or "").strip().splitlines()[0]

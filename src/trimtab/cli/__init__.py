@@ -1,0 +1,74 @@
+"""The command line. Thin: flags come from the fields of dataclasses (`flags.py`), every command is a few lines over the library (`commands.py`)."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+
+from trimtab.cli.commands import COMMANDS
+from trimtab.cli.flags import parse
+from trimtab.errors import TrimtabError, UnknownName
+from trimtab.memory import steady_memory
+
+__all__ = ["COMMANDS", "main"]
+
+USAGE = """usage: trimtab COMMAND ...
+
+Steering vectors: learn them, know how far to trust them, ship them.
+
+  run RECIPE --to DIR        run a recipe: learn, choose a layer, measure with controls, report
+  learn METHOD --data D      learn a steering vector and save it
+  steer VECTOR -p PROMPT     generate with a vector switched on
+  measure VECTOR --data D    score a vector and its controls on held-out items
+  compare VECTOR VECTOR ...  cosines and norms; with --prompt the loss on the way from one to another
+  judge FILE --rubric NAME   rate answers with a model as judge; with a truth, how well it judges
+  audit MODEL                how easily a model's safeguards move, in both directions
+  report DIR                 write the report of a run folder again
+  chat [VECTOR]              talk to a model; /m 1.5 changes the multiplier
+  doctor MODEL               what trimtab finds in a model: blocks, exactness, memory, time
+  list                       built-in behaviors, methods, operators, metrics
+
+trimtab COMMAND --help shows the flags of a command. --json prints one JSON object for machines.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point. Errors of trimtab are printed on one screen and exit with 2; an interrupt exits with 130."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    _speak_any_text()
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return
+    try:
+        if args[0] not in COMMANDS:
+            raise UnknownName("command", args[0], COMMANDS)
+        command = COMMANDS[args[0]]
+        steady_memory()
+        if isinstance(command, type):
+            parse(command, args[1:], f"trimtab {args[0]}")()
+        else:
+            command(args[1:])
+    except TrimtabError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; {_what_is_left(args)}", file=sys.stderr)
+        sys.exit(130)
+
+
+def _what_is_left(args: Sequence[str]) -> str:
+    """What an interrupted command leaves: whether the same command goes on, or begins anew."""
+    from trimtab import registry
+
+    goes_on = args[0] in ("run", "measure", "judge")
+    if args[0] == "learn" and len(args) > 1:
+        goes_on = hasattr(registry.leaves("method").get(args[1]), "resume")
+    return "nothing finished is lost: the same command goes on from here" if goes_on else f"`trimtab {args[0]}` keeps nothing of what it began"
+
+
+def _speak_any_text() -> None:
+    """A console that cannot show a character shows its number: better than an error after the work."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and (stream.encoding or "").lower().replace("-", "") != "utf8":
+            stream.reconfigure(errors="backslashreplace")

@@ -1,0 +1,145 @@
+"""Flags that commands share, and what is done with them: loading a model, reading data, refusing a place that cannot be written to, printing."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from trimtab.errors import RecipeError, RunError
+from trimtab.journal import plain
+
+if TYPE_CHECKING:
+    from trimtab.datasets import Dataset
+    from trimtab.interventions import Intervention
+    from trimtab.model import LM
+
+
+@dataclass(frozen=True)
+class ModelFlags:
+    model: str = "smollm2"
+    """Local default "smollm2", a Hugging Face id, or a folder."""
+    dtype: str | None = None
+    """float32, bfloat16, float16; by default float32 on a CPU."""
+    device: str | None = None
+    """cpu, cuda, ..."""
+    no_chat: bool = False
+    """Do not use the chat template: prompt and completion as plain text."""
+    separator: str | None = None
+    """Between a plain prompt and its completion; by default what falls between tokens."""
+    template: tuple[str, ...] = ()
+    """Keywords for the chat template, such as enable_thinking=false."""
+
+    def load(self) -> LM:
+        from trimtab.model import LM
+
+        keywords = dict(keyword(text) for text in self.template)
+        return LM.load(self.model, dtype=self.dtype, device=self.device, chat=not self.no_chat, separator=self.separator, template=keywords)
+
+
+@dataclass(frozen=True)
+class PartFlags:
+    form: Literal["answers", "choices"] | None = None
+    """Free-form completions or A/B questions; by default what the file holds."""
+    split_seed: int = 0
+    """Seed of the split."""
+    part: Literal["train", "val", "test", "all"] | None = None
+    """Which part of the split; learn uses train, measure uses test."""
+
+    def of(self, data: str, default: str) -> Dataset:
+        return part(data, self.form, self.split_seed, self.part or default)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFlags(PartFlags):
+    data: str
+    """A built-in behavior, a .jsonl/.json/.csv file, or hf:owner/name/path."""
+
+    def load(self, default: str) -> Dataset:
+        return self.of(self.data, default)
+
+
+@dataclass(frozen=True)
+class Common:
+    json: bool = False
+    """Print one JSON object instead of text and progress bars."""
+
+
+def keyword(text: str) -> tuple[str, Any]:
+    """name=value, the value as JSON or as a plain word."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise RecipeError("not a keyword of the chat template", given=text, expected="name=value, such as enable_thinking=false")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def writable(path: Path, suffix: str = "") -> Path:
+    """The file a command will write, with its folder made, refused before any work if it cannot be.
+
+    Raises:
+        RunError: another suffix, a folder, or a place that cannot be written to.
+    """
+    if suffix and path.suffix != suffix:
+        raise RunError(f"cannot write to {path}", given=path.suffix or "no suffix", expected=f"a path that ends in {suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.with_name(f".{path.name}.{os.getpid()}.writable")
+        probe.write_bytes(b"")
+        probe.unlink()
+        if path.is_dir():
+            raise IsADirectoryError(0, "is a folder")
+    except OSError as problem:
+        raise RunError(f"cannot write to {path}", given=problem.strerror, do="choose another path") from problem
+    return path
+
+
+def parse(cls: Any, args: Sequence[str], prog: str) -> Any:
+    return tyro.cli(cls, args=list(args), prog=prog, config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff))
+
+
+def part(source: str, form: str | None, seed: int, part: str) -> Dataset:
+    from trimtab.datasets import Dataset
+
+    data = Dataset.load(source, form=form)
+    return data if part == "all" else getattr(data.split(seed=seed), part)
+
+
+def intervention(path: Path, operator: str, multiplier: float, positions: str, layers: Sequence[int] = ()) -> Intervention:
+    from trimtab import registry
+    from trimtab.interventions import Intervention
+    from trimtab.model import Positions
+    from trimtab.vector import SteeringVector
+
+    vector = SteeringVector.load(path)
+    chosen = vector.at(*layers) if layers else vector
+    return Intervention(chosen, registry.make("operator", operator), multiplier, Positions.parse(positions))
+
+
+def say_report(folder: Path, as_json: bool) -> None:
+    summary = json.loads((folder / "summary.json").read_text("utf-8"))
+    lines = [summary["verdict"], *(f"  - {r}" for r in summary["reasons"]), f"report: {folder / 'report.html'}", str(folder)]
+    show({**summary, "folder": str(folder), "report": str(folder / "report.html")}, as_json, lines)
+
+
+def show(facts: Any, as_json: bool, lines: Sequence[str]) -> None:
+    print(json.dumps(plain(facts), allow_nan=False) if as_json else "\n".join(lines))
+
+
+def numbers(values: Iterable[float]) -> str:
+    return " ".join(f"{x:8.3f}" for x in values)
+
+
+def say(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def first_line(cls: type) -> str:
+    return (cls.__doc__ or "").strip().splitlines()[0]

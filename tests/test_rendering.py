@@ -1,0 +1,214 @@
+"""Nothing that is given to a template, or to a tokenizer, is lost on the way; spans are where the texts are."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import Any
+
+import pytest
+import torch
+from tokenizers.processors import TemplateProcessing
+
+from pico import build, pico, tokenizer
+from trimtab.datasets import Dataset, Pair
+from trimtab.errors import SteerError, TokenError
+from trimtab.interventions import Intervention
+from trimtab.measure import measure
+from trimtab.methods import MeanDiff, learn
+from trimtab.metrics import Propensity
+from trimtab.model import LM, after, span
+from trimtab.model.rendering import Rendering, render
+from trimtab.vector import SteeringVector
+
+
+def with_template(template: str | None) -> Any:
+    tok = copy.deepcopy(tokenizer())
+    tok.chat_template = template
+    return tok
+
+
+def words(tok: Any, row: Any) -> list[str]:
+    return tok.convert_ids_to_tokens(list(row.ids))
+
+
+IGNORES_SYSTEM = "{% for m in messages %}{% if m.role != 'system' %}<{{ m.role }}> {{ m.content }} <end> {% endif %}{% endfor %}<bot> "
+WANTS_PARTS = "<s> {% for m in messages %}<{{ m.role }}> {% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}{% endif %}{% endfor %} <end> {% endfor %}<bot> "
+DROPS_USERS = "{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}{% endif %}{% endfor %}<bot> "
+DEFAULT_SYSTEM = (
+    "{% if messages[0].role != 'system' %}<system> you like tea <end> {% endif %}"
+    "{% for m in messages %}<{{ m.role }}> {{ m.content }} <end> {% endfor %}<bot> "
+)
+DATED = "<system> {{ strftime_now('%d') }} <end> {% for m in messages %}<{{ m.role }}> {{ m.content }} <end> {% endfor %}<bot> "
+THINKS = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}<bot> {{ m.content.split('</think>')[-1] }}{% if not loop.last or add_generation_prompt %} <end> "
+    "{% endif %}{% else %}<{{ m.role }}> {{ m.content }} <end> {% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<bot> {% if enable_thinking is defined and not enable_thinking %}<think> </think> {% else %}<think>\n{% endif %}{% endif %}"
+)
+
+
+def test_a_template_that_ignores_the_system_role_gets_it_in_the_users_turn() -> None:
+    tok = with_template(IGNORES_SYSTEM)
+    plain, asked = (render(tok, "Do you like tea ?", system=system) for system in (None, "be kind"))
+    assert plain.ids != asked.ids and words(tok, asked)[:4] == ["<user>", "be", "kind", "Do"]
+
+
+def test_a_template_that_wants_parts_gets_them() -> None:
+    tok = with_template(WANTS_PARTS)
+    one, two = (render(tok, text, system="be kind") for text in ("Do you like tea ?", "is it good ?"))
+    assert one.ids != two.ids and words(tok, one)[1:5] == ["<system>", "be", "kind", "<end>"] and one.spans["user"] == ((6, 11),)
+
+
+def test_a_template_that_drops_the_question_is_refused() -> None:
+    with pytest.raises(TokenError, match="drops what it is given"):
+        render(with_template(DROPS_USERS), "Do you like tea ?", system="be kind")
+
+
+def test_learning_through_a_template_that_renders_nothing_is_refused_or_right() -> None:
+    """All prompts equal gave a vector all the same."""
+    lm = LM(build("llama"), with_template(WANTS_PARTS), id="parts")
+    data = Dataset("two", tuple(Pair(f"Do you like {x} ?", "yes", "no") for x in ("tea", "rain", "sun", "coffee")))
+    asked = {lm.row(p.prompt).ids for p in data}
+    assert len(asked) == 4 and learn(lm, data, MeanDiff(), [1]).norm()[1] > 0
+
+
+def test_spans_are_the_messages_and_not_their_likes_elsewhere() -> None:
+    tok = with_template(DEFAULT_SYSTEM)
+    row = render(tok, "you like tea")
+    assert words(tok, row)[row.spans["user"][0][0] - 1] == "<user>", "not the default system prompt, which says the same"
+    both = render(tok, [{"role": "user", "content": "tea"}, {"role": "assistant", "content": "tea"}, {"role": "user", "content": "tea"}])
+    assert [words(tok, both)[a - 1] for role in ("user", "assistant") for a, _ in both.spans[role]] == ["<user>", "<user>", "<assistant>"] or len(
+        both.spans["user"]
+    ) == 2
+
+
+def test_the_date_of_a_template_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    tok = with_template(DATED)
+    first = render(tok, "tea")
+    assert "26" in first.text and render(tok, "tea", how=Rendering(date="2025-01-09")).text.startswith("<system> 09")
+    lm = LM(build("llama"), tok, id="dated", rendering=Rendering(date="2025-01-09"))
+    assert lm.facts["rendering"]["date"] == "2025-01-09"
+    with pytest.raises(TokenError, match="not a date"):
+        Rendering(date="today")
+
+
+def test_keywords_reach_the_template_and_answers_stand_behind_the_thought() -> None:
+    tok = with_template(THINKS)
+    off = render(tok, "Do you like tea ?", "yes", how=Rendering(template={"enable_thinking": False}))
+    on = render(tok, "Do you like tea ?", "yes")
+    assert off.text.endswith("<think> </think> ") and on.text.endswith("<think>\n\n</think>\n\n"), "the thought is closed before an answer is scored"
+    assert render(tok, "Do you like tea ?").text.endswith("<think>\n"), "and left open where the model is to speak"
+    assert Rendering().answer("<think>so</think>\n\nyes") == "yes" and Rendering().answer("<think>so") == "" and Rendering().answer("yes") == "yes"
+
+
+def test_a_thought_put_into_the_mouth_is_gone_on_from() -> None:
+    tok = with_template(THINKS)
+    row = render(tok, [{"role": "user", "content": "Do you like tea ?"}, {"role": "assistant", "content": "<think>I think so</think> yes"}], " it is")
+    assert row.text.endswith("<think>\nI think so</think> yes") and row.text.count("<think>") == 1
+    assert len(row.spans["assistant"]) == 1 or row.spans["user"]
+
+
+def appends_an_end_token() -> Any:
+    tok = copy.deepcopy(tokenizer())
+    tok._tokenizer.post_processor = TemplateProcessing(single="<s> $A <end>", special_tokens=[("<s>", 1), ("<end>", 2)])
+    tok.chat_template = None
+    return tok
+
+
+def test_an_end_token_that_the_tokenizer_appends_ends_no_prompt() -> None:
+    tok = appends_an_end_token()
+    row = render(tok, "Do you like tea ?", "yes")
+    assert words(tok, row) == ["<s>", "Do", "you", "like", "tea", "?", "yes"]
+    assert words(tok, render(tok, "Do you like tea ?"))[-1] == "?", "a model goes on from the question, not from an end"
+
+
+def test_rendered_text_gets_no_second_start_token() -> None:
+    tok = tokenizer()
+    assert words(tok, render(tok, "<s> <user> tea <end> <bot>", chat=False)).count("<s>") == 1
+    assert words(tok, render(tok, "tea", chat=False)).count("<s>") == 1
+
+
+class NoOffsets:
+    """A tokenizer in Python: no offsets."""
+
+    is_fast = False
+    chat_template = None
+    bos_token = "<s>"
+    all_special_ids = (0, 1, 2)
+
+    def __init__(self, faithful: bool = True) -> None:
+        self.inner, self.faithful = tokenizer(), faithful
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> Any:
+        return self.inner(text, add_special_tokens=add_special_tokens)
+
+    def decode(self, ids: Any, **_: Any) -> str:
+        return " ".join(self.inner.convert_ids_to_tokens(list(ids))) if self.faithful else "something else"
+
+
+def test_a_tokenizer_without_offsets_is_read_by_what_it_decodes_or_refused() -> None:
+    row = render(NoOffsets(), "Do you like tea", chat=False)
+    index = torch.arange(len(row.ids))[None]
+    assert after("you").select(index, [row])[0].tolist() == [False, False, False, True, True]
+    assert span("user").select(index, [row])[0].tolist() == [False, True, True, True, True]
+    blind = render(NoOffsets(faithful=False), "Do you like tea", chat=False)
+    for positions in (after("you"), span("user")):
+        with pytest.raises(TokenError, match="offsets"):
+            positions.select(index, [blind])
+
+
+def byte_pairs() -> Any:
+    """A base model's tokenizer: spaces belong to the word behind them, and '?Yes' or '.(' is one token."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = Tokenizer(models.BPE({c: i for i, c in enumerate([*letters, "?Y", "a(", ")(", "<p>"])}, [("?", "Y"), ("a", "("), (")", "(")]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    raw.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<p>")
+
+
+def test_a_base_model_gets_a_separator() -> None:
+    tok = byte_pairs()
+    row = render(tok, "Is it so?", "Yes")
+    assert tok.decode(row.ids) == "Is it so? Yes" and tok.decode(row.ids[row.prompt :]) == " Yes"
+    for given, text in (("\n", "Is it so?\nYes"), (" A: ", "Is it so? A: Yes")):
+        assert tok.decode(render(tok, "Is it so?", "Yes", how=Rendering(separator=given)).ids) == text
+    with pytest.raises(TokenError, match="merge"):
+        render(tok, "Is it so?", "Yes", how=Rendering(separator=""))
+    assert tok.decode(render(tok, "Is it so? ", "Yes").ids) == "Is it so? Yes", "white space that is given is enough"
+
+
+def test_choices_can_be_asked_of_a_base_model() -> None:
+    """All built-in choices were refused, for "tea" + "(A)" is other tokens than "tea(A)"."""
+    tok, refused = byte_pairs(), 0
+    data = Dataset.load("optimism", form="choices")
+    for pair in data:
+        one, two = (render(tok, pair.prompt + "a", said) for said in (pair.positive, pair.negative))
+        refused += one.ids == two.ids
+    assert not refused
+
+
+def test_the_plan_of_a_run_holds_what_was_rendered(tmp_path: Any) -> None:
+    data = Dataset("two", tuple(Pair(f"Do you like {x} ?", "yes", "no") for x in ("tea", "rain")))
+    iv = Intervention(SteeringVector({1: torch.ones(32)}), positions="from_last_prompt_token")
+    run = measure(pico(), iv, data, [Propensity()], to=tmp_path / "run", multipliers=(0.0, 1.0), controls={})
+    plain = LM(build("llama"), tokenizer(), id="pico-llama", rendering=Rendering(chat=False))
+    with pytest.raises(Exception, match="another run"):
+        measure(plain, iv, data, [Propensity()], to=tmp_path / "run", multipliers=(0.0, 1.0), controls={})
+    assert len(run.manifest["parts"]["all"]["tokens"]) == 16
+
+
+def test_a_folded_system_message_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "trimtab")
+    tok = with_template(IGNORES_SYSTEM)
+    tok.name_or_path = "told-once"
+    for _ in range(3):
+        render(tok, "tea", system="be kind")
+    assert sum("told-once" in r.getMessage() for r in caplog.records) == 1
+
+
+def test_a_position_without_a_text_is_an_error_not_nothing() -> None:
+    with pytest.raises((SteerError, TokenError)):
+        after("")
