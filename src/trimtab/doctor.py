@@ -38,7 +38,7 @@ def examine(lm: LM) -> dict[str, str | float | int | bool]:
         "padding": "exact" if lm.exact.batchable else "changes a row: rows with prompts of equal length share a batch",
         "tried on": f"{lm.exact.tried_on}: {', '.join(f'{k} {e:.0e}' for k, e in lm.exact.worst)}",
         "length": ", ".join(f"positions change beyond {s.length} tokens" for s in lm.exact.switches) or "one computation at every length",
-        "noise of the dtype": f"{lm.exact.noise:.1e} between a row alone and in a batch of two",
+        "noise of the dtype": f"{lm.exact.noise:.1e} between a row alone and beside others",
         "letters": _letters(lm),
         "weights": f"{size / 2**20:.0f} MiB",
         "cache per token": f"{_cache_bytes(lm) / 1024:.1f} KiB",

@@ -30,7 +30,7 @@ class OneShot(FewShot):
     one it takes the first `examples` pairs of the data: the positive completion is promoted, the negative suppressed, or both
     ("mixed"). Every layer gets a vector of its own that works alone, unless they are trained `together`.
 
-    With a folder `resume`, an interrupted descent goes on from there. `chat` says whether the chat template is used; by default as the model was loaded.
+    With a folder `resume`, an interrupted descent goes on from there. `chat` and `separator` say how prompts are rendered; by default as the model was loaded.
 
     `norm` is the largest norm, in medians of the residual stream's norm at the layer (longer ones say the example, and break the rest); `rate` is the learning rate, in largest
     norms over the square root of the width. `target` (nats, summed over texts) ends the descent early; `coldness` is the inverse
@@ -52,6 +52,7 @@ class OneShot(FewShot):
     positions: str = "everywhere"
     together: bool = False
     chat: bool | None = None
+    separator: str | None = None
     resume: str = ""
     seed: int = 0
 
@@ -116,5 +117,7 @@ class OneShot(FewShot):
         """Promotion (True) or suppression of texts after prompts; None if there are none."""
         kinds = {True: Promote, False: Suppress}
         weight = 1 / len(asked) if mean and asked else 1.0
-        found = tuple((weight, kinds[up](prompt, text, self.system, self.coldness, chat=self.chat)) for prompt, text, up in asked)
+        found = tuple(
+            (weight, kinds[up](prompt, text, self.system, self.coldness, chat=self.chat, separator=self.separator)) for prompt, text, up in asked
+        )
         return Objective(found) if found else None

@@ -51,12 +51,12 @@ def self_check(lm: LM) -> Exactness:
 
 @torch.no_grad()
 def _runs(lm: LM) -> float:
-    """One pass on the model in hand: what a row alone and the same row in a batch of two differ by."""
-    row = _rows(lm, ((9, 2),))[0]
+    """One pass on the model in hand: what a row alone and the same row beside others differ by."""
+    row, other = _rows(lm, ((9, 2), (9, 4)))
     try:
         with _counted(lm) as runs:
             alone, streams = _alone(lm, row)
-        noise = relative(lm.logits(lm.batch([row, row]))[0], alone)
+        noise = relative(lm.logits(lm.batch([row, other, other]))[0, : len(row.ids)], alone)
     except ModelError:
         raise
     except Exception as problem:

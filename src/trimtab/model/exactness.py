@@ -52,7 +52,7 @@ class Exactness:
         switches: lengths at which positions change.
         worst: the largest relative error of each kind that was found where it was decided.
         tried_on: what it was decided on.
-        noise: relative difference that the model's dtype makes between a row alone and the same row in a batch of two: told, and excuses nothing.
+        noise: relative difference that the dtype of the model in hand makes between a row alone and the same row beside others: told, and excuses nothing.
     """
 
     replayable: bool = True

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -111,13 +112,14 @@ class LM(Passes):
 
     # ------------------------------------------------------------ tokens
 
-    def row(self, prompt: Prompt, completion: str = "", *, system: str | None = None, chat: bool | None = None) -> Row:
-        """One conversation as ids; see `render`.
+    def row(self, prompt: Prompt, completion: str = "", *, system: str | None = None, chat: bool | None = None, separator: str | None = None) -> Row:
+        """One conversation as ids; see `render`. What is not said is as the model was loaded.
 
         Raises:
             TokenError: the boundary does not fall between tokens, or the text is longer than the context.
         """
-        row = render(self.tokenizer, prompt, completion, system=system, chat=chat, how=self.rendering)
+        how = self.rendering if separator is None else replace(self.rendering, separator=separator)
+        row = render(self.tokenizer, prompt, completion, system=system, chat=chat, how=how)
         if len(row.ids) > self.context:
             raise TokenError(
                 "longer than the model's context", given=f"{len(row.ids)} tokens: {row.text[:60]!r}...", expected=f"at most {self.context}"

@@ -28,6 +28,7 @@ from trimtab.optimise.store import restore, save
 from trimtab.vector import Provenance
 
 Progress = Callable[[int, int, str], None]
+TOKENS = 256  # of a pass: more are no faster on a CPU, and are all remembered for the gradient
 
 
 @dataclass
@@ -50,14 +51,15 @@ class Walk:
     history: History = field(default_factory=History)
     reason: str = ""
     stopper: Stopper | None = None
+    remembers: bool = False
 
     @classmethod
-    def begin(cls, problem: Problem, lm: LM) -> Walk:
+    def begin(cls, problem: Problem, lm: LM, remembers: bool = False) -> Walk:
         v = projected(_start(problem, lm), problem.constraints, problem.place.first)
         targets = tuple(t.target for _, t in problem.goal.terms)
-        return cls(problem, v, torch.zeros_like(v), torch.zeros_like(v), v.clone(), history=History(targets))
+        return cls(problem, v, torch.zeros_like(v), torch.zeros_like(v), v.clone(), history=History(targets), remembers=remembers)
 
-    def note(self, losses: Sequence[float]) -> None:
+    def note(self, losses: Sequence[float], raw: Sequence[float]) -> None:
         """Take down the losses of the vector it stands on; end if a stopper says so."""
         history = self.history
         total = self.problem.goal.weighted(losses)
@@ -70,6 +72,9 @@ class Walk:
             return
         history.totals.append(total)
         history.losses.append(list(losses))
+        history.raw.append(list(raw))
+        if self.remembers:
+            history.vectors.append(self.v.clone())
         history.norms.append(float(self.v[:, 0].norm()))
         if total < history.totals[self.best_at] or len(history.totals) == 1:
             self.best, self.best_at = self.v.clone(), history.steps
@@ -97,12 +102,20 @@ class Walk:
         made = Provenance(lm.id, lm.revision, lm.fingerprint, {"name": "optimise", **problem.describe()}, version=version("trimtab"))
         at = self.best_at
         return Result(
-            problem.place.vector(self.best, made), history.totals[at], tuple(history.losses[at]), history, history.steps, self.reason, reached
-        )
+            problem.place.vector(self.best, made), history.totals[at], tuple(history.losses[at]), history, history.steps, self.reason, reached,
+            raw=tuple(history.raw[at]),
+        )  # fmt: skip
 
 
 def optimise(
-    lm: LM, problems: Sequence[Problem], *, to: str | Path | None = None, progress: Progress | None = None, batch: int = 32, save_every: float = 30.0
+    lm: LM,
+    problems: Sequence[Problem],
+    *,
+    to: str | Path | None = None,
+    progress: Progress | None = None,
+    batch: int = 32,
+    save_every: float = 30.0,
+    vectors: bool = False,
 ) -> list[Result]:
     """Optimise one vector per problem, all of them together. Result k is what problem k alone would give.
 
@@ -111,6 +124,7 @@ def optimise(
         progress: called with (steps done, steps at most, the lowest losses in words), over all problems.
         batch: rows of a pass.
         save_every: seconds between two saves.
+        vectors: keep every vector it stood on, in the history of each result.
 
     Raises:
         LossError: no problems; a term, layer or start that does not fit; a loss that is not a number at the start; a state of other problems.
@@ -120,9 +134,9 @@ def optimise(
         raise LossError("no problems", expected="at least one")
     for problem in problems:
         problem.check(lm)
-    walks = [Walk.begin(problem, lm) for problem in problems]
+    walks = [Walk.begin(problem, lm, vectors) for problem in problems]
     keep = restore(walks, lm, to) if to is not None else None
-    losses = Losses(lm, problems, batch)
+    losses = Losses(lm, problems, batch, tokens=TOKENS)
     most = sum(_most_steps(problem) for problem in problems)
     while active := [k for k, w in enumerate(walks) if not w.reason]:
         _step(losses, walks, active)
@@ -142,7 +156,7 @@ def _step(losses: Losses, walks: Sequence[Walk], active: list[int]) -> None:
     wanted = {k for k in active if _gradient_here(walks[k])}
     found = _alone_if_lost(losses, at, wanted, losses.at(at, gradients=wanted))
     for k in active:
-        walks[k].note([float(x[0]) for x in found.terms[k]])
+        walks[k].note([float(x[0]) for x in found.terms[k]], [float(x[0]) for x in found.raw[k]])
     going = [k for k in active if not walks[k].reason]
     here = {k: found.gradients[k][0] for k in going if k in wanted}
     there = {k: _perturbed(walks[k], here.get(k)) for k in going if walks[k].problem.descent.noise is not None}
@@ -159,7 +173,8 @@ def _alone_if_lost(losses: Losses, at: dict[int, Tensor], wanted: set[int], foun
     if len(at) == 1 or all(bool(x.isfinite().all()) for x in numbers):
         return found
     alone = [losses.at({k: v}, gradients=wanted & {k}) for k, v in at.items()]
-    return Found({k: x for f in alone for k, x in f.terms.items()}, {k: x for f in alone for k, x in f.gradients.items()})
+    terms, gradients, raw = ({k: x for f in alone for k, x in getattr(f, name).items()} for name in ("terms", "gradients", "raw"))
+    return Found(terms, gradients, raw)
 
 
 def _gradient_here(walk: Walk) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
@@ -21,15 +21,17 @@ from trimtab.optimise.problems import Place, Problem
 
 Total = Callable[[int, Sequence[Tensor]], Tensor]
 Key = tuple[tuple[int, ...], int]  # ids and length of the prompt: what makes a row
+Spot = tuple[int, int]  # a problem, and the number of one of its terms
 Look = tuple[Key, int, float]  # a row, a problem that looks at it, and the sign of its vectors there
 
 
 @dataclass(frozen=True)
 class Found:
-    """Losses (n,) of every term of a problem, and gradients (n, l, r, d) of the weighted sum for the problems they were wanted for."""
+    """Losses (n,) of every term of a problem, gradients (n, l, r, d) of the weighted sum for the problems they were wanted for, and raw losses."""
 
     terms: Mapping[int, list[Tensor]]
     gradients: Mapping[int, Tensor]
+    raw: Mapping[int, list[Tensor]] = field(default_factory=dict[int, list[Tensor]])
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,12 @@ class Prepared:
 class Losses:
     """The losses of problems on one model. Rows are run once, here; `at` replays them."""
 
-    def __init__(self, lm: LM, problems: Sequence[Problem], batch: int, keep: int = 1) -> None:
-        """Rows are run in passes of `batch`; the passes of the last `keep` sets of rows that were asked for together are kept."""
-        self.lm, self.problems, self.batch, self.keep = lm, problems, batch, keep
+    def __init__(self, lm: LM, problems: Sequence[Problem], batch: int, keep: int = 1, tokens: int | None = None) -> None:
+        """Rows are run in passes of `batch`; the passes of the last `keep` sets of rows that were asked for together are kept.
+
+        With `tokens`, a pass has about so many at most (one row and all who look at it are never cut): what a descent remembers for its gradient.
+        """
+        self.lm, self.problems, self.batch, self.keep, self.tokens = lm, problems, batch, keep, tokens
         self.prepared: dict[Term, Prepared] = {}
         known: dict[Term, tuple[tuple[Row, ...], Any]] = {}
         for problem in problems:
@@ -61,7 +66,7 @@ class Losses:
         groups: dict[Any, list[int]] = {}
         for k, problem in enumerate(problems):
             p = problem.place
-            groups.setdefault((p.layers, p.operator, p.shared, p.rank, tuple(id(iv) for iv in p.under)), []).append(k)
+            groups.setdefault((p.layers, p.operator, p.shared, p.rank, p.gain, tuple(id(iv) for iv in p.under)), []).append(k)
         self.groups = [Group(self, members) for members in groups.values()]
 
     def at(self, vectors: Mapping[int, Float[Tensor, "n l r d"]], *, gradients: set[int], total: Total | None = None) -> Found:
@@ -74,12 +79,15 @@ class Losses:
         """
         terms: dict[int, list[Tensor]] = {}
         found: dict[int, Tensor] = {}
+        raw: dict[int, list[Tensor]] = {}
         for group in self.groups:
             members = [k for k in group.members if k in vectors]
             if members:
-                one, two = group.at({k: vectors[k] for k in members}, gradients & set(members), total or self.weighted)
-                terms, found = terms | one, found | two
-        return Found(terms, found)
+                here = group.at({k: vectors[k] for k in members}, gradients & set(members), total)
+                terms |= here.terms
+                found |= here.gradients
+                raw |= here.raw
+        return Found(terms, found, raw)
 
     def weighted(self, problem: int, losses: Sequence[Float[Tensor, " n"]]) -> Float[Tensor, " n"]:
         """The objective of a problem from the losses of its terms."""
@@ -116,6 +124,14 @@ class Slots:
     share: bool
 
 
+@dataclass(frozen=True)
+class Part:
+    """Passes that are run together, and the terms (problem, number of its term) that need them."""
+
+    slots: Sequence[Slots]
+    spots: Sequence[Spot]
+
+
 class Group:
     """Problems whose vectors act in the same way at the same layers."""
 
@@ -126,35 +142,65 @@ class Group:
         self._bundles: dict[tuple[tuple[Key, int], ...], list[Bundle]] = {}
         self._layouts: dict[Any, list[Slots]] = {}
 
-    def at(self, vectors: Mapping[int, Tensor], wanted: set[int], total: Total) -> tuple[dict[int, list[Tensor]], dict[int, Tensor]]:
+    def at(self, vectors: Mapping[int, Tensor], wanted: set[int], total: Total | None) -> Found:
+        """Losses, and gradients one part after the other: what a part remembers for its gradient is forgotten before the next one is run."""
         counts = {k: len(v) for k, v in vectors.items()}
-        every = torch.cat([v.to(self.lm.device) for v in vectors.values()]).requires_grad_(bool(wanted))
-        with torch.set_grad_enabled(bool(wanted)):
-            views: dict[Look, View] = {}
-            for slots in self._slots(counts):
-                views |= self._replay(slots, every)
-            terms = self._terms(views, counts)
-        gradients: dict[int, Tensor] = {}
-        if wanted:
-            whole = torch.cat([total(k, terms[k]) for k in sorted(wanted)]).sum()
-            parts = torch.autograd.grad(whole, every)[0].to(next(iter(vectors.values())).device).split(list(counts.values()))
-            gradients = {k: g for k, g in zip(counts, parts, strict=True) if k in wanted}
-        return {k: [x.detach() for x in xs] for k, xs in terms.items()}, gradients
+        base = torch.cat([v.to(self.lm.device) for v in vectors.values()])
+        losses: dict[Spot, Tensor] = {}
+        raw: dict[Spot, Tensor] = {}
+        parts = self._parts(counts)
+        pulls: Mapping[Spot, Any] = {(k, j): w for k in wanted for j, (w, _) in enumerate(self.owner.problems[k].goal.terms)}
+        if wanted and total is not None:  # how much each loss counts depends on all of them, so they are looked at first
+            with torch.no_grad():
+                seen = {spot: x for part in parts for spot, (x, _) in self._losses(part, base, counts).items()}
+            pulls = _pulls(total, seen, wanted)
+        gradient = torch.zeros_like(base)
+        for part in parts:
+            every = base.clone().requires_grad_(bool(wanted))
+            with torch.set_grad_enabled(bool(wanted)):
+                found = self._losses(part, every, counts)
+                mine = [(pulls[spot] * x).sum() for spot, (x, _) in found.items() if spot[0] in wanted]
+            if mine:
+                gradient += torch.autograd.grad(torch.stack(mine).sum(), every)[0]
+            losses |= {spot: x.detach() for spot, (x, _) in found.items()}
+            raw |= {spot: x.detach() for spot, (_, x) in found.items()}
+        split = gradient.to(next(iter(vectors.values())).device).split(list(counts.values()))
+        gradients = {k: g for k, g in zip(counts, split, strict=True) if k in wanted}
+        spots = {k: [(k, j) for j in range(len(self.owner.problems[k].goal.terms))] for k in counts}
+        return Found({k: [losses[s] for s in some] for k, some in spots.items()}, gradients, {k: [raw[s] for s in some] for k, some in spots.items()})
 
-    def _terms(self, views: Mapping[Look, View], counts: Mapping[int, int]) -> dict[int, list[Tensor]]:
-        """The loss of every term, for all problems that share it at once."""
-        users: dict[Term, list[int]] = {}
+    def _parts(self, counts: Mapping[int, int]) -> list[Part]:
+        """Passes, and the terms whose rows are in them and nowhere else: passes that a term needs together are one part."""
+        every = self._slots(counts)
+        place = {look: n for n, slots in enumerate(every) for look in slots.of}
+        parts: list[tuple[set[int], list[Spot]]] = []
         for k in counts:
-            for _, term in self.owner.problems[k].goal.terms:
-                if k not in users.setdefault(term, []):
-                    users[term].append(k)
-        found: dict[tuple[Term, int], Tensor] = {}
-        for term, ks in users.items():
+            for j, (_, term) in enumerate(self.owner.problems[k].goal.terms):
+                needed = {place[key(row), k, term.sign] for row in self.owner.prepared[term].rows}
+                spots = [(k, j)]
+                for part in [p for p in parts if p[0] & needed]:
+                    parts.remove(part)
+                    needed, spots = needed | part[0], part[1] + spots
+                parts.append((needed, spots))
+        return [Part([every[n] for n in sorted(needed)], spots) for needed, spots in parts]
+
+    def _losses(self, part: Part, every: Float[Tensor, "n l r d"], counts: Mapping[int, int]) -> dict[Spot, tuple[Tensor, Tensor]]:
+        """The loss and the raw loss of every term of a part; of terms that several problems share, for all of them at once."""
+        views: dict[Look, View] = {}
+        for slots in part.slots:
+            views |= self._replay(slots, every)
+        users: dict[Term, dict[int, list[int]]] = {}
+        for k, j in part.spots:
+            users.setdefault(self.owner.problems[k].goal.terms[j][1], {}).setdefault(k, []).append(j)
+        out: dict[Spot, tuple[Tensor, Tensor]] = {}
+        for term, places in users.items():
             known = self.owner.prepared[term]
-            joint = [_joined([views[key(row), k, term.sign] for k in ks]) for row in known.rows]
-            losses = term.loss(joint, known.known)
-            found |= {(term, k): part for k, part in zip(ks, losses.split([counts[k] for k in ks]), strict=True)}
-        return {k: [found[term, k] for _, term in self.owner.problems[k].goal.terms] for k in counts}
+            joint = [_joined([views[key(row), k, term.sign] for k in places]) for row in known.rows]
+            sizes = [counts[k] for k in places]
+            loss, raw = (x.split(sizes) for x in term.losses(joint, known.known))
+            for n, (k, at) in enumerate(places.items()):
+                out |= {(k, j): (loss[n], raw[n]) for j in at}
+        return out
 
     # ------------------------------------------------------------ passes
 
@@ -165,6 +211,7 @@ class Group:
         keep = tuple(range(tokens.pivot - 1, max(tokens.pivot, tokens.ids.shape[1] - 1)))
         with self.lm.edit(stack_edits(self.place.under, Receipt())):
             prefix = self.lm.prefix(tokens, start, sorted({self.place.layers[0], *self.reads}), keep=keep[:1])
+        prefix = replace(prefix, logits=prefix.logits[:, :0])  # replays give their own; a column of the vocabulary for every row is large
         return Bundle(prefix, {key(row): j for j, row in enumerate(rows)}, keep)
 
     def _selected(self, problem: int, tokens: Tokens) -> Bool[Tensor, "b s"]:
@@ -184,9 +231,17 @@ class Group:
                 self._bundles[asked] = []
                 for crowd in sorted(set(crowds.values())):  # rows with about as many slots go together, or most slots would be empty
                     rows = [row for name, (_, row) in looks.items() if crowds[name] == crowd]
-                    self._bundles[asked] += [self._bundle([rows[j] for j in some]) for some in self.lm.batches(rows, self.owner.batch)]
+                    size = self._size(rows, crowd)
+                    self._bundles[asked] += [self._bundle([rows[j] for j in some]) for some in self.lm.batches(rows, size)]
             self._layouts[wanted] = [self._dealt(bundle, {row: who for row, (who, _) in looks.items()}, counts) for bundle in self._bundles[asked]]
         return self._layouts[wanted]
+
+    def _size(self, rows: Sequence[Row], crowd: int) -> int:
+        """Rows of a pass in which about 2^crowd vectors look at each."""
+        if self.owner.tokens is None:
+            return self.owner.batch
+        each = max(len(row.ids) for row in rows) << max(0, crowd - 1)
+        return max(1, min(self.owner.batch, self.owner.tokens // each))
 
     def _looks(self, counts: Mapping[int, int]) -> dict[Key, tuple[list[tuple[int, float]], Row]]:
         """For every row the problems, each with a sign, that look at it."""
@@ -261,7 +316,7 @@ class Group:
 def acting(place: Place, k: int, v: Float[Tensor, "*batch l r d"], sign: Float[Tensor, "*batch"], mask: Bool[Tensor, "*batch s"]) -> Any:
     """h (..., s, d) -> h with the vectors of the k-th layer acting on it."""
     rows = v[..., 0 if place.shared else k, :, :]
-    m: Any = 1.0 if bool((sign == 1).all()) else sign[..., None, None]
+    m: Any = place.gain if bool((sign == 1).all()) else place.gain * sign[..., None, None]
 
     def act(h: Tensor) -> Tensor:
         return torch.where(mask[..., None].to(h.device), place.operator(h, rows, m), h)
@@ -309,6 +364,18 @@ def _full_view(lm: LM, place: Place, term: Term, row: Row, v: Tensor | None) -> 
         plain, before = passed(None)
     logits, seen = (plain, before) if v is None else passed(v)
     return View(row, logits, {layer: seen[layer] - before[layer] for layer in term.reads}, tokens.index[0])
+
+
+def _pulls(total: Total, losses: Mapping[Spot, Tensor], wanted: set[int]) -> dict[Spot, Tensor]:
+    """The derivative of every problem's total with respect to each of its losses."""
+    out: dict[Spot, Tensor] = {}
+    for k in wanted:
+        spots = sorted(spot for spot in losses if spot[0] == k)
+        leaves = [losses[spot].detach().clone().requires_grad_() for spot in spots]
+        with torch.enable_grad():
+            pulled: Any = torch.autograd.grad(total(k, leaves).sum(), leaves, allow_unused=True)
+        out |= {spot: torch.zeros_like(leaf) if g is None else g for spot, leaf, g in zip(spots, leaves, pulled, strict=True)}
+    return out
 
 
 def key(row: Row) -> Key:

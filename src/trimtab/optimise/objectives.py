@@ -70,6 +70,11 @@ class Term:
         """The loss under each of n vectors; views are in the order of `rows`."""
         raise NotImplementedError
 
+    def losses(self, views: Sequence[View], known: Any) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+        """What is minimised, and the raw loss (nats) behind it: the same, unless the term aims at a level of another."""
+        loss = self.loss(views, known)
+        return loss, loss
+
     def describe(self) -> dict[str, Any]:
         """The term as plain JSON."""
         table = {k: getattr(self, k) for k in self.__dataclass_fields__}  # type: ignore[attr-defined]
@@ -130,7 +135,7 @@ class Said(Term):
         per_token: divide by the number of completion tokens.
         negated: the vector is subtracted here, so that one vector learns opposite effects on two sets.
         target: a loss that is good enough.
-        chat: render through the chat template; by default as the model's `rendering` says.
+        chat, separator: how it is rendered; by default as the model's `rendering` says.
     """
 
     prompt: Messages
@@ -141,13 +146,14 @@ class Said(Term):
     negated: bool = False
     target: float | None = None
     chat: bool | None = None
+    separator: str | None = None
 
     @property
     def sign(self) -> float:  # type: ignore[override]
         return -1.0 if self.negated else 1.0
 
     def rows(self, lm: LM) -> list[Row]:
-        return [row_of(lm, self.prompt, self.completion, system=self.system, chat=self.chat)]
+        return [row_of(lm, self.prompt, self.completion, system=self.system, chat=self.chat, separator=self.separator)]
 
     def loss(self, views: Sequence[View], known: Any) -> Float[Tensor, " n"]:
         (view,) = views
@@ -218,9 +224,10 @@ class Match(Term):
     tokens: int | None = None
     target: float | None = None
     chat: bool | None = None
+    separator: str | None = None
 
     def rows(self, lm: LM) -> list[Row]:
-        return [row_of(lm, self.prompt, self.completion, system=self.system, chat=self.chat)]
+        return [row_of(lm, self.prompt, self.completion, system=self.system, chat=self.chat, separator=self.separator)]
 
     @torch.no_grad()
     def prepare(self, lm: LM, rows: Sequence[Row]) -> Tensor:
@@ -251,6 +258,7 @@ class Prefer(Term):
         form: "sigmoid" (-log sigmoid(beta m)), "hinge" (max(0, 1 - beta m)), "ipo" ((m / tokens - 1 / (2 beta))^2, of means over tokens),
             "free" (reference-free and per token: -log sigmoid(beta (l+/n+ - l-/n-)), as SimPO and RePS), "unpaired" (each answer by itself: the mean of
             1 - sigmoid(beta (r+ - r0)) and 1 - sigmoid(beta (r0 - r-)), r the change of l, as KTO), or "margin" (-m, to watch).
+        end: score the token that ends the turn, too (as the published code does).
         other: an answer to another question, for "unpaired": r0 is the change of its l (no gradient, at least 0); 0 without it.
     """
 
@@ -263,7 +271,9 @@ class Prefer(Term):
     negated: bool = False
     target: float | None = None
     chat: bool | None = None
+    separator: str | None = None
     other: str = ""
+    end: bool = False
 
     def __post_init__(self) -> None:
         if self.form not in ("sigmoid", "hinge", "ipo", "free", "unpaired", "margin") or not self.beta > 0:
@@ -279,10 +289,19 @@ class Prefer(Term):
 
     def rows(self, lm: LM) -> list[Row]:
         texts = (self.positive, self.negative, *([self.other] if self.other else []))
-        both = [row_of(lm, self.prompt, text, system=self.system, chat=self.chat) for text in texts]
+        both = [row_of(lm, self.prompt, text, system=self.system, chat=self.chat, separator=self.separator) for text in texts]
+        if self.end:
+            both = [row.extended((self._end(lm),)) for row in both]
         if both[0].ids == both[1].ids:
             raise TokenError("both answers have the same tokens", given=(self.positive, self.negative), expected="two different answers")
         return both
+
+    @staticmethod
+    def _end(lm: LM) -> int:
+        token = getattr(lm.tokenizer, "eos_token_id", None)
+        if token is None:
+            raise TokenError("the tokenizer has no token that ends a turn", given=lm.id, do="leave end=False")
+        return int(token)
 
     @torch.no_grad()
     def prepare(self, lm: LM, rows: Sequence[Row]) -> tuple[float, ...]:
@@ -337,13 +356,14 @@ class Change(Term):
     positions: Positions | str = "everywhere"
     system: str | None = None
     chat: bool | None = None
+    separator: str | None = None
 
     @property
     def reads(self) -> tuple[Layer, ...]:  # type: ignore[override]
         return (self.layer,)
 
     def rows(self, lm: LM) -> list[Row]:
-        return [row_of(lm, self.prompt, self.completion, system=self.system, chat=self.chat, empty=True)]
+        return [row_of(lm, self.prompt, self.completion, system=self.system, chat=self.chat, separator=self.separator, empty=True)]
 
     def loss(self, views: Sequence[View], known: Any) -> Float[Tensor, " n"]:
         (view,) = views
@@ -399,7 +419,11 @@ class Satisfice(Term):
         return self.term.prepare(lm, rows)
 
     def loss(self, views: Sequence[View], known: Any) -> Float[Tensor, " n"]:
-        return (self.term.loss(views, known) - self.level) ** 2
+        return self.losses(views, known)[0]
+
+    def losses(self, views: Sequence[View], known: Any) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+        raw = self.term.loss(views, known)
+        return (raw - self.level) ** 2, raw
 
 
 # ---------------------------------------------------------------- makers
@@ -437,7 +461,14 @@ def in_contexts(what: Term | Objective, *, systems: Sequence[str | None] = (None
 
 
 def row_of(
-    lm: LM, prompt: Messages, completion: str | tuple[int, ...], *, system: str | None = None, chat: bool | None = None, empty: bool = False
+    lm: LM,
+    prompt: Messages,
+    completion: str | tuple[int, ...],
+    *,
+    system: str | None = None,
+    chat: bool | None = None,
+    separator: str | None = None,
+    empty: bool = False,
 ) -> Row:
     """The row of a term.
 
@@ -448,7 +479,7 @@ def row_of(
         raise TokenError("the completion is empty", given=prompt, expected="at least one token to make likely or unlikely")
     asked = as_prompt(prompt)
     if isinstance(completion, str):
-        return lm.row(asked, completion, system=system, chat=chat)
+        return lm.row(asked, completion, system=system, chat=chat, separator=separator)
     size = lm.model.get_input_embeddings().weight.shape[0]
     if not all(0 <= k < size for k in completion):
         raise TokenError("not ids of this model", given=completion, expected=f"numbers from 0 to {size - 1}")

@@ -34,6 +34,7 @@ class Place:
         rank: of the matrix, for `Affine`.
         shared: one vector for all layers; else each has its own.
         under: frozen interventions that act before it (vectors in tandem).
+        gain: the multiplier it acts with while it is trained (for `Clamp` the published clamp coefficient).
     """
 
     layers: tuple[Layer, ...]
@@ -42,12 +43,15 @@ class Place:
     rank: int = 0
     shared: bool = True
     under: tuple[Intervention, ...] = ()
+    gain: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(sorted(self.layers)))
         object.__setattr__(self, "positions", Positions.parse(self.positions))
         if not self.layers or len(set(self.layers)) < len(self.layers):
             raise LossError("not a set of layers", given=self.layers, expected="at least one, none twice")
+        if not math.isfinite(self.gain) or self.gain == 0:
+            raise LossError("not a gain", given=self.gain, expected="a finite number other than 0")
         if self.rank < 0 or (self.rank > 0 and not isinstance(self.operator, Affine)):
             raise LossError("only an affine map has a rank", given=(self.operator, self.rank), expected="operator=Affine() with rank >= 1")
 
@@ -175,6 +179,7 @@ class Problem:
             "positions": str(place.positions),
             "rank": place.rank,
             "shared": place.shared,
+            "gain": place.gain,
             "under": [iv.describe() for iv in place.under],
             "constraints": [_value(c) for c in self.constraints],
             "descent": _value(self.descent),
@@ -194,6 +199,7 @@ class Result:
         steps: updates made.
         reason: why it ended: the stopper, or what went wrong.
         reached: whether the target was reached; None if there was none.
+        raw: the raw loss of each term at it, in nats: what a satisficing term compares with its level; else the same as `losses`.
         holds: whether output constraints hold, for a vector made shorter under them; None otherwise.
     """
 
@@ -205,15 +211,24 @@ class Result:
     reason: str
     reached: bool | None
     holds: bool | None = None
+    raw: tuple[float, ...] = ()
 
     def intervention(self, place: Place, multiplier: float = 1.0) -> Intervention:
-        """The vector as it was trained: same operator, same positions."""
-        return Intervention(self.vector, place.operator, multiplier, place.positions)
+        """The vector as it was trained: same operator, same positions, and the gain times `multiplier`."""
+        return Intervention(self.vector, place.operator, multiplier * place.gain, place.positions)
 
     def describe(self) -> Mapping[str, Any]:
         """Headline figures."""
         norm = {str(k): n for k, n in self.vector.norm().items()}
-        return {"loss": self.loss, "losses": list(self.losses), "steps": self.steps, "reason": self.reason, "reached": self.reached, "norm": norm}
+        return {
+            "loss": self.loss,
+            "losses": list(self.losses),
+            "raw": list(self.raw),
+            "steps": self.steps,
+            "reason": self.reason,
+            "reached": self.reached,
+            "norm": norm,
+        }
 
 
 def _value(x: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -35,7 +36,16 @@ class Candidate:
 
 @torch.no_grad()
 def likely_completions(
-    lm: LM, prompt: Messages, *, against: Messages | None = None, tokens: int = 5, width: int = 5, coldness: float = 1.0, least: bool = False
+    lm: LM,
+    prompt: Messages,
+    *,
+    against: Messages | None = None,
+    tokens: int = 5,
+    width: int = 5,
+    coldness: float = 1.0,
+    least: bool = False,
+    system: str | None = None,
+    chat: bool | None = None,
 ) -> list[Candidate]:
     """The most likely openings of an answer, by beam search under a cache; inside `steer` those of the steered model.
 
@@ -45,11 +55,12 @@ def likely_completions(
         width: beams, and how many to return, best first.
         coldness: inverse temperature of the probabilities.
         least: the other end of the ranking.
+        system, chat: as for `LM.row`.
     """
     if tokens < 1 or width < 1:
         raise LossError("not a search", given=(tokens, width), expected="at least one token and one beam")
-    beams = _Beams(lm, row_of(lm, prompt, "", empty=True), coldness, tokens)
-    other = None if against is None else _Beams(lm, row_of(lm, against, "", empty=True), coldness, tokens)
+    beams = _Beams(lm, row_of(lm, prompt, "", system=system, chat=chat, empty=True), coldness, tokens)
+    other = None if against is None else _Beams(lm, row_of(lm, against, "", system=system, chat=chat, empty=True), coldness, tokens)
     ends = sorted(lm.end_tokens)
     for _ in range(tokens):
         logp = beams.scores()
@@ -102,7 +113,17 @@ def target_from(lm: LM, term: Said, twin: Messages, *steered_by: Intervention, s
     return share * losses_of(lm, replace(term, prompt=twin, system=system or term.system, target=None), *steered_by)[0]
 
 
-def swapped_choice(lm: LM, prompt: Messages, swapped: Messages, letters: tuple[str, str], *, coldness: float = COLDNESS) -> Objective:
+def swapped_choice(
+    lm: LM,
+    prompt: Messages,
+    swapped: Messages,
+    letters: tuple[str, str],
+    *,
+    coldness: float = COLDNESS,
+    system: str | None = None,
+    chat: bool | None = None,
+    separator: str | None = None,
+) -> Objective:
     """Make the model take the other option of an A/B question, whichever letter it has (Dunefsky & Cohan 2025, alignment faking).
 
     Four terms: on the prompt the other letter is promoted and the chosen one suppressed; on the prompt with its options swapped
@@ -111,12 +132,14 @@ def swapped_choice(lm: LM, prompt: Messages, swapped: Messages, letters: tuple[s
     Args:
         prompt, swapped: the question, and the same with actions and labels swapped.
         letters: the two answers, such as ("A", "B").
+        system, chat, separator: as for `LM.row`.
     """
-    taken = [losses_of(lm, Promote(prompt, letter, coldness=coldness))[0] for letter in letters]
+    how: dict[str, Any] = {"coldness": coldness, "system": system, "chat": chat, "separator": separator}
+    taken = [losses_of(lm, Promote(prompt, letter, **how))[0] for letter in letters]
     kept, other = letters if taken[0] <= taken[1] else letters[::-1]
     terms: list[Term] = []
     for asked, up, down in ((prompt, other, kept), (swapped, kept, other)):
-        likely = losses_of(lm, Promote(asked, down, coldness=coldness))[0]
-        unlikely = losses_of(lm, Suppress(asked, up, coldness=coldness))[0]
-        terms += [Promote(asked, up, coldness=coldness, target=likely), Suppress(asked, down, coldness=coldness, target=unlikely)]
+        likely = losses_of(lm, Promote(asked, down, **how))[0]
+        unlikely = losses_of(lm, Suppress(asked, up, **how))[0]
+        terms += [Promote(asked, up, target=likely, **how), Suppress(asked, down, target=unlikely, **how)]
     return Objective(tuple((1.0, t) for t in terms))

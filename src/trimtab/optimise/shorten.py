@@ -11,6 +11,7 @@ from torch import Tensor
 from trimtab.errors import LossError
 from trimtab.model import LM
 from trimtab.optimise.constraints import projected
+from trimtab.optimise.engine import TOKENS
 from trimtab.optimise.losses import Losses
 from trimtab.optimise.objectives import Objective, Term
 from trimtab.optimise.problems import Problem, Result
@@ -27,7 +28,8 @@ def shorten(
     steps: int = 100,
     rate: float = 0.05,
     damping: float = 1.0,
-    slack: float = 1e-3,
+    slack: float = 1e-6,
+    moving: bool = False,
 ) -> Result:
     """Minimise the norm while every term's loss stays at or below min(target, what it was + slack).
 
@@ -39,6 +41,9 @@ def shorten(
         instead: minimise this instead of the norm, which may then not grow (for instance a `Change`: MELBO under output constraints).
         rate: learning rate, per coordinate; sensitive.
         damping: of the constraints.
+        slack: nats that a loss may rise above what it was.
+        moving: weigh the constraints anew in every step, by the norm the vector has come to (ours: less sensitive to the rate); else by the norm it began
+            with (as published).
 
     Returns:
         The best vector on the way at which every constraint holds; `holds` says whether there is one, `reason` what does not hold.
@@ -55,14 +60,16 @@ def shorten(
     limits = torch.tensor([min(level, loss + slack) for loss in found.losses])
     whole = replace(problem, objective=problem.goal if instead is None else problem.goal + Objective.of(instead))
     whole.check(lm)
-    losses, place = Losses(lm, [whole], 32), problem.place
+    losses, place = Losses(lm, [whole], 32, tokens=TOKENS), problem.place
     v = place.rows(found.vector)
     most = float(v.norm())
     terms = _Multipliers(limits, torch.tensor(found.losses), damping, [w for w, _ in whole.goal.terms[bounded:]])
     down, up = torch.optim.Adamax([v, terms.room], lr=rate), torch.optim.Adamax([terms.lam], lr=rate, maximize=True)
     best, history = _Best(limits), History(tuple(float(x) for x in limits))
+    terms.scale = most / (1e-6 + abs(level))
     for _ in range(steps + 1):
-        terms.scale = float(v.norm()) / (1e-6 + abs(level))
+        if moving:
+            terms.scale = float(v.norm()) / (1e-6 + abs(level))
         seen = losses.at({0: v[None]}, gradients={0}, total=terms.of)
         values = [float(x[0]) for x in seen.terms[0]]
         aim = float(v.norm()) if instead is None else sum(w * x for w, x in zip(terms.extra, values[bounded:], strict=True))

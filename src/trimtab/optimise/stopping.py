@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from torch import Tensor
+
 from trimtab.errors import LossError
 
 
@@ -15,12 +17,16 @@ class History:
 
     Attributes:
         targets: the target of each term, or None.
+        raw: the raw loss of each term, where a term aims at a level of another.
+        vectors: every vector it stood on, (l, r, d), where they were asked for.
     """
 
     targets: tuple[float | None, ...] = ()
     totals: list[float] = field(default_factory=list[float])
     losses: list[list[float]] = field(default_factory=list[list[float]])
     norms: list[float] = field(default_factory=list[float])
+    raw: list[list[float]] = field(default_factory=list[list[float]])
+    vectors: list[Tensor] = field(default_factory=list[Tensor])
 
     @property
     def steps(self) -> int:

@@ -62,12 +62,17 @@ def restore(walks: Sequence[Walk], lm: LM, to: str | Path) -> Kept:
     Raises:
         LossError: the file holds the state of other problems, or of another model.
     """
-    kept = Kept(Path(to), json.dumps([lm.facts, *[w.problem.describe() for w in walks]], sort_keys=True))
+    kept = Kept(
+        Path(to),
+        json.dumps([lm.facts, *[w.problem.describe() for w in walks], *(["vectors"] if any(w.remembers for w in walks) else [])], sort_keys=True),
+    )
     tensors, every = kept.read() or ({}, [])
     for k, (walk, told) in enumerate(zip(walks, every, strict=True) if tensors else ()):
         walk.v, walk.first, walk.second, walk.best = (tensors[f"{k}.{name}"] for name in ("v", "first", "second", "best"))
         walk.best_at, walk.reason = told["best_at"], told["reason"]
         walk.history.totals, walk.history.losses, walk.history.norms = told["totals"], told["losses"], told["norms"]
+        walk.history.raw = told["raw"]
+        walk.history.vectors = list(tensors.get(f"{k}.vectors", ()))
         walk.stopper = None if told["stopper"] is None else walk.problem.descent.stop[told["stopper"]]
     return kept
 
@@ -77,6 +82,8 @@ def save(walks: Sequence[Walk], kept: Kept) -> None:
     told: list[dict[str, Any]] = []
     for w in walks:
         stopper = None if w.stopper is None else w.problem.descent.stop.index(w.stopper)
-        history = {"totals": w.history.totals, "losses": w.history.losses, "norms": w.history.norms}
+        history = {"totals": w.history.totals, "losses": w.history.losses, "norms": w.history.norms, "raw": w.history.raw}
         told.append({"best_at": w.best_at, "reason": w.reason, "stopper": stopper, **history})
-    kept.write({f"{k}.{name}": getattr(w, name) for k, w in enumerate(walks) for name in ("v", "first", "second", "best")}, told)
+    tensors = {f"{k}.{name}": getattr(w, name) for k, w in enumerate(walks) for name in ("v", "first", "second", "best")}
+    tensors |= {f"{k}.vectors": torch.stack(w.history.vectors) for k, w in enumerate(walks) if w.history.vectors}
+    kept.write(tensors, told)
