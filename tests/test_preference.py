@@ -86,7 +86,7 @@ def test_a_stopped_training_goes_on(how: dict[str, object], tmp_path: Path) -> N
         train(lm, [ONE, TWO] * 3, Place((1,)), training, to=file, progress=stop, save_every=0.0)
     counted: list[int] = []
     again = train(lm, [ONE, TWO] * 3, Place((1,)), training, to=file, progress=lambda done, *_: counted.append(done), save_every=0.0)
-    assert counted[0] == 10 and again.vector.hash == whole.vector.hash and again.steps == whole.steps and again.epochs == whole.epochs
+    assert counted[0] == 10 and again.vector.hash == whole.vector.hash and again.steps == whole.steps and repr(again.epochs) == repr(whole.epochs)
     with pytest.raises(LossError, match="other problems"):
         train(lm, [TWO, ONE], Place((1,)), training, to=file)
     assert whole.epochs[whole.best].margin > 0
@@ -161,3 +161,113 @@ def test_bad_input() -> None:
         learn(lm, one, Preference(), layers=[1])
     with pytest.raises(LossError, match="not a number"):
         train(lm, [ONE], Place((1,)), Training(1e39, epochs=3, warm=0))
+
+
+# ---------------------------------------------------------------- as published
+
+
+def published(lm: LM, terms: list[Prefer], layer: int, school: object, steps: int) -> list[float]:
+    """The published trainer, written down: whole passes of two models over padded rows with an end token, torch's AdamW, transformers' schedule, clipped gradients."""
+    import copy
+
+    from transformers import get_cosine_schedule_with_warmup
+
+    reference, v = copy.deepcopy(lm.model), torch.nn.Parameter(torch.zeros(lm.width))
+    optimiser = torch.optim.AdamW([v], lr=5e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
+    per_epoch = len(school.batches)  # type: ignore[attr-defined]
+    schedule = get_cosine_schedule_with_warmup(optimiser, 100, 100 * per_epoch)
+    blocks, end = dict(lm.model.named_modules())[lm.blocks_path], lm.tokenizer.eos_token_id
+
+    def answers(model: torch.nn.Module, some: list[Prefer]) -> torch.Tensor:
+        rows = [lm.row(t.prompt, text).extended((end,)) for side in ("positive", "negative") for t in some for text in (getattr(t, side),)]
+        width = max(len(r.ids) for r in rows)
+        ids = torch.tensor([[*r.ids, *[0] * (width - len(r.ids))] for r in rows])
+        mask = torch.tensor([[1] * len(r.ids) + [0] * (width - len(r.ids)) for r in rows])
+        said = torch.tensor([[r.prompt <= j < len(r.ids) for j in range(width)] for r in rows])
+        logp = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+        return (logp * said[:, 1:]).sum(-1).unflatten(0, (2, -1))
+
+    out: list[float] = []
+    for t in range(steps):
+        drawn = school._drawn(*divmod(t, per_epoch))  # type: ignore[attr-defined]
+        sign = -1.0 if drawn[0] >= len(terms) else 1.0
+        some = [terms[k % len(terms)] for k in drawn]
+        handle = blocks[layer].register_forward_hook(lambda m, a, o, s=sign: o + s * v)
+        mine = answers(lm.model, some)
+        handle.remove()
+        with torch.no_grad():
+            plain = answers(reference, some)
+        loss = torch.nn.functional.softplus(-sign * 0.1 * ((mine[0] - plain[0]) - (mine[1] - plain[1]))).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([v], 1.0)
+        optimiser.step()
+        schedule.step()
+        out.append(float(loss.detach()))
+    return out
+
+
+def first_twenty(lm: LM, terms: list[Prefer], layer: int, batch: int = 4) -> None:
+    from trimtab.optimise.minibatch import _School
+
+    lm.model.requires_grad_(False)
+    school = _School(lm, terms, Place((layer,)), Training.published(epochs=9, batch=batch))
+    while len(school.steps) < 20:
+        school.step()
+    expected = published(lm, terms, layer, school, 20)
+    assert [s.loss for s in school.steps] == pytest.approx(expected, abs=1e-5)
+    assert school.steps[0].loss == school.steps[1].loss or len({s.loss for s in school.steps}) > 15, "the first update moves nothing"
+
+
+def test_the_first_twenty_losses_are_the_published_ones() -> None:
+    first_twenty(
+        pico(), [replace(t, end=True) for t in (ONE, TWO, replace(ONE, prompt="is it good ?"), replace(TWO, prompt="Do you like sun ?"))] * 2, 1
+    )
+
+
+@pytest.mark.slow
+def test_the_first_twenty_losses_are_the_published_ones_on_a_real_model() -> None:
+    data = Dataset.load("wealth-seeking").take(6)
+    first_twenty(LM.load("smollm2"), [Prefer(p.prompt, p.positive, p.negative, end=True) for p in data], 14, batch=2)
+
+
+def test_the_published_preset_of_the_method(tmp_path: Path) -> None:
+    lm, data = pico(), Dataset.load(str(toy_pairs(tmp_path / "toy.jsonl")))
+    how = Preference(published=True, norm=0.1, rate=9.0, signs="both", epochs=2, validation=0.5)
+    training = how.training(7.0)
+    assert (training.rate, training.warm, training.cold, training.signs, training.keep, training.decay) == (5e-4, 100, True, "batch", "last", 0.0)
+    assert [training.rate_at(t, 5) for t in (0, 1, 99)] == pytest.approx([0.0, 5e-6, 4.95e-4])
+    v = learn(lm, data, how, [1])
+    assert v.made.figures["1"]["steps"] == 2 * 5 and v.made.figures["1"]["epoch"] == 2, "all pairs are trained on, and the last vector is kept"
+    ends = Prefer("Do you like tea ?", "yes", "no", end=True).rows(lm)
+    assert all(row.ids[-1] == lm.tokenizer.eos_token_id for row in ends)
+
+
+def test_texts_are_promoted_and_suppressed_a_few_at_a_time() -> None:
+    from trimtab.optimise import Promote, Suppress
+
+    lm = pico()
+    terms = [Promote(f"Do you like {x} ?", "yes I think so") for x in ("tea", "rain", "sun")] + [Suppress("is it good ?", "no never")]
+    found = train(lm, terms, Place((1,)), Training(0.05, batch=2, epochs=15, warm=0, signs="one", schedule="constant", patience=99))
+    assert found.epochs[-1].loss < 0.8 * found.epochs[0].loss and found.epochs[-1].up == found.epochs[-1].down
+    assert -found.epochs[-1].up == pytest.approx(
+        sum(float(x) for t in terms for x in losses_in_full(lm, Problem(t, Place((1,))), found.vector[1][None, None])) / 4, rel=0.1
+    )
+    with pytest.raises(LossError, match="only preferences have an opposite"):
+        train(lm, terms, Place((1,)), Training(0.05))
+
+
+def test_watching_is_cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looked at every so many steps, on a sample, with answers that are read and references that are taken once."""
+    from trimtab.optimise import minibatch
+
+    lm, looked, made = pico(), list[int](), list[int]()
+    margins = minibatch._School._margins
+    monkeypatch.setattr(minibatch._School, "_margins", lambda self: (looked.append(len(self.steps)), margins(self))[1])
+    built = minibatch.Losses.__init__
+    monkeypatch.setattr(minibatch.Losses, "__init__", lambda self, *a, **k: (made.append(1), built(self, *a, **k))[1])
+    terms = [replace(ONE, prompt=f"Do you like {x} {y} ?") for x in ("tea", "rain") for y in ("one", "two", "three", "four")]
+    found = train(lm, terms, Place((1,)), Training(0.05, batch=4, epochs=25, warm=0, every=20, sample=3, patience=99))
+    assert made == [1] and looked == [0, 2, 22, 42, 50]
+    assert [k for k, e in enumerate(found.epochs) if e.up == e.up] == [0, 10, 20, 24]
+    assert found.epochs[found.best].margin == max(e.margin for e in found.epochs if e.up == e.up)

@@ -22,8 +22,7 @@ from turns import DEVICE, inputs, serve
 
 from trimtab import LM
 from trimtab.optimise import Place, Prefer, Training
-from trimtab.optimise.minibatch import Epoch, _AdamW, _School, _Watch
-from trimtab.optimise.problems import Problem
+from trimtab.optimise.minibatch import _AdamW, _School
 
 work, words = inputs()
 side, pairs = words.split()
@@ -44,9 +43,8 @@ def batches() -> list[list[int]]:
 @cache
 def school() -> Any:
     """The training, made in the first repeat so that what it keeps counts as memory."""
-    problems = [Problem(t, place) for t in terms] * 2
-    made = _School(lm, problems, how, _Watch(lm, terms[:2], place), None)
-    made.watch.epoch = lambda v, loss: Epoch(loss, 0.0, 0.0, 0.0, 0.0)  # the steps alone are timed
+    made = _School(lm, terms, place, how, held_out=terms[:2])
+    made._end_epoch = lambda epoch: None  # the steps alone are timed
     return made
 
 

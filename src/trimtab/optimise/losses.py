@@ -16,7 +16,7 @@ from trimtab.interventions import Receipt, check_stack
 from trimtab.interventions import edits as stack_edits
 from trimtab.model import LM, Edit, Frame, Layer, Prefix, Row, Tokens
 from trimtab.model.tokens import distinct_prompts
-from trimtab.optimise.objectives import Term, View
+from trimtab.optimise.objectives import Prefer, Term, View
 from trimtab.optimise.problems import Place, Problem
 
 Total = Callable[[int, Sequence[Tensor]], Tensor]
@@ -53,7 +53,7 @@ class Losses:
         """
         self.lm, self.problems, self.batch, self.keep, self.tokens = lm, problems, batch, keep, tokens
         self.prepared: dict[Term, Prepared] = {}
-        known: dict[Term, tuple[tuple[Row, ...], Any]] = {}
+        known = self._references()
         for problem in problems:
             check_stack(lm, problem.place.under)
             for _, term in problem.goal.terms:
@@ -68,6 +68,12 @@ class Losses:
             p = problem.place
             groups.setdefault((p.layers, p.operator, p.shared, p.rank, p.gain, tuple(id(iv) for iv in p.under)), []).append(k)
         self.groups = [Group(self, members) for members in groups.values()]
+
+    def _references(self) -> dict[Term, tuple[tuple[Row, ...], Any]]:
+        """Rows and references of all preferences, a few at a time."""
+        sources = dict.fromkeys(t.source for p in self.problems for _, t in p.goal.terms if isinstance(t, Prefer))
+        rows = [tuple(term.rows(self.lm)) for term in sources]
+        return dict(zip(sources, zip(rows, Prefer.references(self.lm, rows), strict=True), strict=True)) if rows else {}
 
     def at(self, vectors: Mapping[int, Float[Tensor, "n l r d"]], *, gradients: set[int], total: Total | None = None) -> Found:
         """Losses of each problem under its n vectors.

@@ -1,4 +1,5 @@
-"""train(): one vector from many preferences, a few at a time, through replays whose lower blocks were run once (Cao et al. 2024).
+"""train(): one vector from many terms (preferences, or texts to promote and suppress), a few at a time, through replays whose lower blocks were run once
+(Cao et al. 2024; the minibatches of Dunefsky & Cohan 2025).
 
 The composition of the batches is drawn once and their order anew in every epoch, so that the passes below the vector are kept from one epoch
 to the next. The weights are frozen; gradients are taken with respect to the vector alone.
@@ -23,7 +24,7 @@ from trimtab.errors import LossError
 from trimtab.model import LM
 from trimtab.optimise.constraints import Constraint, projected
 from trimtab.optimise.losses import Losses
-from trimtab.optimise.objectives import Prefer
+from trimtab.optimise.objectives import Prefer, Term
 from trimtab.optimise.problems import Place, Problem, adam, scheduled
 from trimtab.optimise.store import Kept
 from trimtab.vector import Provenance, SteeringVector
@@ -35,20 +36,25 @@ Signs = Literal["one", "batch", "example", "both"]
 
 @dataclass(frozen=True)
 class Training:
-    """AdamW (0.9, 0.999) on batches of preferences.
+    """AdamW (0.9, 0.999) on batches of terms.
 
     Args:
         rate: learning rate, per coordinate.
-        batch: preferences a step.
+        batch: terms a step.
         epochs: when to stop.
         schedule_epochs: the span of the cosine, `epochs` by default. The published runs stop a cosine of 100 epochs after 5 to 20.
         warm: steps of linear warm-up.
+        cold: the warm-up begins at 0, so that the first update moves nothing (as published).
+        schedule: "cosine", or "constant" behind the warm-up.
         decay: weight decay.
         clip: largest norm of a gradient.
         signs: "one" (uni-directional: the vector is added), "batch" (added or subtracted, drawn for every batch, as published), "example" (drawn for
             every preference), or "both" (exact: the mean over both).
         patience: epochs without a better margin on the validation preferences after which it ends.
         seed: of the batches, their order and the signs.
+        keep: the vector of the "best" epoch looked at, or the "last" (as published).
+        sample: most terms that are watched, spread evenly over those there are.
+        every: steps at least between two looks at them; there is one at the end.
         strength: train the direction and the logarithm of the norm as two parameters, instead of the coordinates.
     """
 
@@ -63,21 +69,38 @@ class Training:
     patience: int = 3
     seed: int = 0
     strength: bool = False
+    cold: bool = False
+    schedule: Literal["cosine", "constant"] = "cosine"
+    keep: Literal["best", "last"] = "best"
+    sample: int = 32
+    every: int = 20
+
+    @classmethod
+    def published(cls, **changes: Any) -> Training:
+        """The settings of the published runs as executed: rate 5e-4 per coordinate, a warm-up of 100 steps from 0, a cosine over 100 epochs, one sign a
+        batch, no weight decay (it is never forwarded to the optimiser), and the last vector."""
+        settings = cls(5e-4, batch=4, epochs=20, schedule_epochs=100, warm=100, cold=True, signs="batch", keep="last", patience=10**6)
+        return replace(settings, **changes)
 
     def __post_init__(self) -> None:
-        if not self.rate > 0 or min(self.batch, self.epochs, self.patience) < 1 or self.signs not in ("one", "batch", "example", "both"):
-            raise LossError("not a training", given=asdict(self), expected="rate > 0; batch, epochs and patience >= 1; known signs")
+        least = min(self.batch, self.epochs, self.patience, self.sample, self.every)
+        known = self.signs in ("one", "batch", "example", "both") and self.schedule in ("cosine", "constant") and self.keep in ("best", "last")
+        if not self.rate > 0 or least < 1 or not known:
+            raise LossError("not a training", given=asdict(self), expected="rate > 0; batch, epochs, patience, sample and every >= 1; known signs")
 
     def rate_at(self, step: int, per_epoch: int) -> float:
         """Learning rate of an update, counted from 0."""
+        if self.cold and step < self.warm:
+            return self.rate * step / self.warm
         span = (self.schedule_epochs or self.epochs) * per_epoch
-        return scheduled(self.rate, step, self.warm, max(1, span - self.warm))
+        return scheduled(self.rate, step, self.warm, max(1, span - self.warm) if self.schedule == "cosine" else None)
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch came to: mean training loss; on the validation preferences the mean margin (nats) with the vector added, with it subtracted
-    (of the opposite answers), and the share of preferences whose margin is above 0 both ways; the norm."""
+    """What an epoch came to: mean training loss; on the watched preferences the mean margin (nats) with the vector added, with it subtracted
+    (of the opposite answers), and the share of preferences whose margin is above 0 both ways; the norm. Of other terms than preferences both margins are
+    minus the mean loss. NaN where nobody looked."""
 
     loss: float
     up: float
@@ -103,7 +126,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Trained:
-    """The vector of the best epoch, all epochs, and all steps."""
+    """The vector of the best (or last) epoch, all epochs, and all steps."""
 
     vector: SteeringVector
     best: int
@@ -117,11 +140,11 @@ class Trained:
 
 def train(
     lm: LM,
-    preferences: Sequence[Prefer],
+    terms: Sequence[Term],
     place: Place,
     how: Training,
     *,
-    held_out: Sequence[Prefer] = (),
+    held_out: Sequence[Term] = (),
     constraints: Sequence[Constraint] = (),
     to: str | Path | None = None,
     progress: Progress | None = None,
@@ -130,25 +153,26 @@ def train(
     """Train one vector, from 0.
 
     Args:
-        preferences: all with the vector added; the signs are for `how` to choose.
-        held_out: preferences that choose the epoch; the training preferences where there are none.
+        terms: preferences, all with the vector added (the signs are for `how` to choose); or other terms, with `signs="one"`.
+        held_out: terms that choose the epoch; those trained on where there are none.
         to: a file for the state (safetensors); if it is there, the training goes on from it. It must be of the same training.
         progress: called with (steps done, in all, the margins in words).
         save_every: seconds between two saves.
 
     Raises:
-        LossError: no preferences, a loss that is not a number, a reference that is not that of multiplier 0, or a state of another training.
+        LossError: no terms, a loss that is not a number, a reference that is not that of multiplier 0, or a state of another training.
     """
-    if not preferences or any(p.negated for p in preferences):
-        raise LossError("nothing to train on", given=len(preferences), expected="preferences, none negated")
-    problems = [Problem(replace(p, negated=d), place, tuple(constraints)) for d in (False, True) for p in preferences]
-    problems[0].check(lm)
-    about = {"name": "train", "training": asdict(how), "preferences": len(preferences), "layers": list(place.layers)}
-    school = _School(lm, problems, how, _Watch(lm, held_out or preferences, place), progress)
+    both = all(isinstance(t, Prefer) for t in terms)
+    if not terms or any(t.sign < 0 for t in terms if both):
+        raise LossError("nothing to train on", given=len(terms), expected="terms; preferences that are not negated")
+    if not both and how.signs != "one":
+        raise LossError("only preferences have an opposite", given=how.signs, expected='signs="one" for other terms')
+    about = {"name": "train", "training": asdict(how), "preferences": len(terms), "layers": list(place.layers)}
+    school = _School(lm, terms, place, how, held_out, constraints, progress)
     key = {
         "of": lm.facts,
         **about,
-        "problems": [p.describe() for p in problems],
+        "problems": [p.describe() for p in school.problems[: school.n]],
         "held out": [p.describe() for p in held_out],
     }
     kept = school.restore(Path(to), json.dumps(key, sort_keys=True)) if to is not None else None
@@ -156,31 +180,52 @@ def train(
         school.step()
         if kept is not None and (school.over or kept.due(save_every)):
             kept.write(*school.state())
-    made = Provenance(lm.id, lm.revision, lm.fingerprint, {**about, "first": preferences[0].describe()}, version=version("trimtab"))
-    return Trained(place.vector(school.best_v, made), school.best, tuple(school.epochs), tuple(school.steps))
+    made = Provenance(lm.id, lm.revision, lm.fingerprint, {**about, "first": terms[0].describe()}, version=version("trimtab"))
+    chosen = school.best if how.keep == "best" else len(school.epochs) - 1
+    return Trained(place.vector(school.best_v if how.keep == "best" else school.v, made), chosen, tuple(school.epochs), tuple(school.steps))
 
 
 class _School:
-    """A training under way."""
+    """A training under way.
 
-    def __init__(self, lm: LM, problems: Sequence[Problem], how: Training, watch: _Watch, progress: Progress | None) -> None:
-        self.problems, self.how, self.watch, self.progress = problems, how, watch, progress
-        self.n = len(problems) // 2
+    What is trained on and what is watched are problems of one `Losses`, so that answers are read, and their reference is taken, once:
+
+        problems   0..n-1 every term; n..2n-1 the same with the vector subtracted (preferences alone); then what is watched, added and subtracted
+    """
+
+    def __init__(
+        self,
+        lm: LM,
+        terms: Sequence[Term],
+        place: Place,
+        how: Training,
+        held_out: Sequence[Term] = (),
+        constraints: Sequence[Constraint] = (),
+        progress: Progress | None = None,
+    ) -> None:
+        self.how, self.progress, self.n, self.place, self.constraints = how, progress, len(terms), place, tuple(constraints)
+        train = [Problem(t, place, self.constraints) for t in _both_ways(terms)]
+        train[0].check(lm)
         self.batches = np.array_split(np.random.default_rng(how.seed).permutation(self.n), math.ceil(self.n / how.batch))
-        self.losses = Losses(lm, problems, 2 * how.batch, keep=len(self.batches))
-        place = problems[0].place
+        watched = _both_ways([_margin(t) for t in _spread(held_out or terms, how.sample)])
+        self.watched = range(len(train), len(train) + len(watched))
+        self.problems = [*train, *(Problem(t, place) for t in watched)]
+        self.losses = Losses(lm, self.problems, 2 * how.batch, keep=len(self.batches) + 1)
         self.v = torch.zeros(len(place.first), 1 + 2 * place.rank, lm.width)
         self.adam, self.best, self.best_v = _AdamW(self.v, how), 0, self.v
         self.epochs, self.steps = list[Epoch](), list[Step]()
-        watch.check_reference(self.v)
+        self.looked = -how.every  # the step of the last look
+        if isinstance(terms[0], Prefer):
+            self._check_reference()
 
     @property
     def over(self) -> bool:
         done = len(self.epochs)
-        return done == self.how.epochs or (done > 0 and done - 1 - self.best >= self.how.patience)
+        seen = [k for k, e in enumerate(self.epochs) if not math.isnan(e.margin)]
+        return done == self.how.epochs or (bool(seen) and seen[-1] - self.best >= self.how.patience)
 
     def step(self) -> None:
-        """One update; at the end of an epoch, a look at the margins."""
+        """One update; at the end of an epoch, now and then, a look at the margins."""
         how, t, per_epoch = self.how, len(self.steps), len(self.batches)
         epoch, b = divmod(t, per_epoch)
         chosen = self._drawn(epoch, b)
@@ -189,17 +234,40 @@ class _School:
         if not np.isfinite(losses).all():
             raise LossError(f"the loss is not a number in step {t + 1}", do="lower the rate, or cap the norm")
         gradient = torch.stack([found.gradients[k][0] for k in chosen]).mean(0)
-        place, bounds = self.problems[0].place, self.problems[0].constraints
-        self.v = projected(self.adam.step(self.v, gradient, how.rate_at(t, per_epoch)), bounds, place.first)
+        self.v = projected(self.adam.step(self.v, gradient, how.rate_at(t, per_epoch)), self.constraints, self.place.first)
         self.steps.append(_told(losses, self.problems[0]))
         if b == per_epoch - 1:
-            self.epochs.append(self.watch.epoch(self.v, float(np.mean([s.loss for s in self.steps[-per_epoch:]]))))
-            if self.epochs[-1].margin > self.epochs[self.best].margin or epoch == 0:
-                self.best, self.best_v = epoch, self.v.clone()
+            self._end_epoch(epoch)
         if self.progress:
-            seen = self.epochs[-1:] or None
-            words = f"margins {seen[0].up:+.2f} {seen[0].down:+.2f}" if seen else f"loss {losses.mean():.3f}"
+            seen = next((e for e in reversed(self.epochs) if not math.isnan(e.margin)), None)
+            words = f"margins {seen.up:+.2f} {seen.down:+.2f}" if seen else f"loss {losses.mean():.3f}"
             self.progress(len(self.steps), how.epochs * per_epoch, words)
+
+    def _end_epoch(self, epoch: int) -> None:
+        """Take down the epoch; look at the margins if the last look is long ago, or this is the end."""
+        loss, t = float(np.mean([s.loss for s in self.steps[-len(self.batches) :]])), len(self.steps)
+        norm = float(self.v[:, 0].norm())
+        if t - self.looked < self.how.every and epoch + 1 < self.how.epochs:
+            self.epochs.append(Epoch(loss, math.nan, math.nan, math.nan, norm))
+            return
+        self.looked = t
+        up, down = self._margins()
+        self.epochs.append(Epoch(loss, float(up.mean()), float(down.mean()), float(((up > 0) & (down > 0)).float().mean()), norm))
+        if self.epochs[-1].margin > self.epochs[self.best].margin or math.isnan(self.epochs[self.best].margin) or epoch == 0:
+            self.best, self.best_v = epoch, self.v.clone()
+
+    def _margins(self) -> Float[Tensor, "two n"]:
+        """Margin of every watched preference with the vector added, and of its opposite with it subtracted; of other terms minus the loss, twice."""
+        found = self.losses.at(dict.fromkeys(self.watched, self.v[None]), gradients=set()).terms
+        values = -torch.stack([found[k][0][0] for k in self.watched]).cpu()
+        pairs = isinstance(self.problems[self.watched[0]].objective, Prefer)
+        return values.unflatten(0, (2, -1)) if pairs else torch.stack([values, values])
+
+    def _check_reference(self) -> None:
+        """At 0 every margin must be 0."""
+        worst = float(self._margins().abs().max())
+        if not worst <= 0.05:
+            raise LossError("the reference is not that of multiplier 0", given=f"a margin of {worst:.3g} nats at the start", expected="0")
 
     def _drawn(self, epoch: int, b: int) -> list[int]:
         """The problems of batch b of an epoch; the draws of an epoch depend on the seed and its number alone, so a resumed training repeats them."""
@@ -209,7 +277,13 @@ class _School:
         return _signed(self.batches[order[b]].tolist(), self.n, self.how.signs, signs[b].tolist())
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        told = {"best": self.best, "t": self.adam.t, "epochs": [asdict(e) for e in self.epochs], "steps": [asdict(s) for s in self.steps]}
+        told = {
+            "best": self.best,
+            "t": self.adam.t,
+            "looked": self.looked,
+            "epochs": [asdict(e) for e in self.epochs],
+            "steps": [asdict(s) for s in self.steps],
+        }
         return {"v": self.v, "best": self.best_v, "first": self.adam.first, "second": self.adam.second}, told
 
     def restore(self, path: Path, of: str) -> Kept:
@@ -217,10 +291,28 @@ class _School:
         found = kept.read()
         if found is not None:
             tensors, told = found
-            self.v, self.best_v, self.best = tensors["v"], tensors["best"], told["best"]
+            self.v, self.best_v, self.best, self.looked = tensors["v"], tensors["best"], told["best"], told["looked"]
             self.adam.first, self.adam.second, self.adam.t = tensors["first"], tensors["second"], told["t"]
             self.epochs, self.steps = [Epoch(**e) for e in told["epochs"]], [Step(**s) for s in told["steps"]]
         return kept
+
+
+def _both_ways(terms: Sequence[Term]) -> list[Term]:
+    """Preferences with the vector added, then with it subtracted; other terms as they are."""
+    down = [replace(t, negated=True) for t in terms if isinstance(t, Prefer)]
+    return [*terms, *down] if len(down) == len(terms) else list(terms)
+
+
+def _margin(term: Term) -> Term:
+    """What is watched of a term."""
+    return replace(term, form="margin") if isinstance(term, Prefer) else term
+
+
+def _spread(terms: Sequence[Term], most: int) -> list[Term]:
+    """At most so many, evenly spread."""
+    if len(terms) <= most:
+        return list(terms)
+    return [terms[k] for k in np.linspace(0, len(terms) - 1, most).round().astype(int).tolist()]
 
 
 def _told(losses: Array, problem: Problem) -> Step:
@@ -266,27 +358,3 @@ class _AdamW:
         relative = rate * v.numel() ** 0.5 / size.clamp(min=rate * v.numel() ** 0.5)  # as fast as the coordinates would go
         turned = v / size - relative * turn / v.numel() ** 0.5
         return turned / turned.norm() * size * torch.exp(-relative * move[-1] - rate * self.how.decay)
-
-
-class _Watch:
-    """Margins on the preferences that choose the epoch."""
-
-    def __init__(self, lm: LM, preferences: Sequence[Prefer], place: Place) -> None:
-        up = [Problem(replace(p, form="margin"), place) for p in preferences]
-        down = [Problem(replace(p, form="margin", negated=True), place) for p in preferences]
-        self.n, self.losses = len(up), Losses(lm, [*up, *down], 16)
-
-    def margins(self, v: Tensor) -> Float[Tensor, "two n"]:
-        """Margin of every preference with the vector added, and of its opposite with it subtracted."""
-        found = self.losses.at(dict.fromkeys(range(2 * self.n), v[None]), gradients=set()).terms
-        return -torch.stack([found[k][0][0] for k in range(2 * self.n)]).cpu().unflatten(0, (2, self.n))
-
-    def epoch(self, v: Tensor, loss: float) -> Epoch:
-        up, down = self.margins(v)
-        return Epoch(loss, float(up.mean()), float(down.mean()), float(((up > 0) & (down > 0)).float().mean()), float(v[:, 0].norm()))
-
-    def check_reference(self, v: Tensor) -> None:
-        """At 0 every margin must be 0."""
-        worst = float(self.margins(v).abs().max())
-        if not worst <= 0.05:
-            raise LossError("the reference is not that of multiplier 0", given=f"a margin of {worst:.3g} nats at the start", expected="0")

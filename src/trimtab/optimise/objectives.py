@@ -306,9 +306,20 @@ class Prefer(Term):
     @torch.no_grad()
     def prepare(self, lm: LM, rows: Sequence[Row]) -> tuple[float, ...]:
         """The reference: what the model without a vector says of the answers."""
-        tokens = lm.batch(rows)
-        logits = lm.logits(tokens, keep=list(range(tokens.pivot - 1, tokens.ids.shape[1] - 1)))
-        return tuple(float(_said(logits[k : k + 1, : len(r.ids) - r.prompt], r).sum()) for k, r in enumerate(rows))
+        return self.references(lm, [rows])[0]
+
+    @staticmethod
+    @torch.no_grad()
+    def references(lm: LM, answers: Sequence[Sequence[Row]], batch: int = 4) -> list[tuple[float, ...]]:
+        """The references of many preferences: summed log-probability of each of their answers, nats. The prompt of a preference is run once."""
+        out: dict[int, tuple[float, ...]] = {}
+        for chosen in lm.batches([rows[0] for rows in answers], batch):
+            tokens = lm.batch([row for k in chosen for row in answers[k]])
+            logits = lm.prefix(tokens, layers=[0], keep=range(tokens.pivot - 1, tokens.ids.shape[1] - 1)).logits
+            sums = [float(_said(x[None, : len(r.ids) - r.prompt], r).sum()) for x, r in zip(logits, tokens.rows, strict=True)]
+            for k in chosen:
+                out[k], sums = tuple(sums[: len(answers[k])]), sums[len(answers[k]) :]
+        return [out[k] for k in range(len(answers))]
 
     def loss(self, views: Sequence[View], known: tuple[float, ...]) -> Float[Tensor, " n"]:
         said = [_said(view.logits, view.row) for view in views]

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 
 from trimtab.errors import LossError
+from trimtab.journal import numbers_back, plain
 from trimtab.model import LM
 
 if TYPE_CHECKING:
@@ -44,14 +45,16 @@ class Kept:
                 facts: dict[str, Any] = file.metadata() or {}
                 if facts.get("of") != self.of:
                     raise LossError(f"{self.path} holds the state of other problems", do="choose another file, or remove it")
-                return {k: file.get_tensor(k) for k in file.keys()}, json.loads(facts["told"])  # noqa: SIM118
+                return {k: file.get_tensor(k) for k in file.keys()}, json.loads(facts["told"], object_hook=numbers_back)  # noqa: SIM118
         except safetensors.SafetensorError as fault:
             raise LossError(f"{self.path} is not the state of a descent", given=str(fault)) from fault
 
     def write(self, tensors: Mapping[str, torch.Tensor], told: Any) -> None:
         aside = self.path.with_name(self.path.name + ".part")
         aside.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(safetensors.torch.save({k: t.contiguous() for k, t in tensors.items()}, {"of": self.of, "told": json.dumps(told)}))
+        aside.write_bytes(
+            safetensors.torch.save({k: t.contiguous() for k, t in tensors.items()}, {"of": self.of, "told": json.dumps(plain(told, "kept"))})
+        )
         aside.replace(self.path)
         self.last = time.monotonic()
 
