@@ -8,18 +8,21 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 NAME ?=
 
-.PHONY: demo test fast slow hub check docs bench organism card clean
+.PHONY: demo test fast slow zoo hub check docs bench organism card clean
 
 demo: $(READY)  ## learn, measure and report a steering vector on the local default model
 	$(BIN)/trimtab run recipes/first-light.toml --to runs/first-light
 
-test: fast slow  ## all tests
+test: fast slow zoo  ## all tests
 
 fast: $(READY)  ## without the real model
-	$(BIN)/python -m pytest -n 2 -m "not slow and not hub"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not hub and not zoo"
 
 slow: $(READY)  ## on the real model
 	$(BIN)/python -m pytest -m slow
+
+zoo: $(READY)  ## every public verb on every architecture, against full passes
+	$(BIN)/python -m pytest -n 2 -m zoo
 
 hub: $(READY)  ## published figures on models of the Hugging Face hub
 	$(BIN)/python -m pytest -m hub

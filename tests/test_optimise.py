@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor
 
 from pico import pico
-from trimtab.errors import LossError, ModelError, TokenError
+from trimtab.errors import LossError, ModelError, TokenError, VectorError
 from trimtab.interventions import Intervention, steer
+from trimtab.methods import OneShot
 from trimtab.model import LM, everywhere, from_last_prompt_token, last_k, span
 from trimtab.operators import Ablate, Add, Affine, Clamp
 from trimtab.optimise import (
@@ -54,6 +56,7 @@ from trimtab.optimise import (
 from trimtab.optimise.losses import Losses
 from trimtab.optimise.objectives import log_complement
 from trimtab.optimise.stopping import History
+from trimtab.sites import EMBEDDINGS
 from trimtab.vector import SteeringVector
 from zoo import WIDTH
 
@@ -448,3 +451,149 @@ def test_beam_search_finds_the_most_likely_of_all_completions() -> None:
     assert last[0].logp < found[0].logp
     with pytest.raises(LossError):
         likely_completions(lm, ASK, tokens=0)
+
+
+# ---------------------------------------------------------------- for those who come from the published code
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bloom", "gemma2", "qwen3_next", "mamba2"])
+def test_the_embeddings_are_a_place_to_steer(name: str, tmp_path: Path) -> None:
+    """What enters block 0: losses by replays, in full, and with a hook of the test's own are the same; blocks are counted from 0 all the same."""
+    lm = pico(name)
+    problem = Problem(MIXED, Place(site="embeddings"))
+    v = 0.5 * start(problem)
+    found = Losses(lm, [problem], 8).at({0: v[None]}, gradients={0})
+    leaf = v.clone().requires_grad_()
+    full = losses_in_full(lm, problem, leaf)
+    (gradient,) = torch.autograd.grad(problem.goal.weighted(full), leaf)
+    assert [float(x[0]) for x in found.terms[0]] == pytest.approx([float(x.detach()) for x in full], rel=1e-4)
+    assert float((found.gradients[0][0] - gradient).norm()) <= 1e-3 * float(gradient.norm())
+    row = lm.row(ASK, SAID)
+
+    def push(module: object, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> object:
+        return ((args[0] + v[0, 0], *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": kwargs["hidden_states"] + v[0, 0]})
+
+    handle = lm.blocks[0].register_forward_pre_hook(push, with_kwargs=True)
+    with torch.no_grad():
+        logp = (0.7 * lm.model(input_ids=torch.tensor([row.ids]), use_cache=False).logits[0].float()).log_softmax(-1)
+    handle.remove()
+    own = -sum(float(logp[k - 1, row.ids[k]]) for k in range(row.prompt, len(row.ids)))
+    assert float(full[0].detach()) == pytest.approx(own, rel=1e-4)
+    (result,) = optimise(lm, [Problem(promote(ASK, SAID), Place(site="embeddings"), (), Descent(0.2, (MaxSteps(8),)))])
+    assert result.vector.site == "embeddings" and result.loss < result.history.totals[0]
+    kept = SteeringVector.load(result.vector.save(tmp_path / "v.safetensors"))
+    assert kept.site == "embeddings" and kept.layers == (EMBEDDINGS,) and kept.hash == result.vector.hash
+    with steer(lm, Intervention(kept)) as receipt:
+        lm.logits(lm.batch([row]))
+    assert receipt.edited == {EMBEDDINGS: len(row.ids)}
+    with pytest.raises(ModelError, match="layer out of range"):
+        lm.layers(-1)
+
+
+def test_a_site_and_its_layers_go_together() -> None:
+    for bad in (
+        lambda: SteeringVector({0: torch.ones(4)}, site="embeddings"),
+        lambda: SteeringVector({EMBEDDINGS: torch.ones(4)}),
+        lambda: SteeringVector({-1: torch.ones(4)}),
+    ):
+        with pytest.raises(VectorError):
+            bad()
+    with pytest.raises(LossError, match="not a site"):
+        Place((0,), site="embeddings")
+
+
+def test_satisficing_tells_the_raw_loss_too() -> None:
+    lm = pico("llama")
+    problem = Problem(Satisfice(Promote(ASK, SAID), 2.0), Place((1,)), (), Descent(0.3, (MaxSteps(25),)))
+    (found,) = optimise(lm, [problem])
+    assert found.losses[0] == pytest.approx((found.raw[0] - 2.0) ** 2, rel=1e-4) and found.describe()["raw"] == list(found.raw)
+    plain = losses_in_full(lm, Problem(Promote(ASK, SAID), Place((1,))), found.vector[1][None, None])
+    assert found.raw[0] == pytest.approx(float(plain[0]), rel=1e-4)
+
+
+def test_a_gain_is_what_the_vector_acts_with_while_it_is_trained() -> None:
+    """The published clamp factor: h - (u.h) u + c v."""
+    lm = pico("llama")
+    place = Place((1,), Clamp(), gain=2.5)
+    problem = Problem(promote(ASK, SAID), place)
+    v = start(problem)
+    row, u = lm.row(ASK, SAID), v[0, 0] / v[0, 0].norm()
+    logits = lm.logits(lm.batch([row]), {1: lambda h, f: h - (h @ u)[..., None] * u + 2.5 * v[0, 0]})[0]
+    logp = (0.7 * logits).log_softmax(-1)
+    own = -sum(float(logp[k - 1, row.ids[k]]) for k in range(row.prompt, len(row.ids)))
+    assert float(Losses(lm, [problem], 8).at({0: v[None]}, gradients=set()).terms[0][0][0]) == pytest.approx(own, rel=1e-4)
+    (found,) = optimise(lm, [replace(problem, descent=Descent(0.2, (MaxSteps(3),)))])
+    assert found.intervention(place).multiplier == 2.5 and found.intervention(place, -1.0).multiplier == -2.5
+    assert losses_of(lm, Promote(ASK, SAID), found.intervention(place))[0] == pytest.approx(found.loss, rel=1e-4)
+    with pytest.raises(LossError, match="not a gain"):
+        Place((1,), gain=0.0)
+
+
+def test_the_history_of_vectors_is_kept_where_it_is_asked_for(tmp_path: Path) -> None:
+    lm = pico("llama")
+    problem = Problem(promote(ASK, SAID), Place((1,)), (), Descent(0.2, (MaxSteps(6),)))
+    (plain,), (found,) = optimise(lm, [problem]), optimise(lm, [problem], vectors=True)
+    assert not plain.history.vectors and len(found.history.vectors) == 7
+    assert [float(v[0, 0].norm()) for v in found.history.vectors] == pytest.approx(found.history.norms)
+    again = losses_in_full(lm, problem, found.history.vectors[3])
+    assert float(again[0]) == pytest.approx(found.history.totals[3], rel=1e-4)
+
+    def stop(done: int, steps: int, words: str) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        optimise(lm, [problem], vectors=True, to=tmp_path / "state.safetensors", progress=stop, save_every=0.0)
+    (resumed,) = optimise(lm, [problem], vectors=True, to=tmp_path / "state.safetensors", save_every=0.0)
+    assert torch.equal(torch.stack(resumed.history.vectors), torch.stack(found.history.vectors))
+
+
+def test_gradients_are_added_up_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve prompts in passes of few tokens: the same gradients, and never more than one pass under way."""
+    lm = pico("llama")
+    asks = [f"Do you like {x} {n} ?" for x in ("tea", "rain", "sun") for n in ("one", "two", "three", "four")]
+    goal = promote(asks[0], SAID)
+    for k, ask in enumerate(asks[1:]):
+        goal = goal + (promote if k % 2 else suppress)(ask, SAID if k % 3 else OTHER)
+    goal = goal + Consistent(tuple(asks[:3]), 3)
+    problem = Problem(goal, Place((1,)))
+    v = torch.stack([start(problem, s) for s in range(2)])
+    whole = Losses(lm, [problem], 32).at({0: v}, gradients={0})
+    small = Losses(lm, [problem], 32, tokens=40)
+    sizes: list[int] = []
+    replay = lm.replay
+    monkeypatch.setattr(lm, "replay", lambda prefix, layer, h, **how: (sizes.append(h.shape[:3].numel()), replay(prefix, layer, h, **how))[1])
+    parts = small.at({0: v}, gradients={0})
+    assert torch.allclose(parts.gradients[0], whole.gradients[0], rtol=1e-4, atol=1e-5) and max(sizes) < 120 and len(sizes) >= 6
+    assert torch.allclose(torch.stack(parts.terms[0]), torch.stack(whole.terms[0]), rtol=1e-4)
+    assert len(small.groups[0]._parts({0: 2})) > 3
+
+    def crooked(_: int, losses: Sequence[Tensor]) -> Tensor:
+        return torch.stack(list(losses)).pow(2).sum(0)
+
+    one, two = (x.at({0: v}, gradients={0}, total=crooked).gradients[0] for x in (small, Losses(lm, [problem], 32)))
+    assert torch.allclose(one, two, rtol=1e-3, atol=1e-4), "and of a total that is no sum"
+
+
+def test_every_function_that_renders_can_do_it_plainly() -> None:
+    lm = pico("llama")
+    for chat in (True, False):
+        (best, *_) = likely_completions(lm, ASK, tokens=2, width=1, chat=chat)
+        row = lm.row(ASK, chat=chat)
+        logits = lm.logits(lm.batch([row]))[0, -1]
+        logits[sorted(lm.end_tokens)] = -torch.inf
+        assert best.ids[0] == int(logits.argmax())
+        goal = swapped_choice(lm, "A good B bad ?", "A bad B good ?", ("A", "B"), chat=chat, separator=" ")
+        assert all(t.chat is chat and t.separator == " " for _, t in goal.terms)  # type: ignore[attr-defined]
+        one = OneShot(prompt=ASK, promote=("Yes",), chat=chat, separator=" : ")
+        assert [r.ids for r in one.objective(None).terms[0][1].rows(lm)] == [lm.row(ASK, "Yes", chat=chat, separator=" : ").ids]
+
+
+def test_shortened_as_cited_and_with_moving_constraints() -> None:
+    lm = pico("llama")
+    problem = Problem(promote(ASK, SAID), Place((1,)), (), Descent(0.5, (MaxSteps(20),)))
+    (found,) = optimise(lm, [problem])
+    cited, moving = (shorten(lm, problem, found, target=max(found.losses) + 0.5, slack=0.5, steps=60, moving=m) for m in (False, True))
+    assert cited.holds and moving.holds and cited.history.norms != moving.history.norms
+    strict = shorten(lm, problem, found, steps=5)
+    assert all(x <= y + 2e-6 for x, y in zip(strict.losses, found.losses, strict=True)), "by default nothing may rise by more than 1e-6 nats"

@@ -591,6 +591,7 @@ CONFIGS = {
     "Mllama": "MllamaTextConfig",
     "Emu3": "Emu3TextConfig",
     "Gemma4": "Gemma4TextConfig",
+    "Inkling": "InklingTextConfig",
     "Qwen4Exp": "Qwen4ExpTextConfig",
 }
 CLASSES = {"GPT2": "GPT2LMHeadModel", "OpenAIGPT": "OpenAIGPTLMHeadModel", "CTRL": "CTRLLMHeadModel"}

@@ -125,7 +125,7 @@ def random_controls(vector: SteeringVector, n: int, seed: int = 0) -> dict[str, 
         drawn = {layer: torch.randn(v.shape, generator=g) for layer, v in vector.vectors.items()}
         scaled = {layer: r * vector[layer].norm() / r.norm() for layer, r in drawn.items()}
         made = Provenance(model=vector.made.model, fingerprint=vector.made.fingerprint, method={"name": "random-direction", "seed": seed, "draw": k})
-        out[f"random-{k}"] = SteeringVector(scaled, made)
+        out[f"random-{k}"] = SteeringVector(scaled, made, site=vector.site)
     return out
 
 

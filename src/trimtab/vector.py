@@ -19,9 +19,10 @@ from torch import Tensor
 
 from trimtab.errors import VectorError
 from trimtab.journal import plain
+from trimtab.sites import EMBEDDINGS, SITES
+from trimtab.sites import RESID_POST as SITE
 
 FORMAT = 1
-SITE = "resid_post"
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,10 @@ class SteeringVector:
         made: provenance.
         evidence: headline figures of an evaluation, as in a run's summary.
         nulls: name -> layer -> tensor: vectors of the same norm learned from the same data with the labels shuffled, for comparison.
-        site: where in a block; "resid_post" is the only one.
+        site: "resid_post" (the output of the blocks), or "embeddings" (what enters the first block; its one layer is `EMBEDDINGS`).
 
     Raises:
-        VectorError: no layers, not finite, or of several widths.
+        VectorError: no layers, not finite, of several widths, or layers that do not go with the site.
     """
 
     vectors: Mapping[int, Float[Tensor, "*rows d"]]
@@ -72,11 +73,17 @@ class SteeringVector:
     def __post_init__(self) -> None:
         if not self.vectors:
             raise VectorError("a steering vector needs at least one layer")
-        if self.site != SITE:
-            raise VectorError("unknown site", given=self.site, expected=SITE)
+        if self.site not in SITES:
+            raise VectorError("unknown site", given=self.site, expected=" or ".join(SITES))
         clean = _frozen(self.vectors)
+        if (self.site == SITE) == any(k is EMBEDDINGS for k in clean) or (self.site != SITE and len(clean) > 1):
+            raise VectorError(
+                "layers that do not go with the site",
+                given=(self.site, list(clean)),
+                expected='EMBEDDINGS alone for "embeddings", blocks from 0 else',
+            )
         for layer, v in clean.items():
-            if v.ndim not in (1, 2) or layer < 0 or v.shape[-1] == 0 or (v.ndim == 2 and v.shape[0] % 2 == 0):
+            if v.ndim not in (1, 2) or (layer < 0 and layer is not EMBEDDINGS) or v.shape[-1] == 0 or (v.ndim == 2 and v.shape[0] % 2 == 0):
                 raise VectorError(f"layer {layer}: not a vector", given=tuple(v.shape), expected="(d,), or (1 + 2 r, d) for an affine map")
             if not torch.isfinite(v).all():
                 raise VectorError(f"layer {layer}: not finite", given=f"{int((~torch.isfinite(v)).sum())} of {v.numel()} values are NaN or infinite")
@@ -134,7 +141,7 @@ class SteeringVector:
 
     def null(self, name: str) -> SteeringVector:
         """One of the label-shuffled vectors that came with this one."""
-        return SteeringVector(self.nulls[name], replace(self.made, method={"name": "label-shuffled", "null": name}))
+        return SteeringVector(self.nulls[name], replace(self.made, method={"name": "label-shuffled", "null": name}), site=self.site)
 
     def unit(self) -> SteeringVector:
         """The direction: norm 1 at every layer."""
@@ -190,8 +197,8 @@ class SteeringVector:
         """The file's bytes; equal vectors give equal bytes."""
         made = {k: v for k, v in asdict(self.made).items() if v or k != "figures"}
         head = {"format": FORMAT, "site": self.site, "made": made, "evidence": self.evidence}
-        tensors = {f"layers.{k}": v.contiguous() for k, v in self.vectors.items()}
-        tensors |= {f"nulls.{name}.layers.{k}": v.contiguous() for name, null in self.nulls.items() for k, v in null.items()}
+        tensors = {_key(k): v.contiguous() for k, v in self.vectors.items()}
+        tensors |= {f"nulls.{name}.{_key(k)}": v.contiguous() for name, null in self.nulls.items() for k, v in null.items()}
         return safetensors.torch.save(tensors, {"trimtab": json.dumps(plain(head), sort_keys=True, separators=(",", ":"))})
 
     def save(self, path: str | Path) -> Path:
@@ -260,10 +267,16 @@ def evened(vectors: Mapping[str, SteeringVector]) -> dict[str, SteeringVector]:
 
 def _frozen(vectors: Mapping[int, Tensor]) -> dict[int, Tensor]:
     """Copies in fp32 on the CPU, by layer; arrays of numpy become tensors."""
-    return {int(k): torch.as_tensor(v).detach().to("cpu", torch.float32).clone() for k, v in sorted(vectors.items())}
+    return {k if k is EMBEDDINGS else int(k): torch.as_tensor(v).detach().to("cpu", torch.float32).clone() for k, v in sorted(vectors.items())}
+
+
+def _key(layer: int) -> str:
+    return "embeddings" if layer is EMBEDDINGS else f"layers.{layer}"
 
 
 def _layer(key: str, name: str) -> int:
+    if key == "embeddings":
+        return EMBEDDINGS
     kind, _, number = key.partition(".")
     if kind != "layers" or not number.isdecimal():
         raise VectorError(f"{name} holds a tensor that is no layer", given=key, expected="layers.N")

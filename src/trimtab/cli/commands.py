@@ -352,7 +352,11 @@ def learn(args: Sequence[str]) -> None:
     norms = {k: round(n, 4) for k, n in vector.norm().items()}
     pairs, figures = len(flags.method.used(data)) if data is not None else 0, vector.made.figures
     lines = [f"{pairs} pairs, layers {list(vector.layers)}" if pairs else f"layers {list(vector.layers)}"]
-    lines += [f"  layer {k}: loss {f['loss']:.3f} nats after {f['steps']} steps, norm {norms[int(k)]:.2f}" for k, f in figures.items() if "loss" in f]
+    lines += [
+        f"  layer {k}: loss {f['loss']:.3f} nats after {f['steps']} steps, norm {norms[-1 if k == 'embeddings' else int(k)]:.2f}"
+        for k, f in figures.items()
+        if "loss" in f
+    ]
     show(
         {"path": str(path), "layers": list(vector.layers), "norm": norms, "pairs": pairs, "figures": figures}, flags.common.json, [*lines, str(path)]
     )

@@ -17,6 +17,7 @@ from trimtab.errors import DataError, TokenError, VectorError
 from trimtab.model import LM, Layer, Row, Tokens
 from trimtab.model.hooks import Layers
 from trimtab.model.rendering import as_prompt, turn_end
+from trimtab.sites import RESID_POST
 from trimtab.vector import Provenance, SteeringVector
 
 Read = Literal["auto", "completion", "contrast", "penultimate", "last", "role"]
@@ -182,7 +183,7 @@ def learn(
         version=version("trimtab"),
         figures=dict(fit.figures),
     )
-    return SteeringVector(fit.vectors, made, nulls=nulls)
+    return SteeringVector(fit.vectors, made, nulls=nulls, site=getattr(method, "site", RESID_POST))
 
 
 def activations(

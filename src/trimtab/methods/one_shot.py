@@ -8,13 +8,14 @@ from typing import Any, Literal
 
 from trimtab import registry
 from trimtab.datasets import Dataset
-from trimtab.errors import DataError, RecipeError
+from trimtab.errors import DataError, RecipeError, UnknownName
 from trimtab.methods import FewShot, Fit, Progress
 from trimtab.model import LM, Layer
 from trimtab.model.positions import Positions
 from trimtab.optimise import Ball, Descent, MaxSteps, Objective, Place, Problem, Promote, Start, Stopper, Suppress, Target, optimise, signals
 from trimtab.optimise.objectives import Messages
 from trimtab.registry import register
+from trimtab.sites import EMBEDDINGS, RESID_POST, SITES
 
 Mode = Literal["promote", "suppress", "mixed"]
 YARDSTICK = 8  # rows over which the residual norm is taken
@@ -31,6 +32,7 @@ class OneShot(FewShot):
     ("mixed"). Every layer gets a vector of its own that works alone, unless they are trained `together`.
 
     With a folder `resume`, an interrupted descent goes on from there. `chat` and `separator` say how prompts are rendered; by default as the model was loaded.
+    The site "embeddings" trains one vector for what enters the first block, whichever layers are asked for.
 
     `norm` is the largest norm, in medians of the residual stream's norm at the layer (longer ones say the example, and break the rest); `rate` is the learning rate, in largest
     norms over the square root of the width. `target` (nats, summed over texts) ends the descent early; `coldness` is the inverse
@@ -53,6 +55,7 @@ class OneShot(FewShot):
     together: bool = False
     chat: bool | None = None
     separator: str | None = None
+    site: str = "resid_post"
     resume: str = ""
     seed: int = 0
 
@@ -64,6 +67,8 @@ class OneShot(FewShot):
                 "a prompt needs texts to promote or suppress, and they a prompt",
                 given={"prompt": self.prompt, "promote": self.promote, "suppress": self.suppress},
             )
+        if self.site not in SITES:
+            raise UnknownName("site", self.site, SITES)
         Positions.parse(self.positions)
         registry.make("operator", self.operator)
 
@@ -75,20 +80,21 @@ class OneShot(FewShot):
         figures: dict[str, Any] = {}
         for problem, r in zip(problems, found, strict=True):
             measured = {k: x for k, x in signals(lm, problem, r, held_out=others).items() if not math.isnan(x)}
-            figures |= {str(layer): {**r.describe(), "signals": measured} for layer in problem.place.layers}
+            figures |= {"embeddings" if layer is EMBEDDINGS else str(layer): {**r.describe(), "signals": measured} for layer in problem.place.layers}
         return Fit({layer: v for r in found for layer, v in r.vector.vectors.items()}, figures)
 
     def problems(self, lm: LM, data: Dataset | None, layers: Sequence[Layer]) -> list[Problem]:
         """What is optimised: one problem per layer, or one for all layers together."""
         goal = self.objective(data)
         rows = [row for _, term in goal.terms[:YARDSTICK] for row in term.rows(lm)]
+        layers = layers if self.site == RESID_POST else [EMBEDDINGS]
         yardstick = lm.norms(rows, layers)
         places = [tuple(layers)] if self.together else [(layer,) for layer in layers]
         stop: tuple[Stopper, ...] = (MaxSteps(self.steps),) if self.target is None else (Target(self.target), MaxSteps(self.steps))
         out: list[Problem] = []
         for place in places:
             cap = self.norm * min(yardstick[layer] for layer in place)
-            where = Place(place, registry.make("operator", self.operator), self.positions)
+            where = Place(place, registry.make("operator", self.operator), self.positions, site=self.site)
             descent = Descent(self.rate * cap / lm.width**0.5, stop)
             out.append(Problem(goal, where, (Ball(cap),), descent, Start(0.1 * cap, seed=self.seed)))
         return out

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from trimtab.errors import ModelError, SteerError
 from trimtab.model.tokens import Row
+from trimtab.sites import EMBEDDINGS
 
 Layer = int
 Layers = Sequence[SupportsIndex] | SupportsIndex  # one or several; integers of numpy will do
@@ -57,6 +58,16 @@ def stream(output: Any) -> Tensor:
 def replaced(output: Any, h: Tensor) -> Any:
     """What a block returned, with `h` as its residual stream."""
     return type(output)((h, *output[1:])) if type(output) in (tuple, list) else (h, *output[1:]) if isinstance(output, tuple) else h
+
+
+def entering(args: Any, kwargs: dict[str, Any]) -> Tensor:
+    """The residual stream that a block is called with."""
+    return stream(args[0] if args else kwargs["hidden_states"])
+
+
+def entered(args: Any, kwargs: dict[str, Any], h: Tensor) -> tuple[Any, dict[str, Any]]:
+    """What a block is called with, with `h` as its residual stream."""
+    return ((h, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": h})
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +138,15 @@ class Hooks:
 
             return keep
 
-        handles = [self.blocks[layer].register_forward_hook(keeper(layer)) for layer in layers]  # behind the edits, which are prepended
+        def keep_input(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+            outputs[EMBEDDINGS] = entering(args, kwargs)
+
+        handles: list[Any] = []  # behind the edits, which are prepended
+        for layer in layers:
+            if layer is EMBEDDINGS:
+                handles.append(self.blocks[0].register_forward_pre_hook(keep_input, with_kwargs=True))
+            else:
+                handles.append(self.blocks[layer].register_forward_hook(keeper(layer)))
         try:
             yield outputs
         finally:
@@ -162,20 +181,30 @@ class Hooks:
         return acting.owner in (None, threading.get_ident())
 
     def _attach(self, layer: Layer) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            h = stream(output)
+        def changed(h: Tensor) -> Tensor:
             here = self._local.frame or self._local.seen
             about = (here, threading.get_ident()) if here is not None else self._last
             if about is None:
-                return None
+                return h
             frame, owner = about
-            changed = h
             for acting in self._edits[layer]:
                 if acting.owner in (None, owner):
-                    changed = acting.edit(changed, frame)
-            return None if changed is h else replaced(output, changed)
+                    h = acting.edit(h, frame)
+            return h
 
-        return self.blocks[layer].register_forward_hook(hook, prepend=True)
+        def behind(module: nn.Module, args: Any, output: Any) -> Any:
+            h = stream(output)
+            new = changed(h)
+            return None if new is h else replaced(output, new)
+
+        def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+            h = entering(args, kwargs)
+            new = changed(h)
+            return None if new is h else entered(args, kwargs, new)
+
+        if layer is EMBEDDINGS:
+            return self.blocks[0].register_forward_pre_hook(before, with_kwargs=True, prepend=True)
+        return self.blocks[layer].register_forward_hook(behind, prepend=True)
 
     def _see(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         """Refuse a pass of a thread that has no part in the edits; work out the columns of one that someone else started (`model.generate`, a harness)."""

@@ -33,6 +33,7 @@ from trimtab.model.packing import Packing
 from trimtab.model.positions import Positions
 from trimtab.model.replay import Prefix
 from trimtab.model.tokens import Row, Tokens, distinct_prompts, grouped
+from trimtab.sites import EMBEDDINGS
 
 
 class Passes:
@@ -74,6 +75,13 @@ class Passes:
                 raise ModelError("layer out of range", given=layer, expected=f"0..{self.n_layers - 1} for {self.id}")
             layers.append(index(layer))
         return layers
+
+    def places(self, chosen: Layers | None = None) -> list[Layer]:
+        """Checked layers, `EMBEDDINGS` among them where it is asked for by that name."""
+        if chosen is None:
+            return self.layers()
+        given: list[Any] = list(chosen) if isinstance(chosen, Iterable) else [chosen]
+        return [EMBEDDINGS if layer is EMBEDDINGS else self.layers(layer)[0] for layer in given]
 
     # ------------------------------------------------------------ batches
 
@@ -172,12 +180,12 @@ class Passes:
 
         A pass in another thread, which entered no context of its own, raises SteerError.
         """
-        self.layers(list(edits))
+        self.places(list(edits))
         return self.hooks.edit(edits, threads=threads)
 
     def _editing(self, edits: Mapping[Layer, Edit]) -> AbstractContextManager[None]:
         """The same for a pass of ours: it does not stand for a thread's own steering."""
-        self.layers(list(edits))
+        self.places(list(edits))
         return self.hooks.edit(edits, asked=False)
 
     @torch.no_grad()
@@ -192,7 +200,7 @@ class Passes:
         Raises:
             TokenError: a row in which nothing is selected.
         """
-        layers = self.layers(layers)
+        layers = self.places(layers)
         chosen = positions if isinstance(positions, Tensor) else Positions.parse(positions).select(tokens.index, tokens.rows)
         if not chosen.any(-1).all():
             k = int((~chosen.any(-1)).nonzero()[0])
@@ -210,7 +218,7 @@ class Passes:
 
         if not self._resumes(tokens, start):
             weights, start = torch.nn.functional.pad(weights, (start, 0)), 0
-        self._suffix(tokens, start, {layer: reader(layer) for layer in layers}, upto=max(layers))
+        self._suffix(tokens, start, {layer: reader(layer) for layer in layers}, upto=max(0, *layers))
         return torch.stack([kept[layer] for layer in layers], 1)
 
     @torch.no_grad()
@@ -240,7 +248,7 @@ class Passes:
             return self._prefix_in_full(tokens, start, layers, keep)
         distinct, packing = self._distinct(tokens, start), Packing.of(tokens, start)
         columns = engine.columns(tokens, keep, start)
-        with self.hooks.record(self.layers(layers)) as outputs:
+        with self.hooks.record(self.places(layers)) as outputs:
             if self.hooks.editing or not self._packs(packing, distinct):
                 frame, cache = Frame(tokens.index[:, start:], tokens.rows), engine.each_row(distinct, packing.place)
                 logits = self.forward(tokens.ids[:, start:], frame, tokens.mask, engine.fork(cache), keep=columns)
@@ -252,7 +260,7 @@ class Passes:
 
     def _prefix_in_full(self, tokens: Tokens, start: int, layers: Layers | None, keep: Sequence[int] | None) -> Prefix:
         """The same by a full pass, where nothing may be cut off at `start`; its replays are full passes, too."""
-        with self.hooks.record(self.layers(layers)) as outputs:
+        with self.hooks.record(self.places(layers)) as outputs:
             logits = self.forward(tokens.ids, Frame(tokens.index, tokens.rows), tokens.mask, keep=engine.columns(tokens, keep, start) + start)
         residual = {k: stream(o)[:, start:] for k, o in outputs.items()}
         return Prefix(tokens, start, Packing.of(tokens, start), None, residual, residual, logits)

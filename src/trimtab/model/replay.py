@@ -23,9 +23,10 @@ from torch.nn import functional
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from trimtab.model.hooks import Edit, Frame, Layer, replaced
+from trimtab.model.hooks import Edit, Frame, Layer, entered, replaced
 from trimtab.model.packing import Packing
 from trimtab.model.tokens import Tokens
+from trimtab.sites import EMBEDDINGS
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,14 @@ def ending(block: nn.Module) -> Generator[None]:
 
 @contextmanager
 def emitting(blocks: nn.ModuleList, layer: Layer, output: Any) -> Generator[None]:
-    """Within the context, blocks 0..layer return `output` without running."""
+    """Within the context, blocks 0..layer return `output` without running; of the embeddings, block 0 is called with it."""
+    if layer is EMBEDDINGS:
+        handle = blocks[0].register_forward_pre_hook(lambda _, args, kwargs: entered(args, kwargs, output), with_kwargs=True, prepend=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+        return
     originals = {str(i): blocks[i] for i in range(layer + 1)}
     try:
         for name, block in originals.items():

@@ -20,6 +20,7 @@ from trimtab.optimise.constraints import Constraint
 from trimtab.optimise.noise import Noise
 from trimtab.optimise.objectives import Objective, Term
 from trimtab.optimise.stopping import History, MaxSteps, Stopper
+from trimtab.sites import EMBEDDINGS, RESID_POST, SITES
 from trimtab.vector import Provenance, SteeringVector
 
 
@@ -34,19 +35,23 @@ class Place:
         rank: of the matrix, for `Affine`.
         shared: one vector for all layers; else each has its own.
         under: frozen interventions that act before it (vectors in tandem).
+        site: "resid_post", or "embeddings": at what enters block 0 (no layers are given then).
         gain: the multiplier it acts with while it is trained (for `Clamp` the published clamp coefficient).
     """
 
-    layers: tuple[Layer, ...]
+    layers: tuple[Layer, ...] = ()
     operator: Operator = field(default_factory=Add)
     positions: Positions | str = everywhere
     rank: int = 0
     shared: bool = True
     under: tuple[Intervention, ...] = ()
     gain: float = 1.0
+    site: str = RESID_POST
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", tuple(sorted(self.layers)))
+        if self.site not in SITES or (self.site != RESID_POST and tuple(self.layers) not in ((), (EMBEDDINGS,))):
+            raise LossError("not a site", given=(self.site, self.layers), expected='"resid_post" with layers, or "embeddings" without')
+        object.__setattr__(self, "layers", tuple(sorted(self.layers)) if self.site == RESID_POST else (EMBEDDINGS,))
         object.__setattr__(self, "positions", Positions.parse(self.positions))
         if not self.layers or len(set(self.layers)) < len(self.layers):
             raise LossError("not a set of layers", given=self.layers, expected="at least one, none twice")
@@ -71,7 +76,7 @@ class Place:
     def vector(self, rows: Float[Tensor, "l r d"], made: Provenance | None = None) -> SteeringVector:
         """The vector of what was trained."""
         by_layer = {layer: rows[0 if self.shared else k] for k, layer in enumerate(self.layers)}
-        return SteeringVector({k: v if self.rank else v[0] for k, v in by_layer.items()}, made or Provenance())
+        return SteeringVector({k: v if self.rank else v[0] for k, v in by_layer.items()}, made or Provenance(), site=self.site)
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,7 @@ class Problem:
             ModelError: a layer the model does not have.
             LossError: a term that looks at layers the vector cannot change, or a start of another shape.
         """
-        lm.layers(list(self.place.layers))
+        lm.places(list(self.place.layers))
         for _, term in self.goal.terms:
             lm.layers(list(term.reads))
             if any(layer <= self.place.layers[0] for layer in term.reads):
@@ -180,6 +185,7 @@ class Problem:
             "rank": place.rank,
             "shared": place.shared,
             "gain": place.gain,
+            "site": place.site,
             "under": [iv.describe() for iv in place.under],
             "constraints": [_value(c) for c in self.constraints],
             "descent": _value(self.descent),
