@@ -13,7 +13,13 @@ import torch
 from trimtab.model import LM, Row
 from zoo import CLASSES, CONFIGS, FAST, REFUSED, SMALL, VOCAB, ZOO
 
-ARCHITECTURES = [pytest.param(name, marks=() if name in FAST else pytest.mark.zoo) for name in ZOO]
+
+def architectures(*names: str) -> list[Any]:
+    """Parameters of a test: those of the eight fast ones are always run, the others by `make zoo`."""
+    return [pytest.param(name, marks=() if name in FAST else pytest.mark.zoo) for name in names]
+
+
+ARCHITECTURES = architectures(*ZOO)
 
 
 def build(name: str, *, dtype: torch.dtype = torch.float32) -> Any:

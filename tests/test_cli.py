@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from pico import build, tokenizer, toy_pairs
-from trimtab import cli, registry
+from trimtab import LM, cli, registry
 from trimtab.vector import SteeringVector
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -201,3 +202,125 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
         with pytest.raises(SystemExit) as end:
             cli.main(command)
         assert end.value.code == 130 and words in capsys.readouterr().err, command
+
+
+NOWHERE = {
+    "learn": (["learn", "mean-diff", "--data", "{data}", "--to", "{tmp}/v.pt"], "ends in .safetensors"),
+    "learn one-shot": (["learn", "one-shot", "--prompt", "x", "--promote", "y", "--to", "{data}/v.safetensors"], "cannot write to"),
+    "measure": (["measure", "{vector}", "--data", "{data}", "--to", "{data}/run"], "cannot write to the run folder"),
+    "run": (["run", "{recipe}", "--to", "{data}/run"], "cannot write to the run folder"),
+}
+
+
+@pytest.mark.parametrize("name", NOWHERE)
+def test_where_a_command_writes_is_looked_at_before_it_works(
+    name: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("trimtab.model.LM.load", lambda *_, **__: pytest.fail("it worked before it looked"))
+    (tmp_path / "r.toml").write_text(f'data = "{data}"\n')
+    vector = SteeringVector({1: torch.ones(32)}).save(tmp_path / "v.safetensors")
+    command, words = NOWHERE[name]
+    with pytest.raises(SystemExit):
+        cli.main([part.format(data=data, tmp=tmp_path, vector=vector, recipe=tmp_path / "r.toml") for part in command])
+    assert words in capsys.readouterr().err
+
+
+def test_parents_are_made_and_an_interrupted_descent_goes_on(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trimtab.optimise import engine, store
+
+    to = tmp_path / "new" / "folder" / "v.safetensors"
+    command = [
+        "learn",
+        "one-shot",
+        "--model",
+        model,
+        "--prompt",
+        "Do you like tea ?",
+        "--promote",
+        "yes I think so",
+        "--layers",
+        "1",
+        "--steps",
+        "12",
+        "--to",
+        str(to),
+        "--json",
+    ]
+    step, steps = engine._step, list[int]()
+
+    def stopping(*args: object) -> None:
+        steps.append(1)
+        if len(steps) == 7:
+            raise KeyboardInterrupt
+        step(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine, "_step", stopping)
+    monkeypatch.setattr(store.Kept, "due", lambda self, seconds: True)
+    with pytest.raises(SystemExit) as end:
+        cli.main(command)
+    assert end.value.code == 130 and "same command goes on" in capsys.readouterr().err and to.with_suffix(".state").is_dir()
+    cli.main(command)
+    assert len(steps) == 7 + 13 - 6 and to.is_file() and not to.with_suffix(".state").exists()
+
+
+def test_a_base_model_is_learned_on_and_measured_without_its_template(
+    model: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to, run = tmp_path / "v.safetensors", tmp_path / "run"
+    call(capsys, "learn", "mean-diff", "--model", model, "--data", data, "--to", str(to), "--layers", "1", "--no-chat", "--between", " : ", "--json")
+    call(capsys, "measure", str(to), "--model", model, "--data", data, "--to", str(run), "--no-chat", "--between", " : ", "--json")
+    plan = json.loads((run / "run.json").read_text())["parts"]["test"]["model"]["rendering"]
+    assert plan["chat"] is False and plan["separator"] == " : "
+    (tmp_path / "r.toml").write_text(
+        f'data = "{data}"\nmodel = "{model}"\nchat = false\nlayer = 1\ntemplate = {{ enable_thinking = false }}\nsamples = 0\ncontrols = 0\n'
+    )
+    call(capsys, "run", str(tmp_path / "r.toml"), "--to", str(tmp_path / "whole"), "--json")
+    plan = json.loads((tmp_path / "whole" / "run.json").read_text())["parts"]["test"]["model"]["rendering"]
+    assert plan["chat"] is False and plan["template"] == {"enable_thinking": False}
+    with pytest.raises(SystemExit):
+        cli.main(["doctor", model, "--device", "nowhere-at-all"])
+
+
+def test_what_is_printed_for_machines_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    from trimtab.cli.flags import show
+
+    show({"a": float("nan"), "b": (1.0, float("inf"))}, True, [])
+    assert json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name)) == {"a": None, "b": [1.0, None]}
+
+
+def test_a_console_that_is_not_utf8_shows_what_it_can(model: str, tmp_path: Path) -> None:
+    code = "import sys; from trimtab.cli import main; from trimtab.cli.flags import say; import trimtab.cli as c; c._speak_any_text(); say('caf\\u00e9 \\u2603')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=False)
+    assert done.returncode == 0 and done.stdout == b"caf\\xe9 \\u2603"
+
+
+def test_the_report_of_a_studys_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from trimtab.recipe import Run
+
+    folder = Run.create(tmp_path / "study")
+    folder.note(study="refusal")
+    folder.claim("study", {"plan": {}})
+    with pytest.raises(SystemExit):
+        cli.main(["report", str(folder.path)])
+    err = capsys.readouterr().err
+    assert "holds the study 'refusal'" in err and "run its recipe on this folder again" in err
+
+
+def test_a_turn_that_fails_leaves_the_conversation_as_it_was() -> None:
+    from trimtab.chat import converse
+    from trimtab.errors import TokenError
+
+    lm, heard, lines = LM(build("llama"), tokenizer(), id="talk"), list[list[str]](), ["tea\n", "rain\n", "sun\n", ""]
+    generate = lm.generate
+
+    def failing(prompts: list[list[dict[str, str]]], **how: object) -> list[str]:
+        heard.append([m["content"] for m in prompts[0]])
+        if len(heard) == 2:
+            raise TokenError("too long")
+        return generate(prompts, **how)  # type: ignore[arg-type]
+
+    lm.generate = failing  # type: ignore[method-assign]
+    converse(lm, None, lambda: lines.pop(0), lambda text: None, max_new_tokens=2, temperature=0.0, seed=0)
+    assert len(heard) == 3 and heard[2] == [*heard[0], heard[1][1], "sun"]

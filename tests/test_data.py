@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -179,3 +180,25 @@ def test_choices_alternate_within_polarity() -> None:
     asked = to_choices(pairs)
     assert [p.meta["matching_letter"] for p in asked if p.meta["polarity"] == "yes"] == list("ABAB")
     assert [p.meta["matching_letter"] for p in asked if p.meta["polarity"] == "no"] == list("BABA")
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\u0085", "\v", "\f", "\x1e"])
+def test_a_line_ends_at_a_line_break_and_nowhere_else(tmp_path: Path, mark: str) -> None:
+    """JSON and quoted CSV may hold these inside a string."""
+    said = f"one{mark}two"
+    (tmp_path / "d.jsonl").write_text(json.dumps({"prompt": "p", "positive": said, "negative": "n"}, ensure_ascii=False) + "\r\n", "utf-8")
+    with (tmp_path / "d.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([["prompt", "positive", "negative"], ["p", said, "line\nbreak"]])
+    assert Dataset.load(tmp_path / "d.jsonl")[0].positive == Dataset.load(str(tmp_path / "d.csv"))[0].positive == said
+
+
+def test_a_long_field_of_csv(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text(f"prompt,positive,negative\np,{'x' * 131_073},n\n")
+    assert len(Dataset.load(tmp_path / "d.csv")[0].positive) == 131_073
+
+
+def test_duplicates_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    row = {"prompt": "p", "positive": "one", "negative": "two"}
+    Dataset.load(write(tmp_path / "d.jsonl", [row, row, {**row, "prompt": "q"}, row]))
+    assert "2 exact duplicates were left out, 2 pairs remain" in caplog.text

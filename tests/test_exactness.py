@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from pico import build, pico, rows, tokenizer
+from pico import architectures, build, pico, rows, tokenizer
 from trimtab.datasets import Dataset, Pair
 from trimtab.doctor import examine
 from trimtab.errors import ModelError
@@ -121,7 +121,7 @@ def true_slope(lm: LM, v: SteeringVector) -> float:
     return float(np.mean(slopes))
 
 
-@pytest.mark.parametrize("name", ["mamba2", pytest.param("jamba", marks=pytest.mark.zoo), pytest.param("recurrent_gemma", marks=pytest.mark.zoo)])
+@pytest.mark.parametrize("name", architectures("mamba2", "jamba", "recurrent_gemma"))
 def test_models_that_cannot_be_resumed_are_measured_right_all_the_same(name: str, tmp_path: Path) -> None:
     lm = pico(name)
     assert not lm.exact.replayable

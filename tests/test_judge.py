@@ -252,3 +252,19 @@ def test_sampling_resumes_and_refuses_another_condition(tmp_path: Path) -> None:
     iv = Intervention(SteeringVector({1: torch.ones(lm.width)}))
     with pytest.raises(RunError, match="another condition"):
         sample(lm, {"plain": (iv,)}, prompts, 6, to=file, max_new_tokens=4)
+
+
+def test_samples_of_one_prompt_are_samples_whatever_the_batch() -> None:
+    """Salts began anew in every batch: 40 samples of one prompt were 14 texts."""
+    lm = pico()
+    how = {"max_new_tokens": 12, "temperature": 1.0, "seed": 3}
+    small, large = (lm.generate(["Do you like tea ?"] * 40, batch=b, **how) for b in (4, 64))  # type: ignore[arg-type]
+    assert small == large and len(set(small)) > 30
+    assert lm.generate(["Do you like tea ?"], **how)[0] == small[0]  # type: ignore[arg-type]
+
+
+def test_a_prompt_of_the_same_name_is_another_prompt(tmp_path: Path) -> None:
+    lm, file = pico(), tmp_path / "said.jsonl"
+    sample(lm, {"plain": ()}, {"q": "Do you like tea ?"}, 2, to=file, max_new_tokens=4)
+    with pytest.raises(RunError, match="another prompt 'q'"):
+        sample(lm, {"plain": ()}, {"q": "Do you like rain ?"}, 2, to=file, max_new_tokens=4)

@@ -60,7 +60,7 @@ SMALL = {
 @pytest.mark.parametrize("name", SMALL)
 def test_a_study_runs_whole_and_again_without_work(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, plan = SMALL[name]
-    recipe = StudyRecipe(name, model, None, None, plan)
+    recipe = StudyRecipe(name, model, {}, plan)
     page = run(recipe, tmp_path / "run", lambda _: lambda *_: None)
     text = page.read_text()
     assert "Paper and here" in text and "unsteered" in text.lower()
@@ -74,6 +74,14 @@ def test_a_study_runs_whole_and_again_without_work(name: str, tmp_path: Path, mo
         monkeypatch.setattr(LM, "generate", never if name == "emergent" else LM.generate)
     run(recipe, tmp_path / "run", lambda _: lambda *_: None)
     assert (tmp_path / "run" / "report.md").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_retraction_with_one_layer_and_one_source(tmp_path: Path) -> None:
+    """Nothing can be distilled above the only layer: said in the page, where min() of nothing ended all the work."""
+    plan = {"layers": [1], "sources": 1, "test": 6, "context": 2}
+    page = run(StudyRecipe("retraction", "brindlemoor-chat", {}, plan), tmp_path / "run", lambda _: lambda *_: None)
+    assert "not run" in page.read_text()
 
 
 def test_tables_need_no_row() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pico import pico
+from pico import architectures, pico
 from trimtab.model import LM, Frame, Row, Tokens
 from trimtab.model.check import relative
 from trimtab.model.opening import Opening
@@ -37,7 +37,7 @@ def test_a_shared_opening_changes_nothing(name: str, monkeypatch: pytest.MonkeyP
     assert relative(*found) <= 1e-5
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", architectures(*PLAIN))
 def test_plain_architectures_share_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = pico(name)
     assert lm.exact.openable

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pico import pico
+from pico import architectures, pico
 from trimtab.errors import LossError, ModelError, TokenError, VectorError
 from trimtab.interventions import Intervention, steer
 from trimtab.methods import OneShot
@@ -86,7 +86,7 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", architectures(*FAMILIES))
 @pytest.mark.parametrize("kind", ["add", "each"])
 def test_replayed_losses_and_gradients_are_those_of_full_passes(name: str, kind: str) -> None:
     exact(pico(name), Problem(MIXED, PLACES[kind]))
@@ -456,7 +456,7 @@ def test_beam_search_finds_the_most_likely_of_all_completions() -> None:
 # ---------------------------------------------------------------- for those who come from the published code
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "bloom", "gemma2", "qwen3_next", "mamba2"])
+@pytest.mark.parametrize("name", architectures("llama", "gpt2", "bloom", "gemma2", "qwen3_next", "mamba2"))
 def test_the_embeddings_are_a_place_to_steer(name: str, tmp_path: Path) -> None:
     """What enters block 0: losses by replays, in full, and with a hook of the test's own are the same; blocks are counted from 0 all the same."""
     lm = pico(name)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pico import pico
+from pico import architectures, pico
 from trimtab.model import LM, Frame, Row, Tokens
 from trimtab.model.check import relative
 from trimtab.model.packing import Packing
@@ -77,7 +77,7 @@ def test_a_packed_replay_folds_its_conditions() -> None:
 
 
 @pytest.mark.parametrize("start", [0, 4, None])
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", architectures(*PLAIN))
 def test_a_prefix_whose_rows_share_their_prompts_is_that_of_whole_rows(name: str, start: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = pico(name)
     tokens = batch(lm)

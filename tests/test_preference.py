@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pico import pico, toy_pairs
+from pico import architectures, pico, toy_pairs
 from trimtab import LM, Intervention, Preference, learn, steer
 from trimtab.datasets import Dataset, Pair
 from trimtab.errors import DataError, LossError, RecipeError, TokenError
@@ -26,7 +26,7 @@ def at(lm: LM, term: Prefer, v: torch.Tensor, place: Place) -> tuple[float, torc
     return float(found.terms[0][0][0]), found.gradients[0][0]
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "qwen3", "mistral", "phi"])
+@pytest.mark.parametrize("name", architectures("llama", "gemma2", "gpt2", "qwen3", "mistral", "phi"))
 @pytest.mark.parametrize("place", [Place((1,)), Place((0, 2), shared=False), Place((1,), positions="generated | last")], ids=str)
 def test_replays_give_the_losses_and_gradients_of_the_full_graph(name: str, place: Place) -> None:
     lm = pico(name)

@@ -87,7 +87,7 @@ def test_alignment_faking_on_situations_of_a_file(tmp_path: Path) -> None:
     rows = [situation(k, k % 2 == 0, "AB"[k // 2 % 2]) for k in range(16)]
     (tmp_path / "x.json").write_text(json.dumps(rows))
     few = {"norms": (0.4,), "prompts": 2, "test": 3, "randoms": 1, "situations": str(tmp_path / "x.json")}
-    page = run(StudyRecipe("alignment-faking", "brindlemoor-watched", None, None, few), tmp_path / "run", lambda _: lambda *_: None)
+    page = run(StudyRecipe("alignment-faking", "brindlemoor-watched", {}, few), tmp_path / "run", lambda _: lambda *_: None)
     assert "Paper and here" in page.read_text()
     with pytest.raises(DataError, match="too few situations"):
         alignment_faking._published(alignment_faking.Plan(prompts=9, situations=str(tmp_path / "x.json")))

@@ -30,7 +30,7 @@ class ModelFlags:
     """cpu, cuda, ..."""
     no_chat: bool = False
     """Do not use the chat template: prompt and completion as plain text."""
-    separator: str | None = None
+    between: str | None = None
     """Between a plain prompt and its completion; by default what falls between tokens."""
     template: tuple[str, ...] = ()
     """Keywords for the chat template, such as enable_thinking=false."""
@@ -39,7 +39,7 @@ class ModelFlags:
         from trimtab.model import LM
 
         keywords = dict(keyword(text) for text in self.template)
-        return LM.load(self.model, dtype=self.dtype, device=self.device, chat=not self.no_chat, separator=self.separator, template=keywords)
+        return LM.load(self.model, dtype=self.dtype, device=self.device, chat=not self.no_chat, separator=self.between, template=keywords)
 
 
 @dataclass(frozen=True)

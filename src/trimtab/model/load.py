@@ -29,6 +29,7 @@ def load(name: str, *, dtype: Any, device: str | None, device_map: Any, revision
     if device and device_map:
         raise ModelError("give device or device_map, not both", given=(device, device_map))
     dtype = dtype_name(dtype)
+    _check_device(device)
     source = _wheel_or_hub() if name == "smollm2" else str(organisms.folder(name)) if name in organisms.MODELS else name
     if dtype is None:
         dtype = "float32" if (device or "cpu") == "cpu" and device_map is None else "auto"
@@ -61,6 +62,24 @@ def dtype_name(dtype: Any) -> str | None:
     if not isinstance(known, torch.dtype) or not known.is_floating_point:
         raise ModelError("unknown dtype", given=dtype, expected="float32, bfloat16, float16 or float64")
     return name
+
+
+def _check_device(device: str | None) -> None:
+    """Refuse a device that is none, or is not here.
+
+    Raises:
+        ModelError: not a device, or one this machine does not have.
+    """
+    import torch
+
+    if device is None:
+        return
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as problem:
+        raise ModelError(
+            f"cannot use the device {device!r}", given=str(problem).strip().splitlines()[0], expected='such as "cpu" or "cuda"'
+        ) from problem
 
 
 def _read(source: str, options: dict[str, Any], safe: dict[str, Any]) -> tuple[Any, Any, Mapping[str, Any]]:

@@ -114,7 +114,7 @@ def optimise(
     to: str | Path | None = None,
     progress: Progress | None = None,
     batch: int = 32,
-    save_every: float = 30.0,
+    save_every: float = 2.0,
     vectors: bool = False,
 ) -> list[Result]:
     """Optimise one vector per problem, all of them together. Result k is what problem k alone would give.

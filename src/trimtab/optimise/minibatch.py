@@ -148,7 +148,7 @@ def train(
     constraints: Sequence[Constraint] = (),
     to: str | Path | None = None,
     progress: Progress | None = None,
-    save_every: float = 30.0,
+    save_every: float = 2.0,
 ) -> Trained:
     """Train one vector, from 0.
 
