@@ -102,10 +102,12 @@ def writable(path: Path, suffix: str = "") -> Path:
 
 
 def parse(cls: Any, args: Sequence[str], prog: str) -> Any:
+    """A command's dataclass from its arguments."""
     return tyro.cli(cls, args=list(args), prog=prog, config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff))
 
 
 def part(source: str, form: str | None, seed: int, part: str) -> Dataset:
+    """A part of a data set: train, val, test, or all of it."""
     from trimtab.datasets import Dataset
 
     data = Dataset.load(source, form=form)
@@ -113,6 +115,7 @@ def part(source: str, form: str | None, seed: int, part: str) -> Dataset:
 
 
 def intervention(path: Path, operator: str, multiplier: float, positions: str, layers: Sequence[int] = ()) -> Intervention:
+    """A vector from a file, with what the flags say of it."""
     from trimtab import registry
     from trimtab.interventions import Intervention
     from trimtab.model import Positions
@@ -124,22 +127,27 @@ def intervention(path: Path, operator: str, multiplier: float, positions: str, l
 
 
 def say_report(folder: Path, as_json: bool) -> None:
+    """The verdict of a run, and where its report is."""
     summary = json.loads((folder / "summary.json").read_text("utf-8"))
     lines = [summary["verdict"], *(f"  - {r}" for r in summary["reasons"]), f"report: {folder / 'report.html'}", str(folder)]
     show({**summary, "folder": str(folder), "report": str(folder / "report.html")}, as_json, lines)
 
 
 def show(facts: Any, as_json: bool, lines: Sequence[str]) -> None:
+    """Facts as JSON, or lines."""
     print(json.dumps(plain(facts), allow_nan=False) if as_json else "\n".join(lines))
 
 
 def numbers(values: Iterable[float]) -> str:
+    """Numbers in columns."""
     return " ".join(f"{x:8.3f}" for x in values)
 
 
 def say(text: str) -> None:
+    """Text as it comes."""
     print(text, end="", flush=True)
 
 
 def first_line(cls: type) -> str:
+    """What a class is, in one line."""
     return (cls.__doc__ or "").strip().splitlines()[0]

@@ -19,7 +19,6 @@ from trimtab.optimise.objectives import (
     Consistent,
     Match,
     Objective,
-    Prefer,
     Promote,
     Satisfice,
     Suppress,
@@ -31,6 +30,7 @@ from trimtab.optimise.objectives import (
     suppress,
 )
 from trimtab.optimise.predictors import signals
+from trimtab.optimise.preferences import Prefer
 from trimtab.optimise.problems import Descent, Place, Problem, Result, Start
 from trimtab.optimise.search import Candidate, likely_completions, losses_of, swapped_choice, target_from
 from trimtab.optimise.shorten import shorten

@@ -16,7 +16,8 @@ from trimtab.interventions import Receipt, check_stack
 from trimtab.interventions import edits as stack_edits
 from trimtab.model import LM, Edit, Frame, Layer, Prefix, Row, Tokens
 from trimtab.model.tokens import distinct_prompts
-from trimtab.optimise.objectives import Prefer, Term, View
+from trimtab.optimise.objectives import Term, View
+from trimtab.optimise.preferences import Prefer
 from trimtab.optimise.problems import Place, Problem
 
 Total = Callable[[int, Sequence[Tensor]], Tensor]

@@ -24,7 +24,8 @@ from trimtab.errors import LossError
 from trimtab.model import LM
 from trimtab.optimise.constraints import Constraint, projected
 from trimtab.optimise.losses import Losses
-from trimtab.optimise.objectives import Prefer, Term
+from trimtab.optimise.objectives import Term
+from trimtab.optimise.preferences import Prefer
 from trimtab.optimise.problems import Place, Problem, adam, scheduled
 from trimtab.optimise.store import Kept
 from trimtab.vector import Provenance, SteeringVector
