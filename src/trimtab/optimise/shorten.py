@@ -51,10 +51,7 @@ def shorten(
     Raises:
         LossError: settings that make no sense.
     """
-    if steps < 1 or not rate > 0 or not slack >= 0:
-        raise LossError(
-            "cannot be shortened like this", given={"steps": steps, "rate": rate, "slack": slack}, expected="steps >= 1, rate > 0, slack >= 0"
-        )
+    _check(steps, rate, slack)
     bounded = len(problem.goal.terms)
     level = max(found.losses) if target is None else target
     limits = torch.tensor([min(level, loss + slack) for loss in found.losses])
@@ -82,6 +79,13 @@ def shorten(
         if instead is not None:
             v.mul_(min(1.0, most / max(float(v.norm()), 1e-12)))
     return best.result(found, problem, history)
+
+
+def _check(steps: int, rate: float, slack: float) -> None:
+    if steps < 1 or not rate > 0 or not slack >= 0:
+        raise LossError(
+            "cannot be shortened like this", given={"steps": steps, "rate": rate, "slack": slack}, expected="steps >= 1, rate > 0, slack >= 0"
+        )
 
 
 class _Multipliers:
