@@ -162,7 +162,7 @@ ERRORS = {
     "missing vector": (["steer", "nowhere.safetensors", "-p", "Hi"], "no such file"),
     "missing model": (["doctor", "/nowhere/at/all"], "cannot load model"),
     "bad dtype": (["doctor", "smollm2", "--dtype", "float7"], "unknown dtype"),
-    "empty folder": (["report", "nowhere"], "holds no scores"),
+    "empty folder": (["report", "nowhere"], "no such folder"),
 }
 
 
@@ -324,3 +324,32 @@ def test_a_turn_that_fails_leaves_the_conversation_as_it_was() -> None:
     lm.generate = failing  # type: ignore[method-assign]
     converse(lm, None, lambda: lines.pop(0), lambda text: None, max_new_tokens=2, temperature=0.0, seed=0)
     assert len(heard) == 3 and heard[2] == [*heard[0], heard[1][1], "sun"]
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["steer", "{vector}", "-p", "hi", "--positions", "after(tea)"], "not a set of positions"),
+        (["steer", "{vector}", "-p", "hi", "--positions", "after(3)"], "not a set of positions"),
+        (["steer", "{vector}", "-p", "hi", "--temperature", "nan"], "out of range"),
+        (["chat", "{vector}", "--max-new-tokens", "0"], "out of range"),
+        (["measure", "{vector}", "--data", "{data}", "--to", "{tmp}/run", "--multipliers", "nan", "0"], "not a grid"),
+        (["measure", "{vector}", "--data", "{data}", "--to", "{tmp}/run", "--template", "nonsense"], "not a keyword"),
+        (["compare", "{vector}", "--positive", "nowhere", "--negative", "{data}"], "no such file"),
+        (["compare", "{vector}", "{narrow}"], "vectors of different models"),
+        (["report", "{tmp}/nowhere"], "no such folder"),
+        (["report", "{tmp}/odd"], "not the manifest of a run"),
+    ],
+)
+def test_what_cannot_be_done_is_said_on_one_screen_before_any_work(
+    command: list[str], words: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("trimtab.model.LM.load", lambda *_, **__: pytest.fail("it worked before it looked"))
+    places = {"data": data, "tmp": tmp_path, "vector": SteeringVector({1: torch.ones(32)}).save(tmp_path / "v.safetensors")}
+    places["narrow"] = SteeringVector({1: torch.ones(16)}).save(tmp_path / "n.safetensors")
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "run.json").write_text("[]")
+    with pytest.raises(SystemExit) as end:
+        cli.main([part.format(**places) for part in command])
+    assert end.value.code == 2 and words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

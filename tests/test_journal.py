@@ -40,7 +40,7 @@ def test_processes_at_once_each_have_a_part(tmp_path: Path) -> None:
         assert writer.exitcode == 0
     rows = list(Journal(path).rows())
     assert {(r["from"], r["k"]) for r in rows} == {(name, k) for name in "ab" for k in range(20)} and len(rows) == 200
-    assert sorted(p.name for p in path.parent.iterdir()) == ["test.2.jsonl", "test.jsonl"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["test.jsonl", "test~2.jsonl"]
 
 
 def test_a_unit_that_two_finish_counts_once(tmp_path: Path) -> None:
@@ -82,3 +82,30 @@ def test_numbers_that_are_none(tmp_path: Path) -> None:
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert run.manifest["loss"] != run.manifest["loss"] and run.manifest["most"] == [float("inf"), 1.0]
     assert plain({"a": (float("nan"), 2)}) == {"a": [None, 2]} and numbers_back({"float": "nan"}) != numbers_back({"float": "nan"})
+
+
+def test_names_of_tables_and_keys_of_rows_do_not_get_mixed_up(tmp_path: Path) -> None:
+    Journal(tmp_path / "x").append("u0", [{"n": 1}])
+    module._mine.clear()
+    Journal(tmp_path / "x").append("u1", [{"n": 2}])
+    assert [r["n"] for r in Journal(tmp_path / "x").rows()] == [1, 2]
+    Journal(tmp_path / "test.jsonl").append("a", [{"n": 1}])
+    Journal(tmp_path / "test.2.jsonl").append("b", [{"n": 2}])
+    assert [r["n"] for r in Journal(tmp_path / "test.jsonl").rows()] == [1]
+    with pytest.raises(RunError, match="'complete'"):
+        Journal(tmp_path / "c.jsonl").append("u", [{"complete": "u7"}])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot write to"):
+        Journal(tmp_path / "file" / "s.jsonl").append("u", [{"n": 1}])
+
+
+def test_threads_of_one_process_share_a_part(tmp_path: Path) -> None:
+    import threading
+
+    path = tmp_path / "s.jsonl"
+    threads = [threading.Thread(target=write, args=(path, name)) for name in "abcdefgh"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(list(Journal(path).rows())) == 800 and len(list(tmp_path.iterdir())) == 1

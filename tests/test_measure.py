@@ -174,7 +174,7 @@ def killed_and_resumed(folder: str) -> None:
     pico("llama")  # once, before the forks
     killed, whole = Path(folder) / "killed", Path(folder) / "whole"
     before: dict[Path, bytes] = {}
-    for at, name in ((1, "all.jsonl"), (5, "all.2.jsonl")):
+    for at, name in ((1, "all.jsonl"), (5, "all~2.jsonl")):
         assert attempt(killed, at) == -signal.SIGKILL
         file = killed / "scores" / name
         with file.open("ab") as f:

@@ -60,7 +60,7 @@ def test_a_template_that_wants_parts_gets_them() -> None:
 
 
 def test_a_template_that_drops_the_question_is_refused() -> None:
-    with pytest.raises(TokenError, match="drops what it is given"):
+    with pytest.raises(TokenError, match="drops or rewrites what it is given"):
         render(with_template(DROPS_USERS), "Do you like tea ?", system="be kind")
 
 
@@ -104,7 +104,7 @@ def test_keywords_reach_the_template_and_answers_stand_behind_the_thought() -> N
 def test_a_thought_put_into_the_mouth_is_gone_on_from() -> None:
     tok = with_template(THINKS)
     row = render(tok, [{"role": "user", "content": "Do you like tea ?"}, {"role": "assistant", "content": "<think>I think so</think> yes"}], " it is")
-    assert row.text.endswith("<think>\nI think so</think> yes") and row.text.count("<think>") == 1
+    assert row.text.endswith("<think>I think so</think> yes") and row.text.count("<think>") == 1
     assert len(row.spans["assistant"]) == 1 or row.spans["user"]
 
 
@@ -212,3 +212,88 @@ def test_a_folded_system_message_is_told_once(caplog: pytest.LogCaptureFixture) 
 def test_a_position_without_a_text_is_an_error_not_nothing() -> None:
     with pytest.raises((SteerError, TokenError)):
         after("")
+
+
+# ------------------------------------------------------------ templates that a search would be fooled by
+
+
+def shown(row: Any, tok: Any) -> dict[str, list[str]]:
+    """The words of every role's spans."""
+    return {role: [" ".join(words(tok, row)[a:b]) for a, b in spans] for role, spans in row.spans.items()}
+
+
+def chat(*texts: str, system: str | None = None) -> list[dict[str, str]]:
+    roles = ("user", "assistant", "user", "assistant")
+    return ([{"role": "system", "content": system}] if system else []) + [{"role": r, "content": t} for r, t in zip(roles, texts, strict=False)]
+
+
+FORGETS_THOUGHTS = (
+    "{% for m in messages %}<{{ 'bot' if m.role == 'assistant' else m.role }}> {{ m.content.split('</think>')[-1] }} <end> {% endfor %}"
+    "{% if add_generation_prompt %}<bot> yes A : {% endif %}"
+)
+LAST_TURN_SYSTEM = (
+    "{%- if messages[0].role == 'system' %}{%- set sys = messages[0].content %}{%- set messages = messages[1:] %}{%- endif %}<s>{%- for m in messages %}"
+    "{%- if m.role == 'user' %} <user> {% if loop.last and sys is defined %}{{ sys + '\n\n' + m.content }}{% else %}{{ m.content }}{% endif %} <end>"
+    "{% else %} <bot> {{ m.content }} <end>{% endif %}{%- endfor %}"
+)
+READS_COMMANDS = (
+    "{% for m in messages %}<{{ m.role }}> {{ m.content.replace('never', '') }} {% if 'never' in m.content %}no{% endif %} <end> {% endfor %}<bot> "
+)
+
+
+def test_words_of_the_template_are_never_taken_for_a_message() -> None:
+    tok = with_template(FORGETS_THOUGHTS)
+    row = render(tok, chat("tea ?", "<think>so</think> one", "A"))
+    assert shown(row, tok) == {"user": ["tea ?", "A"], "assistant": ["one"]} and row.spans["user"][1][0] < row.prompt - 4
+
+
+def test_a_dropped_message_is_missed_even_if_the_template_says_the_same() -> None:
+    tok = with_template(IGNORES_SYSTEM)
+    assert render(tok, "tea ?", system="user").text.startswith("<user> user\n\ntea ?")
+
+
+@pytest.mark.parametrize(("system", "answer"), [("be kind", "yes"), ("tea", "tea")])
+def test_a_system_message_that_the_template_shows_last_stays_there(system: str, answer: str) -> None:
+    tok = with_template(LAST_TURN_SYSTEM)
+    talk = chat("tea", answer, "tea", system=system)
+    row = render(tok, talk)
+    assert row.text == tok.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
+    assert shown(row, tok) == {"system": [system], "user": ["tea", "tea"], "assistant": [answer]}
+    assert row.spans["user"][0] < row.spans["assistant"][0] < row.spans["system"][0] < row.spans["user"][1]
+
+
+def test_a_message_that_the_template_rewrites_is_refused() -> None:
+    tok = with_template(READS_COMMANDS)
+    with pytest.raises(TokenError, match="drops or rewrites"):
+        render(tok, "tea ?", system="never be kind")
+    assert shown(render(tok, "tea ?", system="be kind"), tok)["system"] == ["be kind"]
+
+
+def test_spans_of_a_folded_system_message() -> None:
+    tok = with_template(IGNORES_SYSTEM)
+    assert shown(render(tok, "Do you like tea ?", system="be kind"), tok) == {"system": ["be kind"], "user": ["Do you like tea ?"]}
+
+
+def test_one_of_several_templates() -> None:
+    tok = copy.deepcopy(tokenizer())
+    tok.chat_template = {"default": tokenizer().chat_template, "tool_use": "{{ messages }}"}
+    assert render(tok, "tea").ids == render(tokenizer(), "tea").ids
+
+
+def test_a_thought_that_the_template_opened_and_nobody_closed_is_no_answer() -> None:
+    how, prompt = Rendering(), render(with_template(THINKS), "tea").text
+    assert how.answer("Okay, so", prompt) == "" and how.answer("so </think>\n\nyes", prompt) == "yes" and how.answer("yes") == "yes"
+
+
+@pytest.mark.parametrize("asks", ["{% set f='%d %H:%M' %}{{ strftime_now(f) }}", "{{ strftime_now(format='%d %H:%M') }}"])
+def test_every_way_to_ask_for_the_date_gets_the_same(asks: str) -> None:
+    row = render(with_template(asks + " {% for m in messages %}<user> {{ m.content }}{% endfor %}"), "tea")
+    assert row.text.startswith("26 00:00 ")
+    with pytest.raises(TokenError, match="cannot be foreseen"):
+        render(with_template("{{ strftime_now(messages[0].content) }} {{ messages[0].content }}"), "tea")
+
+
+@pytest.mark.parametrize("prompt", [[], [{"role": "user"}], [{"content": "hi"}]])
+def test_what_is_no_conversation_is_refused(prompt: Any) -> None:
+    with pytest.raises(TokenError, match="not a conversation"):
+        render(tokenizer(), prompt)

@@ -152,3 +152,82 @@ def test_gradients_through_checkpointed_blocks_are_the_gradients() -> None:
         assert v.grad is not None
         found.append(v.grad)
     assert torch.allclose(*found, rtol=1e-4, atol=1e-6) and float(found[0].norm()) > 0
+
+
+# ------------------------------------------------------------ whose hooks, which columns
+
+
+def test_who_leaves_first_takes_nothing_from_others() -> None:
+    from contextlib import ExitStack
+
+    lm = pico("llama")
+    tokens = lm.batch(rows((6, 2)))
+    plain, one, two = lm.logits(tokens), ExitStack(), ExitStack()
+    one.enter_context(steer(lm, Intervention(vector())))
+    two.enter_context(steer(lm, Intervention(vector(seed=3))))
+    both = lm.logits(tokens)
+    one.close()
+    alone = lm.logits(tokens)
+    two.close()
+    with steer(lm, Intervention(vector(seed=3))):
+        assert torch.equal(alone, lm.logits(tokens)) and not torch.equal(alone, both)
+    assert torch.equal(lm.logits(tokens), plain) and "generate" not in vars(lm.model)
+
+
+WAYS = {
+    "plain": {},
+    "lookup": {"prompt_lookup_num_tokens": 3},
+    "in pieces": {"prefill_chunk_size": 4},
+    "no cache": {"use_cache": False},
+    "static": {"cache_implementation": "static"},
+}
+
+
+@pytest.mark.parametrize("positions", ["from_last_prompt_token", "generated", "prompt", "span(0, 3)"])
+@pytest.mark.parametrize("way", WAYS)
+def test_generate_is_steered_alike_however_it_reads_its_prompt(way: str, positions: str) -> None:
+    """Greedy, left-padded where the way allows it: the same tokens as plain generation, which are those of `lm.generate`."""
+    lm = LM(build("llama"), tokenizer(), id="ways")
+    tokens = lm.batch(rows((9, 0), (5, 0)) if way in ("plain", "no cache", "static") else rows((9, 0)))
+    options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    iv = Intervention(vector(), positions=positions)
+    with steer(lm, iv):
+        theirs = lm.model.generate(input_ids=tokens.ids, attention_mask=tokens.mask, **options, **WAYS[way])[:, tokens.pivot :]
+    lm.end_tokens = frozenset()
+    from trimtab.interventions import Receipt, edits
+    from trimtab.model.generate import Sampling, decode
+
+    with lm.edit(edits([iv], Receipt())):
+        ours = decode(lm, tokens, Sampling(8))
+    assert [tuple(x) for x in theirs.tolist()] == [row.ids[row.prompt :] for row in ours]
+
+
+@pytest.mark.parametrize("name", ["mamba2", pytest.param("mamba", marks=pytest.mark.zoo), pytest.param("rwkv", marks=pytest.mark.zoo)])
+def test_recurrent_models_generate_by_themselves_under_steer(name: str) -> None:
+    lm = LM(build(name), tokenizer(), id=name)
+    ids = torch.arange(10, 19)[None]
+    with steer(lm, Intervention(vector(), positions="generated")) as receipt:
+        lm.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False, eos_token_id=None, pad_token_id=0)
+    assert receipt.edited == {1: 4}
+
+
+def test_the_decoder_called_alone_is_seen() -> None:
+    lm = LM(build("llama"), tokenizer(), id="base")
+    ids, base = torch.arange(10, 16)[None], lm.model.model
+    plain = base(input_ids=ids).last_hidden_state
+    with steer(lm, Intervention(vector())):
+        lm.model(input_ids=ids)
+        assert isinstance(in_thread(lambda: base(input_ids=ids).last_hidden_state), SteerError)
+    with steer(lm, Intervention(vector(), positions="generated")):
+        lm.model.generate(input_ids=ids, max_new_tokens=3, do_sample=False, eos_token_id=None, pad_token_id=0)
+        assert torch.equal(base(input_ids=ids).last_hidden_state, plain), "a first pass is all prompt"
+
+
+def test_rows_of_equal_ids_and_other_texts_are_apart() -> None:
+    from trimtab.model.rendering import Rendering
+
+    lm = LM(build("llama"), tokenizer(), id="spans", rendering=Rendering(chat=False))
+    asked = ["be kind\n\nDo you like tea ?", [{"role": "system", "content": "be kind"}, {"role": "user", "content": "Do you like tea ?"}]]
+    with steer(lm, Intervention(vector(), positions='span("user")')):
+        together, alone = lm.logprobs(asked, ["yes"] * 2), [lm.logprobs([p], ["yes"])[0] for p in asked]
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(together, alone, strict=True)) and not torch.allclose(*alone)

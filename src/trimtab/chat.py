@@ -41,7 +41,7 @@ def converse(
             elif text:
                 asked = [*messages, {"role": "user", "content": text}]  # a turn that fails leaves nothing behind
                 answer = _answer(lm, iv, asked, say, max_new_tokens, temperature, seed + len(asked))
-                messages = [*asked, {"role": "assistant", "content": lm.rendering.answer(answer)}]
+                messages = [*asked, {"role": "assistant", "content": lm.rendering.answer(answer, lm.row(asked).text)}]
         except TrimtabError as problem:
             say(f"error: {problem}\n")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trimtab.datasets import Dataset
-from trimtab.errors import DataError
+from trimtab.errors import DataError, VectorError
 from trimtab.interventions import Intervention
 from trimtab.methods import OneShot
 from trimtab.model import LM, Layer
@@ -22,7 +22,15 @@ Progress = Callable[[int, int], None]
 
 
 def geometry(vectors: Sequence[SteeringVector]) -> dict[str, Any]:
-    """Norms by layer, and the matrix of cosines."""
+    """Norms by layer, and the matrix of cosines.
+
+    Raises:
+        VectorError: vectors of several widths.
+    """
+    if len({v.width for v in vectors}) > 1:
+        raise VectorError(
+            "vectors of different models", given=[f"width {v.width} ({v.made.model or 'unknown'})" for v in vectors], expected="one width"
+        )
     return {"norm": [v.norm() for v in vectors], "cosine": [[round(x, 4) for x in row] for row in cosines(vectors).tolist()]}
 
 

@@ -4,7 +4,7 @@ Every writer has a part of its own, and nothing is ever cut or overwritten, so t
 each other. What is read is the union of all parts; a unit that two writers finished counts once.
 
     scores/test.jsonl      rows and {"complete": "test/0"} of the first writer, and rows of test/1 that it was killed over: not read
-    scores/test.2.jsonl    rows and {"complete": "test/1"} of the run that went on
+    scores/test~2.jsonl    rows and {"complete": "test/1"} of the run that went on
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ class _Part:
 
     path: Path
     bytes: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 _mine: dict[tuple[int, str], _Part] = {}
@@ -53,18 +52,22 @@ class Journal:
         Raises:
             RunError: a row that JSON cannot hold.
         """
+        if any("complete" in r for r in rows):
+            raise RunError(f"unit {unit!r} holds a row with the key 'complete'", expected="another key: it marks the end of a unit")
         try:
             text = "".join(json.dumps(r, allow_nan=False) + "\n" for r in rows) + json.dumps({"complete": unit}) + "\n"
-        except ValueError as problem:
+        except (ValueError, TypeError) as problem:
             raise RunError(
                 f"unit {unit!r} holds a number that JSON does not have", given=str(problem), expected="null for what was not measured"
             ) from problem
-        part = self._part()
-        with part.lock, part.path.open("ab") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-            part.bytes += len(text.encode())
+        raw = text.encode()
+        with _lock:  # of this process; others have parts of their own
+            part = self._part()
+            with part.path.open("ab") as file:
+                file.write(raw)
+                file.flush()
+                os.fsync(file.fileno())
+            part.bytes += len(raw)
         self.done.add(unit)
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -105,9 +108,9 @@ class Journal:
     def _parts(self) -> list[Path]:
         """All parts there are, in the order they were begun."""
         found = [(1, self.path)] if self.path.is_file() else []
-        begin, end = f"{self.path.stem}.", self.path.suffix
+        begin, end = f"{self.path.stem}~", self.path.suffix
         for path in self.path.parent.iterdir() if self.path.parent.is_dir() else ():
-            number = path.name[len(begin) : -len(end)]
+            number = path.name[len(begin) : len(path.name) - len(end)]
             if path.name.startswith(begin) and path.name.endswith(end) and number.isdecimal():
                 found.append((int(number), path))
         return [path for _, path in sorted(found)]
@@ -115,23 +118,27 @@ class Journal:
     def _part(self) -> _Part:
         """The part of this process: begun here if it has none, or another one has touched it."""
         name = (os.getpid(), str(self.path.resolve()))
-        with _lock:
-            part = _mine.get(name)
-            if part is None or not part.path.is_file() or part.path.stat().st_size != part.bytes:
-                part = _mine[name] = _Part(self._begun())
-            return part
+        part = _mine.get(name)
+        if part is None or not part.path.is_file() or part.path.stat().st_size != part.bytes:
+            part = _mine[name] = _Part(self._begun())
+        return part
 
     def _begun(self) -> Path:
         """A new file that no other writer has: creating it fails if it is there."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise RunError(f"cannot write to {self.path}", given=problem.strerror, do="choose another path") from problem
         number = 1
         while True:
-            path = self.path if number == 1 else self.path.with_name(f"{self.path.stem}.{number}{self.path.suffix}")
+            path = self.path if number == 1 else self.path.with_name(f"{self.path.stem}~{number}{self.path.suffix}")
             try:
                 with path.open("xb"):
                     return path
             except FileExistsError:
                 number += 1
+            except OSError as problem:
+                raise RunError(f"cannot write to {path}", given=problem.strerror, do="choose another path") from problem
 
 
 def _read(line: bytes, path: Path, number: int) -> dict[str, Any]:

@@ -181,7 +181,12 @@ class Run:
     @property
     def manifest(self) -> dict[str, Any]:
         """What was run: one plan per part, the model, the vector."""
-        return self.read("run.json", {})
+        table = self.read("run.json", {})
+        if not isinstance(table, dict):
+            raise RunError(
+                f"{self.path / 'run.json'} is not the manifest of a run", given=type(table).__name__, do="restore it, or choose another folder"
+            )
+        return table
 
     def claim(self, part: str, plan: Mapping[str, Any]) -> None:
         """Enter the plan of a part, or check that it is the one that stands there.
@@ -219,6 +224,10 @@ class Table:
         self.cells: dict[Cell, dict[str, float]] = {}
         self.units: dict[str, str] = {}
         for r in rows:
+            if not {"metric", "condition", "layer", "multiplier", "item", "value", "unit"} <= r.keys():
+                raise RunError(
+                    "a row that is no score", given=dict(r), do="something else has written to this folder: remove the row's file and measure again"
+                )
             cell = Cell(r["metric"], r["condition"], r["layer"], r["multiplier"])
             self.cells.setdefault(cell, {})[r["item"]] = float("nan") if r["value"] is None else r["value"]
             self.units[r["metric"]] = r["unit"]

@@ -82,7 +82,7 @@ def sample(
         found |= dict(zip(some, texts, strict=True))
         if progress:
             progress(len(wanted) - len(missing) + start + len(some), len(wanted))
-    return {(p, c): [lm.rendering.answer(found[p, c, k]) for k in range(n)] for p in prompts for c in stacks}
+    return {(p, c): [lm.rendering.answer(found[p, c, k], rows[p].text) for k in range(n)] for p in prompts for c in stacks}
 
 
 def _plan(lm: LM, stacks: Mapping[str, Stack], settings: Sampling) -> dict[str, str]:
@@ -95,8 +95,8 @@ def _batch(lm: LM, rows: Sequence[Row], stacks: Sequence[tuple[str, Stack]], num
     """One text for each row, under its own stack."""
     if len(rows) > 1 and not lm.together(rows, settings.max_new_tokens):  # side by side they would say something else
         return [text for k in range(len(rows)) for text in _batch(lm, [rows[k]], [stacks[k]], [numbers[k]], settings)]
-    groups: dict[tuple[tuple[int, ...], str], int] = {}
-    place = [groups.setdefault((row.ids, name), len(groups)) for row, (name, _) in zip(rows, stacks, strict=True)]
+    groups: dict[tuple[object, ...], int] = {}
+    place = [groups.setdefault((row.asked, name), len(groups)) for row, (name, _) in zip(rows, stacks, strict=True)]
     by_row = [stack for _, stack in stacks]
     with lm.edit(mixed(by_row, [by_row[place.index(g)] for g in range(len(groups))])):
         done = decode(lm, lm.batch(rows), settings, salts=numbers, place=place)

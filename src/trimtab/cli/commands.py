@@ -112,7 +112,9 @@ class Chat:
 
     def __call__(self) -> None:
         from trimtab.chat import converse
+        from trimtab.model.generate import Sampling
 
+        Sampling(self.max_new_tokens, self.temperature)
         iv = intervention(self.vector, "add", self.multiplier, self.positions) if self.vector else None
         converse(self.on.load(), iv, sys.stdin.readline, say, max_new_tokens=self.max_new_tokens, temperature=self.temperature, seed=self.seed)
 
@@ -136,7 +138,9 @@ class Steer:
 
     def __call__(self) -> None:
         from trimtab.interventions import check_stack, steer
+        from trimtab.model.generate import Sampling
 
+        Sampling(self.max_new_tokens, self.temperature)
         iv = intervention(self.vector, self.operator, self.multiplier, self.positions, self.layers)
         lm = self.on.load()
         check_stack(lm, iv)
@@ -171,12 +175,15 @@ class Measure:
         from trimtab.measure import measure
         from trimtab.progress import bars
         from trimtab.recipe import Run as Folder
+        from trimtab.recipe import check_grid
         from trimtab.reports import report
 
         layers = () if self.layer is None else (self.layer,)
         iv = intervention(self.vector, self.operator, 1.0, self.positions, layers)
         metrics = [registry.make("metric", m) for m in self.metrics]
         data = self.what.load("test")
+        check_grid(self.multipliers)
+        self.on.keywords()
         Folder.create(self.to)
         lm = self.on.load()
         with bars(not self.common.json) as watch:
@@ -217,6 +224,9 @@ class Compare:
 
         if not self.vectors and self.data is None:
             raise RecipeError("nothing to compare", expected="vector files, or --data and --sizes")
+        for file in (self.positive, self.negative):
+            if file is not None and not file.is_file():
+                raise RecipeError(f"no such file: {file}", expected="prompts, one a line")
         found = [SteeringVector.load(p) for p in self.vectors]
         facts: dict[str, Any] = {"vectors": [str(p) for p in self.vectors], **compare.geometry(found)}
         lines = [f"{k}  {path}  norm {numbers(v.norm().values())}" for k, (path, v) in enumerate(zip(self.vectors, found, strict=True))]

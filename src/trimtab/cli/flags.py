@@ -35,10 +35,15 @@ class ModelFlags:
     template: tuple[str, ...] = ()
     """Keywords for the chat template, such as enable_thinking=false."""
 
+    def keywords(self) -> dict[str, Any]:
+        """Keywords for the chat template."""
+        return dict(keyword(text) for text in self.template)
+
     def load(self) -> LM:
+        """The model, on its device, and how it is spoken to."""
         from trimtab.model import LM
 
-        keywords = dict(keyword(text) for text in self.template)
+        keywords = self.keywords()
         return LM.load(self.model, dtype=self.dtype, device=self.device, chat=not self.no_chat, separator=self.between, template=keywords)
 
 

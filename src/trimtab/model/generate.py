@@ -31,8 +31,11 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise TokenError("sampling parameters out of range", given=self, expected="max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1")
+        cold = self.temperature == 0 or 1e-4 <= self.temperature < float("inf")
+        if self.max_new_tokens < 1 or not cold or not 0 < self.top_p <= 1:
+            raise TokenError(
+                "sampling parameters out of range", given=self, expected="max_new_tokens >= 1, temperature 0 or from 1e-4 on, 0 < top_p <= 1"
+            )
 
 
 def decode(

@@ -85,6 +85,8 @@ class _Local(threading.local):
     def __init__(self) -> None:
         self.frame: Frame | None = None  # of a pass of ours
         self.seen: Frame | None = None  # of the last pass that someone else started
+        self.fresh = False  # whether the pass under way has been seen already
+        self.prompt: _Prompt | None = None  # of the `generate` under way
         self.turns = _Turns()
 
 
@@ -94,6 +96,9 @@ class Hooks:
     def __init__(self, model: Any, blocks: nn.ModuleList) -> None:
         self.model, self.blocks = model, blocks
         self._edits: dict[Layer, list[_Acting]] = {}
+        self._handles: dict[Layer, Any] = {}  # of the layers that are edited by somebody
+        self._watching: list[Any] = []  # what looks at passes while anything is edited
+        self._lock = threading.RLock()
         self._local = _Local()
         self._last: tuple[Frame, int] | None = (
             None  # of the last pass: what blocks that are run again for a gradient, maybe in another thread, are about
@@ -113,19 +118,73 @@ class Hooks:
             asked: False for edits that belong to a pass of ours; they do not stand for a thread's own steering.
         """
         owner = None if threads == "all" else threading.get_ident()
-        handles = [self._attach(layer) for layer in edits if not self._edits.get(layer)]
-        if edits:
-            handles.append(self.model.register_forward_pre_hook(self._see, with_kwargs=True, prepend=True))
         added = {layer: _Acting(change, owner, asked) for layer, change in edits.items()}
-        for layer, acting in added.items():
-            self._edits.setdefault(layer, []).append(acting)
+        self._enter(added)
         try:
             yield
         finally:
+            self._leave(added)
+
+    def _enter(self, added: Mapping[Layer, _Acting]) -> None:
+        with self._lock:
+            if added and not self._watching:
+                self._watch()
+            for layer, acting in added.items():
+                if layer not in self._handles:
+                    self._handles[layer] = self._attach(layer)
+                self._edits.setdefault(layer, []).append(acting)
+
+    def _leave(self, added: Mapping[Layer, _Acting]) -> None:
+        """Take edits away; a block's hook lives until the last of its edits has left, whoever entered first."""
+        with self._lock:
             for layer, acting in added.items():
                 self._edits[layer].remove(acting)
-            for handle in handles:
-                handle.remove()
+                if not self._edits[layer]:
+                    del self._edits[layer]
+                    self._handles.pop(layer).remove()
+            if added and not self._edits:
+                self._unwatch()
+
+    def _watch(self) -> None:
+        """Look at every pass: of the model, of the decoder inside it when that is called alone, and of `generate`, which knows what its prompt is."""
+        see = self.model.register_forward_pre_hook(self._see, with_kwargs=True, prepend=True)
+        self._watching = [see]
+        decoder = next((m for m in self._inside() if m is not self.model), None)
+        if decoder is not None:
+            self._watching.append(decoder.register_forward_pre_hook(self._see_inside, with_kwargs=True, prepend=True))
+        generate = getattr(self.model, "generate", None)
+        if generate is not None:
+            self.model.generate = self._generating(generate)
+
+    def _unwatch(self) -> None:
+        for handle in self._watching:
+            handle.remove()
+        self._watching = []
+        self.model.__dict__.pop("generate", None)
+        self._last = None
+
+    def _inside(self) -> list[nn.Module]:
+        """The smallest module that runs the blocks: what has the list of blocks as a child."""
+        return [m for m in self.model.modules() if any(child is self.blocks for child in m.children())]
+
+    def _generating(self, generate: Callable[..., Any]) -> Callable[..., Any]:
+        """`model.generate`, whose passes are counted from its own prompt: with any cache or none, in pieces, or several guesses at once."""
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            ids = next((x for x in (kwargs.get("inputs"), kwargs.get("input_ids"), args[0] if args else None) if isinstance(x, Tensor)), None)
+            ids = kwargs.get("inputs_embeds") if ids is None else ids
+            before = self._local.prompt
+            if isinstance(ids, Tensor):
+                mask = kwargs.get("attention_mask")
+                width = ids.shape[1]
+                lengths = mask.sum(-1).tolist() if isinstance(mask, Tensor) and mask.shape == ids.shape[:2] else [width] * len(ids)
+                self._local.prompt = _Prompt(width, [int(n) for n in lengths])
+            try:
+                return generate(*args, **kwargs)
+            finally:
+                self._local.prompt = before
+
+        return counted
 
     @contextmanager
     def record(self, layers: Sequence[Layer]) -> Generator[dict[Layer, Any]]:
@@ -215,10 +274,55 @@ class Hooks:
                 given=threading.current_thread().name,
                 do='enter steer() in the thread that runs the model, or steer(..., threads="all") for passes of every thread',
             )
+        self._local.fresh = True
         if self._local.frame is None:
-            self._local.seen = self._local.turns.frame(args, kwargs)
+            prompt = self._local.prompt
+            self._local.seen = prompt.frame(args, kwargs) if prompt is not None else self._local.turns.frame(args, kwargs)
         frame = self._local.frame or self._local.seen
         self._last = None if frame is None else (frame, threading.get_ident())
+
+    def _see_inside(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """The same for a pass of the decoder alone."""
+        if not self._local.fresh:
+            self._see(module, args, kwargs)
+        self._local.fresh = False
+
+
+def _called_with(args: Any, kwargs: dict[str, Any]) -> Tensor:
+    """Ids (or embeddings) that a model is called with, as (b, s)."""
+    ids = kwargs.get("input_ids", args[0] if args else None)
+    return kwargs["inputs_embeds"][..., 0] if ids is None else ids
+
+
+def _cache_length(cache: Any) -> int | None:
+    """Columns in a cache; None for one that does not know."""
+    try:
+        return int(cache.get_seq_length())
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+@dataclass
+class _Prompt:
+    """What a `generate` was given: columns of its prompt, tokens of every row in them (padding is on the left); and columns read so far."""
+
+    width: int
+    lengths: list[int]
+    read: int = 0
+
+    def frame(self, args: Any, kwargs: dict[str, Any]) -> Frame:
+        """The frame of one of its passes."""
+        ids = _called_with(args, kwargs)
+        b, s = ids.shape
+        cache = kwargs.get("past_key_values")
+        past = _cache_length(cache) if cache is not None else None
+        if past is None:  # no cache: everything is read again; a recurrent state: what comes next
+            past = 0 if s >= self.width or not self.read else self.read
+        self.read = past + s
+        lengths = [n for n in self.lengths for _ in range(max(1, b // len(self.lengths)))]  # beams and samples stand beside each other
+        begin = torch.tensor([self.width - n for n in lengths], device=ids.device)
+        index = past + torch.arange(s, device=ids.device) - begin[:, None]
+        return Frame(index.clamp(min=-1), [Row((), n) for n in lengths])
 
 
 class _Turns:
@@ -234,8 +338,7 @@ class _Turns:
 
     def frame(self, args: Any, kwargs: dict[str, Any]) -> Frame:
         """The frame of a pass, from what the model is called with."""
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        ids = kwargs["inputs_embeds"][..., 0] if ids is None else ids
+        ids = _called_with(args, kwargs)
         b, s = ids.shape
         cache = next((kwargs[k] for k in ("past_key_values", "cache_params", "state") if kwargs.get(k) is not None), None)
         mask = self._mask(kwargs.get("attention_mask"), cache, b, s, ids.device)
@@ -245,12 +348,12 @@ class _Turns:
         prompts = self._prompts(cache, past, s, lengths)
         if cache is None:
             self.last = (lengths, prompts)
-        else:
+        elif hasattr(cache, "__weakref__"):
             self.prompts[cache] = prompts
         return Frame(index, [Row((), n) for n in prompts])
 
     def _prompts(self, cache: Any, past: int, s: int, lengths: list[int]) -> list[int]:
-        known = self.prompts.get(cache) if cache is not None else None
+        known = self.prompts.get(cache) if hasattr(cache, "__weakref__") else None
         if known is None and [n - s for n in lengths] == self.last[0]:
             known = self.last[1]  # the cache was made by the first pass, and is given from the second on
         return known if past and s == 1 and known is not None and len(known) == len(lengths) else lengths
@@ -258,8 +361,9 @@ class _Turns:
     @staticmethod
     def _mask(mask: Any, cache: Any, b: int, s: int, device: Any) -> Tensor:
         """1 where a token stands, from the first column of the cache to the last of the pass."""
-        length = getattr(cache, "get_seq_length", None)
-        past = int(length()) if length is not None else 0
+        past = _cache_length(cache) or 0
+        if isinstance(mask, Tensor) and mask.ndim == 4:  # what any of the new columns may look at
+            mask = (mask if mask.dtype == torch.bool else mask >= 0)[:, 0].any(-2).long()
         if not isinstance(mask, Tensor) or mask.ndim != 2:
             return torch.ones(b, past + s, dtype=torch.long, device=device)
         if mask.shape[1] < past + s:  # of the new columns alone

@@ -191,6 +191,7 @@ class LM(Passes):
         """
         asked = [prompts] if isinstance(prompts, str) else prompts
         rows = self.rows(asked, [""] * len(asked), system=system, chat=chat)
+        sampling = Sampling(max_new_tokens, temperature, top_p, seed)
         longest = max(r.prompt for r in rows) + max_new_tokens
         if longest > self.context:
             raise TokenError("prompt and new tokens do not fit the context", given=longest, expected=f"at most {self.context} tokens")
@@ -199,7 +200,7 @@ class LM(Passes):
         for chosen in self.batches(rows, batch, new=max_new_tokens):
             report = _spoken(self.tokenizer, chosen, on_text) if on_text else None
             tokens, numbers = self.batch([rows[k] for k in chosen]), [salts[k] for k in chosen]
-            done = decode(self, tokens, Sampling(max_new_tokens, temperature, top_p, seed), report, salts=numbers)
+            done = decode(self, tokens, sampling, report, salts=numbers)
             out.update({k: self.text(row) for k, row in zip(chosen, done, strict=True)})
         return [out[k] for k in range(len(rows))]
 

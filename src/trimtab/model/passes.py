@@ -107,6 +107,8 @@ class Passes:
             replays: how often completions are run for every time that prompts are.
             new: tokens that will be added to each row.
         """
+        if size < 1:
+            raise TokenError("not a size of batches", given=size, expected="at least 1")
         kinds = [self._kind(row, new) for row in rows]
         found: list[list[int]] = []
         for kind in dict.fromkeys(kinds):
@@ -201,7 +203,9 @@ class Passes:
             TokenError: a row in which nothing is selected.
         """
         layers = self.places(layers)
-        chosen = positions if isinstance(positions, Tensor) else Positions.parse(positions).select(tokens.index, tokens.rows)
+        if not layers:
+            raise ModelError("no layer to capture", given=layers, expected="at least one")
+        chosen = positions & tokens.mask.bool() if isinstance(positions, Tensor) else Positions.parse(positions).select(tokens.index, tokens.rows)
         if not chosen.any(-1).all():
             k = int((~chosen.any(-1)).nonzero()[0])
             raise TokenError(f"positions {positions} select nothing", given=tokens.rows[k].text[-80:] or tokens.rows[k].ids)

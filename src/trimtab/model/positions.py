@@ -54,8 +54,10 @@ class Positions:
             return text
         try:
             return _evaluate(ast.parse(text.strip(), mode="eval").body)
-        except (SyntaxError, TypeError) as problem:
-            raise SteerError("not a set of positions", given=text, expected=", ".join((*_WORDS, *_CALLS)) + " joined by & | ~") from problem
+        except (SyntaxError, TypeError, ValueError) as problem:
+            raise SteerError(
+                "not a set of positions", given=text, expected=", ".join((*_WORDS, *_CALLS)) + " joined by & | ~, texts in quotes"
+            ) from problem
 
 
 @dataclass(frozen=True)
@@ -178,8 +180,8 @@ def last_k(k: int) -> Positions:
 
 def after(text: str) -> Positions:
     """Every token that starts after the last occurrence of `text` in the prompt, generated tokens too."""
-    if not text:
-        raise SteerError("after needs some text")
+    if not isinstance(text, str) or not text:
+        raise SteerError("after needs some text", given=text, expected='such as after("tea")')
     return _After(text)
 
 

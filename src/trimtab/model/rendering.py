@@ -61,12 +61,12 @@ class Rendering:
         """As plain JSON."""
         return json.loads(json.dumps(asdict(self)))
 
-    def answer(self, text: str) -> str:
-        """What follows the thought of a generated text; nothing if it never came to an end."""
+    def answer(self, text: str, prompt: str = "") -> str:
+        """What follows the thought of a generated text; nothing if it never came to an end. A template may have opened the thought in the rendered prompt."""
         begin, end = self.thought
         if end in text:
             return text.rpartition(end)[2].lstrip()
-        return "" if text.lstrip().startswith(begin) else text
+        return "" if text.lstrip().startswith(begin) or prompt.rstrip().endswith(begin) else text
 
 
 def render(
@@ -89,7 +89,7 @@ def render(
         TokenError: the last prompt token and the first completion token merge, the prompt has no tokens, or the template drops what it was given.
     """
     how = how or Rendering()
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(m) for m in prompt]
+    messages = _messages(prompt)
     if not system and len(messages) > 1 and messages[0]["role"] == "system":
         system = messages.pop(0)["content"]
     if (how.chat if chat is None else chat) and tokenizer.chat_template:
@@ -101,6 +101,21 @@ def render(
     texts = [*([("system", system)] if system else []), *((m["role"], m["content"]) for m in messages)]
     text, places = _joined(texts)
     return _row(tokenizer, text, _separated(text, completion, how.separator), places, special=not _begun(tokenizer, text))
+
+
+def _messages(prompt: Prompt) -> list[dict[str, str]]:
+    """A prompt as messages.
+
+    Raises:
+        TokenError: no messages, or something else.
+    """
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    given: list[Any] = list(prompt)
+    right = bool(given) and all(isinstance(m, Mapping) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in given)
+    if not right:
+        raise TokenError("not a conversation", given=given, expected='messages such as {"role": "user", "content": "Hello"}, at least one')
+    return [dict(m) for m in given]
 
 
 def _row(tokenizer: Any, text: str, completions: Sequence[str], places: Sequence[Place], special: bool) -> Row:
@@ -161,23 +176,47 @@ def _templated(tokenizer: Any, messages: list[dict[str, str]], how: Rendering) -
     """The rendered conversation, and where each message's text is in it."""
     problem = ""
     for form in (_as_text, _as_parts):
-        for said in _foldings(messages):
+        for folded, said in enumerate(_foldings(messages)):
             try:
                 text = _apply(tokenizer, form(said), how)
+                places = _places(tokenizer, text, said, form, how)
             except TokenError as refusal:
                 problem = problem or str(refusal)
                 continue
-            places = _places(tokenizer, text, said, form, how)
             if places is not None:
-                if said is not messages:
+                if folded:
                     _tell_folded(str(getattr(tokenizer, "name_or_path", "")))
+                    places = _unfolded(text, places, messages)
                 return text, places
+            if not folded and len(said) > 1 and _takes_systems(tokenizer, said, form, how):
+                break  # it has a place for a system message, and rewrites what is put there
     raise TokenError(
-        f"the chat template of {getattr(tokenizer, 'name_or_path', '') or 'this tokenizer'} drops what it is given",
+        f"the chat template of {getattr(tokenizer, 'name_or_path', '') or 'this tokenizer'} drops or rewrites what it is given",
         given=messages if not problem else f"{messages}: {problem}",
-        expected="every message's text in what is rendered, in order",
-        do="render without it (chat=False), or give the tokenizer another template",
+        expected="every message's text, as it is, in what is rendered",
+        do="render without it (chat=False), say what it reads out of messages by template={...}, or give the tokenizer another template",
     )
+
+
+def _takes_systems(tokenizer: Any, messages: Sequence[Mapping[str, str]], form: Any, how: Rendering) -> bool:
+    """Whether a template shows a system message at all."""
+    if messages[0]["role"] != "system":
+        return False
+    try:
+        return STAND_IN.format(0) in _apply(tokenizer, form(_stand_ins([m["role"] for m in messages])), how)
+    except TokenError:
+        return False
+
+
+def _unfolded(text: str, places: list[Place], messages: Sequence[Mapping[str, str]]) -> list[Place]:
+    """Places of the system message and of the user's text it was put in front of."""
+    (_, begin, end), *rest = places
+    system, user = messages[0]["content"].strip(), messages[1]["content"].strip()
+    return [
+        ("system", text.index(system, begin), text.index(system, begin) + len(system)),
+        (messages[1]["role"], text.rindex(user, begin, end), end),
+        *rest,
+    ]
 
 
 def _foldings(messages: list[dict[str, str]]) -> list[list[dict[str, str]]]:
@@ -206,7 +245,7 @@ def _apply(tokenizer: Any, messages: list[dict[str, Any]], how: Rendering) -> st
     """The template's text. The last turn stays open: for an answer, or behind the words put into the assistant's mouth."""
     from jinja2 import TemplateError
 
-    given = {"chat_template": _dated(str(tokenizer.chat_template), how.date), **how.template}
+    given = {"chat_template": _dated(_template_of(tokenizer), how.date), **how.template}
     try:
         if messages[-1]["role"] != "assistant":
             return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **given))
@@ -217,81 +256,103 @@ def _apply(tokenizer: Any, messages: list[dict[str, Any]], how: Rendering) -> st
                 raise
             content = messages[-1]["content"]
             words = content if isinstance(content, str) else content[0]["text"]
-            opened = _apply(tokenizer, messages[:-1], how)
-            begin = how.thought[0]
-            return opened + (words.lstrip()[len(begin) :] if opened.rstrip().endswith(begin) and words.lstrip().startswith(begin) else words)
+            opened, begin = _apply(tokenizer, messages[:-1], how), how.thought[0]
+            twice = opened.rstrip().endswith(begin) and words.lstrip().startswith(begin)
+            return opened.rstrip().removesuffix(begin) + words.lstrip() if twice else opened + words
     except (TemplateError, TypeError, ValueError, KeyError) as problem:
         raise TokenError(f"the chat template refuses these messages: {problem}", given=messages) from problem
 
 
+def _template_of(tokenizer: Any) -> str:
+    """The template's text; of several, the one for chats."""
+    given = tokenizer.chat_template
+    return str(given if isinstance(given, str) else tokenizer.get_chat_template())
+
+
 @lru_cache(maxsize=64)
 def _dated(template: str, date: str) -> str:
-    """A template whose clock stands still: the formats it asks `strftime_now` for are answered by a macro of that name."""
-    formats = dict.fromkeys(text for _, text in re.findall(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)", template))
-    if not formats:
+    """A template whose clock stands still: a macro in the place of `strftime_now` knows the date in every format the template writes down."""
+    if "strftime_now" not in template:
         return template
     now = datetime.datetime.fromisoformat(date)
-    cases = "".join(f"{{%- if format == {f!r} -%}}{now.strftime(f)}{{%- endif -%}}" for f in formats)
-    return f"{{%- macro strftime_now(format) -%}}{cases}{{%- endmacro -%}}{template}"
+    formats = dict.fromkeys(text for _, text in re.findall(r"(['\"])((?:(?!\1).)*%[a-zA-Z-](?:(?!\1).)*)\1", template))
+    cases = "".join(f"{{%- {'elif' if n else 'if'} format == {f!r} -%}}{now.strftime(f)}" for n, f in enumerate(formats))
+    unknown = "{{- raise_exception('this template asks for the date in a format that cannot be foreseen') -}}"
+    body = f"{cases}{{%- else -%}}{unknown}{{%- endif -%}}" if formats else unknown
+    return f"{{%- macro strftime_now(format) -%}}{body}{{%- endmacro -%}}{template}"
 
 
 def _places(tokenizer: Any, text: str, messages: Sequence[Mapping[str, str]], form: Any, how: Rendering) -> list[Place] | None:
-    """Where each message's text stands; None if one of them does not."""
+    """Where each message's text stands, in the order of the messages; None if one of them does not."""
     keywords = json.dumps(dict(how.template), sort_keys=True, default=str)
-    segments = _segments(tokenizer, str(tokenizer.chat_template), tuple(m["role"] for m in messages), form, keywords, how)
-    found = _by_segments(text, segments, messages) if segments else None
-    return found if found is not None else _in_order(text, messages, how)
+    segments = _segments(tokenizer, _template_of(tokenizer), tuple(m["role"] for m in messages), form, keywords, how)
+    if segments is None:
+        return None
+    found = _by_segments(text, segments, messages, how)
+    return found if found is not None else _one_by_one(tokenizer, text, messages, form, how)
+
+
+def _stand_ins(roles: Sequence[str]) -> list[dict[str, str]]:
+    return [{"role": role, "content": STAND_IN.format(k)} for k, role in enumerate(roles)]
 
 
 @lru_cache(maxsize=256)
-def _segments(tokenizer: Any, template: str, roles: tuple[str, ...], form: Any, keywords: str, how: Rendering) -> tuple[str, ...] | None:
-    """What the template writes before, between and behind the texts of messages of these roles; None if it leaves one out."""
-    stand_ins = [{"role": role, "content": STAND_IN.format(k)} for k, role in enumerate(roles)]
-    try:
-        text = _apply(tokenizer, form(stand_ins), how)
-    except TokenError:
+def _segments(tokenizer: Any, template: str, roles: tuple[str, ...], form: Any, keywords: str, how: Rendering) -> tuple[tuple[str, int], ...] | None:
+    """What the template writes before the text of each message, in the order they are shown in, and (behind a -1) at the end; None if it leaves one out."""
+    stand_ins = _stand_ins(roles)
+    text = _apply(tokenizer, form(stand_ins), how)
+    if any(m["content"] not in text for m in stand_ins):
         return None
-    segments: list[str] = []
-    for message in stand_ins:
-        before, word, text = text.partition(message["content"])
-        if not word:
-            return None
-        segments.append(before)
-    return (*segments, text)
+    segments: list[tuple[str, int]] = []
+    for k in sorted(range(len(roles)), key=lambda k: text.index(stand_ins[k]["content"])):
+        before, _, text = text.partition(stand_ins[k]["content"])
+        segments.append((before, k))
+    return (*segments, (text, -1))
 
 
-def _by_segments(text: str, segments: Sequence[str], messages: Sequence[Mapping[str, str]]) -> list[Place] | None:
+def _forms(content: str, how: Rendering) -> list[str]:
+    """A text as templates show it: as it is, without white space around it, and of an earlier answer without its thought."""
+    every = [content, content.strip(), content.rstrip(), content.lstrip(), content.replace("\r\n", "\n")]
+    if how.thought[1] in content:
+        behind = content.rpartition(how.thought[1])[2]
+        every += [behind, behind.lstrip("\n"), behind.strip()]
+    return sorted(dict.fromkeys(every), key=len, reverse=True)
+
+
+def _by_segments(text: str, segments: Sequence[tuple[str, int]], messages: Sequence[Mapping[str, str]], how: Rendering) -> list[Place] | None:
     """Places of texts between the template's own words, if these are as they were around the stand-ins."""
-    places: list[Place] = []
+    places: dict[int, Place] = {}
     at = 0
-    for segment, message in zip(segments, messages, strict=False):
-        if not text.startswith(segment, at):
+    for n, (before, k) in enumerate(segments):
+        if not text.startswith(before, at):
             return None
-        at += len(segment)
-        whole = message["content"]
-        words = next((w for w in (whole, whole.strip(), whole.rstrip(), whole.lstrip()) if text.startswith(w, at)), None)
+        at += len(before)
+        if k < 0:
+            break
+        behind = segments[n + 1][0]
+        words = next((w for w in _forms(messages[k]["content"], how) if text.startswith(w + behind, at)), None)
         if words is None:
             return None
-        places.append((message["role"], at, at + len(words)))
+        places[k] = (messages[k]["role"], at, at + len(words))
         at += len(words)
-    return places if text[at:] == segments[-1] else None
+    return [places[k] for k in range(len(messages))] if at == len(text) else None
 
 
-def _in_order(text: str, messages: Sequence[Mapping[str, str]], how: Rendering) -> list[Place] | None:
-    """Places of texts found one after the other, the last one first: what a template adds of its own (a default system message, names of roles) comes before.
-
-    Of an earlier answer the thought may be missing.
-    """
+def _one_by_one(tokenizer: Any, text: str, messages: Sequence[Mapping[str, str]], form: Any, how: Rendering) -> list[Place] | None:
+    """Places found by putting the stand-in for one message after the other: what is rendered must be the same around it."""
     places: list[Place] = []
-    end = len(text)
-    for message in reversed(messages):
-        content = message["content"].strip()
-        shown = next((w for w in (content, how.answer(content)) if w and text.rfind(w, 0, end) >= 0), None)
-        if shown is None:
+    for k, message in enumerate(messages):
+        word = STAND_IN.format(k)
+        while word in text:
+            word += "x"
+        other = _apply(tokenizer, form([{**m, "content": word} if j == k else dict(m) for j, m in enumerate(messages)]), how)
+        before, found, behind = other.partition(word)
+        if not found or not text.startswith(before) or not text.endswith(behind) or len(before) + len(behind) > len(text):
             return None
-        at = text.rfind(shown, 0, end)
-        places.insert(0, (message["role"], at, at + len(shown)))
-        end = at
+        end = len(text) - len(behind)
+        if text[len(before) : end] not in _forms(message["content"], how):
+            return None
+        places.append((message["role"], len(before), end))
     return places
 
 
@@ -361,7 +422,7 @@ def turn_end(tokenizer: Any, how: Rendering | None = None) -> tuple[tuple[int, .
     if not tokenizer.chat_template:
         raise TokenError("the model has no chat template, so no turn follows an answer")
     talk = [{"role": role, "content": STAND_IN.format(k)} for k, role in enumerate(("user", "assistant", "user"))]
-    text = _apply(tokenizer, talk, how or Rendering())
+    text = _apply(tokenizer, list(talk), how or Rendering())
     answer, question = talk[1]["content"], talk[2]["content"]
     begin, end = text.rfind(answer) + len(answer), text.rfind(question)
     if not len(answer) <= begin < end:

@@ -54,6 +54,11 @@ class Row:
                 do="use positions by number, or a fast tokenizer",
             )
 
+    @property
+    def asked(self) -> tuple[object, ...]:
+        """What makes a prompt: its ids, and where the texts are in them (positions may ask)."""
+        return (self.ids[: self.prompt], self.text, tuple(sorted(self.spans.items())))
+
     def extended(self, more: Sequence[int]) -> Row:
         """The same prompt with `more` ids appended to the completion."""
         return Row((*self.ids, *more), self.prompt, self.spans, self.text, self.offsets)
@@ -107,11 +112,11 @@ class Tokens:
 
 def distinct_prompts(tokens: Tokens) -> tuple[list[int], list[int]]:
     """Rows whose prompts differ, and for every row its place among them."""
-    seen: dict[tuple[int, ...], int] = {}
+    seen: dict[tuple[object, ...], int] = {}
     first: list[int] = []
     place: list[int] = []
     for k, row in enumerate(tokens.rows):
-        key = row.ids[: row.prompt]
+        key = row.asked
         if key not in seen:
             seen[key] = len(first)
             first.append(k)

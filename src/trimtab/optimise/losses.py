@@ -21,7 +21,7 @@ from trimtab.optimise.preferences import Prefer
 from trimtab.optimise.problems import Place, Problem
 
 Total = Callable[[int, Sequence[Tensor]], Tensor]
-Key = tuple[tuple[int, ...], int]  # ids and length of the prompt: what makes a row
+Key = tuple[tuple[int, ...], int, tuple[object, ...]]  # ids, length of the prompt, and where its texts are: what makes a row
 Spot = tuple[int, int]  # a problem, and the number of one of its terms
 Look = tuple[Key, int, float]  # a row, a problem that looks at it, and the sign of its vectors there
 
@@ -387,7 +387,7 @@ def _pulls(total: Total, losses: Mapping[Spot, Tensor], wanted: set[int]) -> dic
 
 def key(row: Row) -> Key:
     """What makes a row."""
-    return (row.ids, row.prompt)
+    return (row.ids, row.prompt, row.asked[1:])
 
 
 def _check_positions(lm: LM, problem: Problem, rows: Sequence[Row]) -> None:

@@ -29,6 +29,8 @@ def report(run: Run | str | Path, *, part: str = "test") -> Path:
         RunError: no finished scores in the folder, or a study whose page is written by running it.
     """
     run = run if isinstance(run, Run) else Run(run)
+    if not run.path.is_dir():
+        raise RunError(f"no such folder: {run.path}", expected="the folder of a run")
     if "study" in run.manifest.get("parts", {}) or "study" in run.manifest:
         return _study(run)
     if part not in run.manifest.get("parts", {}):
