@@ -63,10 +63,8 @@ def shorten(
     terms = _Multipliers(limits, torch.tensor(found.losses), damping, [w for w, _ in whole.goal.terms[bounded:]])
     down, up = torch.optim.Adamax([v, terms.room], lr=rate), torch.optim.Adamax([terms.lam], lr=rate, maximize=True)
     best, history = _Best(limits), History(tuple(float(x) for x in limits))
-    terms.scale = most / (1e-6 + abs(level))
     for _ in range(steps + 1):
-        if moving:
-            terms.scale = float(v.norm()) / (1e-6 + abs(level))
+        terms.scale = (float(v.norm()) if moving else most) / (1e-6 + abs(level))
         seen = losses.at({0: v[None]}, gradients={0}, total=terms.of)
         values = [float(x[0]) for x in seen.terms[0]]
         aim = float(v.norm()) if instead is None else sum(w * x for w, x in zip(terms.extra, values[bounded:], strict=True))
