@@ -233,3 +233,17 @@ def test_batches_hold_every_row_once_and_pad_no_more_than_either_order(shapes: l
     assert sorted(k for b in found for k in b) == list(range(len(made))) and max(map(len, found)) <= size
     for order in (sorted(range(len(made)), key=lambda k: shapes[k]), sorted(range(len(made)), key=lambda k: shapes[k][::-1])):
         assert cost(found) <= cost([order[k : k + size] for k in range(0, len(order), size)])
+
+
+def test_one_of_what_may_be_several(lm: LM) -> None:
+    """One text, one layer, integers of numpy: what is meant is plain."""
+    import numpy as np
+
+    (one,) = lm.logprobs("Do you like tea ?", "yes I think so")
+    assert torch.equal(one, lm.logprobs(["Do you like tea ?"], ["yes I think so"])[0]) and len(one) == 4
+    assert lm.layers(1) == lm.layers(np.int64(1)) == [1] and lm.layers(np.arange(2)) == [0, 1]
+    data = Dataset("two", (Pair("Do you like tea ?", "yes", "no"), Pair("is it rain ?", "good .", "bad .")))
+    acts = activations(lm, data, np.int64(1))
+    assert acts.layers == (1,)
+    with pytest.raises(Exception, match="layer out of range"):
+        lm.layers(True)
