@@ -25,6 +25,13 @@ MOE = dict(num_experts=4, num_local_experts=4, num_experts_per_tok=2, moe_interm
 SLIDING = dict(sliding_window=6)
 
 ROUTED = {**MOE, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "n_shared_experts": 1, "first_k_dense_replace": 1}
+LONGROPE = dict(
+    rope_type="longrope",
+    rope_theta=10000.0,
+    original_max_position_embeddings=16,
+    short_factor=[1.0, 1.1, 1.2, 1.3],
+    long_factor=[1.0, 2.0, 4.0, 8.0],
+)
 MLA = dict(kv_lora_rank=16, q_lora_rank=16, qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=8, num_key_value_heads=4)
 SSM = dict(mamba_d_state=8, mamba_n_heads=4, mamba_d_head=16, mamba_chunk_size=8)
 LINEAR = dict(linear_num_value_heads=4, linear_num_key_heads=2, linear_key_head_dim=8, linear_value_head_dim=8)
@@ -174,13 +181,7 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
         "Phi3",
         {
             "original_max_position_embeddings": 16,
-            "rope_parameters": {
-                "rope_type": "longrope",
-                "rope_theta": 10000.0,
-                "original_max_position_embeddings": 16,
-                "short_factor": [1.0, 1.1, 1.2, 1.3],
-                "long_factor": [1.0, 2.0, 4.0, 8.0],
-            },
+            "rope_parameters": {**LONGROPE},
         },
     ),
     "llama_dynamic": (
@@ -444,13 +445,7 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
         {
             **MLA,
             "dim_model_base": 32,
-            "rope_parameters": {
-                "rope_type": "longrope",
-                "rope_theta": 10000.0,
-                "original_max_position_embeddings": 16,
-                "short_factor": [1.0, 1.1, 1.2, 1.3],
-                "long_factor": [1.0, 2.0, 4.0, 8.0],
-            },
+            "rope_parameters": {**LONGROPE},
         },
     ),
     "deepseek_v3_yarn": (

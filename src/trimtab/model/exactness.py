@@ -70,12 +70,6 @@ class Exactness:
         """On which side of every switch a row of n tokens is."""
         return tuple(switch.side(n) for switch in self.switches)
 
-    def together(self, lengths: Iterable[tuple[int, int]]) -> bool:
-        """Whether rows of (tokens of the prompt, of prompt and completion) may share a batch."""
-        shapes = list(lengths)
-        apart = not self.batchable and len({prompt for prompt, _ in shapes}) > 1
-        return not apart and len({self.sides(whole) for _, whole in shapes}) <= 1
-
     def resumes(self, cached: Iterable[int], whole: Iterable[int]) -> bool:
         """Whether rows whose first `cached` tokens were run before may be gone on with, up to `whole` tokens."""
         return self.replayable and all(self.sides(a) == self.sides(b) for a, b in zip(cached, whole, strict=True))

@@ -55,9 +55,12 @@ def stream(output: Any) -> Tensor:
     return h
 
 
-def replaced(output: Any, h: Tensor) -> Any:
-    """What a block returned, with `h` as its residual stream."""
-    return type(output)((h, *output[1:])) if type(output) in (tuple, list) else (h, *output[1:]) if isinstance(output, tuple) else h
+def replaced(output: Any, h: Tensor, rest: Sequence[Any] | None = None) -> Any:
+    """What a block returned, with `h` as its residual stream (and `rest` in the place of what else it returned)."""
+    if not isinstance(output, tuple | list):
+        return h
+    parts = (h, *(output[1:] if rest is None else rest))
+    return list(parts) if type(output) is list else parts
 
 
 def entering(args: Any, kwargs: dict[str, Any]) -> Tensor:
@@ -98,6 +101,8 @@ class Hooks:
         self._edits: dict[Layer, list[_Acting]] = {}
         self._handles: dict[Layer, Any] = {}  # of the layers that are edited by somebody
         self._watching: list[Any] = []  # what looks at passes while anything is edited
+        inside = (m for m in model.modules() if any(child is blocks for child in m.children()))
+        self._decoder = next((m for m in inside if m is not model), None)  # what runs the blocks, where that is not the model itself
         self._lock = threading.RLock()
         self._local = _Local()
         self._last: tuple[Frame, int] | None = (
@@ -149,9 +154,8 @@ class Hooks:
         """Look at every pass: of the model, of the decoder inside it when that is called alone, and of `generate`, which knows what its prompt is."""
         see = self.model.register_forward_pre_hook(self._see, with_kwargs=True, prepend=True)
         self._watching = [see]
-        decoder = next((m for m in self._inside() if m is not self.model), None)
-        if decoder is not None:
-            self._watching.append(decoder.register_forward_pre_hook(self._see_inside, with_kwargs=True, prepend=True))
+        if self._decoder is not None:
+            self._watching.append(self._decoder.register_forward_pre_hook(self._see_inside, with_kwargs=True, prepend=True))
         generate = getattr(self.model, "generate", None)
         if generate is not None:
             self.model.generate = self._generating(generate)
@@ -162,10 +166,6 @@ class Hooks:
         self._watching = []
         self.model.__dict__.pop("generate", None)
         self._last = None
-
-    def _inside(self) -> list[nn.Module]:
-        """The smallest module that runs the blocks: what has the list of blocks as a child."""
-        return [m for m in self.model.modules() if any(child is self.blocks for child in m.children())]
 
     def _generating(self, generate: Callable[..., Any]) -> Callable[..., Any]:
         """`model.generate`, whose passes are counted from its own prompt: with any cache or none, in pieces, or several guesses at once."""

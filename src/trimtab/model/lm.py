@@ -189,8 +189,7 @@ class LM(Passes):
         Args:
             on_text: called with (index of the prompt, text so far) after each token.
         """
-        asked = [prompts] if isinstance(prompts, str) else prompts
-        rows = self.rows(asked, [""] * len(asked), system=system, chat=chat)
+        rows = self.rows(prompts, system=system, chat=chat)
         sampling = Sampling(max_new_tokens, temperature, top_p, seed)
         longest = max(r.prompt for r in rows) + max_new_tokens
         if longest > self.context:

@@ -284,8 +284,7 @@ def _dated(template: str, date: str) -> str:
 
 def _places(tokenizer: Any, text: str, messages: Sequence[Mapping[str, str]], form: Any, how: Rendering) -> list[Place] | None:
     """Where each message's text stands, in the order of the messages; None if one of them does not."""
-    keywords = json.dumps(dict(how.template), sort_keys=True, default=str)
-    segments = _segments(tokenizer, _template_of(tokenizer), tuple(m["role"] for m in messages), form, keywords, how)
+    segments = _segments(tokenizer, _template_of(tokenizer), tuple(m["role"] for m in messages), form, how)
     if segments is None:
         return None
     found = _by_segments(text, segments, messages, how)
@@ -297,7 +296,7 @@ def _stand_ins(roles: Sequence[str]) -> list[dict[str, str]]:
 
 
 @lru_cache(maxsize=256)
-def _segments(tokenizer: Any, template: str, roles: tuple[str, ...], form: Any, keywords: str, how: Rendering) -> tuple[tuple[str, int], ...] | None:
+def _segments(tokenizer: Any, template: str, roles: tuple[str, ...], form: Any, how: Rendering) -> tuple[tuple[str, int], ...] | None:
     """What the template writes before the text of each message, in the order they are shown in, and (behind a -1) at the end; None if it leaves one out."""
     stand_ins = _stand_ins(roles)
     text = _apply(tokenizer, form(stand_ins), how)
@@ -421,8 +420,8 @@ def turn_end(tokenizer: Any, how: Rendering | None = None) -> tuple[tuple[int, .
     """
     if not tokenizer.chat_template:
         raise TokenError("the model has no chat template, so no turn follows an answer")
-    talk = [{"role": role, "content": STAND_IN.format(k)} for k, role in enumerate(("user", "assistant", "user"))]
-    text = _apply(tokenizer, list(talk), how or Rendering())
+    talk = _stand_ins(("user", "assistant", "user"))
+    text = _apply(tokenizer, _as_text(talk), how or Rendering())
     answer, question = talk[1]["content"], talk[2]["content"]
     begin, end = text.rfind(answer) + len(answer), text.rfind(question)
     if not len(answer) <= begin < end:

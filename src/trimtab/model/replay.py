@@ -119,7 +119,7 @@ def emitted(recorded: Any, h: Tensor, copies: int) -> Any:
     if not isinstance(recorded, tuple | list):
         return h
     rest = [x.repeat(copies, *[1] * (x.ndim - 1)) if isinstance(x, Tensor) else x for x in recorded[1:]]
-    return replaced(type(recorded)((h, *rest)) if type(recorded) in (tuple, list) else (h, *rest), h)
+    return replaced(recorded, h, rest)
 
 
 def fork(cache: Any, order: Tensor | None = None) -> Any:

@@ -157,7 +157,7 @@ class Group:
         raw: dict[Spot, Tensor] = {}
         parts = self._parts(counts)
         pulls: Mapping[Spot, Any] = {(k, j): w for k in wanted for j, (w, _) in enumerate(self.owner.problems[k].goal.terms)}
-        if wanted and total is not None:  # how much each loss counts depends on all of them, so they are looked at first
+        if wanted and total is not None and len(parts) > 1:  # how much each loss counts depends on all of them, so they are looked at first
             with torch.no_grad():
                 seen = {spot: x for part in parts for spot, (x, _) in self._losses(part, base, counts).items()}
             pulls = _pulls(total, seen, wanted)
@@ -166,6 +166,8 @@ class Group:
             every = base.clone().requires_grad_(bool(wanted))
             with torch.set_grad_enabled(bool(wanted)):
                 found = self._losses(part, every, counts)
+                if wanted and total is not None and len(parts) == 1:
+                    pulls = _pulls(total, {spot: x for spot, (x, _) in found.items()}, wanted)
                 mine = [(pulls[spot] * x).sum() for spot, (x, _) in found.items() if spot[0] in wanted]
             if mine:
                 gradient += torch.autograd.grad(torch.stack(mine).sum(), every)[0]
@@ -218,7 +220,7 @@ class Group:
         keep = tuple(range(tokens.pivot - 1, max(tokens.pivot, tokens.ids.shape[1] - 1)))
         with self.lm.edit(stack_edits(self.place.under, Receipt())):
             prefix = self.lm.prefix(tokens, start, sorted({self.place.layers[0], *self.reads}), keep=keep[:1])
-        prefix = replace(prefix, logits=prefix.logits[:, :0])  # replays give their own; a column of the vocabulary for every row is large
+        prefix = replace(prefix, logits=prefix.logits[:, :0].clone())  # replays give their own; a column of the vocabulary for every row is large
         return Bundle(prefix, {key(row): j for j, row in enumerate(rows)}, keep)
 
     def _selected(self, problem: int, tokens: Tokens) -> Bool[Tensor, "b s"]:
