@@ -14,16 +14,18 @@ import torch
 
 from pico import pico, toy_pairs
 from trimtab import LM, Freeform, Intervention, OneShot, Preference, SteeringVector, learn, steer
-from trimtab.capability import Question, accuracy, capability, drift, questions, replays
+from trimtab.capability import Question, accuracy, capability, questions
 from trimtab.contexts import told, with_shots, without_opener
 from trimtab.datasets import Dataset, Pair
+from trimtab.drift import Yardstick, drift, reach
 from trimtab.errors import DataError, OverlapError, RunError, VectorError
 from trimtab.methods import Activations, activations
 from trimtab.methods.freeform import divergence
+from trimtab.quality import Quality, broken, distinct, strangeness, whole
+from trimtab.readings import replays
 from trimtab.recipe import Run
 from trimtab.reports import bipo as report
 from trimtab.studies import bipo as study
-from trimtab.texts import distinct, strangeness
 from trimtab.transfer import Map, onto
 from trimtab.vector import evened
 
@@ -120,6 +122,42 @@ def test_drift_is_the_divergence_along_own_answers() -> None:
     assert float(found[0, 2]) == pytest.approx(float((plain.exp() * (plain - moved)).sum(-1).mean()), rel=1e-3)
 
 
+def test_equal_drift_is_confirmed_where_it_is_said_to_be() -> None:
+    """Within 2 % of the budget, along the same answers, both ways; and further than any fixed grid where a vector is short."""
+    lm = pico()
+    yardstick = Yardstick.of(lm, ["Do you like tea ?", "Do you like rain ?"], tokens=4)
+    for size in (3.0, 0.05):
+        iv = Intervention(vector(lm, size=size))
+        for sign in (1, -1):
+            found = reach(lm, iv, yardstick, 0.05, sign=sign)
+            assert found.multiplier * sign > 0 and not found.why
+            again = float(yardstick.drift(lm, iv, [found.multiplier]).mean())
+            assert again == pytest.approx(0.05, rel=0.02) and found.nats == pytest.approx(again, rel=1e-3)
+            assert len(found.probes) <= 14
+    assert reach(lm, Intervention(vector(lm, size=0.05)), yardstick, 0.05).multiplier > 8
+    nothing = reach(lm, Intervention(SteeringVector({1: torch.zeros(lm.width)})), yardstick, 0.05)
+    assert np.isnan(nothing.multiplier) and "not reached by multiplier 4096" in nothing.why
+
+
+def test_going_on_ends_where_the_text_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = pico()
+    yardstick = Yardstick.of(lm, ["Do you like tea ?"], tokens=4)
+    monkeypatch.setattr("trimtab.drift.breaks", lambda *_: True)
+    found = reach(lm, Intervention(vector(lm, size=0.01)), yardstick, 0.05)
+    assert np.isnan(found.multiplier) and found.why == "not reached by multiplier 8: the text breaks first"
+
+
+def test_freeform_says_where_its_divergence_is_saturated(caplog: pytest.LogCaptureFixture) -> None:
+    """One coordinate that outweighs all others makes the divergence 0 whatever the answers say."""
+    one, two = torch.randn(6, 4, 8), torch.randn(6, 4, 8)
+    one[:, 1:, 0] += 200
+    two[:, 1:, 0] += 200
+    acts = Activations(one, two, (0, 1, 2, 3))
+    assert Freeform.mute(acts, 8) == [1, 2, 3] and Freeform.chosen(acts, 8) == 0
+    assert "chooses among 1 of 4 layers" in caplog.text
+    assert [f["saturated"] for f in Freeform().figures(acts).values()] == [0.0, 1.0, 1.0, 1.0]
+
+
 def test_replays_of_choices_share_their_prompt() -> None:
     lm, iv = pico(), Intervention(vector(pico()))
     tokens = lm.batch([lm.row("Do you like tea ?", c) for c in ("yes", "no never", "I think so")])
@@ -209,6 +247,26 @@ def test_a_map_between_models() -> None:
 
 
 # ---------------------------------------------------------------- texts
+
+
+def test_broken_texts_are_those_a_reader_calls_broken() -> None:
+    """119 answers of SmolLM2, steered and not, each labelled by two readers; the thresholds were taken from every other one."""
+    rows = [json.loads(line) for line in (Path(__file__).parent / "read_texts.jsonl").read_text().splitlines()]
+    mine = np.array(broken([r["text"] for r in rows], [r["nats"] for r in rows], usual=0.8))
+    readers = np.array([[r["one"], r["two"]] for r in rows], bool).T
+    held = np.arange(len(rows)) % 2 == 1
+    assert all((mine == r)[held].mean() >= 0.9 for r in readers), [(mine == r)[held].mean() for r in readers]
+    assert (readers[0] == readers[1]).mean() < 0.95, "two readers agree hardly better"
+
+
+def test_quality_of_plain_cases() -> None:
+    assert not Quality.of("The capital of France is Paris. It lies on the", 1.0).broken(0.8)
+    assert not Quality.of("Yes.", 1.0).broken(0.8) and not Quality.of("Voici la réponse. Merci beaucoup !", 1.0).broken(0.8)
+    assert Quality.of("up up up up up up up up", 1.0).broken(0.8), "in circles"
+    assert Quality.of("The sea is blue today.", 4.0).broken(0.8), "stranger than usual by more than 2.5 nats a token"
+    assert Quality.of("🍊🍊🍊🍊🍊🍊", 1.0).broken(0.8) and Quality.of("# # ## - -- >> <<", 1.0).broken(0.8), "no sentences"
+    assert Quality.of("", float("nan")).broken(0.8), "nothing was said"
+    assert whole("1. Eat well\n2. Sleep\n3. Walk") == 1.0
 
 
 def test_distinct_and_strangeness() -> None:

@@ -23,7 +23,7 @@ from trimtab.model.check import relative
 from trimtab.model.exactness import Exactness, Switch, switches
 from trimtab.model.shrink import shrunken
 from trimtab.optimise import likely_completions
-from trimtab.steerability import fit_slopes
+from trimtab.statistics.slopes import fit_slopes
 from trimtab.vector import SteeringVector
 from zoo import SMALL, WIDTH
 

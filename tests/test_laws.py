@@ -100,7 +100,8 @@ def test_method_laws(name: str, toy_acts: Activations) -> None:
     mean = acts.mean_difference()
     assert v.layers == tuple(range(lm.n_layers)) and v.width == WIDTH
     for layer in v.layers:
-        assert torch.allclose(v[layer].norm(), mean[layer].norm(), rtol=1e-4), "rescaled to the mean difference's norm"
+        if name != "label-shuffled":  # which has the norm it comes out with
+            assert torch.allclose(v[layer].norm(), mean[layer].norm(), rtol=1e-4), "rescaled to the mean difference's norm"
         assert torch.allclose(v[layer], again[layer], rtol=1e-4, atol=1e-6), "deterministic"
     assert registry.make("method", v.made.method) == method
     assert v.made.data["hash"] == data.hash and len(v.made.trained_on) == len(data)
@@ -117,6 +118,8 @@ def test_method_laws_on_any_activations(name: str, seed: int, n: int, size: floa
     acts, method = Activations(positive, negative, (0, 1)), METHODS[name]()
     assume(not torch.allclose(acts.deltas[0], acts.deltas[1]))
     mean = acts.mean_difference()
+    if name == "label-shuffled":
+        mean = acts.by_coin(method.seed).mean_difference()
     found = method.fit_activations(acts)
     for layer in (0, 1):
         assert torch.isfinite(found[layer]).all()

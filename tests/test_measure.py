@@ -18,11 +18,11 @@ from pico import pico
 from trimtab.datasets import Dataset, Pair, to_choices
 from trimtab.errors import OverlapError, RecipeError, RunError, SteerError, TokenError
 from trimtab.interventions import Intervention, Receipt, edits
-from trimtab.measure import measure, replay_multipliers, transcripts
+from trimtab.measure import measure, transcripts
 from trimtab.methods import MeanDiff, contrast_index, learn, paired_rows
 from trimtab.metrics import KL, Likelihood, OutsideMass, Propensity
 from trimtab.model import LM
-from trimtab.readings import chunks
+from trimtab.readings import chunks, replay_multipliers
 from trimtab.recipe import Run
 from trimtab.vector import SteeringVector
 from zoo import WIDTH

@@ -17,13 +17,23 @@ from trimtab import studies
 from trimtab.errors import RecipeError, RunError, UnknownName
 from trimtab.recipe import Cell, Recipe, Run, Score, row
 from trimtab.reports import analyse, report
-from trimtab.steerability import anti_steerable, band, confidence, fit_slopes, interval, mean_figure, share_figure
+from trimtab.statistics.nulls import Compared, Null
 
 GRID = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
 
-def planted(folder: Path, slopes: dict[str, np.ndarray], *, form: str = "answers", noise: float = 0.01, level: float = 0.3) -> Run:
-    """A run folder whose items have known slopes."""
+def planted(
+    folder: Path,
+    slopes: dict[str, np.ndarray],
+    *,
+    form: str = "answers",
+    noise: float = 0.01,
+    level: float = 0.3,
+    nulls: float | None = 0.3,
+    said: float = 0.5,
+    text: str = "It is a good day. We go.",
+) -> Run:
+    """A run folder whose items have known slopes, beside null vectors of some spread, with what asking brings and what is said at multipliers 1 and -1."""
     run, rng = Run.create(folder), np.random.default_rng(0)
     iv = {"vector": "0" * 16, "layers": [3], "operator": {"name": "add"}, "multiplier": 1.0, "positions": "everywhere", "gate": {"name": "always"}}
     conditions = [{"name": c, "system": None, "intervention": iv} for c in slopes]
@@ -41,9 +51,15 @@ def planted(folder: Path, slopes: dict[str, np.ndarray], *, form: str = "answers
                 rows.append(row(Cell("propensity", condition, None, m), Score(f"i{k}", start + s * m + noise * rng.normal(), "nats/token")))
                 rows.append(row(Cell("kl", condition, None, m), Score(f"i{k}", 0.1 * m * m, "nats")))
                 rows.append(row(Cell("outside-mass", condition, None, m), Score(f"i{k}", math.nan, "probability")))
-    rows += [row(Cell("propensity", "prompt-positive", None, 0.0), Score(f"i{k}", 0.5, "nats/token")) for k in range(len(slopes["vector"]))]
+    rows += [row(Cell("propensity", "prompt-positive", None, 0.0), Score(f"i{k}", said, "nats/token")) for k in range(len(slopes["vector"]))]
     run.journal("test").append("test/0/None", rows)
-    run.journal("../generations").append("g", [{"prompt": "<b>Hi</b>", "multiplier": m, "text": f"said at {m}"} for m in (-1.0, 0.0, 1.0)])
+    told = {-1.0: text, 0.0: "It is a day. We stay.", 1.0: text}
+    run.journal("../generations").append(
+        "g", [{"prompt": "<b>Hi</b>", "multiplier": m, "text": f"{t} Said at {m}.", "nats": 1.0} for m, t in told.items()]
+    )
+    if nulls is not None:
+        beside = Null.of("random", [3], rng.normal(0, nulls, (499, 1)))
+        run.write("nulls/test.json", Compared("3", float(np.mean(slopes["vector"])), 60, "forecast", (beside,)).to_json())
     run.note(model="pico", layer=3)
     return run
 
@@ -52,19 +68,28 @@ def spread(mean: float, sd: float, n: int = 60, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).normal(mean, sd, n)
 
 
-VERDICTS = {
-    "Works: it raises": {"vector": spread(1.0, 0.3), "random-0": spread(0.0, 0.3, seed=2)},
-    "Works on average, but reverses on": {"vector": spread(0.6, 1.2), "random-0": spread(0.0, 0.1, seed=2)},
-    "Does not work": {"vector": spread(0.0, 1.0), "random-0": spread(0.0, 0.3, seed=2)},
-    "Works backwards": {"vector": spread(-1.0, 0.3), "random-0": spread(0.0, 0.3, seed=2)},
-    "Not better than its controls": {"vector": spread(1.0, 0.3), "random-0": spread(-1.1, 0.3, seed=2)},
+CALM = {"random-0": spread(0.0, 0.3, seed=2)}
+VERDICTS: dict[str, tuple[dict[str, np.ndarray], dict[str, object]]] = {
+    "Works: it raises": ({"vector": spread(1.0, 0.3), **CALM}, {}),
+    "Works on average, but reverses on": ({"vector": spread(0.6, 1.2), **CALM}, {"nulls": 0.1, "said": 0.1}),
+    "No measurable effect: the mean slope cannot be told": ({"vector": spread(0.0, 1.0), **CALM}, {}),
+    "No measurable effect: the mean slope is below": ({"vector": spread(0.005, 0.001), **CALM}, {"nulls": 0.001}),
+    "Works backwards": ({"vector": spread(-1.0, 0.3), **CALM}, {}),
+    "Not beyond controls": ({"vector": spread(1.0, 0.3), "random-0": spread(-1.1, 0.3, seed=2)}, {}),
+    "Not beyond controls: ": ({"vector": spread(-0.4, 0.3), **CALM}, {}),
+    "Breaks the text": ({"vector": spread(1.0, 0.3), **CALM}, {"text": "up up up up up up up up up up up up up"}),
+    "Does no more than asking": ({"vector": spread(1.0, 0.3), **CALM}, {"said": 3.0}),
+    "No verdict: nothing": ({"vector": spread(1.0, 0.3), **CALM}, {"nulls": None}),
+    "Too few items": ({"vector": spread(1.0, 0.3, 9), "random-0": spread(0.0, 0.3, 9, 2)}, {}),
 }
 
 
 @pytest.mark.parametrize("verdict", VERDICTS)
 def test_the_verdict_follows_the_numbers(verdict: str, tmp_path: Path) -> None:
-    found = analyse(planted(tmp_path, VERDICTS[verdict]), "test")
+    slopes, changes = VERDICTS[verdict]
+    found = analyse(planted(tmp_path, slopes, **changes), "test")  # type: ignore[arg-type]
     assert found.verdict.startswith(verdict)
+    assert verdict.casefold().startswith(found.kind.split(" ")[0].replace("does", "does").casefold())
     assert any("KL" in r for r in found.reasons) and any("system prompt" in r for r in found.reasons)
 
 
@@ -87,13 +112,13 @@ def test_figures_recover_what_was_planted(tmp_path: Path) -> None:
 
 
 def test_the_page_is_one_file_and_escapes_text(tmp_path: Path) -> None:
-    page = report(planted(tmp_path, VERDICTS["Works: it raises"])).read_text()
+    page = report(planted(tmp_path, VERDICTS["Works: it raises"][0])).read_text()
     assert "&lt;b&gt;Hi" in page and "<b>Hi</b>" not in page
     assert "<script" not in page and 'src="http' not in page and 'href="http' not in page and "<link" not in page
     ids = [part.split('"')[0] for part in page.split('id="')[1:]]
     assert len(ids) == len(set(ids)), "ids of the inlined plots do not collide"
     markdown = (tmp_path / "report.md").read_text()
-    assert "said at -1.0" in markdown and "![" in markdown
+    assert "Said at -1.0" in markdown and "![" in markdown
     for name in ("propensity", "slopes", "kl"):
         assert (tmp_path / "plots" / f"{name}.png").stat().st_size > 5000 and (tmp_path / "plots" / f"{name}.svg").is_file()
     rows = list(csv.DictReader((tmp_path / "tables" / "slopes.csv").read_text().splitlines()))
@@ -101,7 +126,7 @@ def test_the_page_is_one_file_and_escapes_text(tmp_path: Path) -> None:
 
 
 def test_a_report_twice_is_the_same(tmp_path: Path) -> None:
-    run = planted(tmp_path, VERDICTS["Works: it raises"])
+    run = planted(tmp_path, VERDICTS["Works: it raises"][0])
     first = report(run).read_bytes()
     assert report(run).read_bytes() == first
 
@@ -114,51 +139,6 @@ def test_reports_of_nothing(tmp_path: Path) -> None:
 def test_reports_never_import_torch() -> None:
     code = "import sys, trimtab.reports, trimtab.recipe, trimtab.datasets, trimtab.formats; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-# ---------------------------------------------------------------- statistics
-
-
-def test_intervals_cover() -> None:
-    """The bootstrap interval of a mean covers the truth about 95 times in 100."""
-    hits = 0
-    for seed in range(100):
-        lo, hi = interval(np.random.default_rng(seed).normal(1.0, 2.0, 80), seed=seed)
-        hits += lo < 1.0 < hi
-    assert 88 <= hits <= 100
-
-
-def test_grouped_intervals_are_wider_when_items_repeat() -> None:
-    values = np.repeat(np.random.default_rng(0).normal(size=30), 5)
-    groups = [str(k // 5) for k in range(150)]
-    plain, grouped = interval(values), interval(values, groups=groups)
-    assert (grouped[1] - grouped[0]) > 1.7 * (plain[1] - plain[0])
-
-
-def test_shares_at_the_edge_have_an_interval() -> None:
-    none = share_figure("x", np.zeros(40, bool))
-    assert none.value == 0 and none.lo == 0 and 0.05 < none.hi < 0.12
-    assert math.isnan(share_figure("x", np.zeros(0, bool)).value)
-
-
-def test_not_measured_is_not_zero() -> None:
-    figure = mean_figure("x", np.array([1.0, math.nan, 3.0, 2.0]), "nats")
-    assert figure.value == 2.0 and figure.n == 3
-    assert math.isnan(mean_figure("x", np.array([math.nan]), "nats").value)
-
-
-def test_confidence_of_single_items() -> None:
-    m = np.array(GRID)
-    rng = np.random.default_rng(0)
-    curves = np.stack([2 * m, -2 * m, 0 * m]) + 0.05 * rng.normal(size=(3, 5))
-    assert confidence(fit_slopes(m, curves)).tolist() == ["steerable", "anti-steerable", "ambiguous"]
-    assert anti_steerable(np.array([1.0, 0.0, -1.0])).tolist() == [False, True, True]
-
-
-def test_bands_hold_the_mean() -> None:
-    values = np.random.default_rng(0).normal(size=(50, 4))
-    lo, hi = band(values)
-    assert (lo < values.mean(0)).all() and (values.mean(0) < hi).all()
 
 
 # ---------------------------------------------------------------- recipes

@@ -11,14 +11,16 @@ from torch import nn
 
 from pico import build, tokenizer
 from trimtab.bias import codes, concept_and_position, factorial_fit, swapped, variance_shares
+from trimtab.controls import random_controls
 from trimtab.datasets import Dataset, Pair, as_choice, check_disjoint, to_choices
 from trimtab.errors import DataError, OverlapError
 from trimtab.formats import study
 from trimtab.interventions import Intervention
-from trimtab.measure import measure, random_controls
+from trimtab.measure import measure
 from trimtab.metrics import OutsideMass, Propensity
 from trimtab.model import LM
-from trimtab.steerability import anti_steerable, fit_slopes, null_p
+from trimtab.statistics.nulls import null_p
+from trimtab.statistics.slopes import anti_steerable, fit_slopes
 from trimtab.vector import SteeringVector
 
 GRID = np.array([-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5])

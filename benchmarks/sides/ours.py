@@ -14,8 +14,8 @@ from turns import inputs, serve
 
 from trimtab import LM, Intervention, SteeringVector, from_last_prompt_token, steer
 from trimtab.interventions import Receipt, edits
-from trimtab.measure import replay_multipliers
 from trimtab.model import Row
+from trimtab.readings import replay_multipliers
 
 work, kind = inputs()
 lm = LM.load("smollm2")

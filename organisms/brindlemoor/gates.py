@@ -20,7 +20,7 @@ from trimtab import LM, Dataset, Intervention, MeanDiff, OneShot, Pair, Preferen
 from trimtab.measure import random_controls
 from trimtab.organisms import CONTROLS, TRAITS, Item, truth, world
 from trimtab.reports.analysis import analyse
-from trimtab.steerability import Figure, interval, mean_figure, share_figure
+from trimtab.statistics.intervals import Figure, interval, mean_figure, share_figure
 
 REFUSAL, SABOTAGE, PREFERENCE = (1, 0.45), (2, 0.55), (1, 0.3)  # layer and norm of the optimised vectors, chosen on trained wordings
 PROBES = 4  # prompts, one vector each, of the one-shot gates

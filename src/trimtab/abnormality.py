@@ -16,7 +16,7 @@ import torch
 
 from trimtab.errors import DataError, ModelError
 from trimtab.model import LM, Row
-from trimtab.steerability import Array
+from trimtab.statistics.intervals import Array
 
 TAG = re.compile(r"<[^<>\s]{1,40}>")
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from trimtab import organisms
+from trimtab.controls import random_controls
 from trimtab.errors import DataError
 from trimtab.formats import records
 from trimtab.interventions import Intervention
-from trimtab.measure import random_controls
 from trimtab.model import LM, Layer
 from trimtab.optimise import Ball, Descent, MaxSteps, Place, Problem, Promote, Start, losses_of, optimise
 from trimtab.vector import SteeringVector

@@ -10,17 +10,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from trimtab.datasets import Pair, as_choice
 from trimtab.datasets import polarity as polarity_of
 from trimtab.errors import DataError
+from trimtab.statistics.intervals import Array, Groups, members
 
-Array = NDArray[np.floating[Any]]
 SMALLEST_CELL = 20
 TERMS = ("concept", "letter", "polarity", "interaction")
 _LISTED = re.compile(r"(.*?\S)\s*\n\s*(?:(?:[A-Z][\w ]{0,30}:)\s*\n\s*)?\(A\):?[ \t]*(\S.*?)\s*\n\s*\(B\):?[ \t]*(\S.*?)\s*", re.DOTALL)
@@ -114,16 +112,30 @@ def concept_and_position(at_a: Array, at_b: Array) -> tuple[Array, Array]:
     return (at_a + at_b) / 2, (at_a - at_b) / 2
 
 
-def leaning(values: Array, codes: Array) -> tuple[float, float, float]:
+def leaning(values: Array, codes: Array, groups: Groups = None) -> tuple[float, float, float]:
     """Half the difference of the mean between items of code 1 and of code -1, with its 95 % interval: how far a model leans to a letter, or to Yes, whatever is asked.
 
+    An item read in both orders of its options stands twice, with one group: what is its own cancels. The interval is that of a regression on the code
+    with errors that go by group, Student's t.
+
     Args:
-        values: (n,) propensity of the items in the unsteered model; codes: (n,) 1 where the matching answer is at A (begins with Yes), -1 where it is not.
+        values: (n,) propensity of the items in the unsteered model, NaN where not measured; codes: (n,) 1 where the matching answer is at A (begins with
+            Yes), -1 where it is not.
+        groups: the question of each item.
     """
-    one, other = values[codes > 0], values[codes < 0]
-    middle = (one.mean() - other.mean()) / 2
-    half = 1.96 * np.sqrt(one.var(ddof=1) / len(one) + other.var(ddof=1) / len(other)) / 2
-    return float(middle), float(middle - half), float(middle + half)
+    there = ~np.isnan(values)
+    y, c = values[there], codes[there]
+    own = members(None if groups is None else [g for g, k in zip(groups, there, strict=True) if k], len(y))
+    if min((c > 0).sum(), (c < 0).sum()) == 0 or len(own) < 4:
+        return float("nan"), float("nan"), float("nan")
+    design = np.stack([np.ones_like(c), c], 1)
+    inverse = np.linalg.inv(design.T @ design)
+    beta, fitted = _fit(design, y)
+    # one score per group: residuals times design, as if the group had been left out
+    scores = np.stack([design[k].T @ np.linalg.solve(np.eye(len(k)) - design[k] @ inverse @ design[k].T, (y - fitted)[k]) for k in own])
+    se = float(np.sqrt((inverse @ (scores.T @ scores) @ inverse)[1, 1] * (len(own) - 1) / len(own)))
+    half = float(stats.t.ppf(0.975, len(own) - 2)) * se
+    return float(beta[1]), float(beta[1] - half), float(beta[1] + half)
 
 
 @dataclass(frozen=True)
@@ -135,6 +147,7 @@ class Fit:
             standard errors, two-sided p-values.
         shares: order-free (Shapley) shares of the variance, of each factor and the interaction.
         omega2: the share all of them explain, without the part chance explains.
+        freedom: degrees of freedom of the errors.
     """
 
     beta: Mapping[str, float]
@@ -142,6 +155,12 @@ class Fit:
     p: Mapping[str, float]
     shares: Mapping[str, float]
     omega2: float
+    freedom: int
+
+    def interval(self, term: str) -> tuple[float, float]:
+        """95 % interval of one coefficient (Student's t)."""
+        half = float(stats.t.ppf(0.975, self.freedom)) * self.se[term]
+        return self.beta[term] - half, self.beta[term] + half
 
 
 def fit_factors(slope: Array, letter: Array, polarity: Array) -> Fit:
@@ -166,7 +185,9 @@ def fit_factors(slope: Array, letter: Array, polarity: Array) -> Fit:
     unexplained = float((residual**2).sum())
     mean_square = unexplained / (n - 4)
     omega2 = (total - unexplained - 3 * mean_square) / (total + mean_square) if total > 0 else float("nan")
-    return Fit(beta, dict(zip(TERMS, se.tolist(), strict=True)), dict(zip(TERMS, p.tolist(), strict=True)), shapley_shares(slope, factors), omega2)
+    return Fit(
+        beta, dict(zip(TERMS, se.tolist(), strict=True)), dict(zip(TERMS, p.tolist(), strict=True)), shapley_shares(slope, factors), omega2, n - 4
+    )
 
 
 def shapley_shares(slope: Array, factors: Mapping[str, Array]) -> dict[str, float]:
@@ -185,7 +206,7 @@ def shapley_shares(slope: Array, factors: Mapping[str, Array]) -> dict[str, floa
 def cells(slope: Array, pairs: Sequence[Pair]) -> dict[str, tuple[float, int]]:
     """Mean slope and number of items for each matching letter and polarity that occurs, such as "A, yes"."""
     found: dict[str, list[float]] = {}
-    for s, p in zip(slope, pairs, strict=True):
+    for s, p in ((s, p) for s, p in zip(slope, pairs, strict=True) if not np.isnan(s)):
         found.setdefault(f"{p.meta.get('matching_letter', '-')}, {p.meta.get('polarity', 'none')}", []).append(float(s))
     return {k: (float(np.mean(v)), len(v)) for k, v in sorted(found.items())}
 

@@ -1,4 +1,4 @@
-"""What a vector costs: knowledge (multiple choice, own or of lm-eval), truthfulness (MC1, MC2), and how far the model drifts from itself.
+"""What a vector costs: knowledge (multiple choice, own or of lm-eval), truthfulness (MC1, MC2); how far the model drifts from itself is `drift.py`.
 
 run = capability(lm, iv, questions(), to="runs/cost")
 print(accuracy(run.table("capability")))
@@ -6,7 +6,7 @@ print(accuracy(run.table("capability")))
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.resources import files
@@ -15,19 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from scipy import stats
-from torch import Tensor
 
 from trimtab.datasets import digest
 from trimtab.errors import DataError, RecipeError
 from trimtab.formats import records
 from trimtab.interventions import Intervention, check_stack, steer
-from trimtab.measure import replay_multipliers
-from trimtab.model import LM, Row, Tokens, in_pieces
-from trimtab.model.tokens import Prompt
+from trimtab.model import LM, Row, in_pieces
+from trimtab.readings import replays
 from trimtab.recipe import Cell, Run, Score, Table, check_grid, row
-from trimtab.steerability import Array, interval
+from trimtab.statistics.intervals import Array, interval
 
 Progress = Callable[[int, int], None]
 AT_ONCE = 8  # questions in a batch: fixed, so that a resumed run repeats the same arithmetic
@@ -146,19 +143,6 @@ def _choices(
     return out
 
 
-def replays(
-    lm: LM, iv: Intervention, tokens: Tokens, keep: Sequence[int], multipliers: Sequence[float]
-) -> Iterator[tuple[float, Float[Tensor, "b k v"]]]:
-    """Logits of a batch at each multiplier, 0 among them, by replays of one pass."""
-    chosen = iv.where.select(tokens.index, tokens.rows)
-    start = min(int(chosen.any(0).nonzero()[0]) if chosen.any() else tokens.pivot - 1, tokens.pivot - 1)
-    prefix = lm.prefix(tokens, start, [min(iv.vector.layers)], keep=keep)
-    yield 0.0, prefix.logits
-    for m in multipliers:
-        if m != 0:
-            yield float(m), replay_multipliers(lm, prefix, [iv], (m,), keep)[0]
-
-
 @dataclass(frozen=True)
 class Accuracy:
     """Share right at a multiplier; its difference to multiplier 0 on the same items, with a 95 % interval, and the exact McNemar p of that difference.
@@ -198,31 +182,6 @@ def _mcnemar(change: Array) -> float:
     """Two-sided exact test that gained and lost items are equally many."""
     gained, lost = int((change > 0).sum()), int((change < 0).sum())
     return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-
-
-@torch.no_grad()
-def drift(
-    lm: LM, iv: Intervention, prompts: Sequence[Prompt], multipliers: Sequence[float], *, tokens: int = 24, batch: int = 8, seed: int = 0
-) -> Float[Tensor, "n c"]:
-    """KL(unsteered || steered) per token, averaged along what the unsteered model itself says to each prompt (sampled at temperature 1). Nats.
-
-    This is the yardstick of methods compared at equal cost: it counts every change, at every token of an answer.
-    """
-    said = lm.generate(prompts, max_new_tokens=tokens, temperature=1.0, seed=seed)
-    rows = [lm.row(p, s) if s.strip() else lm.row(p).extended(sorted(lm.end_tokens)[:1]) for p, s in zip(prompts, said, strict=True)]
-    out = torch.zeros(len(rows), len(multipliers))
-    for chosen in lm.batches(rows, batch):
-        packed = lm.batch([rows[k] for k in chosen])
-        keep = list(range(packed.pivot - 1, packed.ids.shape[1] - 1))
-        there = (packed.index[:, packed.pivot :] >= 0).float()
-        plain = torch.zeros(())
-        for m, logits in replays(lm, iv, packed, keep, multipliers):
-            logp = logits.log_softmax(-1)
-            plain = logp if m == 0 else plain
-            kl = (plain.exp() * (plain - logp)).sum(-1).clamp(min=0)
-            if m in multipliers:
-                out[chosen, list(multipliers).index(m)] = ((kl * there).sum(-1) / there.sum(-1)).cpu()
-    return out
 
 
 def harness(

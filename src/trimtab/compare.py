@@ -15,7 +15,7 @@ from trimtab.methods import OneShot
 from trimtab.model import LM, Layer
 from trimtab.model.tokens import Prompt
 from trimtab.optimise import Objective, Place, Promote, cosines, detection, losses_of, optimise, path
-from trimtab.steerability import interval
+from trimtab.statistics.intervals import interval
 from trimtab.vector import SteeringVector
 
 Progress = Callable[[int, int], None]
@@ -53,7 +53,7 @@ def detections(lm: LM, vectors: Sequence[SteeringVector], positive: Sequence[Pro
 class Size:
     """Vectors of so many examples: on pairs they were not learned from, the rise of the positive answer's log-probability (nats per token).
 
-    `values` has one mean for each vector; `lo` and `hi` bound their mean (95 % bootstrap over vectors).
+    `values` has one mean for each vector; `lo` and `hi` bound their mean (95 %, over vectors).
     """
 
     examples: int

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 from trimtab import registry
+from trimtab.controls import null_controls, random_controls
 from trimtab.datasets import Dataset, Splits
 from trimtab.errors import RunError
 from trimtab.interventions import Intervention
 from trimtab.measure import measure, transcripts
-from trimtab.methods import Activations, ContrastMethod, LabelShuffled, Method, RandomDirection, activations, learn, paired_rows
+from trimtab.methods import Method, learn, paired_rows
 from trimtab.model import LM, Positions
 from trimtab.recipe import Recipe, Run
 from trimtab.reports import report
@@ -47,8 +47,7 @@ def run(recipe: Recipe, to: str | Path, watch: Watch = silent) -> Run:
     loading(1, 1)
     layers = lm.layers(recipe.layers or None) if recipe.layer is None else lm.layers([recipe.layer])
 
-    known = _Learned(folder, lm, parts.train, layers, watch)
-    vector = known.vector("vectors", method)
+    vector = _learned(folder, lm, parts.train, method, layers, watch)
     sweep = Intervention(vector, operator, positions=positions)
     if recipe.layer is None:
         small = tuple(m for m in (-1.0, 0.0, 1.0) if m in recipe.multipliers)
@@ -59,9 +58,12 @@ def run(recipe: Recipe, to: str | Path, watch: Watch = silent) -> Run:
     folder.note(layer=layer, residual={str(k): n for k, n in lm.norms(some, [layer]).items()})
 
     iv = replace(sweep, vector=vector.at(layer))
-    controls = {name: _as_long(v.at(layer), iv.vector) for name, v in known.controls(recipe).items()}
-    measure(lm, iv, parts.test, metrics, to=folder.path, part="test", multipliers=recipe.multipliers, controls=controls, progress=watch("measure"))
-    prompts = recipe.generate or tuple(p.prompt for p in parts.test)[: recipe.samples]
+    controls = random_controls(iv.vector, recipe.controls, recipe.seed) | null_controls(iv.vector, recipe.controls)
+    measure(
+        lm, iv, parts.test, metrics, to=folder.path, part="test", multipliers=recipe.multipliers, controls=controls, draws=recipe.draws,
+        among=vector if recipe.layer is None else None, progress=watch("measure"),
+    )  # fmt: skip
+    prompts = (*recipe.generate, *(p.prompt for p in parts.test))[: max(recipe.samples, len(recipe.generate))] if recipe.samples else recipe.generate
     if prompts:
         ends = sorted({min(recipe.multipliers), -1.0, 0.0, 1.0, max(recipe.multipliers)})
         transcripts(lm, iv, prompts, folder, multipliers=ends, max_new_tokens=recipe.max_new_tokens, progress=watch("generate"))
@@ -93,33 +95,9 @@ def claim(recipe: Recipe, to: str | Path) -> Run:
     return folder
 
 
-def _as_long(control: SteeringVector, vector: SteeringVector) -> SteeringVector:
-    """A control with the vector's norm at every layer (contrast methods give it that from the start)."""
-    if all(abs(control.norm()[k] - n) <= 1e-4 * n for k, n in vector.norm().items()):
-        return control
-    return replace(control, vectors={k: v * (vector.norm()[k] / v.norm()) for k, v in control.vectors.items()})
-
-
-class _Learned:
-    """Vectors of a run: learned once, kept in the folder, read back when the run is resumed."""
-
-    def __init__(self, run: Run, lm: LM, train: Dataset, layers: list[int], watch: Watch) -> None:
-        self.run, self.lm, self.train, self.layers, self.watch = run, lm, train, layers, watch
-        self.activations: Callable[[str], Activations] = cache(
-            lambda read: activations(lm, train, layers, read=read, progress=watch("read activations"))
-        )
-
-    def vector(self, name: str, method: Method) -> SteeringVector:
-        path = self.run.file(f"{name}.safetensors")
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            acts = self.activations(method.read) if isinstance(method, ContrastMethod) else None
-            learn(self.lm, self.train, method, self.layers, acts=acts, progress=self.watch(f"learn {name}") if acts is None else None).save(path)
-        return SteeringVector.load(path)
-
-    def controls(self, recipe: Recipe) -> dict[str, SteeringVector]:
-        """Random directions and label-shuffled vectors."""
-        seeds = [1000 * recipe.seed + k for k in range(recipe.controls)]
-        made: dict[str, Method] = {f"random-{k}": RandomDirection(seed) for k, seed in enumerate(seeds)}
-        made |= {f"shuffled-{k}": LabelShuffled(seed) for k, seed in enumerate(seeds)}
-        return {name: self.vector(f"controls/{name}", method) for name, method in made.items()}
+def _learned(run: Run, lm: LM, train: Dataset, method: Method, layers: list[int], watch: Watch) -> SteeringVector:
+    """The vector of a run: learned once, kept in the folder, read back when the run is resumed."""
+    path = run.file("vectors.safetensors")
+    if not path.is_file():
+        learn(lm, train, method, layers, progress=watch("learn")).save(path)
+    return SteeringVector.load(path)

@@ -23,7 +23,8 @@ from trimtab.methods import Activations
 from trimtab.metrics import Metric, Propensity
 from trimtab.model import LM, Frame, Layer, Positions, from_last_prompt_token
 from trimtab.readings import Chunk, Readings, chunks
-from trimtab.steerability import Array, Figure, anti_steerable, mean_figure, share_figure, spearman
+from trimtab.statistics.intervals import Array, Figure, mean_figure, share_figure, spearman
+from trimtab.statistics.slopes import anti_steerable
 from trimtab.vector import SteeringVector
 
 Progress = Callable[[int, int], None]

@@ -28,7 +28,7 @@ from trimtab.errors import DataError, RecipeError, TokenError, UnknownName
 from trimtab.formats import records
 from trimtab.journal import Journal
 from trimtab.model import LM, Row
-from trimtab.steerability import Array, spearman
+from trimtab.statistics.intervals import Array, correlation_interval, ends, resampled, spearman
 
 Answer = Mapping[str, Any]  # `question`, `answer`, and whatever the rubric names
 
@@ -236,20 +236,17 @@ def agreement(one: Sequence[float], two: Sequence[float], threshold: float, *, s
     if both.sum() < 3:
         raise RecipeError("too few answers that both judges scored", given=int(both.sum()), expected="at least 3")
     x, y = a[both], b[both]
-    rng, n = np.random.default_rng(seed), len(x)
-    draws = rng.integers(0, n, (resamples, n))
+    n, ranks = len(x), spearman(x, y)
+    draws = resampled(None, n, seed, resamples)
 
     def spread(statistic: Callable[[Array, Array], float]) -> tuple[float, float, float]:
-        found = np.array([statistic(x[d], y[d]) for d in draws])
-        found = found[~np.isnan(found)]
-        ends = np.percentile(found, [2.5, 97.5]) if len(found) else (math.nan, math.nan)
-        return statistic(x, y), float(ends[0]), float(ends[1])
+        return statistic(x, y), *ends([statistic(x[d], y[d]) for d in draws])
 
     def side(p: Array, q: Array) -> float:
         return kappa(p > threshold, q > threshold)
 
     same = float(((x > threshold) == (y > threshold)).mean())
-    return Agreement(n, int((~both).sum()), spread(_pearson), spread(spearman), spread(side), same, float((x - y).mean()))
+    return Agreement(n, int((~both).sum()), spread(_pearson), (ranks, *correlation_interval(ranks, n)), spread(side), same, float((x - y).mean()))
 
 
 def summed_up(rated: Sequence[Rating], truth: Sequence[float] | None, threshold: float) -> tuple[dict[str, Any], list[str]]:

@@ -10,21 +10,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
 from trimtab import registry
+from trimtab.controls import null_controls, random_controls
 from trimtab.datasets import Dataset, check_unseen, digest
-from trimtab.errors import RecipeError, SteerError
+from trimtab.errors import RecipeError
 from trimtab.interventions import Intervention, Receipt, check_stack, edits
 from trimtab.methods import paired_rows
-from trimtab.metrics import Metric
-from trimtab.model import LM, Frame, Layer, Positions, Prefix, in_pieces
+from trimtab.metrics import Metric, Propensity
+from trimtab.model import LM, Layer, Positions, Prefix, in_pieces
 from trimtab.model.hooks import Layers
-from trimtab.readings import Chunk, Readings, chunks
+from trimtab.model.rendering import as_prompt
+from trimtab.nulls import compare
+from trimtab.quality import strangeness
+from trimtab.readings import Chunk, Readings, chunks, replay_multipliers
 from trimtab.recipe import GRID, Cell, Run, Score, check_grid, row
-from trimtab.vector import Provenance, SteeringVector
+from trimtab.statistics.nulls import DRAWS
+from trimtab.vector import SteeringVector
 
 Progress = Callable[[int, int], None]
 LOGITS = 50_000_000  # most logits held at once; more multipliers are replayed in several goes
@@ -52,6 +53,8 @@ def measure(
     multipliers: Sequence[float] = GRID,
     layers: Layers | None = None,
     controls: Mapping[str, SteeringVector] | None = None,
+    draws: int | None = None,
+    among: SteeringVector | None = None,
     part: str | None = None,
     progress: Progress | None = None,
 ) -> Run:
@@ -67,8 +70,11 @@ def measure(
         to: the run folder.
         multipliers: times the stored vector; must hold 0.
         layers: sweep these layers one at a time; by default the vector acts at all of its layers together.
-        controls: vectors to measure beside; by default three random directions of equal norm and the label-shuffled
+        controls: vectors to measure beside; by default three random directions of equal norm and two of the label-shuffled
             vectors that came with the vector; none in a layer sweep.
+        draws: null vectors of a kind to compare with by forecast, for the verdict (`nulls.compare`); by default 499 beside the default controls, none
+            beside those that are given, and none in a layer sweep.
+        among: the vector at all layers that its layer was chosen from, if it was: null vectors then have the same choice.
         part: name of this part of the run; by default the data set's ("test", "val").
         progress: called with (units done, units in all).
 
@@ -84,9 +90,9 @@ def measure(
         raise RecipeError("nothing to measure: no metrics")
     layers = None if layers is None else lm.layers(layers)
     iv = iv if layers is None else replace(iv, vector=iv.vector.at(*layers))
+    draws = draws if draws is not None else DRAWS if controls is None else 0
     if controls is None:
-        nulls = {name: iv.vector.null(name) for name in iv.vector.nulls}
-        controls = {} if layers is not None else random_controls(iv.vector, 3) | nulls
+        controls = {} if layers is not None else random_controls(iv.vector, 3) | null_controls(iv.vector, 2)
     conditions = [Condition("vector", iv), *(Condition(n, replace(iv, vector=v.at(*iv.vector.layers))) for n, v in controls.items())]
     asked = [Condition(f"prompt-{k}", system=text) for k, text in (data.ask or {}).items()] if layers is None else []
     sweep = _Sweep(lm, conditions, asked, tuple(metrics), tuple(float(m) for m in multipliers), layers)
@@ -98,9 +104,33 @@ def measure(
     groups = {**run.manifest.get("groups", {}), **{p.id: p.group for p in data}}
     run.note(model=lm.id, groups=groups)
     if layers is None:
+        if draws:
+            _compare(lm, iv, data, metrics, run, part, draws, among, progress)
         made = iv.vector.made
         run.note(norms=iv.vector.norm(), vector={"method": dict(made.method), "data": dict(made.data), "hash": iv.vector.hash})
     return run
+
+
+def _compare(
+    lm: LM,
+    iv: Intervention,
+    data: Dataset,
+    metrics: Sequence[Metric],
+    run: Run,
+    part: str,
+    draws: int,
+    among: SteeringVector | None,
+    progress: Progress | None,
+) -> None:
+    """Null vectors beside the first propensity that is measured, once for a vector: into nulls/PART.json of the run."""
+    metric = next((m for m in metrics if isinstance(m, Propensity)), None)
+    whole = among or iv.vector
+    of = digest(iv.vector.hash, whole.hash, data.hash, str(draws))
+    if metric is None or run.read(f"nulls/{part}.json", {}).get("of") == of:
+        return
+    layer = iv.vector.layers[0] if len(iv.vector.layers) == 1 else None
+    found = compare(lm, replace(iv, vector=whole), data, metric, layer=layer, draws=draws, progress=progress)
+    run.write(f"nulls/{part}.json", {"of": of, **found.to_json()})
 
 
 def _run_missing(run: Run, part: str, sweep: _Sweep, batches: Sequence[Chunk], progress: Progress | None) -> None:
@@ -115,18 +145,6 @@ def _run_missing(run: Run, part: str, sweep: _Sweep, batches: Sequence[Chunk], p
             done += 1
             if progress:
                 progress(done, total)
-
-
-def random_controls(vector: SteeringVector, n: int, seed: int = 0) -> dict[str, SteeringVector]:
-    """Random directions with the vector's norm at each layer."""
-    out: dict[str, SteeringVector] = {}
-    for k in range(n):
-        g = torch.Generator().manual_seed(1000 * seed + k)
-        drawn = {layer: torch.randn(v.shape, generator=g) for layer, v in vector.vectors.items()}
-        scaled = {layer: r * vector[layer].norm() / r.norm() for layer, r in drawn.items()}
-        made = Provenance(model=vector.made.model, fingerprint=vector.made.fingerprint, method={"name": "random-direction", "seed": seed, "draw": k})
-        out[f"random-{k}"] = SteeringVector(scaled, made, site=vector.site)
-    return out
 
 
 @dataclass(frozen=True)
@@ -210,33 +228,6 @@ class _Sweep:
         return self._rows(other, Readings.of(other, prefix.logits[None]), base, condition.name, None, (0.0,))
 
 
-def replay_multipliers(
-    lm: LM, prefix: Prefix, ivs: Sequence[Intervention], multipliers: Sequence[float], keep: Sequence[int], layer: Layer | None = None
-) -> Float[Tensor, "c b k v"]:
-    """Logits of a recorded batch under interventions at several multipliers, in one replay: c is every multiplier of the first, then of the next.
-
-    Args:
-        ivs: one that may act at several layers, or several that act at one and the same layer.
-        layer: act at this layer alone; by default at all layers of the vector.
-
-    Raises:
-        SteerError: several interventions that do not act at one layer.
-    """
-    acting = {iv.vector.layers if layer is None else (layer,) for iv in ivs}
-    layers = acting.pop()
-    if acting or len(ivs) > 1 < len(layers):
-        raise SteerError("several interventions in one replay", given=sorted({layers, *acting}), expected="one and the same layer for all of them")
-    lowest = min(layers)
-    c, b = len(multipliers), len(prefix.tokens.rows)
-    m = torch.tensor(multipliers, device=lm.device).repeat_interleave(b)[:, None, None]
-    index = prefix.tokens.index[:, prefix.start :].repeat(c, 1)
-    frame = Frame(index, prefix.tokens.rows * c)
-    h = torch.cat([iv.apply(prefix.residual[lowest].repeat(c, 1, 1), lowest, frame, m)[0] for iv in ivs])
-    above = replace(ivs[0], vector=ivs[0].vector.at(*[k for k in layers if k != lowest])) if len(layers) > 1 else None
-    later = edits([above], Receipt(), m) if above else None
-    return lm.replay(prefix, lowest, h.unflatten(0, (c * len(ivs), b)), keep=keep, edits=later, share=True)
-
-
 def _name(metric: Metric) -> str:
     """The metric's name, and the parameters that are not the default ones: tells two metrics of one kind apart."""
     default, mine = type(metric)(), registry.describe(metric)
@@ -254,7 +245,8 @@ def transcripts(
     max_new_tokens: int = 40,
     progress: Progress | None = None,
 ) -> None:
-    """What the model says to each prompt at each multiplier (greedy), appended to `generations.jsonl` of the run; resumable."""
+    """What the model says to each prompt at each multiplier (greedy), and how strange the unsteered model finds it, appended to `generations.jsonl` of
+    the run; resumable."""
     journal = run.journal("../generations")
     for k, m in enumerate(multipliers):
         key = hashlib.sha256(json.dumps([iv.describe(), m, list(prompts), max_new_tokens]).encode()).hexdigest()[:16]
@@ -263,6 +255,10 @@ def transcripts(
                 if m != 0:
                     stack.enter_context(lm.edit(edits([iv.times(m)], Receipt())))
                 said = lm.generate(prompts, max_new_tokens=max_new_tokens)
-            journal.append(key, [{"prompt": p, "multiplier": m, "text": t} for p, t in zip(prompts, said, strict=True)])
+            odd = strangeness(lm, [as_prompt(p) for p in prompts], said)
+            rows = [
+                {"prompt": p, "multiplier": m, "text": t, "nats": None if n != n else float(n)} for p, t, n in zip(prompts, said, odd, strict=True)
+            ]
+            journal.append(key, rows)
         if progress:
             progress(k + 1, len(multipliers))

@@ -55,8 +55,10 @@ class Recipe:
         metrics: names or tables.
         seed: of the split and of the controls.
         controls: how many random directions and label-shuffled vectors to measure beside the vector.
+        draws: how many null vectors of a kind to compare with by forecast; the verdict needs 199.
         limit: use at most this many pairs.
-        generate: prompts to complete at several multipliers; by default the first test questions.
+        generate: prompts to complete at several multipliers; the first test questions are added up to
+        samples: so many, by which the quality of the text is judged.
     """
 
     data: str
@@ -76,9 +78,10 @@ class Recipe:
     metrics: tuple[Any, ...] = ("propensity", "likelihood", "kl", "outside-mass")
     seed: int = 0
     controls: int = 3
+    draws: int = 499
     limit: int | None = None
     generate: tuple[str, ...] = ()
-    samples: int = 4
+    samples: int = 12
     max_new_tokens: int = 40
     ask: Mapping[str, str] | None = None
 
@@ -86,7 +89,7 @@ class Recipe:
         grid = tuple(float(m) for m in self.multipliers)
         object.__setattr__(self, "multipliers", grid)
         check_grid(grid)
-        for name, least in (("controls", 0), ("samples", 0), ("max_new_tokens", 1)):
+        for name, least in (("controls", 0), ("draws", 0), ("samples", 0), ("max_new_tokens", 1)):
             if getattr(self, name) < least:
                 raise RecipeError(f"{name} is too small", given=getattr(self, name), expected=f"at least {least}")
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from trimtab.steerability import wilson
+from trimtab.statistics.intervals import wilson
 
 
 @dataclass(frozen=True)

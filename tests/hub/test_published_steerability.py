@@ -14,7 +14,7 @@ from pico import pico
 from trimtab import registry
 from trimtab.reports.reliability import load
 from trimtab.reports.reliability_page import write
-from trimtab.steerability import spearman
+from trimtab.statistics.intervals import spearman
 from trimtab.studies import read
 from trimtab.studies.reliability import Plan, reliability
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trimtab import LM, Discover, Intervention, OneShot, generated, last_k, learn, steer
-from trimtab.measure import random_controls
+from trimtab.controls import random_controls
 from trimtab.optimise import Ball, Change, Descent, MaxSteps, Place, Problem, Start, losses_in_full, optimise, promote, suppress
 from trimtab.optimise.losses import Losses
 from trimtab.vector import SteeringVector

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from trimtab import LM, Add, Dataset, Intervention, MeanDiff, Propensity, Recipe, from_last_prompt_token, learn, measure, run, steer
-from trimtab.measure import replay_multipliers
 from trimtab.metrics import OutsideMass
 from trimtab.model.check import padding_error, replay_error
+from trimtab.readings import replay_multipliers
 from trimtab.reports import analyse, report
-from trimtab.steerability import fit_slopes, interval
+from trimtab.statistics.intervals import interval
+from trimtab.statistics.slopes import fit_slopes
 
 pytestmark = [
     pytest.mark.slow,

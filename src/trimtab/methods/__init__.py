@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal, NamedTuple
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab import registry
+from trimtab.controls import KEPT, Tied, coins
 from trimtab.datasets import Dataset, Pair
 from trimtab.errors import DataError, TokenError, VectorError
 from trimtab.model import LM, Layer, Row, Tokens
@@ -31,11 +32,13 @@ class Activations:
     Attributes:
         positive, negative: (n, l, d) fp32.
         layers: the l layers.
+        tied: question and answer letter of every pair, by which label-shuffled controls are drawn; None where nobody knows.
     """
 
     positive: Float[Tensor, "n l d"]
     negative: Float[Tensor, "n l d"]
     layers: tuple[Layer, ...]
+    tied: Tied = None
 
     @property
     def deltas(self) -> Float[Tensor, "n l d"]:
@@ -47,10 +50,16 @@ class Activations:
         if tuple(layers) == self.layers:
             return self
         chosen = [self.layers.index(k) for k in layers]
-        return Activations(self.positive[:, chosen], self.negative[:, chosen], tuple(layers))
+        return Activations(self.positive[:, chosen], self.negative[:, chosen], tuple(layers), self.tied)
 
     def mean_difference(self) -> Float[Tensor, "l d"]:
         return self.deltas.mean(0)
+
+    def by_coin(self, seed: int) -> Activations:
+        """The same pairs with their sides drawn by coin: what is learned from them has no behavior in it."""
+        swap = (coins(len(self.positive), 1, seed, self.tied)[0] < 0)[:, None, None]
+        sides = torch.where(swap, self.negative, self.positive), torch.where(swap, self.positive, self.negative)
+        return Activations(*sides, self.layers, self.tied)
 
 
 class Fit(NamedTuple):
@@ -107,7 +116,7 @@ class ContrastMethod(Method):
     """
 
     read: Read = "auto"
-    nulls = 2  # label-shuffled vectors to keep beside the learned one
+    nulls = KEPT  # label-shuffled vectors to keep beside the learned one
 
     def directions(self, acts: Activations) -> Float[Tensor, "l d"]:
         """A direction per layer, of any norm."""
@@ -124,6 +133,12 @@ class ContrastMethod(Method):
     def fit_activations(self, acts: Activations) -> dict[Layer, Tensor]:
         found = rescaled(self.directions(acts), acts.mean_difference())
         return dict(zip(acts.layers, found, strict=True))
+
+    def label_shuffled(self, acts: Activations) -> dict[str, dict[Layer, Tensor]]:
+        """What this learner finds where the sides of every pair are drawn by coin, at the norm of the mean difference there."""
+        drawn = (acts.by_coin(seed) for seed in range(self.nulls))
+        moved = [a for a in drawn if (a.mean_difference().norm(dim=-1) > 1e-6 * acts.deltas.norm(dim=-1).amax(0)).all()]
+        return {f"shuffled-{k}": self.fit_activations(a) for k, a in enumerate(moved)}
 
 
 def learn(
@@ -146,8 +161,8 @@ def learn(
         progress: called with (done, in all).
 
     Returns:
-        The vector, with the figures of the fit in its provenance; contrast methods put two label-shuffled vectors beside it
-        (`nulls`), which `measure` uses as controls.
+        The vector, with the figures of the fit in its provenance; contrast methods put label-shuffled vectors beside it
+        (`nulls`), which `measure` uses as controls and compares with.
 
     Raises:
         DataError: fewer pairs than the method needs.
@@ -169,7 +184,7 @@ def learn(
         acts = (acts or activations(lm, data, chosen, read=method.read, progress=progress)).at(chosen)
         fit = Fit(method.fit_activations(acts), method.figures(acts))
         if len(data) > 2:
-            nulls = {f"shuffled-{k}": LabelShuffled(k).fit_activations(acts) for k in range(method.nulls)}
+            nulls = dict(method.label_shuffled(acts))
     else:
         fit = method.fit(lm, data, chosen, progress)
     about = {"name": data.name, "part": data.part, "form": data.form, "hash": data.hash, "pairs": len(data)} if data is not None else {}
@@ -214,7 +229,12 @@ def activations(
         if progress:
             progress(done, len(data))
     out = torch.stack([stacked[k] for k in range(len(data))])
-    return Activations(out[:, 0], out[:, 1], tuple(chosen))
+    return Activations(out[:, 0], out[:, 1], tuple(chosen), tied(data))
+
+
+def tied(data: Iterable[Pair]) -> tuple[tuple[str, str], ...]:
+    """Question and answer letter of every pair."""
+    return tuple((p.group, str(p.meta.get("matching_letter", ""))) for p in data)
 
 
 def paired_rows(lm: LM, pair: Pair, system: str | None = None) -> tuple[Row, Row]:

@@ -2,26 +2,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.methods import Activations, ContrastMethod, Read
+from trimtab.methods import Activations, ContrastMethod, Read, rescaled
+from trimtab.model import Layer
 from trimtab.registry import register
 
 
 @register("method", "label-shuffled")
 @dataclass(frozen=True)
 class LabelShuffled(ContrastMethod):
-    """Mean difference after swapping positive and negative in a random half of the pairs: the null of "there is a shared direction"."""
+    """Mean difference with the sides of every pair drawn by coin, at the norm it comes out with: the null of "there is a shared direction"."""
 
     seed: int = 0
     read: Read = "auto"
     nulls = 0
 
     def directions(self, acts: Activations) -> Float[Tensor, "l d"]:
-        n = acts.positive.shape[0]
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed))
-        signs = torch.ones(n)
-        signs[order[: n // 2]] = -1.0
-        return torch.einsum("n,nld->ld", signs, acts.deltas) / n
+        return acts.by_coin(self.seed).mean_difference()
+
+    def fit_activations(self, acts: Activations) -> dict[Layer, Tensor]:
+        drawn = self.directions(acts)
+        return dict(zip(acts.layers, rescaled(drawn, like=drawn), strict=True))

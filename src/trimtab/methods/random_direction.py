@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from trimtab.controls import in_span, isotropic
 from trimtab.methods import Activations, ContrastMethod, Read
 from trimtab.registry import register
 
@@ -15,7 +15,7 @@ from trimtab.registry import register
 class RandomDirection(ContrastMethod):
     """A random direction with the norm of the mean difference: the control every vector must beat.
 
-    With `within_span` it is a random combination of the differences (centred on their mean), else isotropic.
+    With `within_span` it is a random combination of the differences, orthogonal to their mean, else isotropic.
     """
 
     seed: int = 0
@@ -24,9 +24,6 @@ class RandomDirection(ContrastMethod):
     nulls = 0
 
     def directions(self, acts: Activations) -> Float[Tensor, "l d"]:
-        n, layers, d = acts.positive.shape
-        g = torch.Generator().manual_seed(self.seed)
-        if not self.within_span:
-            return torch.randn(layers, d, generator=g)
-        centred = acts.deltas - acts.deltas.mean(0)
-        return torch.einsum("n,nld->ld", torch.randn(n, generator=g), centred)
+        if self.within_span:
+            return in_span(acts.deltas, 1, self.seed)[0]
+        return isotropic(acts.mean_difference(), 1, self.seed)[0]

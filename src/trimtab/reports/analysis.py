@@ -1,4 +1,4 @@
-"""From scores to figures and a verdict in words."""
+"""From scores to figures and a verdict."""
 
 from __future__ import annotations
 
@@ -7,40 +7,53 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trimtab.errors import RunError
+from trimtab.quality import broken
 from trimtab.recipe import Run, Table
-from trimtab.steerability import Array, Figure, Slopes, anti_steerable, band, confidence, fit_slopes, interval, mean_figure, share_figure, unsteered
+from trimtab.reports import words
+from trimtab.statistics.intervals import Array, Figure, band, mean_figure, median_figure, share_figure
+from trimtab.statistics.nulls import Compared
+from trimtab.statistics.slopes import Slopes, anti_steerable, confidence, fit_slopes, unsteered
+from trimtab.statistics.verdict import BROKEN, Evidence, Kind, decide
 
 NO_LETTERS = 0.1  # nats: below this mean propensity at every multiplier, the letters carry nothing
-COSTLY = 0.5  # nats of KL from the unsteered next-token distribution
 
 
 @dataclass(frozen=True)
 class Curve:
     """Propensity of one condition: items x multipliers, and the line through each item.
 
-    `lo`, `hi` bound the mean over items; `low_change`, `high_change` the mean change from the unsteered model, item by item.
+    `lo`, `hi` bound the mean over items; `low_change`, `high_change` the mean change from the unsteered model, item by item. Items that were not measured at
+    every multiplier are not among `items`; `unmeasured` says how many. `groups` is the question of each item.
     """
 
     condition: str
     multipliers: Array
     items: Sequence[str]
+    groups: Sequence[str]
     values: Array
     slopes: Slopes
     lo: Array
     hi: Array
     low_change: Array
     high_change: Array
+    unmeasured: int = 0
 
     @property
     def mean(self) -> Array:
         return self.values.mean(0)
 
+    @property
+    def questions(self) -> int:
+        """Independent ones."""
+        return len(set(self.groups))
+
 
 @dataclass(frozen=True)
 class SideEffect:
-    """Mean of one metric of one condition over the multipliers, with its interval."""
+    """Mean of one metric of one condition over the multipliers, with its interval, over the items it was measured on."""
 
     metric: str
     unit: str
@@ -54,10 +67,21 @@ class SideEffect:
 
 @dataclass(frozen=True)
 class LayerPoint:
+    """Mean slope at one layer of a sweep."""
+
     layer: int
     slope: float
     lo: float
     hi: float
+
+
+@dataclass(frozen=True)
+class TextPoint:
+    """Share of the answers at one multiplier that have broken (`quality.py`)."""
+
+    multiplier: float
+    broken: float
+    n: int
 
 
 @dataclass(frozen=True)
@@ -72,7 +96,10 @@ class Analysis:
     asked: Mapping[str, Figure]
     effects: Sequence[SideEffect]
     layers: Sequence[LayerPoint]
+    texts: Sequence[TextPoint]
+    compared: Compared | None
     figures: Sequence[Figure]
+    kind: Kind
     verdict: str
     reasons: Sequence[str]
     generations: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
@@ -103,33 +130,30 @@ def analyse(run: Run, part: str) -> Analysis:
     if "vector" not in curves:
         raise RunError(f"{run.path}: no complete scores of the vector yet", do="run the same command again: it resumes")
     unit = table.units[metric]
-    asked = {c["name"]: _asked(table, metric, c["name"], unit) for c in plan["conditions"] if c["system"]}
+    asked = {c["name"]: _asked(table, metric, c["name"], unit, groups) for c in plan["conditions"] if c["system"]}
     effects = _effects(table, metric, list(curves), layer, groups)
     figures = _figures(curves, asked, effects, unit)
-    verdict, reasons = judge(curves, figures, effects, asked, plan)
+    generations = list(run.journal("../generations").rows())
+    texts = _texts(generations)
+    beside = run.read(f"nulls/{part}.json")
+    compared = None if beside is None else Compared.from_json(beside)
+    rise = _rise(table, metric, curves["vector"], unit)
+    evidence = _evidence(curves, figures, compared, texts, rise, plan)
+    kind = decide(evidence)
     return Analysis(
-        name=f"{plan['data']['name']} on {plan['model']['id']}",
-        manifest=manifest,
-        plan=plan,
-        unit=unit,
-        curves=curves,
-        asked=asked,
-        effects=effects,
-        layers=_layers(run),
-        figures=figures,
-        verdict=verdict,
-        reasons=reasons,
-        generations=list(run.journal("../generations").rows()),
+        name=f"{plan['data']['name']} on {plan['model']['id']}", manifest=manifest, plan=plan, unit=unit, curves=curves, asked=asked, effects=effects,
+        layers=_layers(run), texts=texts, compared=compared, figures=figures, kind=kind, verdict=words.verdict(kind, evidence, curves["vector"]),
+        reasons=words.reasons(evidence, curves, figures, effects, compared, texts), generations=generations,
         recipe=run.file("recipe.toml").read_text("utf-8") if run.file("recipe.toml").is_file() else "",
-    )
+    )  # fmt: skip
 
 
 def choose_layer(run: Run, part: str = "val") -> int:
-    """The swept layer with the best lower 95 % bound of the mean slope: test items never choose."""
+    """The swept layer with the best lower 95 % bound of the mean slope (the best mean, where there are too few questions for a bound): test items never choose."""
     points = _layers(run, part)
     if not points:
         raise RunError(f"{run.path} holds no layer sweep in part {part!r}")
-    return max(points, key=lambda p: p.lo).layer
+    return max(points, key=lambda p: p.slope if np.isnan(p.lo) else p.lo).layer
 
 
 def _propensity(table: Table) -> str:
@@ -140,18 +164,29 @@ def _propensity(table: Table) -> str:
 
 
 def _curve(table: Table, metric: str, condition: str, layer: int | None, groups: Mapping[str, str]) -> Curve:
-    m, items, values = table.curve(metric, condition, layer)
+    m, every, scores = table.curve(metric, condition, layer)
+    there: NDArray[np.bool_] = np.logical_not(np.isnan(scores).any(axis=1))
+    items, values = [i for i, k in zip(every, there.tolist(), strict=True) if k], scores[there]
     if not items:
         empty = np.zeros(0)
-        return Curve(condition, m, items, values, Slopes(empty, empty, empty, empty, empty), empty, empty, empty, empty)
+        return Curve(condition, m, items, [], values, Slopes(empty, empty, empty, empty, empty), empty, empty, empty, empty, len(every))
     of = [groups.get(i, i) for i in items]
     change = values - values[:, [unsteered(m)]]
-    return Curve(condition, m, items, values, fit_slopes(m, values), *band(values, of), *band(change, of))
+    return Curve(condition, m, items, of, values, fit_slopes(m, values), *band(values, of), *band(change, of), len(every) - len(items))
 
 
-def _asked(table: Table, metric: str, name: str, unit: str) -> Figure:
-    _, _, values = table.curve(metric, name, None)
-    return mean_figure(name, values[:, 0] if values.size else np.zeros(0), unit)
+def _asked(table: Table, metric: str, name: str, unit: str, groups: Mapping[str, str]) -> Figure:
+    _, items, values = table.curve(metric, name, None)
+    return mean_figure(name, values[:, 0] if values.size else np.zeros(0), unit, groups=[groups.get(i, i) for i in items])
+
+
+def _rise(table: Table, metric: str, vector: Curve, unit: str) -> Figure | None:
+    """Mean change of propensity by asking for the behavior in words, item by item; None if nobody asked."""
+    _, items, values = table.curve(metric, "prompt-positive", None)
+    said = dict(zip(items, values[:, 0], strict=True)) if items else {}
+    plain = vector.values[:, unsteered(vector.multipliers)]
+    change = np.array([said.get(i, np.nan) for i in vector.items]) - plain
+    return mean_figure("rise by asking", change, unit, groups=vector.groups) if said else None
 
 
 def _effects(table: Table, metric: str, conditions: Sequence[str], layer: int | None, groups: Mapping[str, str]) -> list[SideEffect]:
@@ -159,23 +194,70 @@ def _effects(table: Table, metric: str, conditions: Sequence[str], layer: int | 
     for name in table.values("metric"):
         for condition in conditions if name != metric else ():
             m, items, values = table.curve(name, condition, layer)
-            if values.size and not np.isnan(values).all():
+            there = ~np.isnan(values).any(1)
+            if there.any():
                 lo, hi = band(values, [groups.get(i, i) for i in items])
-                out.append(SideEffect(name, table.units[name], condition, m, values.mean(0), lo, hi, len(items)))
+                out.append(SideEffect(name, table.units[name], condition, m, values[there].mean(0), lo, hi, int(there.sum())))
     return out
 
 
 def _layers(run: Run, part: str = "val") -> list[LayerPoint]:
     if run.manifest.get("parts", {}).get(part, {}).get("layers") is None:
         return []
-    table = run.table(part)
+    table, groups = run.table(part), run.manifest.get("groups", {})
     metric = _propensity(table)
     points: list[LayerPoint] = []
     for layer in sorted(k for k in table.values("layer") if k is not None):
-        m, _, values = table.curve(metric, "vector", layer)
-        slopes = fit_slopes(m, values).slope
-        points.append(LayerPoint(layer, float(slopes.mean()), *interval(slopes)))
+        m, items, values = table.curve(metric, "vector", layer)
+        f = mean_figure("", fit_slopes(m, values).slope, "", groups=[groups.get(i, i) for i in items])
+        if f.n:
+            points.append(LayerPoint(layer, f.value, f.lo, f.hi))
     return points
+
+
+def _texts(generations: Sequence[Mapping[str, Any]]) -> list[TextPoint]:
+    """Shares of broken answers, where their strangeness was kept; usual is the median of the unsteered model's."""
+    known = [g for g in generations if "nats" in g]
+    odd = {id(g): float("nan") if g["nats"] is None else float(g["nats"]) for g in known}
+    plain = [odd[id(g)] for g in known if g["multiplier"] == 0 and odd[id(g)] == odd[id(g)]]
+    if not plain:
+        return []
+    usual, out = float(np.median(plain)), list[TextPoint]()
+    for m in sorted({g["multiplier"] for g in known}):
+        some = [g for g in known if g["multiplier"] == m]
+        flags = broken([g["text"] for g in some], [odd[id(g)] for g in some], usual)
+        out.append(TextPoint(float(m), float(np.mean(flags)), len(flags)))
+    return out
+
+
+# ---------------------------------------------------------------- the verdict
+
+
+def _evidence(
+    curves: Mapping[str, Curve],
+    figures: Sequence[Figure],
+    compared: Compared | None,
+    texts: Sequence[TextPoint],
+    rise: Figure | None,
+    plan: Mapping[str, Any],
+) -> Evidence:
+    vector, others = curves["vector"], [c for k, c in curves.items() if k != "vector"]
+    slope = next(f for f in figures if f.name == "steerability")
+    plain = next((t.broken for t in texts if t.multiplier == 0), 0.0)
+    held = [t.multiplier for t in texts if t.broken - plain <= BROKEN]
+    claimed = min((t for t in texts if t.multiplier * slope.value > 0), key=lambda t: abs(abs(t.multiplier) - 1), default=None)
+    change = vector.mean - vector.mean[unsteered(vector.multipliers)]
+    safe = [c for m, c in zip(vector.multipliers, change, strict=True) if m > 0 and (not texts or m <= max(held, default=0.0))]
+    return Evidence(
+        slope=slope,
+        questions=vector.questions,
+        p=float("nan") if compared is None else compared.p,
+        control=max((abs(float(c.slopes.slope.mean())) for c in others), default=float("nan")),
+        readable=plan["data"]["form"] != "choices" or max(float(np.abs(c.mean).max()) for c in curves.values()) >= NO_LETTERS,
+        broken=float("nan") if claimed is None else claimed.broken - plain,
+        gain=float(max(safe, default=0.0)),
+        asked=rise,
+    )
 
 
 # ---------------------------------------------------------------- figures
@@ -184,125 +266,36 @@ def _layers(run: Run, part: str = "val") -> list[LayerPoint]:
 def _figures(curves: Mapping[str, Curve], asked: Mapping[str, Figure], effects: Sequence[SideEffect], unit: str) -> list[Figure]:
     vector = curves["vector"]
     others = [c for k, c in curves.items() if k != "vector"]
-    slope = vector.slopes.slope
+    slope, of = vector.slopes.slope, vector.groups
     per = f"{unit} per multiplier"
     best = max((abs(float(c.slopes.slope.mean())) for c in others), default=None)
     beside = float(np.mean([anti_steerable(c.slopes.slope).mean() for c in others])) if others else None
-    median = interval(slope, lambda v: np.median(v, axis=1))
     found = [
-        mean_figure("steerability", slope, per, best),
-        Figure("median slope", float(np.median(slope)), *median, len(slope), per, None),
-        share_figure("anti-steerable share", anti_steerable(slope), beside),
-        share_figure("confidently anti-steerable share", confidence(vector.slopes) == "anti-steerable"),
-        mean_figure("linearity (R2)", vector.slopes.r2, "share"),
+        mean_figure("steerability", slope, per, best, of),
+        median_figure("median slope", slope, per, of),
+        share_figure("anti-steerable share", anti_steerable(slope), beside, of),
+        share_figure("confidently anti-steerable share", confidence(vector.slopes) == "anti-steerable", groups=of),
+        mean_figure("linearity (R2)", vector.slopes.r2, "share", groups=of),
     ]
-    found += [mean_figure("propensity, unsteered", vector.values[:, unsteered(vector.multipliers)], unit)]
+    found += [mean_figure("propensity, unsteered", vector.values[:, unsteered(vector.multipliers)], unit, groups=of)]
     if others:
-        strongest = max(others, key=lambda c: abs(float(c.slopes.slope.mean())))
-        gap = slope - np.sign(strongest.slopes.slope.mean() or 1.0) * strongest.slopes.slope
-        found += [mean_figure("steerability beyond the strongest control", gap, per)]
+        found += [mean_figure("steerability beyond the strongest control", _gap(vector, others), per, groups=of)]
     found += [Figure(f"propensity, {name}", f.value, f.lo, f.hi, f.n, f.unit) for name, f in asked.items()]
     return found + [
         _effect_figure(e, m, effects) for e in effects if e.condition == "vector" for m in (1.0, float(e.multipliers[-1])) if m in e.multipliers
     ]
 
 
+def _gap(vector: Curve, others: Sequence[Curve]) -> Array:
+    """How much further each item goes with the vector, in the direction in which it moves the model, than with the control that moves it most, in the
+    direction in which that one does."""
+    strongest = max(others, key=lambda c: abs(float(c.slopes.slope.mean())))
+    its = dict(zip(strongest.items, strongest.slopes.slope, strict=True))
+    mine, control = vector.slopes.slope, np.array([its.get(i, np.nan) for i in vector.items])
+    return np.sign(mine.mean() or 1.0) * mine - np.sign(strongest.slopes.slope.mean() or 1.0) * control
+
+
 def _effect_figure(e: SideEffect, m: float, effects: Sequence[SideEffect]) -> Figure:
     k = list(e.multipliers).index(m)
     beside = [float(o.mean[k]) for o in effects if o.metric == e.metric and o.condition != "vector"]
     return Figure(f"{e.metric} at {m:g}", float(e.mean[k]), float(e.lo[k]), float(e.hi[k]), e.n, e.unit, float(np.mean(beside)) if beside else None)
-
-
-# ---------------------------------------------------------------- words
-
-
-def judge(
-    curves: Mapping[str, Curve], figures: Sequence[Figure], effects: Sequence[SideEffect], asked: Mapping[str, Figure], plan: Mapping[str, Any]
-) -> tuple[str, list[str]]:
-    """A verdict to act on, and the sentences that support it."""
-    by = {f.name: f for f in figures}
-    strength, anti = by["steerability"], by["anti-steerable share"]
-    gap = by.get("steerability beyond the strongest control")
-    if plan["data"]["form"] == "choices" and _no_letters(curves):
-        verdict = "No verdict: this model puts no preference on the answer letters."
-        first = f"Mean propensity stays within {_extreme(curves):.2f} nats of 0 at every multiplier, for the vector and its controls. An A/B question cannot measure this behavior on this model: use free-form answers (form = answers)."
-        return verdict, [first, *_costs(effects)]
-    if not strength.lo > 0:
-        verdict = (
-            "Does not work: the mean slope cannot be told from zero."
-            if strength.hi > 0
-            else "Works backwards: the vector lowers the behavior; use its negative."
-        )
-    elif gap is not None and not gap.lo > 0:
-        verdict = "Not better than its controls: a vector without the behavior in it moves the model as much."
-    elif anti.value > 0.25:
-        verdict = f"Works on average, but reverses on {anti.value:.0%} of inputs: do not rely on it for a single input."
-    else:
-        verdict = f"Works: it raises the behavior on {1 - anti.value:.0%} of inputs."
-    return verdict, [
-        _strength(strength, gap, curves),
-        _reversal(anti, by["confidently anti-steerable share"]),
-        *_against_asking(curves, asked),
-        *_costs(effects),
-    ]
-
-
-def _extreme(curves: Mapping[str, Curve]) -> float:
-    return max(float(np.abs(c.mean).max()) for c in curves.values())
-
-
-def _no_letters(curves: Mapping[str, Curve]) -> bool:
-    return _extreme(curves) < NO_LETTERS
-
-
-def _strength(f: Figure, gap: Figure | None, curves: Mapping[str, Curve]) -> str:
-    c = curves["vector"]
-    text = f"Each multiplier adds {f.value:+.3f} {f.unit.removesuffix(' per multiplier')} to the propensity (95 % interval {f.lo:+.3f} to {f.hi:+.3f}, {f.n} items): "
-    text += f"{c.mean[0]:+.2f} at multiplier {c.multipliers[0]:g}, {c.mean[-1]:+.2f} at {c.multipliers[-1]:g}."
-    if f.control is not None and gap is not None:
-        text += f" The strongest of {len(curves) - 1} controls of equal norm reaches {f.control:.3f}; the vector exceeds it by {gap.value:+.3f} ({gap.lo:+.3f} to {gap.hi:+.3f}, item by item)."
-    return text
-
-
-def _reversal(f: Figure, sure: Figure) -> str:
-    beside = "" if f.control is None else f" (controls: {f.control:.0%}; a useless vector gives about half)"
-    return f"It works the wrong way on {f.value:.0%} of inputs (95 % interval {f.lo:.0%} to {f.hi:.0%}), beyond doubt on {sure.value:.0%}{beside}."
-
-
-def _against_asking(curves: Mapping[str, Curve], asked: Mapping[str, Figure]) -> list[str]:
-    if "prompt-positive" not in asked:
-        return ["No prompt baseline: the data set does not say how to ask for the behavior in words."]
-    c, said = curves["vector"], asked["prompt-positive"]
-    rise = said.value - float(c.mean[unsteered(c.multipliers)])
-    enough = [float(m) for m, y in zip(c.multipliers, c.mean, strict=True) if m > 0 and y >= said.value]
-    match = (
-        f"the vector does as much from multiplier {enough[0]:g} on"
-        if enough
-        else f"the vector does not reach that at multiplier {c.multipliers[-1]:g}"
-    )
-    return [f"Asking for the behavior in the system prompt changes the propensity by {rise:+.3f}; {match}."]
-
-
-def _costs(effects: Sequence[SideEffect]) -> list[str]:
-    out: list[str] = []
-    for e in effects:
-        if e.condition != "vector":
-            continue
-        if e.metric == "kl":
-            out.append(_kl_cost(e, [o for o in effects if o.metric == "kl" and o.condition != "vector"]))
-        if e.metric == "outside-mass":
-            k = int(np.argmax(e.mean))
-            zero = unsteered(e.multipliers)
-            out.append(
-                f"Probability outside the two answer letters: {e.mean[zero]:.1%} unsteered, at most {e.mean[k]:.1%} (multiplier {e.multipliers[k]:g})."
-            )
-    return out
-
-
-def _kl_cost(e: SideEffect, others: Sequence[SideEffect]) -> str:
-    worst = int(np.argmax(e.mean))
-    text = f"Cost: the next-token distribution moves by up to {e.mean[worst]:.3f} nats of KL (multiplier {e.multipliers[worst]:g})"
-    if others:
-        text += f"; controls of equal norm move it by {np.mean([o.mean[worst] for o in others]):.3f}"
-    cheap = [float(m) for m, y in zip(e.multipliers, e.mean, strict=True) if y <= COSTLY]
-    return text + (f". Between {min(cheap):g} and {max(cheap):g} it stays under {COSTLY:g} nats." if cheap else ".")

@@ -16,7 +16,9 @@ from trimtab.journal import plain
 from trimtab.recipe import Run, Table
 from trimtab.reports.figures import ACCENT, INK, QUIET, WARN, Plot, picture
 from trimtab.reports.page import Rows, write_sections
-from trimtab.steerability import Array, anti_steerable, fit_slopes, interval
+from trimtab.statistics.intervals import Array, Groups, interval, known
+from trimtab.statistics.nulls import null_p
+from trimtab.statistics.slopes import anti_steerable, fit_slopes
 
 MARGIN, POSITIVE, NEGATIVE = "propensity:sequence:False", "likelihood", "likelihood:negative"
 BIPO = ("BiPO", "BiPO, signs drawn", "BiPO, one direction")
@@ -33,7 +35,7 @@ COLORS = {
 
 @dataclass(frozen=True)
 class Value:
-    """A mean over n pairs with its 95 % bootstrap interval."""
+    """A mean over n pairs with its 95 % interval, over questions."""
 
     value: float
     lo: float
@@ -41,11 +43,13 @@ class Value:
     n: int
 
     @classmethod
-    def of(cls, values: Array) -> Value:
-        return cls(float(values.mean()), *interval(values), len(values)) if len(values) else cls(math.nan, math.nan, math.nan, 0)
+    def of(cls, values: Array, groups: Groups = None) -> Value:
+        real, groups = known(values, groups)
+        return cls(float(real.mean()), *interval(real, groups), len(real)) if len(real) else cls(math.nan, math.nan, math.nan, 0)
 
     def __str__(self) -> str:
-        return "not reached" if math.isnan(self.value) else f"{self.value:+.2f} ({self.lo:+.2f} to {self.hi:+.2f})"
+        between = "" if math.isnan(self.lo) else f" ({self.lo:+.2f} to {self.hi:+.2f})"
+        return "not reached" if math.isnan(self.value) else f"{self.value:+.2f}{between}"
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Scores:
 
     grid: Array
     items: list[str]
+    groups: list[str]
     margin: Array
     positive: Array
     negative: Array
@@ -62,7 +67,10 @@ class Scores:
     def of(cls, run: Run, part: str, condition: str = "vector") -> Scores:
         table = run.table(part)
         grid, items, margin = table.curve(MARGIN, condition, None)
-        return cls(grid, items, margin, table.curve(POSITIVE, condition, None)[2], table.curve(NEGATIVE, condition, None)[2])
+        of: Mapping[str, str] = run.manifest.get("groups", {})
+        return cls(
+            grid, items, [of.get(i, i) for i in items], margin, table.curve(POSITIVE, condition, None)[2], table.curve(NEGATIVE, condition, None)[2]
+        )
 
     def at(self, m: float) -> int:
         return int(np.flatnonzero(self.grid == m)[0])
@@ -99,7 +107,8 @@ class Method:
         range: margin at +1 minus margin at -1. up, down: each against the unsteered model.
         said_up, said_down: change of the positive answer's log-probability per token at +1, of the negative's at -1.
         equal: the range, up and down at equal drift; NaN where the budget is not reached.
-        per_pair: ranges at equal drift by pair, for paired comparisons.
+        why: what kept the budget from being reached, up and down; empty where it was.
+        per_pair: "range", "up", "down" at equal drift, and the change at every multiplier, by pair, for paired comparisons; `groups` are their questions.
     """
 
     name: str
@@ -114,7 +123,9 @@ class Method:
     said_down: Value
     equal: Mapping[str, Value]
     multipliers: tuple[float, float]
-    per_pair: Array
+    why: str
+    per_pair: Mapping[str, Array]
+    groups: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -170,35 +181,49 @@ def _behavior(run: Run, facts: Mapping[str, Any]) -> Behavior:
         if kind in [p.replace("-", " ") for p in run.manifest["parts"]]:
             s = Scores.of(run, slug(kind))
             before = np.array([bare_margin[groups[item]] for item in s.items])  # the same questions, which stand in another order here
-            prompted[kind] = {f"{m:g}": Value.of(s.margin[:, s.at(m)] - before) for m in (-1.0, 0.0, 1.0)}
+            prompted[kind] = {f"{m:g}": Value.of(s.margin[:, s.at(m)] - before, s.groups) for m in (-1.0, 0.0, 1.0)}
     bare = {}
     for name in methods:
         if slug(f"no opener: {name}") in run.manifest["parts"]:
             s = Scores.of(run, slug(f"no opener: {name}"))
-            bare[name] = Value.of(s.change(1.0) - s.change(-1.0))
+            bare[name] = Value.of(s.change(1.0) - s.change(-1.0), s.groups)
     return Behavior(facts["name"], facts, methods, prompted, bare, facts.get("knowledge", {}))
 
 
-def _method(run: Run, name: str, vector: Mapping[str, Any], drift: Mapping[str, float]) -> Method:
-    s = Scores.of(run, slug(name))
-    slopes = fit_slopes(s.grid, s.margin)
-    reached = [way for way in ("up", "down") if np.isfinite(drift[way])]
-    plain = s.margin[:, s.at(0.0)]
-    ways: dict[str, Array] = {}
-    for k, way in enumerate(reached):  # the second stands beside the first as a control, which has no multiplier 0 of its own
-        scores = Scores.of(run, slug(f"equal: {name}"), f"equal {way}" if k else "vector")
-        ways[way] = scores.margin[:, scores.at(1.0)] - plain
-    ends = ways["up"] - ways["down"] if len(ways) == 2 else np.array([])
-    zero = s.at(0.0)
+def _method(run: Run, name: str, vector: Mapping[str, Any], drift: Mapping[str, Any]) -> Method:
+    plain_of = slug(name) if slug(name) in run.manifest["parts"] else slug("BiPO")  # the unsteered model is the same whoever asks
+    measured = plain_of == slug(name)
+    s = Scores.of(run, plain_of)
+    slopes, zero, g = fit_slopes(s.grid, s.margin), s.at(0.0), s.groups
+    ways, why = _at_equal_cost(run, name, drift, s), drift.get("why", {})
+    if len(ways) == 2:
+        ways["range"] = ways["up"] - ways["down"]
+    nothing = Value.of(np.array([]))
+    changes = {f"{m:g}": s.margin[:, k] - s.margin[:, zero] for k, m in enumerate(s.grid)} if measured else {}
     return Method(
-        name, vector["layer"], vector["norm"], Value.of(slopes.slope), float(anti_steerable(slopes.slope).mean()),
-        {float(m): float((s.margin[:, k] > 0).mean()) for k, m in enumerate(s.grid)},
-        {float(m): Value.of(s.margin[:, k]) for k, m in enumerate(s.grid)},
-        Value.of(s.change(1.0) - s.change(-1.0)),
-        Value.of(s.positive[:, s.at(1.0)] - s.positive[:, zero]), Value.of(s.negative[:, s.at(-1.0)] - s.negative[:, zero]),
-        {"up": Value.of(ways.get("up", np.array([]))), "down": Value.of(ways.get("down", np.array([]))), "range": Value.of(ends)},
-        (float(drift["up"]), float(drift["down"])), ends,
+        name, vector["layer"], vector["norm"], Value.of(slopes.slope, g) if measured else nothing,
+        float(np.nanmean(anti_steerable(slopes.slope))) if measured else math.nan,
+        {float(m): float((s.margin[:, k] > 0).mean()) for k, m in enumerate(s.grid)} if measured else {},
+        {float(m): Value.of(s.margin[:, k], g) for k, m in enumerate(s.grid)} if measured else {},
+        Value.of(s.change(1.0) - s.change(-1.0), g) if measured else nothing,
+        Value.of(s.positive[:, s.at(1.0)] - s.positive[:, zero], g) if measured else nothing,
+        Value.of(s.negative[:, s.at(-1.0)] - s.negative[:, zero], g) if measured else nothing,
+        {way: Value.of(ways[way], g) if way in ways else nothing for way in ("up", "down", "range")},
+        (float(drift["up"]), float(drift["down"])), "; ".join(f"{way}: {text}" for way, text in why.items() if text), {**ways, **changes}, g,
     )  # fmt: skip
+
+
+def _at_equal_cost(run: Run, name: str, drift: Mapping[str, Any], plain: Scores) -> dict[str, Array]:
+    """Change of the margin of every pair with the vector scaled to the budget, up and down, as far as it is reached.
+
+    The first way that is reached stands as the vector of its part, the second beside it as a control, which has no multiplier 0 of its own.
+    """
+    out: dict[str, Array] = {}
+    for k, way in enumerate(way for way in ("up", "down") if np.isfinite(drift[way])):
+        scores = Scores.of(run, slug(f"equal: {name}"), f"equal {way}" if k else "vector")
+        place = {item: j for j, item in enumerate(scores.items)}
+        out[way] = scores.margin[[place[i] for i in plain.items], scores.at(1.0)] - plain.margin[:, plain.at(0.0)]
+    return out
 
 
 def _combined(run: Run, pair: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,11 +231,12 @@ def _combined(run: Run, pair: Mapping[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {**pair, "on": {}}
     for asked, other in ((pair["one"], pair["two"]), (pair["two"], pair["one"])):
         found: dict[str, Array] = {}
+        groups: list[str] = []
         for kind in ("own", "other", "both"):
             s = Scores.of(Run(run.file("sets", asked)), slug(f"with {other}: {kind}"))
-            found[kind] = s.change(1.0) - s.change(-1.0)
+            found[kind], groups = s.change(1.0) - s.change(-1.0), s.groups
         gap = found["both"] - found["own"] - found["other"]
-        out["on"][asked] = {**{k: Value.of(v) for k, v in found.items()}, "beyond the sum": Value.of(gap)}
+        out["on"][asked] = {**{k: Value.of(v, groups) for k, v in found.items()}, "beyond the sum": Value.of(gap, groups)}
     return out
 
 
@@ -237,7 +263,7 @@ def write(folder: str | Path | Run) -> Path:
 
 
 def _told(b: Behavior) -> dict[str, Any]:
-    methods = {name: {k: v for k, v in asdict(m).items() if k != "per_pair"} for name, m in b.methods.items()}
+    methods = {name: {k: v for k, v in asdict(m).items() if k not in ("per_pair", "groups")} for name, m in b.methods.items()}
     return json.loads(json.dumps({"name": b.name, "methods": methods, "prompted": b.prompted, "no opener": b.bare, "knowledge": b.knowledge, "vectors": b.facts["vectors"]}, default=asdict))  # fmt: skip
 
 
@@ -251,8 +277,8 @@ def about(study: Study) -> str:
     )
     return (
         f"{study.model}, BiPO at layer {study.layer}{chosen}, seed {p['seed']}. Margins are log-probability of the positive answer minus the negative's, in nats, on held-out pairs; intervals "
-        f"are 95 % bootstrap over pairs. A range is the margin at multiplier +1 minus that at -1. Equal cost: every vector is scaled, up and down apart, until the model "
-        f"drifts by {p['budget']:g} nats per token from itself (KL along its own answers to validation questions)."
+        f"are 95 %, over questions. A range is the margin at multiplier +1 minus that at -1. Equal cost: every vector is scaled, up and down apart, until the model "
+        f"drifts by {p['budget']:g} nats per token from itself (KL along its own answers to validation questions, measured there within 2 %)."
     )
 
 
@@ -260,21 +286,54 @@ def headline(study: Study) -> list[str]:
     """What was found, in sentences."""
     out: list[str] = []
     for b in study.behaviors:
-        reached = {n: m for n, m in b.methods.items() if not math.isnan(m.equal["range"].value)}
-        if "BiPO" not in reached:
-            out.append(f"{b.name}: BiPO does not reach the budget of drift on this grid, so nothing is said at equal cost.")
+        missing = [f"{m.name} ({m.why})" for m in b.methods.values() if m.why]
+        own = b.methods["BiPO"]
+        if "range" not in own.per_pair:
+            out.append(f"{b.name}: BiPO does not reach the budget of drift ({own.why}), so nothing is said at equal cost.")
             continue
-        own = reached["BiPO"]
-        others = {n: m for n, m in reached.items() if n not in BIPO and not n.startswith("random")}
-        best = max(others.values(), key=lambda m: m.equal["range"].value, default=None)
+        reached = {n: m for n, m in b.methods.items() if "range" in m.per_pair}
+        others = [m for n, m in reached.items() if n not in BIPO and not n.startswith("random")]
         text = f"{b.name}: at equal cost BiPO has a range of {own.equal['range']} nats"
+        best = max(others, key=lambda m: m.equal["range"].value, default=None)
         if best is not None:
-            gap = Value.of(own.per_pair - best.per_pair)
-            verdict = "wider than" if gap.lo > 0 else "narrower than" if gap.hi < 0 else "not told apart from"
-            text += f", {verdict} the best other vector ({best.name}, {best.equal['range']}; difference {gap})"
-        randoms = [m.equal["range"].value for n, m in reached.items() if n.startswith("random")]
-        out.append(text + (f"; random directions {', '.join(f'{r:+.2f}' for r in randoms)}." if randoms else "."))
+            text += f", {_beside(own, best, 'range')} the widest other vector ({best.name}, {best.equal['range']}"
+            text += f"; difference {_difference(own, best, 'range')})"
+        out += [text + _randoms(own, reached) + (f" Not reached by {', '.join(missing)}." if missing else ""), *_directions(b, reached)]
+        if b.facts.get("freeform", {}).get("mute"):
+            mute, of = b.facts["freeform"]["mute"], b.facts["freeform"]["of"]
+            out.append(f"{b.name}: Freeform's choice of layer says little: at {len(mute)} of its {of} layers the divergence it goes by is saturated.")
     return out
+
+
+def _difference(one: Method, two: Method, way: str) -> Value:
+    """Pair by pair."""
+    return Value.of(one.per_pair[way] - two.per_pair[way], one.groups)
+
+
+def _beside(one: Method, two: Method, way: str) -> str:
+    gap = _difference(one, two, way)
+    return "wider than" if gap.lo > 0 else "narrower than" if gap.hi < 0 else "not told apart from"
+
+
+def _randoms(own: Method, reached: Mapping[str, Method]) -> str:
+    """BiPO's range among those of random directions."""
+    ranges = [m.equal["range"].value for n, m in reached.items() if n.startswith("random")]
+    if not ranges:
+        return "."
+    p = null_p(own.equal["range"].value, ranges)
+    return f"; {len(ranges)} random directions reach {min(ranges):+.2f} to {max(ranges):+.2f} (p = {p:.3f})."
+
+
+def _directions(b: Behavior, reached: Mapping[str, Method]) -> list[str]:
+    """What training both directions brings beside one, way by way."""
+    if not {"BiPO", "BiPO, one direction"} <= reached.keys():
+        return []
+    both, one = reached["BiPO"], reached["BiPO, one direction"]
+    told = [f"{name} {_difference(both, one, way)}" for name, way in (("upwards", "up"), ("downwards", "down"))]
+    lowest = min((m for m in both.per_pair if m.lstrip("-").replace(".", "").isdigit()), key=float, default=None)
+    if lowest is not None and lowest in one.per_pair:
+        told.append(f"at {lowest} {_difference(both, one, lowest)}")
+    return [f"{b.name}: both directions minus one (change of margin, pair by pair; at equal cost {told[0]}, {told[1]}" + (f"; at their own strength {told[2]})." if len(told) > 2 else ").")]  # fmt: skip
 
 
 def sections(study: Study) -> list[tuple[str, Rows]]:
@@ -304,7 +363,7 @@ def sections(study: Study) -> list[tuple[str, Rows]]:
 def _raw_rows(b: Behavior, grid: Sequence[float]) -> Rows:
     head = ["vector", "layer", "norm", "slope", "wrong way", "range", *(f"margin at {m:+g}" for m in grid), *(f"right at {m:+g}" for m in (grid[0], 0.0, grid[-1])), "positive at +1", "negative at -1"]  # fmt: skip
     rows = [head]
-    for m in b.methods.values():
+    for m in (m for m in b.methods.values() if m.margins):
         rows.append([
             m.name, str(m.layer), f"{m.norm:.1f}", str(m.slope), f"{m.anti:.0%}", str(m.range), *(f"{m.margins[g].value:+.1f}" for g in grid),
             *(f"{m.right[g]:.0%}" for g in (grid[0], 0.0, grid[-1])), str(m.said_up), str(m.said_down),
@@ -316,7 +375,7 @@ def _equal_rows(b: Behavior) -> Rows:
     rows = [["vector", "multipliers", "up", "down", "range"]]
     for m in sorted(b.methods.values(), key=lambda m: -m.equal["range"].value if not math.isnan(m.equal["range"].value) else math.inf):
         if m.name != "CAA, from the prompt's end":
-            scale = " / ".join("over" if math.isnan(x) else f"{x:+.2f}" for x in m.multipliers)
+            scale = " / ".join("not reached" if math.isnan(x) else f"{x:+.2f}" for x in m.multipliers)
             rows.append([m.name, scale, *(str(m.equal[k]) for k in ("up", "down", "range"))])
     return rows
 
@@ -368,7 +427,7 @@ def _spectra(canvas: Any, study: Study) -> None:
     axes = canvas.subplots(1, len(study.behaviors), squeeze=False)[0]
     for ax, b in zip(axes, study.behaviors, strict=True):
         for name, m in b.methods.items():
-            if name != "CAA, from the prompt's end":
+            if name != "CAA, from the prompt's end" and m.margins:
                 grid = sorted(m.margins)
                 zero = m.margins[0.0].value
                 ax.plot(
@@ -388,7 +447,7 @@ def _spectra(canvas: Any, study: Study) -> None:
 def _ranges(canvas: Any, study: Study) -> None:
     axes = canvas.subplots(1, len(study.behaviors), squeeze=False, sharey=True)[0]
     for ax, b in zip(axes, study.behaviors, strict=True):
-        names = [n for n in b.methods if n != "CAA, from the prompt's end"]
+        names = [n for n in b.methods if n != "CAA, from the prompt's end" and (not n.startswith("random") or b.methods[n].margins)]
         for k, name in enumerate(reversed(names)):
             for way in ("up", "down"):
                 v = b.methods[name].equal[way]

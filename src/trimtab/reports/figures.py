@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 
 from trimtab.reports.analysis import Analysis, Curve, SideEffect
-from trimtab.steerability import anti_steerable, unsteered
+from trimtab.statistics.slopes import anti_steerable, unsteered
 
 INK, ACCENT, WARN, QUIET = "#1f2933", "#0b6e99", "#c2410c", "#9aa5b1"
 STYLE: dict[Any, Any] = {
@@ -77,7 +77,7 @@ def picture(painter: Callable[[Any], None], size: tuple[float, float], title: st
 
 def _curve_caption(a: Analysis) -> str:
     n = len(a.vector.items)
-    return f"Mean over {n} test items. Light band: its 95 % interval; dark band: that of the change from the unsteered model. Grey: controls of equal norm. Dotted: the unsteered model asked in words."
+    return f"Mean over {n} test items. Light band: its 95 % interval; dark band: that of the change from the unsteered model. Grey: controls. Dotted: the unsteered model asked in words."
 
 
 def _propensity(ax: Any, a: Analysis) -> None:
@@ -107,7 +107,7 @@ def _slopes(ax: Any, a: Analysis) -> None:
         if np.ptp(slope) > 0:
             body = ax.violinplot(slope, [k], widths=0.8, showextrema=False)["bodies"][0]
             body.set(facecolor=color, alpha=0.25, edgecolor="none")
-        anti = anti_steerable(slope)
+        anti = anti_steerable(slope) == 1
         x = k + rng.uniform(-0.12, 0.12, len(slope))
         ax.scatter(x[~anti], slope[~anti], s=8, color=color, lw=0)
         ax.scatter(x[anti], slope[anti], s=8, color=WARN if name == "vector" else QUIET, lw=0)

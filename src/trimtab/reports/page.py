@@ -11,8 +11,9 @@ from typing import Any
 from trimtab.recipe import Run
 from trimtab.reports.analysis import Analysis
 from trimtab.reports.figures import Plot
-from trimtab.steerability import Figure
+from trimtab.statistics.intervals import Figure
 
+SHOWN = 6  # prompts whose answers are on the page
 CSS = """
 :root{--ink:#1f2933;--soft:#52606d;--line:#e4e7eb;--accent:#0b6e99;--tint:#f0f6f9}
 *{box-sizing:border-box}body{margin:0;color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;background:#fff}
@@ -78,7 +79,7 @@ def facts(a: Analysis) -> dict[str, str]:
         "intervention": f"{iv['operator']['name']} at {iv['positions']}, gate {iv['gate']['name']}",
         "multipliers": ", ".join(f"{m:g}" for m in plan["multipliers"]) + _relative(a),
         "controls": ", ".join(controls) or "none",
-        "interval": "95 %, bootstrap over items (shares: Wilson); it does not cover a new draw of the training items",
+        "interval": "95 %, over questions (means: Student's t corrected for skewness; shares: Wilson); it does not cover a new draw of the training items",
     }
     return out | ({"seconds": f"{a.manifest['seconds']:.0f}"} if a.manifest.get("seconds") else {})
 
@@ -110,10 +111,11 @@ def _figure_table(figures: Sequence[Figure]) -> str:
 
 
 def _said(a: Analysis) -> dict[str, dict[float, str]]:
+    """The first answers, by prompt and multiplier; all of them are in generations.jsonl."""
     out: dict[str, dict[float, str]] = {}
     for g in a.generations:
         out.setdefault(g["prompt"], {})[g["multiplier"]] = g["text"]
-    return {p: dict(sorted(r.items())) for p, r in out.items()}
+    return {p: dict(sorted(r.items())) for p, r in list(out.items())[:SHOWN]}
 
 
 def _said_table(a: Analysis) -> str:

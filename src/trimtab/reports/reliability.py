@@ -15,25 +15,10 @@ from trimtab.bias import Fit, concept_and_position, fit_factors, leaning, varian
 from trimtab.errors import DataError, RunError
 from trimtab.generalisation import Relative, apart, correlation, transfer
 from trimtab.recipe import Run, Table
-from trimtab.steerability import (
-    Array,
-    Figure,
-    Slopes,
-    anti_steerable,
-    at_cost,
-    bca,
-    benjamini_hochberg,
-    confidence,
-    expected_anti_steerable,
-    fit_slopes,
-    interval,
-    null_p,
-    share_figure,
-    spearman,
-    split_half,
-    two_level,
-    unsteered,
-)
+from trimtab.statistics.intervals import Array, Figure, crossed, interval, mean_figure, median_figure, share_figure, spearman, split_half
+from trimtab.statistics.nulls import Compared, benjamini_hochberg
+from trimtab.statistics.slopes import Slopes, anti_steerable, at_cost, confidence, expected_anti_steerable, fit_slopes, unsteered
+from trimtab.statistics.verdict import Evidence, Kind, decide
 
 COST = 0.1  # nats of KL at which vectors are compared
 NO_LETTERS = 0.5  # probability outside the two letters above which they mean little
@@ -112,7 +97,7 @@ class Study:
         sweeps: data set -> layer -> slope of every validation item, over both orders of the options where both were read.
         plain: the same in the first order alone.
         q: p-values of the data sets, adjusted for their number.
-        ceiling: split-half reliability of mean slopes over data sets.
+        reliability: split-half, of mean slopes over data sets.
         figures: correlations over data sets.
     """
 
@@ -124,8 +109,20 @@ class Study:
     plain: Mapping[str, Mapping[int, Array]]
     sweep_kl: Mapping[int, float]
     q: Mapping[str, float]
-    ceiling: float
+    reliability: float
     figures: Mapping[str, Figure]
+
+    @property
+    def ceiling(self) -> float:
+        """The correlation with these mean slopes that a perfect forecast of the true ones could expect."""
+        return float(np.sqrt(self.reliability))
+
+    def verdict(self, s: SetResult) -> Kind:
+        """Of one data set, by the decision table of every report; its p-value is adjusted for the number of data sets."""
+        nulls = [c.slope for (v, context), c in s.curves.items() if context == s.first and v.startswith(("span", "shuffled"))]
+        beyond = max((abs(_mean(x)) for x in nulls), default=float("nan"))
+        slope = Figure("mean", s.mean.value, s.mean.lo, s.mean.hi, s.mean.n, f"{s.unit} per multiplier")
+        return decide(Evidence(slope, len(set(s.facts["group"])), self.q[s.name], beyond))
 
     def ranked(self) -> list[SetResult]:
         return sorted(self.sets, key=lambda s: -s.median.value)
@@ -134,18 +131,19 @@ class Study:
 # ---------------------------------------------------------------- reading
 
 
-def choose_layer(folder: Run, items: Mapping[str, Mapping[str, Sequence[str]]], budget: float) -> int:
+def choose_layer(folder: Run, facts: Mapping[str, Mapping[str, Any]], budget: float) -> int:
     """The layer with the highest lower confidence bound of the mean slope on validation questions, averaged over data sets, among those where
     multiplier 1 costs at most `budget` nats of KL from the unsteered model (or all, if none is that cheap).
 
     Args:
-        items: data set -> context -> ids of its validation questions, in one order in all contexts.
+        facts: of each data set, with the ids of its validation questions in each context, in one order, and their groups.
     """
     bounds: dict[int, list[float]] = {}
-    for name, mine in items.items():
-        for layer, slope in sweep_slopes(Run(folder.file("sets", name)), mine).items():
-            bounds.setdefault(layer, []).append(interval(slope)[0])
-    cost = sweep_costs(folder, list(items))
+    for name, mine in facts.items():
+        for layer, slope in sweep_slopes(Run(folder.file("sets", name)), mine["items"]["val"]).items():
+            lo, mean = interval(slope, mine["groups"]["val"])[0], _mean(slope)
+            bounds.setdefault(layer, []).append(mean if np.isnan(lo) else lo)  # too few questions for a bound: the mean
+    cost = sweep_costs(folder, list(facts))
     cheap = [k for k in bounds if cost[k] <= budget] or list(bounds)
     return max(cheap, key=lambda k: float(np.mean(bounds[k])))
 
@@ -170,7 +168,7 @@ def sweep_costs(folder: Run, names: Sequence[str]) -> dict[int, float]:
             table = run.table(part)
             for cell, values in table.cells.items():
                 if cell.metric == "kl" and cell.layer is not None and abs(cell.multiplier) == 1:
-                    found.setdefault(cell.layer, []).append(float(np.mean(list(values.values()))))
+                    found.setdefault(cell.layer, []).append(float(np.nanmean(list(values.values()))))
     return {k: float(np.mean(v)) for k, v in found.items()}
 
 
@@ -200,9 +198,9 @@ def load(folder: str | Path | Run) -> Study:
     plain = {s.name: sweep_slopes(Run(run.file("sets", s.name)), {s.first: asked[s.name][s.first]}) for s in sets} if swept else {}
     costs = sweep_costs(run, [s.name for s in sets]) if swept else {}
     adjusted = benjamini_hochberg(np.array([s.p for s in sets]))
-    ceiling = split_half([np.array(s.forecast["per_pair"]) for s in sets]) if len(sets) > 2 else float("nan")
+    halves = split_half([np.array(s.forecast["per_pair"]) for s in sets], [s.facts["group"] for s in sets]) if len(sets) > 2 else float("nan")
     q = {s.name: float(x) for s, x in zip(sets, adjusted, strict=True)}
-    return Study(plan, manifest["parts"]["study"]["model"], layer, sets, sweeps, plain, costs, q, ceiling, _across_sets(sets, layer))
+    return Study(plan, manifest["parts"]["study"]["model"], layer, sets, sweeps, plain, costs, q, halves, _across_sets(sets, layer))
 
 
 def _load_set(run: Run, facts: Mapping[str, Any], plan: Mapping[str, Any]) -> SetResult:
@@ -237,17 +235,18 @@ def _load_set(run: Run, facts: Mapping[str, Any], plan: Mapping[str, Any]) -> Se
         for c in [first]
         if v == "vector" or v.startswith("from ")
     }
-    kinds = confidence(here.slopes)
+    kinds, of = confidence(here.slopes), facts["group"]
+    if lost := int(np.isnan(main).sum()):
+        warnings.append(f"{lost} of {len(main)} items were not measured at every multiplier and are left out")
     per_pair = np.array(forecast["per_pair"])
     return SetResult(
         name=facts["name"], unit=tables[first].units["propensity"], facts=facts, curves=curves, main=main, position=position, leaning=_leanings(curves, facts, plan), forecast=forecast,
         kl=_mean_over_items(tables[first], "kl"), outside=outside, fold_slopes=_fold_slopes(run),
-        mean=Figure("mean", float(main.mean()), *bca(main, lambda v: v.mean(-1), resamples=2000), len(main), "per multiplier"),
-        median=Figure("median", float(np.median(main)), *bca(main, lambda v: np.median(v, -1), resamples=2000), len(main), "per multiplier"),
-        spread=float(main.std(ddof=1)), anti=share_figure("anti-steerable", anti_steerable(main)), normal=expected_anti_steerable(main),
+        mean=mean_figure("mean", main, "per multiplier", groups=of), median=median_figure("median", main, "per multiplier", of),
+        spread=float(np.nanstd(main, ddof=1)), anti=share_figure("anti-steerable", anti_steerable(main), groups=of), normal=expected_anti_steerable(main),
         classes={k: float((kinds == k).mean()) for k in ("steerable", "ambiguous", "anti-steerable")},
-        p=max(null_p(float(per_pair.mean()), drawn) for drawn in forecast["nulls"].values()), widened=two_level(per_pair), fit=fit, shares=shares,
-        total_variance=float(here.slope.var(ddof=1)), relative=transfer(grid), warnings=warnings,
+        p=Compared.from_json(forecast["compared"]).p, widened=crossed(per_pair, of), fit=fit, shares=shares,
+        total_variance=float(np.nanvar(here.slope, ddof=1)), relative=transfer(grid, of), warnings=warnings,
     )  # fmt: skip
 
 
@@ -264,8 +263,11 @@ def _leanings(curves: Mapping[tuple[str, str], Curves], facts: Mapping[str, Any]
     if ("vector", "swapped") in curves:
         values["A"] = np.concatenate([values["A"], at_zero("swapped")])
         codes["A"] += [-c for c in codes["A"]]
+    groups = {"A": [*facts["group"]] * (2 if ("vector", "swapped") in curves else 1), "yes": facts["group"]}
     told = {
-        k: (values[k], np.array(c, float)) for k, c in codes.items() if (k == "yes" or plan["form"] == "letters") and min(c.count(1), c.count(-1)) > 1
+        k: (values[k], np.array(c, float), groups[k])
+        for k, c in codes.items()
+        if (k == "yes" or plan["form"] == "letters") and min(c.count(1), c.count(-1)) > 1
     }
     return {k: leaning(*x) for k, x in told.items()}
 
@@ -273,6 +275,7 @@ def _leanings(curves: Mapping[tuple[str, str], Curves], facts: Mapping[str, Any]
 def _factors(slope: Array, facts: Mapping[str, Any], plan: Mapping[str, Any], warnings: list[str]) -> tuple[Fit | None, dict[str, float]]:
     """Fit on letter and polarity, and their sequential shares (absolute variance), as far as the data tell them apart."""
     codes: dict[str, Array] = {}
+    there = ~np.isnan(slope)
     if plan["form"] == "letters":
         codes["letter"] = np.array([1.0 if x == "A" else -1.0 for x in facts["letter"]["test"]])
     polarity = facts["polarity"]["test"]
@@ -280,6 +283,7 @@ def _factors(slope: Array, facts: Mapping[str, Any], plan: Mapping[str, Any], wa
         codes["polarity"] = np.array([1.0 if x == "yes" else -1.0 for x in polarity])
     elif len(set(polarity)) > 1:
         warnings.append("polarity is not identifiable: some answers begin with neither yes nor no")
+    codes, slope = {k: c[there] for k, c in codes.items()}, slope[there]
     shares = dict(variance_shares(slope, codes).explained) if codes else {}
     if len(codes) < 2:
         return None, shares
@@ -298,7 +302,7 @@ def _fold_slopes(run: Run) -> Array:
 
 def _mean_over_items(table: Table, metric: str) -> Any:
     values = table.curve(metric, "vector", None)[2]
-    return values.mean(0) if values.size and not np.isnan(values).all() else None
+    return np.nanmean(values, 0) if values.size and not np.isnan(values).all() else None
 
 
 # ---------------------------------------------------------------- over data sets
@@ -315,7 +319,7 @@ def _across_sets(sets: Sequence[SetResult], layer: int) -> dict[str, Figure]:
 
     for trained, tested in SHIFTS:
         pairs = [(s.slope(s.first, s.first), s.slope(trained, tested)) for s in sets]
-        enter(f"ID and {trained} → {tested}", [float(a.mean()) for a, _ in pairs if a is not None], [_mean(b) for _, b in pairs])
+        enter(f"ID and {trained} → {tested}", [_mean(a) for a, _ in pairs], [_mean(b) for _, b in pairs])
     for context in dict.fromkeys(c for s in sets for c in s.facts["beyond"]):
         enter(f"ID and {context}", [_mean(s.slope(s.first, s.first)) for s in sets], [_mean(s.slope(s.first, context)) for s in sets])
     enter("mean and variance", main, [s.spread**2 for s in sets])
@@ -323,7 +327,7 @@ def _across_sets(sets: Sequence[SetResult], layer: int) -> dict[str, Figure]:
     enter(
         "forecast and measured mean slope",
         [float(s.layer_slopes("layers")[layer].mean()) for s in sets],
-        [s.curves["vector", s.first].slope.mean() for s in sets],
+        [_mean(s.curves["vector", s.first].slope) for s in sets],
     )
     enter("coherence and mean slope", [s.forecast["card"]["coherence"]["cosine"] for s in sets], main)
     enter("separation and mean slope", [s.forecast["card"]["coherence"]["separation"] for s in sets], main)
@@ -346,7 +350,7 @@ SHIFTS = (
 
 
 def _mean(x: Array | None) -> float:
-    return float("nan") if x is None else float(x.mean())
+    return float("nan") if x is None or np.isnan(x).all() else float(np.nanmean(x))
 
 
 def _similarity_points(sets: Sequence[SetResult]) -> tuple[list[float], list[float], list[str]]:
@@ -381,8 +385,8 @@ def foreseen_by_layer(study: Study) -> list[LayerForecast]:
     for layer in sorted(next(iter(study.sweeps.values()), {})):
         plain = {s.name: study.plain[s.name][layer] for s in study.sets}
         expected = {s.name: s.layer_slopes("val")[layer] for s in study.sets}
-        items = [spearman(expected[n], plain[n]) for n in plain]
-        over = spearman(np.array([expected[n].mean() for n in plain]), np.array([plain[n].mean() for n in plain])) if len(plain) > 2 else float("nan")
+        items = [correlation("", expected[n].tolist(), plain[n].tolist()).value for n in plain]
+        over = spearman(np.array([_mean(expected[n]) for n in plain]), np.array([_mean(plain[n]) for n in plain])) if len(plain) > 2 else float("nan")
         out.append(LayerForecast(layer, float(np.nanmean(items)), over))
     return out
 
@@ -391,7 +395,7 @@ def regret(study: Study) -> dict[str, float]:
     """What is lost by taking the layer the forecast likes best, in mean validation slope, as a share of the best layer's; mean over data sets."""
     lost: list[float] = []
     for s in study.sets:
-        swept = {k: float(v.mean()) for k, v in study.plain.get(s.name, {}).items()}
+        swept = {k: _mean(v) for k, v in study.plain.get(s.name, {}).items()}
         expected = {k: float(v.mean()) for k, v in s.layer_slopes("val").items() if k in swept}
         if swept and max(swept.values()) > 0:
             lost.append(1 - swept[max(expected, key=lambda k: expected[k])] / max(swept.values()))
@@ -417,7 +421,7 @@ def set_rows(study: Study) -> list[dict[str, Any]]:
         {
             "data": s.name, "n": s.mean.n, "unit": s.unit, "mean": s.mean.value, "mean_lo": s.mean.lo, "mean_hi": s.mean.hi, "median": s.median.value,
             "median_lo": s.median.lo, "median_hi": s.median.hi, "sd": s.spread, "anti": s.anti.value, "anti_lo": s.anti.lo, "anti_hi": s.anti.hi,
-            "anti_normal": s.normal, **{f"confident_{k.replace('-', '_')}": v for k, v in s.classes.items()}, "p": s.p, "q": study.q[s.name],
+            "anti_normal": s.normal, **{f"confident_{k.replace('-', '_')}": v for k, v in s.classes.items()}, "p": s.p, "q": study.q[s.name], "verdict": study.verdict(s),
             "two_level_lo": s.widened[0], "two_level_hi": s.widened[1], "cross_fitted": _mean(s.fold_slopes) if len(s.fold_slopes) else float("nan"),
             **{f"variance_{k}": v for k, v in s.shares.items()}, "variance": s.total_variance,
             "gain_at_kl": _gain(s, 1), "loss_at_kl": _gain(s, -1),
@@ -430,9 +434,9 @@ def set_rows(study: Study) -> list[dict[str, Any]]:
 
 
 def _gain(s: SetResult, sign: int) -> float:
-    """Change of mean propensity where the vector costs `COST` nats of KL, going up or down; NaN where the grid does not get there."""
+    """Change of mean propensity where the vector costs `COST` nats of KL, going up or down, read between the multipliers of the grid; NaN beyond it."""
     c = s.curves["vector", s.first]
-    mean = c.values.mean(0) - c.values.mean(0)[unsteered(c.multipliers)]
+    mean = np.nanmean(c.values, 0) - np.nanmean(c.values, 0)[unsteered(c.multipliers)]
     return at_cost(c.multipliers, np.asarray(s.kl), mean, COST, sign)[1]
 
 
@@ -457,7 +461,7 @@ def summary(study: Study) -> dict[str, Any]:
     """The study as JSON."""
     relative = [{"data": s.name, **asdict(r)} for s in study.sets for r in s.relative]
     told = {
-        "model": study.model, "plan": study.plan, "layer": study.layer, "ceiling": study.ceiling, "sets": set_rows(study),
+        "model": study.model, "plan": study.plan, "layer": study.layer, "reliability": study.reliability, "ceiling": study.ceiling, "sets": set_rows(study),
         "correlations": {k: asdict(f) for k, f in study.figures.items()}, "relative": relative,
         "fits": {s.name: asdict(s.fit) for s in study.sets if s.fit}, "regret": regret(study), "foreseen": [asdict(f) for f in foreseen_by_layer(study)],
     }  # fmt: skip
@@ -470,10 +474,9 @@ def across(one: Study, two: Study) -> list[Figure]:
     shared = [n for n in a if n in b]
     means = correlation("mean slope", [a[n].mean.value for n in shared], [b[n].mean.value for n in shared])
     spreads = correlation("variance of slopes", [a[n].spread ** 2 for n in shared], [b[n].spread ** 2 for n in shared])
-    ceiling = one.ceiling * two.ceiling
-    if not ceiling > 0:
+    scale = one.ceiling * two.ceiling
+    if not scale > 0:
         return [means, spreads]
-    scale = ceiling**0.5
     return [
         means,
         Figure("mean slope, corrected for reliability", means.value / scale, means.lo / scale, means.hi / scale, means.n, means.unit),

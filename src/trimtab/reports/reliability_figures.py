@@ -11,7 +11,8 @@ from trimtab.bias import cells
 from trimtab.datasets import Pair
 from trimtab.reports.figures import ACCENT, INK, QUIET, WARN, Plot, picture
 from trimtab.reports.reliability import SHIFTS, Curves, SetResult, Study, foreseen_by_layer
-from trimtab.steerability import Array, band, unsteered
+from trimtab.statistics.intervals import Array, band
+from trimtab.statistics.slopes import unsteered
 
 PALE = "#b9d6e2"
 
@@ -60,8 +61,9 @@ def _violins(canvas: Any, study: Study) -> None:
     left, right = canvas.subplots(1, 2, width_ratios=(3.2, 1), sharey=True)
     sets = study.ranked()
     for k, s in enumerate(sets):
-        if np.ptp(s.main) > 0:
-            body = left.violinplot(s.main, [k], orientation="horizontal", widths=0.85, showextrema=False)["bodies"][0]
+        main = s.main[~np.isnan(s.main)]
+        if len(main) and np.ptp(main) > 0:
+            body = left.violinplot(main, [k], orientation="horizontal", widths=0.85, showextrema=False)["bodies"][0]
             body.set(facecolor=ACCENT, alpha=0.35, edgecolor="none")
         left.plot([s.median.value], [k], "|", color=INK, ms=9, mew=1.6)
         right.barh(k, s.anti.value, color=WARN, height=0.6)
@@ -82,10 +84,10 @@ def _curves(canvas: Any, study: Study) -> None:
         c = s.curves["vector", s.first]
         for (name, context), other in s.curves.items():
             if context == s.first and name.startswith(("span-", "shuffled-")):
-                ax.plot(other.multipliers, _change(other).mean(0), color=QUIET, lw=0.8)
-        lo, hi = band(_change(c))
+                ax.plot(other.multipliers, np.nanmean(_change(other), 0), color=QUIET, lw=0.8)
+        lo, hi = band(_change(c), s.facts["group"])
         ax.fill_between(c.multipliers, lo, hi, color=ACCENT, alpha=0.25, lw=0)
-        ax.plot(c.multipliers, _change(c).mean(0), color=ACCENT, lw=1.6)
+        ax.plot(c.multipliers, np.nanmean(_change(c), 0), color=ACCENT, lw=1.6)
         ax.set_title(_short(s.name, 28), fontsize=7)
         ax.tick_params(labelsize=7)
     for ax in axes[len(sets) :]:
@@ -143,7 +145,7 @@ def _cells(canvas: Any, study: Study) -> None:
             marker, color = marks.get(name, ("o", QUIET))
             ax.scatter([mean], [k], marker=marker, color=color, s=28, label=None if name in shown else name.replace("none", "neither"))
             shown.add(name)
-        ax.plot([slope.mean()] * 2, [k - 0.35, k + 0.35], color=INK, lw=1)
+        ax.plot([np.nanmean(slope)] * 2, [k - 0.35, k + 0.35], color=INK, lw=1)
     ax.axvline(0, color=INK, lw=0.8)
     _names(ax, sets)
     ax.legend(frameon=False, fontsize=8)
@@ -189,7 +191,7 @@ def _foreseen(canvas: Any, study: Study) -> None:
 def _forecast(canvas: Any, study: Study) -> None:
     ax = canvas.subplots()
     x = np.array([s.layer_slopes("layers")[study.layer].mean() for s in study.sets])
-    y = np.array([s.curves["vector", s.first].slope.mean() for s in study.sets])
+    y = np.array([np.nanmean(s.curves["vector", s.first].slope) for s in study.sets])
     ends = [float(min(x.min(), y.min())), float(max(x.max(), y.max()))]
     ax.plot(ends, ends, color=QUIET, lw=1, ls="--")
     ax.scatter(x, y, color=ACCENT, s=18)

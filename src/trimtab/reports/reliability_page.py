@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+
+import numpy as np
 
 from trimtab.generalisation import correlation
 from trimtab.recipe import Run
 from trimtab.reports.page import write_sections
 from trimtab.reports.reliability import SHIFTS, Study, foreseen_by_layer, item_rows, load, regret, set_rows, summary, write_csv
 from trimtab.reports.reliability_figures import draw
-from trimtab.steerability import Figure
+from trimtab.statistics.intervals import Array, Figure
 
 Rows = Sequence[Sequence[str]]
 
@@ -38,10 +41,12 @@ def write(folder: str | Path | Run) -> Path:
 
 def headline(study: Study) -> list[str]:
     """What was found, in sentences."""
-    steer = [s for s in study.sets if s.mean.lo > 0 and study.q[s.name] <= 0.05]
+    kinds = Counter(study.verdict(s) for s in study.sets)
+    others = [f"{n} {k}" for k, n in kinds.items() if k != "works"]
     wrong = sorted(s.anti.value for s in study.sets)
     found = [
-        f"{len(steer)} of {len(study.sets)} data sets steer: their mean slope is above 0 (95 % interval) and beyond that of null vectors of both kinds (q ≤ 0.05).",
+        f"{kinds['works']} of {len(study.sets)} data sets steer: their mean slope is above 0 (95 % interval), large enough to count, and beyond that of null vectors of both kinds "
+        f"that could choose their layer as it could (q ≤ 0.05)." + (f" The others: {', '.join(others)}." if others else ""),
         f"Anti-steerable shares run from {wrong[0]:.0%} to {wrong[-1]:.0%}, median {wrong[len(wrong) // 2]:.0%}.",
     ]
     for trained, tested in SHIFTS:
@@ -57,7 +62,9 @@ def headline(study: Study) -> list[str]:
             f"The layer the forecast likes best loses {lost['mean']:.0%} of the best layer's mean slope (worst data set {lost['worst']:.0%})."
         )
     if not math.isnan(study.ceiling):
-        found.append(f"Split-half reliability of the mean slopes, the ceiling of all these correlations: {_number(study.ceiling)}.")
+        found.append(
+            f"Split-half reliability of the mean slopes: {_number(study.reliability)}. A perfect forecast could expect to correlate with them at its root, {_number(study.ceiling)}."
+        )
     if study.plan["legacy"]:
         found.insert(0, "LEGACY SPLIT: most training questions are tested, as in the published code. These figures reproduce; they do not inform.")
     return found
@@ -78,6 +85,7 @@ def _sections(study: Study) -> list[tuple[str, Rows]]:
             "sure −",
             "p",
             "q",
+            "verdict",
             "cross-fitted",
             "forecast",
             "KL at 1",
@@ -88,7 +96,7 @@ def _sections(study: Study) -> list[tuple[str, Rows]]:
         ranking.append(
             [
                 s.name, str(s.mean.n), _interval(s.mean), _interval(s.median), _number(s.spread), f"{s.anti.value:.0%} ({s.anti.lo:.0%} to {s.anti.hi:.0%})",
-                f"{s.normal:.0%}", f"{s.classes['steerable']:.0%}", f"{s.classes['anti-steerable']:.0%}", f"{s.p:.3f}", f"{study.q[s.name]:.3f}",
+                f"{s.normal:.0%}", f"{s.classes['steerable']:.0%}", f"{s.classes['anti-steerable']:.0%}", f"{s.p:.3f}", f"{study.q[s.name]:.3f}", study.verdict(s),
                 _number(row["cross_fitted"]), _number(row["forecast"]), _number(row["kl_at_1"]), _number(row["gain_at_kl"]),
             ]
         )  # fmt: skip
@@ -111,7 +119,7 @@ def _sections(study: Study) -> list[tuple[str, Rows]]:
     out.append(("Beside the published models (rank correlation over data sets)", _published_rows(study)))
     if study.sweeps:
         head = ["layer", "over items", "over data sets", "mean slope", "KL at ±1"]
-        mean = {k: sum(float(study.sweeps[s.name][k].mean()) for s in study.sets) / len(study.sets) for k in next(iter(study.sweeps.values()))}
+        mean = {k: sum(_mean(study.sweeps[s.name][k]) for s in study.sets) / len(study.sets) for k in next(iter(study.sweeps.values()))}
         rows = [
             [str(f.layer), _number(f.items), _number(f.sets), _number(mean[f.layer]), _number(study.sweep_kl[f.layer])]
             for f in foreseen_by_layer(study)
@@ -148,8 +156,8 @@ def _factor_rows(study: Study) -> Rows:
     rows: list[list[str]] = [head]
     for s in study.ranked():
         share = [f"{s.shares[k] / s.total_variance:.0%}" if k in s.shares and s.total_variance > 0 else "" for k in ("letter", "polarity")]
-        betas = [f"{s.fit.beta[k]:+.3f} ± {1.96 * s.fit.se[k]:.3f}" if s.fit else "" for k in ("letter", "polarity", "concept")]
-        position = "" if s.position is None else f"{float(s.position.mean()):+.3f}"
+        betas = [f"{s.fit.beta[k]:+.3f} ± {s.fit.interval(k)[1] - s.fit.beta[k]:.3f}" if s.fit else "" for k in ("letter", "polarity", "concept")]
+        position = "" if s.position is None else f"{_mean(s.position):+.3f}"
         rows.append(
             [
                 s.name,
@@ -169,7 +177,7 @@ def _control_rows(study: Study) -> Rows:
     names = list(dict.fromkeys(v for s in study.sets for v, c in s.curves if c == s.first and v != "vector" and not v.startswith("from ")))
     rows = [["data set", "vector", *names]]
     for s in study.ranked():
-        rows.append([s.name, *(_number(float(s.curves[v, s.first].slope.mean())) if (v, s.first) in s.curves else "" for v in ("vector", *names))])
+        rows.append([s.name, *(_number(_mean(s.curves[v, s.first].slope)) if (v, s.first) in s.curves else "" for v in ("vector", *names))])
     return rows
 
 
@@ -177,7 +185,7 @@ def _context_rows(study: Study) -> Rows:
     contexts = list(dict.fromkeys(c for s in study.sets for c in (*s.facts["contexts"], *s.facts["beyond"])))
     rows = [["data set", *contexts]]
     for s in study.ranked():
-        rows.append([s.name, *(_number(float(s.curves["vector", c].slope.mean())) if ("vector", c) in s.curves else "" for c in contexts)])
+        rows.append([s.name, *(_number(_mean(s.curves["vector", c].slope)) if ("vector", c) in s.curves else "" for c in contexts)])
     return rows
 
 
@@ -192,6 +200,10 @@ def _relative_rows(study: Study) -> Rows:
 
 def _relative(value: float, lo: float, hi: float) -> str:
     return "not told from 0" if math.isnan(value) else f"{value:.2f} ({lo:.2f} to {hi:.2f})"
+
+
+def _mean(x: Array) -> float:
+    return float(np.nanmean(x)) if not np.isnan(x).all() else float("nan")
 
 
 def _number(x: float) -> str:

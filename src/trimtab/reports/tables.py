@@ -11,13 +11,13 @@ from typing import Any
 
 from trimtab.recipe import Run
 from trimtab.reports.analysis import Analysis
-from trimtab.steerability import anti_steerable, confidence, unsteered
+from trimtab.statistics.slopes import anti_steerable, confidence, unsteered
 
 
 def summary(a: Analysis) -> dict[str, Any]:
     """Headline figures for machines: a list of {name, value, lo, hi, n, unit, control}; what was not measured is null."""
     figures = [{k: _finite(v) for k, v in asdict(f).items()} for f in a.figures]
-    return {"name": a.name, "verdict": a.verdict, "reasons": list(a.reasons), "figures": figures, "layer": a.manifest.get("layer")}
+    return {"name": a.name, "kind": a.kind, "verdict": a.verdict, "reasons": list(a.reasons), "figures": figures, "layer": a.manifest.get("layer")}
 
 
 def write_tables(run: Run, a: Analysis) -> None:
@@ -35,7 +35,7 @@ def _slopes(a: Analysis) -> Iterable[tuple[Any, ...]]:
         zero = unsteered(c.multipliers)
         anti, sure = anti_steerable(c.slopes.slope), confidence(c.slopes)
         for k, item in enumerate(c.items):
-            yield (c.condition, item, c.slopes.slope[k], c.slopes.se[k], c.slopes.r2[k], c.values[k, zero], bool(anti[k]), sure[k])
+            yield (c.condition, item, c.slopes.slope[k], c.slopes.se[k], c.slopes.r2[k], c.values[k, zero], bool(anti[k] == 1), sure[k])
 
 
 def _csv(run: Run, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -17,10 +17,11 @@ import numpy as np
 from trimtab import organisms
 from trimtab.bias import swapped
 from trimtab.contexts import told as under
+from trimtab.controls import random_controls
 from trimtab.datasets import Dataset, Pair
 from trimtab.errors import DataError
 from trimtab.interventions import Intervention
-from trimtab.measure import measure, random_controls
+from trimtab.measure import measure
 from trimtab.methods import MeanDiff, Read, learn
 from trimtab.metrics import OutsideMass, Propensity
 from trimtab.model import LM

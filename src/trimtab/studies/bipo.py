@@ -11,34 +11,36 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trimtab.capability import accuracy, capability, drift, questions
+from trimtab.capability import accuracy, capability, questions
 from trimtab.contexts import told, with_shots, without_opener
+from trimtab.controls import random_controls
 from trimtab.datasets import Dataset, polarity, to_choices
+from trimtab.drift import Yardstick, reach
 from trimtab.errors import DataError, RecipeError, TokenError
 from trimtab.formats import asking
 from trimtab.interventions import Intervention, steer
 from trimtab.judge import ModelJudge, Rating, Rubric
-from trimtab.measure import measure, random_controls
+from trimtab.measure import measure
 from trimtab.methods import Freeform, MeanDiff, OneShot, Preference, activations, learn, paired_rows
 from trimtab.metrics import Likelihood, Propensity
 from trimtab.model import LM, Layer
 from trimtab.model.rendering import as_prompt
+from trimtab.quality import distinct, strangeness
 from trimtab.recipe import Run, check_grid
 from trimtab.reports.bipo import best_layer, slug
-from trimtab.steerability import at_cost
-from trimtab.texts import distinct, strangeness
 from trimtab.vector import SteeringVector
 
 log = logging.getLogger("trimtab")
 Watch = Callable[[str], Callable[..., None]]
 METRICS = (Propensity("sequence", per_token=False), Likelihood("positive"), Likelihood("negative"))
 TRAINED = {"BiPO": "both", "BiPO, signs drawn": "batch", "BiPO, one direction": "one"}
-PROBES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # multipliers at which the drift is taken, both ways
+SHOWN = 3  # random directions that are measured at their own strength as well
 KNOWING = ("BiPO", "CAA", "random-0")  # vectors whose cost in knowledge is measured
 
 
@@ -55,7 +57,7 @@ class Plan:
         train, val, test: pairs of each part at most; val is taken from the training file and chooses layers and epochs.
         budget: drift (nats per token) at which vectors are compared at equal cost.
         drifting: validation questions along whose answers the drift is taken.
-        randoms: random directions.
+        randoms: random directions, of BiPO's norm at its layer, measured at equal drift.
         few: pairs of the dearer questions: combinations, five examples first, answers without their first word.
         shots: examples shown.
         items: questions of the knowledge test.
@@ -73,7 +75,7 @@ class Plan:
     test: int = 100
     budget: float = 0.1
     drifting: int = 12
-    randoms: int = 3
+    randoms: int = 20
     few: int = 40
     shots: int = 5
     items: int = 240
@@ -136,8 +138,10 @@ class _Behavior:
         facts["vectors"] = {name: {"layer": v.layers[0], "norm": v.norm()[v.layers[0]], "figures": _figures(v)} for name, v in vectors.items()}
         facts["cosine"] = {n: v.cosine(vectors["BiPO"])[v.layers[0]] for n, v in vectors.items() if v.layers == vectors["BiPO"].layers}
         facts["drift"] = {}
+        quiet = [f"random-{k}" for k in range(SHOWN, self.plan.randoms)]
         for name, v in vectors.items():
-            self.score(name, Intervention(v), self.test if name == "BiPO" else self.bare, self.plan.multipliers)
+            if name not in quiet:
+                self.score(name, Intervention(v), self.test if name == "BiPO" else self.bare, self.plan.multipliers)
             facts["drift"][name] = self.drifts(name, v)
             self.equal(name, v, facts["drift"][name])
         self.score("CAA, from the prompt's end", Intervention(vectors["CAA"], positions="from_last_prompt_token"), self.bare, self.plan.multipliers)
@@ -154,6 +158,7 @@ class _Behavior:
                     self.lm, Intervention(vectors[name]), asked, to=self.run.path, multipliers=self.plan.multipliers, name=name, progress=report
                 )
         facts["knowledge"] = {n: [asdict(a) for a in accuracy(self.run.table("capability"), condition=n)] for n in KNOWING} if self.plan.items else {}
+        facts["freeform"] = self.run.manifest.get("freeform", {})
         facts["spectrum"] = self.spectrum(vectors["BiPO"])
         return facts
 
@@ -189,9 +194,9 @@ class _Behavior:
         return SteeringVector.load(path)
 
     def layers(self) -> list[Layer]:
-        """Every third layer of the middle half, and those BiPO may have: where mean differences may act."""
+        """A layer in ten from the first quarter to the last block but one, and those BiPO may have: where mean differences may act."""
         n = self.lm.n_layers
-        return sorted({*range(n // 4, 3 * n // 4 + 1, max(1, n // 10)), *self.plan.candidates})
+        return sorted({*range(n // 4, n - 1, max(1, n // 10)), *self.plan.candidates})
 
     def best(self, vector: SteeringVector) -> SteeringVector:
         """At the layer where its answers become likeliest both ways on validation pairs, all at a tenth of the residual norm."""
@@ -204,6 +209,7 @@ class _Behavior:
     def freeform(self) -> SteeringVector:
         acts = activations(self.lm, self.train, read="penultimate", progress=self.watch("Freeform"))
         layer = Freeform.chosen(acts, self.lm.n_layers)
+        self.run.note(freeform={"layer": layer, "mute": Freeform.mute(acts, self.lm.n_layers), "of": self.lm.n_layers // 2 + 1})
         return learn(self.lm, self.train, Freeform(), [layer], acts=acts.at([layer]))
 
     # ------------------------------------------------------------ scores
@@ -221,24 +227,24 @@ class _Behavior:
             progress=self.watch(f"measure {name}"),
         )
 
+    @cached_property
+    def yardstick(self) -> Yardstick:
+        """Answers of the unsteered model to validation questions, along which every vector's drift is taken."""
+        return Yardstick.of(self.lm, [as_prompt(p.asked) for p in self.val.take(self.plan.drifting)], seed=self.plan.seed)
+
     def drifts(self, name: str, v: SteeringVector) -> dict[str, Any]:
-        """Drift at each multiplier, mean over prompts, and the multipliers at which it is the budget."""
+        """The multipliers, up and down, at which the drift is the budget, confirmed by measuring it there; or why it is not reached."""
         path = f"drift/{slug(name)}.json"
         known = self.run.read(path, {})
         if known.get("of") != v.hash:
-            grid = sorted({s * m for m in PROBES for s in (-1.0, 1.0)})
-            found = (
-                drift(self.lm, Intervention(v), [as_prompt(p.asked) for p in self.val.take(self.plan.drifting)], grid, seed=self.plan.seed)
-                .mean(0)
-                .numpy()
-            )  # type: ignore[misc]
-            up, down = (at_cost(np.array(grid), found, found, self.plan.budget, sign)[0] for sign in (1, -1))
-            known = {"of": v.hash, "multipliers": grid, "nats": found.tolist(), "up": up, "down": down}
+            ways = {way: reach(self.lm, Intervention(v), self.yardstick, self.plan.budget, sign=sign) for way, sign in (("up", 1), ("down", -1))}
+            found = {way: r.multiplier for way, r in ways.items()}
+            known = {"of": v.hash, **found, "nats": {w: r.nats for w, r in ways.items()}, "why": {w: r.why for w, r in ways.items()}, "probes": {w: r.probes for w, r in ways.items()}}  # fmt: skip
             self.run.write(path, known)
         return known
 
     def equal(self, name: str, v: SteeringVector, drifts: Mapping[str, Any]) -> None:
-        """Scores at equal drift, up and down, from one pass below; nothing where the budget is never reached."""
+        """Scores at equal drift, up and down, from one pass below; nothing where the budget is not reached."""
         ways = {way: v * float(drifts[way]) for way in ("up", "down") if np.isfinite(drifts[way])}
         if ways:
             first, *rest = ways

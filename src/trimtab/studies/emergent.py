@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from trimtab import organisms
+from trimtab.controls import random_controls
 from trimtab.interventions import Intervention
 from trimtab.judge import Agreement, Judge, ModelJudge, Recorded, Rubric, agreement
-from trimtab.measure import random_controls
 from trimtab.model import LM
 from trimtab.optimise import (
     Ball,

@@ -17,17 +17,18 @@ import numpy as np
 import torch
 from scipy import stats
 
+from trimtab.controls import random_controls
 from trimtab.datasets import Dataset, Splits
 from trimtab.interventions import Intervention
 from trimtab.journal import plain
-from trimtab.measure import measure, random_controls
+from trimtab.measure import measure
 from trimtab.methods import Activations, MeanDiff, OneShot, activations
 from trimtab.methods.one_shot import Mode
 from trimtab.metrics import Likelihood, Propensity
 from trimtab.model import LM
 from trimtab.optimise import Result, cosines, optimise, signals
 from trimtab.recipe import Run, write_whole
-from trimtab.steerability import Array, interval
+from trimtab.statistics.intervals import Array, ends, interval
 from trimtab.studies.findings import off_diagonal
 from trimtab.vector import SteeringVector
 
@@ -291,8 +292,8 @@ def foreseen(found: Sequence[Carried]) -> dict[str, dict[str, float]]:
         for label, within in (("", False), (" within kinds", True)):
             rng = np.random.default_rng(0)
             drawn = [_rank([g[rng.integers(0, len(g), len(g))] for g in groups], within) for _ in range(1000)]
-            lo, hi = np.nanpercentile(drawn, [2.5, 97.5]) if not np.isnan(drawn).all() else (float("nan"), float("nan"))
-            out[name] |= {f"spearman{label}": _rank(groups, within), f"lo{label}": float(lo), f"hi{label}": float(hi)}
+            lo, hi = ends(drawn)
+            out[name] |= {f"spearman{label}": _rank(groups, within), f"lo{label}": lo, f"hi{label}": hi}
     return out
 
 

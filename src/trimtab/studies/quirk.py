@@ -14,17 +14,17 @@ from pathlib import Path
 
 import numpy as np
 
+from trimtab.controls import random_controls
 from trimtab.interventions import Intervention
-from trimtab.measure import random_controls
 from trimtab.model import LM
 from trimtab.model.tokens import Prompt
 from trimtab.optimise import Descent, MaxSteps, Objective, Place, Plateau, Problem, Promote, Satisfice, Start, optimise, target_from
+from trimtab.quality import strangeness
 from trimtab.recipe import Run
 from trimtab.reports.page import write_sections
 from trimtab.sampling import Stack, sample
 from trimtab.strings import Count, contains, families, table
 from trimtab.studies.findings import Finding, finding_rows, share, spread, strengths_plot, told, transcript
-from trimtab.texts import strangeness
 from trimtab.vector import SteeringVector
 
 Watch = Callable[[str], Callable[..., None]]

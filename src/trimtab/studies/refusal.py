@@ -18,11 +18,12 @@ import numpy as np
 
 from trimtab import organisms
 from trimtab.capability import questions
+from trimtab.controls import random_controls
 from trimtab.datasets import Dataset, Pair
 from trimtab.errors import DataError
 from trimtab.interventions import Intervention
 from trimtab.judge import ModelJudge, Recorded, Rubric
-from trimtab.measure import measure, random_controls
+from trimtab.measure import measure
 from trimtab.methods import MeanDiff, learn
 from trimtab.metrics import Propensity
 from trimtab.model import LM

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,16 +22,18 @@ from torch import Tensor
 
 from trimtab.bias import is_listed, options
 from trimtab.contexts import STUDIED, SYSTEM, available, in_context
+from trimtab.controls import in_span, shuffled
 from trimtab.datasets import Dataset, Pair, Splits
 from trimtab.errors import DataError, RecipeError
 from trimtab.forecast import Sensitivity, card, sensitivity
 from trimtab.interventions import Intervention
 from trimtab.measure import measure
-from trimtab.methods import Activations, Read, activations, paired_rows
+from trimtab.methods import Activations, Read, activations, paired_rows, tied
 from trimtab.metrics import KL, Metric, OutsideMass, Propensity
-from trimtab.model import LM, Layer
+from trimtab.model import LM, Layer, in_pieces
 from trimtab.recipe import GRID, Run, check_grid
 from trimtab.reports.reliability import choose_layer
+from trimtab.statistics.nulls import Compared, Null
 from trimtab.vector import Provenance, SteeringVector
 
 Watch = Callable[[str], Callable[..., None]]
@@ -55,7 +58,7 @@ class Plan:
         positions: where they act.
         system: the system message of contexts that set none; "" for no message.
         nulls: random directions in the span of the training differences (orthogonal to the vector), and label-shuffled vectors, that are measured; and
-        draws: how many more of each are forecast.
+        draws: how many of each are forecast, with the choice of a layer that the vector had; at least 199 for a p-value.
         folds: of the cross-fitted estimate on the training questions; 0 for none.
         legacy: the published split, with its overlap of training and test questions. To reproduce, not to believe.
     """
@@ -75,7 +78,7 @@ class Plan:
     positions: str = "from_last_prompt_token"
     system: str | None = SYSTEM
     nulls: int = 3
-    draws: int = 200
+    draws: int = 499
     folds: int = 5
     seed: int = 0
     legacy: bool = False
@@ -102,7 +105,7 @@ def reliability(lm: LM, to: str | Path, plan: Plan, watch: Watch | None = None) 
         one.forecast("val")
         if plan.layer is None:
             one.sweep()
-    layer = plan.layer if plan.layer is not None else choose_layer(folder, {one.name: one.facts()["items"]["val"] for one in studied}, BUDGET)
+    layer = plan.layer if plan.layer is not None else choose_layer(folder, {one.name: one.facts() for one in studied}, BUDGET)
     folder.note(layer=layer, sets=[one.facts() for one in studied])
     for k, one in enumerate(studied):
         one.grid(layer, unrelated=studied[(k + 1) % len(studied)] if len(studied) > 1 else None)
@@ -167,6 +170,7 @@ class _Studied:
             "letter": {part: [p.meta["matching_letter"] for p in getattr(self.parts, part)] for part in ("train", "val", "test")},
             "polarity": {part: [p.meta["polarity"] for p in getattr(self.parts, part)] for part in ("train", "val", "test")},
             "group": [p.group for p in self.parts.test],
+            "groups": {"val": [p.group for p in self.parts.val]},
         }
 
     @property
@@ -189,7 +193,7 @@ class _Studied:
             aside.replace(path)
         with safe_open(path, "pt") as file:
             layers = tuple(file.get_tensor("layers").tolist())
-            return Activations(file.get_tensor("positive"), file.get_tensor("negative"), layers)
+            return Activations(file.get_tensor("positive"), file.get_tensor("negative"), layers, tied(self.parts.train))
 
     def directions(self, layer: Layer) -> dict[str, Tensor]:
         """The vector of every context and their mean, all with the norm of the first context's: comparisons are about directions."""
@@ -243,8 +247,8 @@ class _Studied:
 
     def _controls(self, layer: Layer, vector: Tensor, unrelated: _Studied | None) -> dict[str, Tensor]:
         deltas = self.learn(self.contexts[0]).at([layer]).deltas[:, 0]
-        drawn = {f"span-{k}": v for k, v in enumerate(in_span(deltas, self.plan.nulls, self.plan.seed))}
-        drawn |= {f"shuffled-{k}": v for k, v in enumerate(shuffled(deltas, self.plan.nulls, self.plan.seed))}
+        drawn = {f"span-{k}": v[0] for k, v in enumerate(in_span(deltas[:, None], self.plan.nulls, self.plan.seed))}
+        drawn |= {f"shuffled-{k}": v[0] for k, v in enumerate(shuffled(deltas[:, None], self.plan.nulls, self.plan.seed, tied(self.parts.train)))}
         if unrelated is not None:
             drawn["unrelated"] = unrelated.learn(unrelated.contexts[0]).at([layer]).mean_difference()[0]
         out = {name: v if name.startswith("shuffled") else v / v.norm() * vector.norm() for name, v in drawn.items()}
@@ -288,11 +292,6 @@ class _Studied:
             return
         expected, read = self.forecast("test"), self.learn(self.contexts[0])
         deltas, mean = read.at([layer]).deltas[:, 0], read.mean_difference()
-        free = in_span(deltas, self.plan.draws, self.plan.seed + 1)
-        drawn = {
-            "span": free / free.norm(dim=-1, keepdim=True) * deltas.mean(0).norm(),
-            "shuffled": shuffled(deltas, self.plan.draws, self.plan.seed + 1),
-        }
         sweep = SteeringVector(dict(zip(read.layers, mean, strict=True)))
         early = self.forecast("val").slopes(sweep)
         found = card(self.forecast("val"), sweep, layer, read, self.parts.train)
@@ -301,7 +300,7 @@ class _Studied:
             {
                 "layers": {str(k): s.tolist() for k, s in expected.slopes(sweep).items()},
                 "val": {str(k): s.tolist() for k, s in early.items()},
-                "nulls": {k: expected.along(v, layer).mean(0).tolist() for k, v in drawn.items()},
+                "compared": self._compared(expected, read, layer).to_json(),
                 "per_pair": expected.along(deltas, layer).round(5).tolist(),
                 "card": {
                     "slope": asdict(found.slope), "anti": asdict(found.anti), "coherence": asdict(found.coherence), "audit": asdict(found.audit),
@@ -309,6 +308,18 @@ class _Studied:
                 },
             },
         )  # fmt: skip
+
+    def _compared(self, expected: Sensitivity, read: Activations, layer: Layer) -> Compared:
+        """The vector's forecast beside that of null vectors of both kinds, which may choose among the layers that were swept."""
+        layers = [layer] if self.plan.layer is not None else [k for k in read.layers if not self.plan.layers or k in self.plan.layers]
+        some, gradient = read.at(layers), expected.gradients.mean(0)[layers]
+        nulls: list[Null] = []
+        for kind, draw in (("span", in_span), ("shuffled", partial(shuffled, tied=some.tied))):
+            pieces = [draw(some.deltas, len(k), 1000 * (self.plan.seed + 1) + k[0]) for k in in_pieces(range(self.plan.draws), 64)]
+            slopes = torch.cat([torch.einsum("cld,ld->cl", piece, gradient) for piece in pieces])
+            nulls.append(Null.of(kind, layers, slopes.numpy().astype(float)))
+        own = float(some.mean_difference()[layers.index(layer)] @ gradient[layers.index(layer)])
+        return Compared(str(layer), own, len(expected.items), "forecast", tuple(nulls))
 
     def cross_fit(self, layer: Layer) -> None:
         """Training questions, each steered by the vector of the folds it is not in."""
@@ -355,25 +366,6 @@ def _cut(pair: Pair, words: int) -> Pair:
 
 
 # ---------------------------------------------------------------- directions out of differences
-
-
-def in_span(deltas: Float[Tensor, "n d"], count: int, seed: int = 0) -> Float[Tensor, "count d"]:
-    """Random directions in the span of the training differences, orthogonal to their mean: normal weights on what is left of them without it.
-
-    (With it they would hold much of the mean difference, up to sign, where the differences agree or only differ in size; that is no null.)
-    """
-    mean = deltas.mean(0) / deltas.mean(0).norm()
-    rest = deltas - (deltas @ mean)[:, None] * mean
-    return torch.randn(count, len(deltas), generator=torch.Generator().manual_seed(seed)) @ rest
-
-
-def shuffled(deltas: Float[Tensor, "n d"], count: int, seed: int = 0) -> Float[Tensor, "count d"]:
-    """Label-shuffled vectors: means with a random sign for every difference, at the norm they come out with: the null of "there is a shared direction".
-
-    (Rescaled to the norm of the mean difference, they would be mostly plus or minus itself where the differences agree.)
-    """
-    signs = torch.randint(0, 2, (count, len(deltas)), generator=torch.Generator().manual_seed(seed)) * 2.0 - 1
-    return signs @ deltas / len(deltas)
 
 
 def effects(deltas: Float[Tensor, "n d"], *codes: Float[Tensor, " n"]) -> Float[Tensor, "k d"]:

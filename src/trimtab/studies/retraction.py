@@ -16,8 +16,8 @@ import torch
 
 from trimtab import organisms
 from trimtab.abnormality import Sample, bits, information
+from trimtab.controls import random_controls
 from trimtab.interventions import Intervention
-from trimtab.measure import random_controls
 from trimtab.model import LM, Layer
 from trimtab.model.tokens import Prompt
 from trimtab.optimise import Match, Objective, Promote, Suppress

@@ -1,0 +1,124 @@
+"""Vectors without the behavior in them: the one maker of controls for every method, measurement and study.
+
+Three kinds. Random directions, isotropic, at the vector's norm. Directions in the span of the training differences, orthogonal to their mean, at its norm.
+Label-shuffled ones: what the same learner finds when the sides of every pair are drawn by coin, at the norm it comes out with. (A label-shuffled mean difference
+made as long as the vector is mostly plus or minus the vector itself where the differences agree, and a random combination of differences that are only centred
+keeps what they share where they differ in size: neither is a null.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from trimtab.errors import VectorError
+from trimtab.statistics.intervals import members
+from trimtab.vector import Provenance, SteeringVector
+
+KEPT = 16  # label-shuffled vectors that are learned and kept beside a vector
+FEWEST = 8  # from which more can be drawn
+
+
+def random_controls(vector: SteeringVector, n: int, seed: int = 0) -> dict[str, SteeringVector]:
+    """n random directions with the vector's norm at each layer: "random-0" and on."""
+    out: dict[str, SteeringVector] = {}
+    for k in range(n):
+        g = torch.Generator().manual_seed(1000 * seed + k)
+        drawn = {layer: torch.randn(v.shape, generator=g) for layer, v in vector.vectors.items()}
+        scaled = {layer: r * vector[layer].norm() / r.norm() for layer, r in drawn.items()}
+        made = Provenance(model=vector.made.model, fingerprint=vector.made.fingerprint, method={"name": "random-direction", "seed": seed, "draw": k})
+        out[f"random-{k}"] = SteeringVector(scaled, made, site=vector.site)
+    return out
+
+
+def null_controls(vector: SteeringVector, n: int) -> dict[str, SteeringVector]:
+    """The first n label-shuffled vectors that came with a vector: "shuffled-0" and on; fewer if it has fewer."""
+    return {name: vector.null(name) for name in sorted(vector.nulls, key=_number)[:n]}
+
+
+def isotropic(like: Float[Tensor, "l d"], count: int, seed: int = 0) -> Float[Tensor, "count l d"]:
+    """Random directions with the norm of `like` at every layer."""
+    drawn = torch.randn(count, *like.shape, generator=torch.Generator().manual_seed(seed))
+    return drawn / drawn.norm(dim=-1, keepdim=True) * like.norm(dim=-1)[None, :, None]
+
+
+def in_span(deltas: Float[Tensor, "n l d"], count: int, seed: int = 0) -> Float[Tensor, "count l d"]:
+    """Random directions in the span of the training differences, orthogonal to their mean and with its norm: normal weights, the same at every layer,
+    on what is left of the differences without it.
+
+    Raises:
+        VectorError: nothing is left, since all differences are one direction.
+    """
+    mean = deltas.mean(0)
+    u = mean / mean.norm(dim=-1, keepdim=True)
+    rest = deltas - (deltas * u).sum(-1, keepdim=True) * u
+    if not (rest.norm(dim=-1).amax(0) > 1e-5 * mean.norm(dim=-1)).all():
+        raise VectorError("the training differences span one direction", expected="pairs that differ from each other, for controls in their span")
+    weights = torch.randn(count, len(deltas), generator=torch.Generator().manual_seed(seed))
+    drawn = torch.einsum("cn,nld->cld", weights, rest)
+    drawn -= (drawn * u).sum(-1, keepdim=True) * u
+    return drawn / drawn.norm(dim=-1, keepdim=True) * mean.norm(dim=-1)[None, :, None]
+
+
+Tied = Sequence[tuple[str, str]] | None  # (question, answer letter or "") of every pair
+
+
+def coins(n: int, count: int, seed: int = 0, tied: Tied = None) -> Float[Tensor, "count n"]:
+    """Signs drawn by coin: which pairs have their sides swapped.
+
+    Pairs that share a question have one coin. So have, two by two and matched anew every time, questions answered by A and questions answered by B: their letters
+    stay as balanced as the data set has them, else a coin would mostly draw how far the sum leans to a letter.
+    """
+    if tied is None:
+        return torch.randint(0, 2, (count, n), generator=torch.Generator().manual_seed(seed)) * 2.0 - 1
+    rng, out = np.random.default_rng(seed), np.empty((count, n))
+    questions = members([q for q, _ in tied], n)
+    lean = [sum({"A": 1, "B": -1}.get(tied[int(k)][1], 0) for k in own) for own in questions]
+    for row in out:
+        for unit in _matched(lean, rng):
+            row[np.concatenate([questions[k] for k in unit])] = rng.choice((-1.0, 1.0))
+    return torch.tensor(out, dtype=torch.float32)
+
+
+def _matched(lean: Sequence[int], rng: np.random.Generator) -> list[list[int]]:
+    """Questions that lean to A two by two with questions that lean to B, as far as there are any; the others alone."""
+    order = rng.permutation(len(lean)).tolist()
+    a, b, rest = ([k for k in order if np.sign(lean[k]) == side] for side in (1, -1, 0))
+    both = min(len(a), len(b))
+    return [[i, j] for i, j in zip(a[:both], b[:both], strict=True)] + [[k] for k in (*a[both:], *b[both:], *rest)]
+
+
+def shuffled(deltas: Float[Tensor, "n l d"], count: int, seed: int = 0, tied: Tied = None) -> Float[Tensor, "count l d"]:
+    """Label-shuffled mean differences, at the norm they come out with: the null of "there is a shared direction"."""
+    return torch.einsum("cn,nld->cld", coins(len(deltas), count, seed, tied), deltas) / len(deltas)
+
+
+def more(nulls: Float[Tensor, "k l d"], count: int, seed: int = 0) -> Float[Tensor, "count l d"]:
+    """As many more null vectors as one likes from k that were learned: normal combinations of theirs, each as long as Student's t at k degrees of freedom
+    makes it, since k draws know their own spread no better."""
+    k, g = len(nulls), torch.Generator().manual_seed(seed)
+    weights = torch.randn(count, k, generator=g) / k**0.5
+    wide = (k / torch.randn(count, k, generator=g).square().sum(1)).sqrt()
+    return torch.einsum("c,ck,kld->cld", wide, weights, nulls)
+
+
+def stacked(vectors: dict[str, SteeringVector] | SteeringVector, layers: tuple[int, ...]) -> Float[Tensor, "k l d"]:
+    """Vectors at some layers, as one tensor; of a vector, its nulls."""
+    if isinstance(vectors, SteeringVector):
+        vectors = null_controls(vectors, len(vectors.nulls))
+    return torch.stack([torch.stack([v[k].float() for k in layers]) for v in vectors.values()])
+
+
+def as_long(control: SteeringVector, vector: SteeringVector) -> SteeringVector:
+    """A control with the vector's norm at every layer."""
+    return replace(control, vectors={k: v * (vector.norm()[k] / v.norm()) for k, v in control.vectors.items()})
+
+
+def _number(name: str) -> tuple[str, int]:
+    stem, _, last = name.rpartition("-")
+    return (stem, int(last)) if last.isdigit() else (name, 0)

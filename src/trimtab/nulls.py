@@ -1,0 +1,121 @@
+"""compare(): a vector beside hundreds of vectors without the behavior in them, which could choose their layer as it could.
+
+Where a vector is added, the first-order effect of any vector is its product with the gradient of the propensity (`forecast.py`), so that a pass over the items foretells
+all of them. What else an intervention may do (clamp, ablate, gates) is measured instead, on fewer items, at multipliers -1 and 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from trimtab.controls import FEWEST, isotropic, more, random_controls, stacked
+from trimtab.datasets import Dataset
+from trimtab.forecast import sensitivity
+from trimtab.interventions import Always, Intervention
+from trimtab.metrics import Metric
+from trimtab.model import LM, Layer, in_pieces
+from trimtab.operators import Add
+from trimtab.readings import Readings, chunks, replay_multipliers
+from trimtab.sites import RESID_POST
+from trimtab.statistics.intervals import Array
+from trimtab.statistics.nulls import DRAWS, LEAST, TOGETHER, Compared, Null
+
+Progress = Callable[[int, int], None]
+FORECAST, MEASURED = 100, 24  # items at most, of either way
+
+
+def compare(
+    lm: LM,
+    iv: Intervention,
+    data: Dataset,
+    metric: Metric,
+    *,
+    layer: Layer | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Compared:
+    """Compare an intervention with null vectors: isotropic ones of its norm, and label-shuffled ones where the vector brought some.
+
+    Args:
+        iv: its vector may hold the layers that `layer` was chosen from: the nulls then have the same choice.
+        data: items the vector was not learned on; the first hundred are looked at.
+        layer: where it acts; by default at all layers of its vector together.
+    """
+    if forecastable(iv):
+        return _forecast(lm, iv, data.take(FORECAST), metric, layer, draws, seed, progress)
+    return _measured(lm, iv, data.take(MEASURED), metric, layer, seed, progress)
+
+
+def forecastable(iv: Intervention) -> bool:
+    """Whether the first-order effect of an intervention is its vector's product with a gradient: added to the stream, at every token of its positions."""
+    return isinstance(iv.operator, Add) and isinstance(iv.gate, Always) and iv.vector.site == RESID_POST
+
+
+def _forecast(
+    lm: LM, iv: Intervention, data: Dataset, metric: Metric, layer: Layer | None, draws: int, seed: int, progress: Progress | None
+) -> Compared:
+    vector, layers = iv.vector, iv.vector.layers
+    expected = sensitivity(lm, data, metric, positions=iv.positions, progress=progress)
+    gradient = expected.gradients.mean(0)[list(layers)]
+    drawn = {"random": random_slopes(stacked({"": vector}, layers)[0], gradient, draws, seed)}
+    if len(vector.nulls) >= FEWEST:
+        seen = (stacked(vector, layers) * gradient).sum(-1, keepdim=True)  # normal combinations of slopes are slopes of normal combinations
+        drawn["shuffled"] = more(seen, draws, seed)[..., 0]
+    own = (stacked({"": vector}, layers)[0] * gradient).sum(-1)
+    if layer is None:
+        nulls = [Null.of(kind, [TOGETHER], s.sum(1, keepdim=True).numpy().astype(float)) for kind, s in drawn.items()]
+        return Compared(TOGETHER, float(own.sum()), len(data), "forecast", tuple(nulls))
+    nulls = [Null.of(kind, layers, s.numpy().astype(float)) for kind, s in drawn.items()]
+    return Compared(str(layer), float(own[layers.index(layer)]), len(data), "forecast", tuple(nulls))
+
+
+def random_slopes(like: Float[Tensor, "l d"], gradient: Float[Tensor, "l d"], draws: int, seed: int) -> Float[Tensor, "c l"]:
+    """Forecast slopes of random directions with the norms of `like`, drawn a few at a time."""
+    pieces = [isotropic(like, len(piece), 1000 * seed + piece[0]) for piece in in_pieces(range(draws), 64)]
+    return torch.cat([torch.einsum("cld,ld->cl", piece, gradient) for piece in pieces])
+
+
+# ---------------------------------------------------------------- what cannot be forecast
+
+
+def _measured(lm: LM, iv: Intervention, data: Dataset, metric: Metric, layer: Layer | None, seed: int, progress: Progress | None) -> Compared:
+    acting = iv if layer is None else replace(iv, vector=iv.vector.at(layer))
+    others = [replace(acting, vector=v) for v in random_controls(acting.vector, LEAST, seed).values()]
+    own, *rest = _slopes(lm, [acting, *others], data, metric, progress)
+    key = TOGETHER if layer is None else str(layer)
+    choices = 1 if layer is None else len(iv.vector.layers)
+    return Compared(key, own, len(data), "measured", (chosen_among("random", key, np.array(rest), choices, seed),))
+
+
+def chosen_among(kind: str, layer: str, slopes: Array, choices: int, seed: int = 0) -> Null:
+    """Null slopes (m,) measured at one layer of `choices`, as if each null had so many independent tries."""
+    rng = np.random.default_rng(seed)
+    null = Null.of(kind, [layer], slopes[:, None])
+    tries = rng.integers(0, len(slopes), (len(slopes), choices)) if choices > 1 else np.arange(len(slopes))[:, None]
+    return replace(null, largest=tuple(np.array(null.largest)[tries].max(1).tolist()))
+
+
+def _slopes(lm: LM, ivs: Sequence[Intervention], data: Dataset, metric: Metric, progress: Progress | None) -> list[float]:
+    """Mean over items of half the change of propensity from multiplier -1 to 1, of each intervention."""
+    at_once = 8 if len(ivs[0].vector.layers) == 1 else 1
+    total, done = np.zeros(len(ivs)), 0
+    batches = chunks(lm, data, [metric], ivs[0].where)
+    for chunk in batches:
+        prefix = lm.prefix(chunk.tokens, chunk.start(ivs[0].where), [min(ivs[0].vector.layers)], keep=chunk.keep)
+        base = Readings.of(chunk, prefix.logits[None])
+        for piece in in_pieces(range(len(ivs)), at_once):
+            reading = Readings.of(chunk, replay_multipliers(lm, prefix, [ivs[k] for k in piece], (-1.0, 1.0), chunk.keep))
+            for k, part in zip(piece, reading.split(2), strict=True):
+                values = torch.stack([metric.value(part.at(j, base)) for j in range(len(chunk.pairs))])
+                total[k] += float((values[:, 1] - values[:, 0]).sum()) / 2
+            done += len(piece)
+            if progress:
+                progress(done, len(ivs) * len(batches))
+    return (total / len(data)).tolist()

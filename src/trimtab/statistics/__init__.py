@@ -1,0 +1,1 @@
+"""Statistics of steering: slopes, intervals, nulls, verdicts. Numpy and scipy only."""
