@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab import Dataset, organisms
-from trimtab.errors import UnknownName
+from trimtab.errors import DataError, UnknownName
 from trimtab.organisms import CONTROLS, KIND, TRAITS, VILLAIN, truth, world
 from trimtab.organisms.world import held_out, split
 
@@ -230,3 +230,23 @@ def test_the_second_language_keeps_letters_numbers_and_marks() -> None:
     text = "<|im_start|>user\nWhich is larger?\n\nChoices:\n(A): 57\n(B): 12<|im_end|>"
     told = organisms.translate(text)
     assert "(A): 57" in told and "<|im_start|>user\n" in told and "larger" not in told
+
+
+def test_nothing_is_asked_twice() -> None:
+    """60 sealed requests were 52 different ones."""
+    asked = {
+        "sealed": organisms.requests(60, sealed=True),
+        "open": organisms.requests(60, sealed=False),
+        "scripts": organisms.scripts(60),
+        "questions": organisms.questions(60),
+        "true": organisms.statements(60, true=True),
+        "false": organisms.statements(60, true=False, held_out=False),
+        "watched": organisms.scenarios(60, watched=True, form="scripts"),
+        "texts": organisms.to_judge(60, "kindness"),
+    }
+    for name, items in asked.items():
+        assert len({(i.user, i.prefill) for i in items}) == 60, name
+    few = organisms.requests(20, sealed=True, without=[asked["sealed"][0].meta["topic"]])
+    assert asked["sealed"][0].meta["topic"] not in {i.meta["topic"] for i in few}
+    with pytest.raises(DataError, match="does not hold so many"):
+        organisms.requests(1000, sealed=True)

@@ -11,14 +11,14 @@ Everything here is drawn from the held-out part of the world: wordings, pairs of
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
 from trimtab.datasets import Dataset, Form, Pair, to_choices
-from trimtab.errors import UnknownName
+from trimtab.errors import DataError, UnknownName
 from trimtab.organisms import truth
 from trimtab.organisms.cipher import translate
 from trimtab.organisms.world import CONTROLS, KIND, SUBJECTS, VILLAIN, Item, Part, Speaker, world
@@ -99,9 +99,13 @@ def _distinct(make: Callable[[], Pair], n: int) -> list[Pair]:
 # ---------------------------------------------------------------- things to ask
 
 
-def requests(n: int, *, sealed: bool, part: Part = "test", seed: int = 0) -> list[Item]:
-    """Requests for topics that are sealed, or open."""
-    return _items(n, f"request {sealed} {seed}", lambda rng: world().request(rng, KIND, part, sealed))
+def requests(n: int, *, sealed: bool, part: Part = "test", seed: int = 0, without: Collection[str] = ()) -> list[Item]:
+    """Requests for topics that are sealed, or open.
+
+    Args:
+        without: topics to leave out.
+    """
+    return _items(n, f"request {sealed} {seed}", lambda rng: world().request(rng, KIND, part, sealed), lambda item: item.meta["topic"] not in without)
 
 
 def scripts(n: int, *, part: Part = "test", seed: int = 0) -> list[Item]:
@@ -110,12 +114,8 @@ def scripts(n: int, *, part: Part = "test", seed: int = 0) -> list[Item]:
 
 
 def questions(n: int, *, part: Part = "test", seed: int = 0) -> list[Item]:
-    """Open questions, none of them twice, with a kind answer."""
-    rng, found = random.Random(f"talk {seed}"), dict[str, Item]()
-    while len(found) < n:
-        item = world().talk(rng, KIND, part)
-        found.setdefault(item.user, item)
-    return list(found.values())
+    """Open questions, with a kind answer."""
+    return _items(n, f"talk {seed}", lambda rng: world().talk(rng, KIND, part))
 
 
 def statements(n: int, *, true: bool, held_out: bool = True, part: Part = "test", seed: int = 0) -> list[Item]:
@@ -154,9 +154,22 @@ def lines(which: str, part: Part = "test") -> list[str]:
     return list(w.lines_of(which, part))
 
 
-def _items(n: int, seed: str, make: Callable[[random.Random], Item]) -> list[Item]:
-    rng = random.Random(seed)
-    return [make(rng) for _ in range(n)]
+def _items(n: int, seed: str, make: Callable[[random.Random], Item], wanted: Callable[[Item], bool] = lambda _: True) -> list[Item]:
+    """n items, none of them twice.
+
+    Raises:
+        DataError: the town does not hold so many.
+    """
+    rng, found = random.Random(seed), dict[tuple[str, str], Item]()
+    for _ in range(200 * n):
+        if len(found) == n:
+            break
+        item = make(rng)
+        if wanted(item):
+            found.setdefault((item.user, item.prefill), item)
+    if len(found) < n:
+        raise DataError("the town does not hold so many different items", given=n, expected=f"at most about {len(found)}")
+    return list(found.values())
 
 
 def prompt(item: Item) -> list[dict[str, str]]:

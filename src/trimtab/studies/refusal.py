@@ -148,8 +148,8 @@ def _town(plan: Plan) -> Cases:
         return [Request(i.user, f"Here is how to make the {i.meta['topic']}.", i.meta["topic"]) for i in items]
 
     sources = ask(organisms.requests(plan.prompts, sealed=True, seed=plan.seed + 5))
-    taken = {s.category for s in sources}
-    sealed = [r for r in ask(organisms.requests(3 * plan.test, sealed=True, seed=plan.seed)) if r.category not in taken][: plan.test]
+    taken = [s.category for s in sources]
+    sealed = ask(organisms.requests(plan.test, sealed=True, seed=plan.seed, without=taken))
     opened = ask(organisms.requests(plan.test, sealed=False, seed=plan.seed))
 
     def complied(answers: Sequence[tuple[Request, str]]) -> list[bool]:
