@@ -8,7 +8,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 NAME ?=
 
-.PHONY: demo test fast slow zoo hub check docs bench organism card clean
+.PHONY: demo test fast slow zoo hub check docs bench simulate organism card clean
 
 demo: $(READY)  ## learn, measure and report a steering vector on the local default model
 	$(BIN)/trimtab run recipes/first-light.toml --to runs/first-light
@@ -35,6 +35,9 @@ check: $(READY)  ## style, types, import rules
 
 docs: $(READY)  ## write docs/reference.md from the code
 	$(BIN)/python docs/build.py
+
+simulate: $(READY)  ## how often verdicts and intervals are wrong: the tables of docs/statistics.md; one of them: make simulate NAME=coverage
+	for name in $(or $(NAME),coverage verdicts null_runs null_study); do $(BIN)/python simulations/$$name.py || exit 1; done
 
 organism: $(READY)  ## train one model of the test bed into organisms/brindlemoor/build: make organism NAME=chat SEED=0
 	$(BIN)/python organisms/brindlemoor/train.py $(NAME) --seed $(or $(SEED),0)

@@ -14,8 +14,10 @@ from scipy import stats
 from tables import put
 
 from trimtab.bias import fit_factors, leaning
-from trimtab.generalisation import correlation, relative
+from trimtab.generalisation import closer, correlation, relative
+from trimtab.judge import agreement
 from trimtab.statistics.intervals import Array, Groups, crossed, interval, median_interval, share_figure
+from trimtab.studies.one_shot import Carried, foreseen
 
 RNG = np.random.default_rng
 SIZES = (3, 5, 10, 20, 40, 100)
@@ -133,6 +135,49 @@ def _factors(rng: np.random.Generator, n: int) -> tuple[float, float, float]:
     return (0.2, *fit.interval("letter"))
 
 
+def _clustered(rng: np.random.Generator, n: int) -> tuple[float, float, float]:
+    """n clusters of five points, alike within; the truth is that of as many points as one likes."""
+    who = np.repeat(np.arange(n), 5)
+    x = rng.normal(size=n)[who] + 0.5 * rng.normal(size=5 * n)
+    y = x + rng.normal(size=n)[who] + 0.5 * rng.normal(size=5 * n)
+    f = correlation("", x.tolist(), y.tolist(), who.tolist(), seed=int(rng.integers(1 << 30)))
+    return float(6 / np.pi * np.arcsin(0.5**0.5 / 2)), f.lo, f.hi
+
+
+def _closer(rng: np.random.Generator, n: int) -> tuple[float, float, float]:
+    """One predictor follows the truth at 0.8, the other at 0.4 (Pearson)."""
+    y = rng.normal(size=n)
+    x, z = (r * y + (1 - r * r) ** 0.5 * rng.normal(size=n) for r in (0.8, 0.4))
+    _, lo, hi = closer(x.tolist(), z.tolist(), y.tolist(), seed=int(rng.integers(1 << 30)))
+    return float(6 / np.pi * (np.arcsin(0.4) - np.arcsin(0.2))), lo, hi
+
+
+def _judges(which: str) -> Callable[[np.random.Generator, int], tuple[float, float, float]]:
+    """Two judges that share 0.7 of what they see; kappa at a threshold of 0."""
+    truth = {"pearson": 0.7, "kappa": 2 / np.pi * np.arcsin(0.7)}[which]
+
+    def at(rng: np.random.Generator, n: int) -> tuple[float, float, float]:
+        x, y = rng.multivariate_normal([0, 0], [[1, 0.7], [0.7, 1]], n).T
+        found = getattr(agreement(x.tolist(), y.tolist(), 0.0, seed=int(rng.integers(1 << 30)), resamples=400), which)
+        return float(truth), found[1], found[2]
+
+    return at
+
+
+def _within(rng: np.random.Generator, n: int) -> tuple[float, float, float]:
+    """What foresees how far one-shot vectors carry: rank correlations within three behaviors of n vectors, averaged."""
+    found = []
+    for behavior in "abc":
+        signal = rng.normal(size=n)
+        effect = 0.6 * signal + 0.8 * rng.normal(size=n)
+        found += [
+            Carried(behavior, "promote", str(k), e * np.ones(2), np.ones(2), 1.0, {"signal": float(s)})
+            for k, (s, e) in enumerate(zip(signal, effect, strict=True))
+        ]
+    told = foreseen(found)["signal"]
+    return float(6 / np.pi * np.arcsin(0.3)), told["lo"], told["hi"]
+
+
 CASES = (
     Case("mean", "normal", _mean(normal)),
     Case("mean", "exponential (skewness 2)", _mean(skewed)),
@@ -148,6 +193,11 @@ CASES = (
     Case("mean over items and training pairs", "n of each, both matter", _crossed),
     Case("Spearman correlation", "0.3", _correlation(0.3), (5, 10, 20, 40, 100)),
     Case("Spearman correlation", "0.9", _correlation(0.9), (5, 10, 20, 40, 100)),
+    Case("Spearman correlation, clustered", "clusters of 5; n counts clusters", _clustered, (10, 20, 40, 100), 300),
+    Case("difference of two correlations", "0.8 and 0.4", _closer, (10, 20, 40, 100), 300),
+    Case("agreement of judges: Pearson", "0.7", _judges("pearson"), (10, 20, 40, 100), 300),
+    Case("agreement of judges: kappa", "0.49", _judges("kappa"), (10, 20, 40, 100), 300),
+    Case("what foresees one-shot vectors", "0.58, within 3 behaviors of n vectors", _within, (10, 20), 100),
     Case("relative steerability", "0.8", _relative, (10, 20, 40, 100), 600),
     Case("leaning to a letter", "one order of the options", _leaning(False), (10, 20, 40, 100)),
     Case("leaning to a letter", "both orders", _leaning(True), (10, 20, 40, 100)),

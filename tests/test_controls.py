@@ -13,7 +13,7 @@ import torch
 
 from pico import pico
 from test_reliability import toy
-from trimtab.controls import as_long, coins, in_span, isotropic, more, null_controls, random_controls, shuffled, stacked
+from trimtab.controls import as_long, coins, in_span, isotropic, more, null_controls, random_controls, shuffled
 from trimtab.datasets import Dataset
 from trimtab.errors import VectorError
 from trimtab.forecast import sensitivity
@@ -22,7 +22,7 @@ from trimtab.measure import measure
 from trimtab.methods import PCA, Activations, LabelShuffled, MeanDiff, Method, RandomDirection, activations, learn
 from trimtab.metrics import Propensity
 from trimtab.model import LM
-from trimtab.nulls import chosen_among, compare
+from trimtab.nulls import compare
 from trimtab.operators import Ablate, Clamp
 from trimtab.recipe import Run
 from trimtab.statistics.nulls import Compared, null_p
@@ -148,8 +148,8 @@ def test_what_cannot_be_forecast_is_measured(operator: object, tmp_path: Path) -
     run = measure(lm, iv, data, [Propensity()], to=tmp_path, multipliers=(-1.0, 0.0, 1.0), controls={})
     m, _, values = run.table(data.part).curve("propensity", "vector", None)
     assert found.slope == pytest.approx(float((values[:, list(m).index(1.0)] - values[:, list(m).index(-1.0)]).mean()) / 2, abs=1e-5)
-    tried = chosen_among("random", "1", np.random.default_rng(0).normal(size=199), 30)
-    assert np.median(tried.largest) > 1.5 * np.median(chosen_among("random", "1", np.random.default_rng(0).normal(size=199), 1).largest)
+    tried = compare(lm, replace(iv, vector=v), data, Propensity(), layer=1)
+    assert tried.nulls[0].tries == lm.n_layers and tried.p >= found.p and tried.slope == pytest.approx(found.slope, abs=1e-6)
 
 
 def test_measure_compares_once_and_only_where_it_is_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,6 +162,19 @@ def test_measure_compares_once_and_only_where_it_is_asked_to(tmp_path: Path, mon
     assert names[:6] == ["vector", "random-0", "random-1", "random-2", "shuffled-0", "shuffled-1"]
     monkeypatch.setattr(sys.modules["trimtab.measure"], "compare", None)
     assert measure(lm, iv, data, [Propensity()], to=tmp_path / "a", multipliers=(-1.0, 0.0, 1.0)).path == run.path
+    monkeypatch.undo()
+    measure(
+        lm,
+        Intervention(v, positions="from_last_prompt_token"),
+        data,
+        [Propensity()],
+        to=tmp_path / "c",
+        multipliers=(0.0, 1.0),
+        layers=v.layers,
+        part="val",
+    )
+    swept = measure(lm, iv, data, [Propensity()], to=tmp_path / "c", multipliers=(-1.0, 0.0, 1.0), part="test")
+    assert Compared.from_json(swept.read("nulls/test.json")).nulls[0].tries == lm.n_layers, "a sweep in the folder counts, whoever chose from it"
     given = measure(lm, iv, data, [Propensity()], to=tmp_path / "b", multipliers=(-1.0, 0.0, 1.0), controls={"x": v.at(1)})
     assert isinstance(given, Run) and not given.file("nulls").exists()
     json.loads((tmp_path / "a" / "nulls" / "all.json").read_text())

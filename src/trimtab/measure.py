@@ -63,10 +63,8 @@ def measure(
     The same call on the same folder resumes: complete units are not run again, and the result is identical.
 
     Args:
-        lm: the model.
         iv: the intervention; its multiplier is replaced by each of `multipliers`.
         data: items the vector was not learned on.
-        metrics: what to read off each item.
         to: the run folder.
         multipliers: times the stored vector; must hold 0.
         layers: sweep these layers one at a time; by default the vector acts at all of its layers together.
@@ -74,7 +72,8 @@ def measure(
             vectors that came with the vector; none in a layer sweep.
         draws: null vectors of a kind to compare with by forecast, for the verdict (`nulls.compare`); by default 499 beside the default controls, none
             beside those that are given, and none in a layer sweep.
-        among: the vector at all layers that its layer was chosen from, if it was: null vectors then have the same choice.
+        among: the vector at all layers that its layer was chosen from, if it was: null vectors then have the same choice. Without it they have as many tries as a sweep in
+            this folder had layers.
         part: name of this part of the run; by default the data set's ("test", "val").
         progress: called with (units done, units in all).
 
@@ -93,22 +92,26 @@ def measure(
     draws = draws if draws is not None else DRAWS if controls is None else 0
     if controls is None:
         controls = {} if layers is not None else random_controls(iv.vector, 3) | null_controls(iv.vector, 2)
-    conditions = [Condition("vector", iv), *(Condition(n, replace(iv, vector=v.at(*iv.vector.layers))) for n, v in controls.items())]
     asked = [Condition(f"prompt-{k}", system=text) for k, text in (data.ask or {}).items()] if layers is None else []
-    sweep = _Sweep(lm, conditions, asked, tuple(metrics), tuple(float(m) for m in multipliers), layers)
-    batches = chunks(lm, data, metrics, iv.where, [c.system for c in asked])
-    run = Run.create(to)
-    part = part or data.part
+    sweep = _Sweep(lm, _conditions(iv, controls), asked, tuple(metrics), tuple(float(m) for m in multipliers), layers)
+    batches, run, part = chunks(lm, data, metrics, iv.where, [c.system for c in asked]), Run.create(to), part or data.part
     run.claim(part, sweep.plan(data, batches))
     _run_missing(run, part, sweep, batches, progress)
-    groups = {**run.manifest.get("groups", {}), **{p.id: p.group for p in data}}
-    run.note(model=lm.id, groups=groups)
+    run.note(model=lm.id, groups={**run.manifest.get("groups", {}), **{p.id: p.group for p in data}})
     if layers is None:
-        if draws:
-            _compare(lm, iv, data, metrics, run, part, draws, among, progress)
-        made = iv.vector.made
-        run.note(norms=iv.vector.norm(), vector={"method": dict(made.method), "data": dict(made.data), "hash": iv.vector.hash})
+        run.note(norms=iv.vector.norm(), vector=_about(iv.vector))
+    if layers is None and draws:
+        _compare(lm, iv, data, metrics, run, part, draws, among, progress)
     return run
+
+
+def _conditions(iv: Intervention, controls: Mapping[str, SteeringVector]) -> list[Condition]:
+    """The vector, and its controls at the same layers."""
+    return [Condition("vector", iv), *(Condition(n, replace(iv, vector=v.at(*iv.vector.layers))) for n, v in controls.items())]
+
+
+def _about(vector: SteeringVector) -> dict[str, Any]:
+    return {"method": dict(vector.made.method), "data": dict(vector.made.data), "hash": vector.hash}
 
 
 def _compare(
@@ -125,11 +128,15 @@ def _compare(
     """Null vectors beside the first propensity that is measured, once for a vector: into nulls/PART.json of the run."""
     metric = next((m for m in metrics if isinstance(m, Propensity)), None)
     whole = among or iv.vector
-    of = digest(iv.vector.hash, whole.hash, data.hash, str(draws))
+    of = digest(
+        iv.vector.hash, whole.hash, data.hash, str(draws), *(plan for plan in run.manifest["parts"] if run.manifest["parts"][plan].get("layers"))
+    )
     if metric is None or run.read(f"nulls/{part}.json", {}).get("of") == of:
         return
     layer = iv.vector.layers[0] if len(iv.vector.layers) == 1 else None
-    found = compare(lm, replace(iv, vector=whole), data, metric, layer=layer, draws=draws, progress=progress)
+    swept = max((len(plan.get("layers") or ()) for plan in run.manifest["parts"].values()), default=0)
+    choices = max(1, swept) if among is None and layer is not None else 1
+    found = compare(lm, replace(iv, vector=whole), data, metric, layer=layer, choices=choices, draws=draws, progress=progress)
     run.write(f"nulls/{part}.json", {"of": of, **found.to_json()})
 
 

@@ -23,7 +23,6 @@ from trimtab.model import LM, Layer, in_pieces
 from trimtab.operators import Add
 from trimtab.readings import Readings, chunks, replay_multipliers
 from trimtab.sites import RESID_POST
-from trimtab.statistics.intervals import Array
 from trimtab.statistics.nulls import DRAWS, LEAST, TOGETHER, Compared, Null
 
 Progress = Callable[[int, int], None]
@@ -37,6 +36,7 @@ def compare(
     metric: Metric,
     *,
     layer: Layer | None = None,
+    choices: int = 1,
     draws: int = DRAWS,
     seed: int = 0,
     progress: Progress | None = None,
@@ -47,10 +47,14 @@ def compare(
         iv: its vector may hold the layers that `layer` was chosen from: the nulls then have the same choice.
         data: items the vector was not learned on; the first hundred are looked at.
         layer: where it acts; by default at all layers of its vector together.
+        choices: how many layers it was chosen from, where the vector holds that one alone.
     """
     if forecastable(iv):
-        return _forecast(lm, iv, data.take(FORECAST), metric, layer, draws, seed, progress)
-    return _measured(lm, iv, data.take(MEASURED), metric, layer, seed, progress)
+        found = _forecast(lm, iv, data.take(FORECAST), metric, layer, draws, seed, progress)
+    else:
+        found = _measured(lm, iv, data.take(MEASURED), metric, layer, seed, progress)
+        choices = max(choices, 1 if layer is None else len(iv.vector.layers))
+    return found if choices == 1 else replace(found, nulls=tuple(chosen_among(n, choices, seed) for n in found.nulls))
 
 
 def forecastable(iv: Intervention) -> bool:
@@ -90,16 +94,13 @@ def _measured(lm: LM, iv: Intervention, data: Dataset, metric: Metric, layer: La
     others = [replace(acting, vector=v) for v in random_controls(acting.vector, LEAST, seed).values()]
     own, *rest = _slopes(lm, [acting, *others], data, metric, progress)
     key = TOGETHER if layer is None else str(layer)
-    choices = 1 if layer is None else len(iv.vector.layers)
-    return Compared(key, own, len(data), "measured", (chosen_among("random", key, np.array(rest), choices, seed),))
+    return Compared(key, own, len(data), "measured", (Null.of("random", [key], np.array(rest)[:, None]),))
 
 
-def chosen_among(kind: str, layer: str, slopes: Array, choices: int, seed: int = 0) -> Null:
-    """Null slopes (m,) measured at one layer of `choices`, as if each null had so many independent tries."""
-    rng = np.random.default_rng(seed)
-    null = Null.of(kind, [layer], slopes[:, None])
-    tries = rng.integers(0, len(slopes), (len(slopes), choices)) if choices > 1 else np.arange(len(slopes))[:, None]
-    return replace(null, largest=tuple(np.array(null.largest)[tries].max(1).tolist()))
+def chosen_among(null: Null, choices: int, seed: int = 0) -> Null:
+    """Null vectors known at one layer of several, as if each had so many independent tries (more than it would have at layers that are alike)."""
+    tries = np.random.default_rng(seed).integers(0, len(null.largest), (len(null.largest), choices))
+    return replace(null, largest=tuple(np.array(null.largest)[tries].max(1).tolist()), tries=choices)
 
 
 def _slopes(lm: LM, ivs: Sequence[Intervention], data: Dataset, metric: Metric, progress: Progress | None) -> list[float]:

@@ -57,7 +57,7 @@ class SteeringVector:
         vectors: layer -> (d,) tensor; or (1 + 2 r, d) for an affine map of rank r (offset, left rows, right rows).
         made: provenance.
         evidence: headline figures of an evaluation, as in a run's summary.
-        nulls: name -> layer -> tensor: vectors of the same norm learned from the same data with the labels shuffled, for comparison.
+        nulls: name -> layer -> tensor: what the same learner finds in the same data with the sides of every pair drawn by coin, at the norm it comes out with.
         site: "resid_post" (the output of the blocks), or "embeddings" (what enters the first block; its one layer is `EMBEDDINGS`).
 
     Raises:

@@ -164,19 +164,22 @@ class Measure:
     metrics: tuple[str, ...] = ("propensity", "likelihood", "kl", "outside-mass")
     multipliers: tuple[float, ...] = GRID
     layer: int | None = None
-    """Layer of the vector to use; all of its layers together by default."""
+    """Layer of the vector to use; all of its layers together by default. The verdict counts it as the best of those the file holds."""
     operator: str = "add"
     positions: str = "from_last_prompt_token"
+    samples: int = 8
+    """Questions that are answered unsteered and at multipliers -1 and 1, to see whether the text breaks."""
     on: ModelFlags = field(default_factory=ModelFlags)
     common: Common = field(default_factory=Common)
 
     def __call__(self) -> None:
         from trimtab import registry
-        from trimtab.measure import measure
+        from trimtab.measure import measure, transcripts
         from trimtab.progress import bars
         from trimtab.recipe import Run as Folder
         from trimtab.recipe import check_grid
         from trimtab.reports import report
+        from trimtab.vector import SteeringVector
 
         layers = () if self.layer is None else (self.layer,)
         iv = intervention(self.vector, self.operator, 1.0, self.positions, layers)
@@ -187,7 +190,11 @@ class Measure:
         Folder.create(self.to)
         lm = self.on.load()
         with bars(not self.common.json) as watch:
-            done = measure(lm, iv, data, metrics, to=self.to, multipliers=self.multipliers, part="test", progress=watch("measure"))
+            among = None if self.layer is None else SteeringVector.load(self.vector)
+            done = measure(lm, iv, data, metrics, to=self.to, multipliers=self.multipliers, among=among, part="test", progress=watch("measure"))
+            prompts = [p.prompt for p in data][: self.samples]
+            if prompts:
+                transcripts(lm, iv, prompts, done, multipliers=[m for m in (-1.0, 0.0, 1.0) if m in self.multipliers], progress=watch("generate"))
         done.note(layer=self.layer)
         report(done)
         say_report(done.path, self.common.json)

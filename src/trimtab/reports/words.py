@@ -96,7 +96,7 @@ def _beside(compared: Compared | None) -> str:
     if compared is None or not compared.tested:
         return "No null vectors were compared with: nothing can be said of a vector alone."
     kinds = " and ".join(f"{len(n.largest)} {NULLS[n.kind]}" for n in compared.tested)
-    layers = max(len(n.scale) for n in compared.tested)
+    layers = max(n.tries for n in compared.tested)
     where = f", each at the best of {layers} layers," if layers > 1 else ""
     return f"Beside {kinds}{where} its {compared.how} slope of {compared.slope:+.3f} has p = {compared.p:.3f} (two-sided, {compared.items} items)."
 

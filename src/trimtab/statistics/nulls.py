@@ -26,11 +26,13 @@ class Null:
         kind: "random" (isotropic), "span" (random in the span of the training differences, orthogonal to their mean), "shuffled" (labels drawn by coin).
         scale: layer -> root mean square of the slopes there.
         largest: of every null vector, its largest |slope| / scale over the layers.
+        tries: how many layers that is.
     """
 
     kind: str
     scale: Mapping[str, float]
     largest: tuple[float, ...]
+    tries: int = 1
 
     @classmethod
     def of(cls, kind: str, layers: Sequence[Any], slopes: Array) -> Null:
@@ -38,7 +40,7 @@ class Null:
         scale = np.sqrt((slopes**2).mean(0))
         with np.errstate(invalid="ignore", divide="ignore"):
             relative = np.where(scale > 0, np.abs(slopes) / scale, 0.0)
-        return cls(kind, {str(k): float(s) for k, s in zip(layers, scale, strict=True)}, tuple(np.round(relative.max(1), 6).tolist()))
+        return cls(kind, {str(k): float(s) for k, s in zip(layers, scale, strict=True)}, tuple(np.round(relative.max(1), 6).tolist()), len(layers))
 
     def p(self, slope: float, layer: Any) -> float:
         """Two-sided p-value of a vector's forecast mean slope at its layer; NaN if nothing moves the model there, or for a layer not looked at."""
@@ -50,7 +52,7 @@ class Null:
 
     @classmethod
     def from_json(cls, table: Mapping[str, Any]) -> Null:
-        return cls(table["kind"], dict(table["scale"]), tuple(table["largest"]))
+        return cls(table["kind"], dict(table["scale"]), tuple(table["largest"]), table["tries"])
 
 
 @dataclass(frozen=True)
