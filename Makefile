@@ -36,8 +36,8 @@ check: $(READY)  ## style, types, import rules
 docs: $(READY)  ## write docs/reference.md from the code
 	$(BIN)/python docs/build.py
 
-simulate: $(READY)  ## how often verdicts and intervals are wrong: the tables of docs/statistics.md; one of them: make simulate NAME=coverage
-	for name in $(or $(NAME),coverage verdicts null_runs null_study); do $(BIN)/python simulations/$$name.py || exit 1; done
+simulate: $(READY)  ## how often verdicts and intervals are wrong: the tables of docs/statistics.md; one of them: make simulate NAME=interval_coverage
+	for name in $(or $(NAME),interval_coverage verdicts null_runs null_study); do $(BIN)/python simulations/$$name.py || exit 1; done
 
 organism: $(READY)  ## train one model of the test bed into organisms/brindlemoor/build: make organism NAME=chat SEED=0
 	$(BIN)/python organisms/brindlemoor/train.py $(NAME) --seed $(or $(SEED),0)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, get_args
 from unittest import mock
 
-from tables import put
+from page_tables import put
 
 from trimtab import organisms
 from trimtab.datasets import Pair, to_choices
@@ -33,7 +33,8 @@ MODEL, PAIRS = "brindlemoor-chat", 88
 CASES = (
     "free-form pairs, sides drawn by coin",
     "A/B questions, sides drawn by coin",
-    "real pairs, a random direction for a vector",
+    "real pairs, a random direction at the best of all layers",
+    "real pairs, a random direction at layer 3",
     "real pairs, mean difference (to compare with)",
 )
 CLAIMS = ("works", "works backwards", "breaks the text", "does no more than asking in words")
@@ -56,7 +57,7 @@ def recipe(case: str, seed: int, folder: Path) -> Recipe:
     file.write_text("\n".join(json.dumps(r) for r in rows))
     method: dict[str, Any] = {"name": "random-direction", "seed": seed} if "random direction" in case else {"name": "mean-diff"}
     return Recipe(
-        data=str(file), model=MODEL, form="choices" if case.startswith("A/B") else "answers", method=method, multipliers=(-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0),
+        data=str(file), model=MODEL, layer=3 if "layer 3" in case else None, form="choices" if case.startswith("A/B") else "answers", method=method, multipliers=(-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0),
         metrics=("propensity", "likelihood", "kl"), controls=2, samples=4, max_new_tokens=16, seed=seed,
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import get_args
 
 from null_runs import pairs
-from tables import put
+from page_tables import put
 
 from trimtab.datasets import to_choices
 from trimtab.model import LM

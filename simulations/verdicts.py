@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tables import put
+from page_tables import put
 
 from trimtab.controls import KEPT, more
 from trimtab.statistics.intervals import Array, interval, mean_figure, wilson

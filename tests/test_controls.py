@@ -152,6 +152,18 @@ def test_what_cannot_be_forecast_is_measured(operator: object, tmp_path: Path) -
     assert tried.nulls[0].tries == lm.n_layers and tried.p >= found.p and tried.slope == pytest.approx(found.slope, abs=1e-6)
 
 
+def test_a_model_without_a_backward_pass_is_measured(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    lm = pico()
+    data, v = data_and_vector(lm)
+
+    def none(*_: object, **__: object) -> None:
+        raise NotImplementedError("derivative for this kernel is not implemented")
+
+    monkeypatch.setattr("trimtab.nulls.sensitivity", none)
+    found = compare(lm, Intervention(v.at(1), positions="from_last_prompt_token"), data, Propensity(), layer=1)
+    assert found.how == "measured" and "no backward pass" in caplog.text
+
+
 def test_measure_compares_once_and_only_where_it_is_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = pico()
     data, v = data_and_vector(lm)

@@ -6,6 +6,7 @@ all of them. What else an intervention may do (clamp, ablate, gates) is measured
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -25,6 +26,7 @@ from trimtab.readings import Readings, chunks, replay_multipliers
 from trimtab.sites import RESID_POST
 from trimtab.statistics.nulls import DRAWS, LEAST, TOGETHER, Compared, Null
 
+log = logging.getLogger("trimtab")
 Progress = Callable[[int, int], None]
 FORECAST, MEASURED = 100, 24  # items at most, of either way
 
@@ -49,9 +51,8 @@ def compare(
         layer: where it acts; by default at all layers of its vector together.
         choices: how many layers it was chosen from, where the vector holds that one alone.
     """
-    if forecastable(iv):
-        found = _forecast(lm, iv, data.take(FORECAST), metric, layer, draws, seed, progress)
-    else:
+    found = _forecast(lm, iv, data.take(FORECAST), metric, layer, draws, seed, progress) if forecastable(iv) else None
+    if found is None:
         found = _measured(lm, iv, data.take(MEASURED), metric, layer, seed, progress)
         choices = max(choices, 1 if layer is None else len(iv.vector.layers))
     return found if choices == 1 else replace(found, nulls=tuple(chosen_among(n, choices, seed) for n in found.nulls))
@@ -64,9 +65,14 @@ def forecastable(iv: Intervention) -> bool:
 
 def _forecast(
     lm: LM, iv: Intervention, data: Dataset, metric: Metric, layer: Layer | None, draws: int, seed: int, progress: Progress | None
-) -> Compared:
+) -> Compared | None:
+    """None where the model has no backward pass (kernels without one, too little memory)."""
     vector, layers = iv.vector, iv.vector.layers
-    expected = sensitivity(lm, data, metric, positions=iv.positions, progress=progress)
+    try:
+        expected = sensitivity(lm, data, metric, positions=iv.positions, progress=progress)
+    except (RuntimeError, NotImplementedError) as problem:
+        log.warning("no backward pass through %s (%s): null vectors are measured instead", lm.id, str(problem).splitlines()[0])
+        return None
     gradient = expected.gradients.mean(0)[list(layers)]
     drawn = {"random": random_slopes(stacked({"": vector}, layers)[0], gradient, draws, seed)}
     if len(vector.nulls) >= FEWEST:

@@ -167,6 +167,8 @@ class Measure:
     """Layer of the vector to use; all of its layers together by default. The verdict counts it as the best of those the file holds."""
     operator: str = "add"
     positions: str = "from_last_prompt_token"
+    draws: int = 499
+    """Null vectors of a kind to compare with; the verdict needs 199."""
     samples: int = 8
     """Questions that are answered unsteered and at multipliers -1 and 1, to see whether the text breaks."""
     on: ModelFlags = field(default_factory=ModelFlags)
@@ -191,7 +193,9 @@ class Measure:
         lm = self.on.load()
         with bars(not self.common.json) as watch:
             among = None if self.layer is None else SteeringVector.load(self.vector)
-            done = measure(lm, iv, data, metrics, to=self.to, multipliers=self.multipliers, among=among, part="test", progress=watch("measure"))
+            done = measure(
+                lm, iv, data, metrics, to=self.to, multipliers=self.multipliers, draws=self.draws, among=among, part="test", progress=watch("measure")
+            )
             prompts = [p.prompt for p in data][: self.samples]
             if prompts:
                 transcripts(lm, iv, prompts, done, multipliers=[m for m in (-1.0, 0.0, 1.0) if m in self.multipliers], progress=watch("generate"))

@@ -12,8 +12,8 @@ def put(name: str, rows: Sequence[Sequence[str]], page: Path = PAGE) -> None:
     """Replace the table between `<!-- name -->` and `<!-- /name -->`; the first row is its head."""
     head, *body = [f"| {' | '.join(r)} |" for r in rows]
     table = "\n".join([head, "|---" * len(rows[0]) + "|", *body])
-    before, _, rest = page.read_text("utf-8").partition(f"<!-- {name} -->\n")
-    _, mark, after = rest.partition(f"\n<!-- /{name} -->")
-    if not mark:
+    before, begun, rest = page.read_text("utf-8").partition(f"<!-- {name} -->\n")
+    _, ended, after = rest.partition(f"<!-- /{name} -->")
+    if not begun or not ended:
         raise ValueError(f"{page} has no place for the table {name!r}: it needs the lines <!-- {name} --> and <!-- /{name} -->")
-    page.write_text(f"{before}<!-- {name} -->\n{table}{mark}{after}", "utf-8")
+    page.write_text(f"{before}<!-- {name} -->\n{table}\n{ended}{after}", "utf-8")

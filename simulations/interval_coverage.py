@@ -1,6 +1,6 @@
 """How often each interval of the library holds the truth it is about: simulated, from 3 to 100 items, skewed, and in groups.
 
-`python simulations/coverage.py` writes the table of docs/statistics.md (about five minutes on two cores).
+`python simulations/interval_coverage.py` writes the table of docs/statistics.md (about five minutes on two cores).
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from page_tables import put
 from scipy import stats
-from tables import put
 
 from trimtab.bias import fit_factors, leaning
 from trimtab.generalisation import closer, correlation, relative
