@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from pico import pico, toy_pairs
-from trimtab import LM, Freeform, Intervention, OneShot, Preference, SteeringVector, learn, steer
+from trimtab import LM, Clamp, Freeform, Intervention, OneShot, Preference, SteeringVector, learn, steer
 from trimtab.capability import Question, accuracy, capability, questions
 from trimtab.contexts import told, with_shots, without_opener
 from trimtab.datasets import Dataset, Pair
 from trimtab.drift import Yardstick, drift, reach
-from trimtab.errors import DataError, OverlapError, RunError, VectorError
+from trimtab.errors import DataError, OverlapError, RecipeError, RunError, VectorError
 from trimtab.methods import Activations, activations
 from trimtab.methods.freeform import divergence
 from trimtab.quality import Quality, broken, distinct, strangeness, whole
@@ -136,7 +136,13 @@ def test_equal_drift_is_confirmed_where_it_is_said_to_be() -> None:
             assert len(found.probes) <= 14
     assert reach(lm, Intervention(vector(lm, size=0.05)), yardstick, 0.05).multiplier > 8
     nothing = reach(lm, Intervention(SteeringVector({1: torch.zeros(lm.width)})), yardstick, 0.05)
-    assert np.isnan(nothing.multiplier) and "not reached by multiplier 4096" in nothing.why
+    assert np.isnan(nothing.multiplier) and nothing.why == "not reached by multiplier 4096: 0 nats there"
+    leaping = reach(lm, Intervention(vector(lm), Clamp()), yardstick, 1e-4)
+    assert np.isnan(leaping.multiplier) and "the drift leaps from" in leaping.why, "clamping at nearly 0 is not doing nothing"
+    twice = yardstick.drift(lm, Intervention(vector(lm)), [0.5, 0.5])
+    assert torch.equal(twice[:, 0], twice[:, 1])
+    with pytest.raises(RecipeError, match="not a drift"):
+        reach(lm, Intervention(vector(lm)), yardstick, 0.0)
 
 
 def test_going_on_ends_where_the_text_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,6 +272,24 @@ def test_quality_of_plain_cases() -> None:
     assert Quality.of("The sea is blue today.", 4.0).broken(0.8), "stranger than usual by more than 2.5 nats a token"
     assert Quality.of("🍊🍊🍊🍊🍊🍊", 1.0).broken(0.8) and Quality.of("# # ## - -- >> <<", 1.0).broken(0.8), "no sentences"
     assert Quality.of("", float("nan")).broken(0.8), "nothing was said"
+    plain = [
+        "No.",
+        "42",
+        "(A)",
+        "x = 1",
+        "1, 2, 3",
+        "$3,000",
+        "It is 5:30 pm.",
+        '{"name": "Bob", "age": 3}',
+        "| a | b |\n|---|---|\n| 1 | 2 |",
+        "A: 1\nB: 2\nC: 3",
+        "😀👍",
+        "यह एक अच्छा दिन है।",
+        "今天天气很好。我们去公园。",
+    ]
+    assert not [t for t in plain if Quality.of(t, 1.0).broken(0.8)]
+    circles = ["aaaaaaaaaaaa", "好好好好好好好好好好", "Day-Day-Day-Day-Day-Day-Day", ";;;; ()()()() ::"]
+    assert not [t for t in circles if not Quality.of(t, 1.0).broken(0.8)]
     assert whole("1. Eat well\n2. Sleep\n3. Walk") == 1.0
 
 

@@ -13,7 +13,7 @@ import torch
 
 from pico import pico
 from test_reliability import toy
-from trimtab.controls import as_long, coins, in_span, isotropic, more, null_controls, random_controls, shuffled
+from trimtab.controls import coins, in_span, more, null_controls, random_controls, shuffled, stacked, turned
 from trimtab.datasets import Dataset
 from trimtab.errors import VectorError
 from trimtab.forecast import sensitivity
@@ -48,7 +48,7 @@ def test_no_control_holds_the_vector() -> None:
     assert component(in_span(deltas, 200), mean).abs().max() < 1e-5
     coin = component(shuffled(deltas, 400), mean)[:, 0]
     assert coin.mean().abs() < 0.03 and coin.square().mean().sqrt() < 1.3 / 40**0.5
-    assert component(isotropic(mean, 400), mean).square().mean().sqrt() == pytest.approx(24**-0.5, rel=0.15)
+    assert component(turned(mean, 400), mean).square().mean().sqrt() == pytest.approx(24**-0.5, rel=0.15)
     assert torch.allclose(in_span(deltas, 5).norm(dim=-1), mean.norm(dim=-1).expand(5, 1))
     with pytest.raises(VectorError, match="one direction"):
         in_span(torch.ones(6, 1, 4) * torch.arange(1.0, 7.0)[:, None, None], 1)
@@ -79,8 +79,45 @@ def test_one_maker_serves_methods_and_measurements() -> None:
     v = SteeringVector({0: deltas.mean(0)[0]})
     drawn = random_controls(v, 3, 5)
     assert [x.norm()[0] == pytest.approx(v.norm()[0]) for x in drawn.values()] == [True] * 3 and drawn.keys() == {"random-0", "random-1", "random-2"}
-    assert as_long(drawn["random-0"] * 2.0, v).norm()[0] == pytest.approx(v.norm()[0])
+    assert abs(RandomDirection(0).fit_activations(acts)[0] @ drawn["random-0"][0]) < 0.9 * float(v[0] @ v[0]), "no method draws what a control is"
     assert coins(9, 50).abs().min() == 1
+
+
+def test_random_controls_are_the_vector_turned() -> None:
+    """Norms and angles between layers, and between the rows of an affine map, are the vector's own."""
+    g = torch.Generator().manual_seed(0)
+    rows = torch.randn(4, 1, 16, generator=g).cumsum(0)[:, 0]
+    v = SteeringVector(dict(enumerate(rows)))
+    for control in random_controls(v, 3).values():
+        mine = torch.stack([control[k] for k in range(4)])
+        assert torch.allclose(mine @ mine.T, rows @ rows.T, rtol=1e-4, atol=1e-4) and not torch.allclose(mine, rows, atol=0.5)
+    affine = SteeringVector({0: torch.stack([9 * torch.randn(16, generator=g), *0.1 * torch.randn(2, 16, generator=g)])})
+    (one,) = random_controls(affine, 1).values()
+    assert one[0].shape == (3, 16) and torch.allclose(one[0].norm(dim=-1), affine[0].norm(dim=-1), rtol=1e-4)
+    assert turned(torch.randn(6, 4, generator=g), 2).shape == (2, 6, 4), "more layers than dimensions"
+
+
+def test_a_direction_at_all_layers_at_once_is_no_effect() -> None:
+    """The same random direction at six layers that look alike: nulls drawn apart for each layer called it one in 4 of 10."""
+    rng, found = np.random.default_rng(0), []
+    for seed in range(200):
+        shared = torch.tensor(rng.normal(size=32)).float()
+        gradient = (shared + 0.3 * torch.tensor(rng.normal(size=(6, 32))).float())[None]
+        v = torch.tensor(rng.normal(size=32)).float().expand(6, 32)
+        nulls = (turned(v, 199, seed) * gradient).sum((-1, -2))
+        found.append(null_p(float((v * gradient[0]).sum()), nulls.tolist()))
+    assert 0.015 <= np.mean(np.array(found) <= 0.05) <= 0.09
+
+
+def test_arithmetic_on_a_vector_is_arithmetic_on_its_nulls() -> None:
+    v = learn(pico(), toy(10), MeanDiff())
+    assert torch.equal((v * -2.0).nulls["shuffled-3"][1], -2.0 * v.nulls["shuffled-3"][1])
+    assert torch.allclose(v.unit().nulls["shuffled-3"][1], v.nulls["shuffled-3"][1] / v.norm()[1])
+    assert torch.allclose((v + v).nulls["shuffled-3"][1], 2 * v.nulls["shuffled-3"][1])
+    assert not (v + SteeringVector(v.vectors)).nulls and v.at(1).made.among == len(v.layers) and v.made.among == 0
+    assert SteeringVector.from_bytes(v.at(1).to_bytes()).made.among == len(v.layers)
+    with pytest.raises(VectorError, match="does not go with the vector"):
+        SteeringVector(v.vectors, nulls={"shuffled-0": {0: v[0]}})
 
 
 @pytest.mark.parametrize("method", [MeanDiff(), PCA()])
@@ -144,7 +181,7 @@ def test_what_cannot_be_forecast_is_measured(operator: object, tmp_path: Path) -
     data, v = data_and_vector(lm)
     iv = Intervention(v.at(1), operator, positions="from_last_prompt_token")  # type: ignore[arg-type]
     found = compare(lm, iv, data, Propensity(), layer=1)
-    assert found.how == "measured" and [len(n.largest) for n in found.nulls] == [199]
+    assert found.how == "measured" and {n.kind: len(n.largest) for n in found.nulls} == {"random": 199, "shuffled": 199}
     run = measure(lm, iv, data, [Propensity()], to=tmp_path, multipliers=(-1.0, 0.0, 1.0), controls={})
     m, _, values = run.table(data.part).curve("propensity", "vector", None)
     assert found.slope == pytest.approx(float((values[:, list(m).index(1.0)] - values[:, list(m).index(-1.0)]).mean()) / 2, abs=1e-5)
@@ -175,6 +212,8 @@ def test_measure_compares_once_and_only_where_it_is_asked_to(tmp_path: Path, mon
     monkeypatch.setattr(sys.modules["trimtab.measure"], "compare", None)
     assert measure(lm, iv, data, [Propensity()], to=tmp_path / "a", multipliers=(-1.0, 0.0, 1.0)).path == run.path
     monkeypatch.undo()
+    cut = measure(lm, iv, data, [Propensity()], to=tmp_path / "d", multipliers=(-1.0, 0.0, 1.0))
+    assert Compared.from_json(cut.read("nulls/all.json")).nulls[0].tries == lm.n_layers, "the vector was cut down to one of its layers"
     measure(
         lm,
         Intervention(v, positions="from_last_prompt_token"),

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.bias import leaning
+from trimtab.bias import fit_factors, leaning
 from trimtab.errors import DataError
-from trimtab.generalisation import partial, relative
+from trimtab.generalisation import correlation, partial, relative
 from trimtab.statistics.intervals import (
     Figure,
     band,
@@ -107,6 +107,9 @@ def test_an_item_read_in_both_orders_is_one_item() -> None:
     middle, lo, hi = leaning(values, codes, [*range(40)] * 2)
     half = 1.96 * np.std((one - two) * code / 2, ddof=1) / 40**0.5
     assert middle == pytest.approx(((one - two) * code / 2).mean()) and (hi - lo) / 2 == pytest.approx(half, rel=0.08)
+    assert np.isnan(leaning(np.arange(6.0), np.array([1.0, 1, 1, 1, -1, -1]), list("abcdee"))).all(), "one question at B has no spread"
+    neither = leaning(np.array([1.0] * 6 + [0.0, 0.1] + [5.0] * 4), np.array([1.0] * 6 + [-1.0] * 2 + [0.0] * 4))
+    assert neither[0] == pytest.approx((1 - 0.05) / 2), "items of neither answer are left out"
     wide = leaning(values, codes)
     assert wide[2] - wide[1] > 3 * (hi - lo)
     holed = np.append(values, NAN)
@@ -204,7 +207,34 @@ def test_equal_cost_is_read_off_the_root() -> None:
     assert at_cost(m, cost, m, 0.1)[0] == pytest.approx(1.41) and at_cost(m, cost, m, 0.1, sign=-1)[0] == pytest.approx(-1.41)
 
 
+def test_what_cannot_be_told_is_not_told() -> None:
+    """One or two questions: no interval of any kind; equal values: no width."""
+    grid = {("a", "b"): np.array([1.0, 2.0, 3.0]), ("b", "b"): np.array([2.0, 2.0, 2.5])}
+    assert np.isnan(relative(grid, "a", "b", groups=["x"] * 3).lo) and np.isnan(relative({k: v * NAN for k, v in grid.items()}, "a", "b").value)
+    assert np.isnan(correlation("", [1.0, 2, 3, 4, 5, 6], [1.0, 3, 2, 5, 4, 6], ["a"] * 3 + ["b"] * 3).lo)
+    assert np.isnan(split_half([np.ones((2, 4))] * 3, [["a", "a"]] * 3))
+    assert median_interval(np.ones(19)) == median_interval(np.ones(20)) == (1.0, 1.0)
+    assert decide(Evidence(replace(SLOPE, lo=NAN, hi=NAN), 12, 0.002, 0.1)) == "too few items", "twelve questions, nearly all items in one"
+
+
+def test_factors_count_questions() -> None:
+    rng = np.random.default_rng(0)
+    letter, polarity = np.tile([1.0, 1, -1, -1], 25), np.tile([1.0, -1, 1, -1], 25)
+    slope = rng.normal(size=100)
+    one = fit_factors(slope, letter, polarity)
+    five = fit_factors(np.repeat(slope, 5), np.repeat(letter, 5), np.repeat(polarity, 5), np.repeat(np.arange(100), 5).tolist())
+    assert five.se["letter"] == pytest.approx(one.se["letter"], rel=0.02) and five.interval("letter") == pytest.approx(
+        one.interval("letter"), rel=0.05
+    )
+
+
 # ---------------------------------------------------------------- nulls
+
+
+def test_a_null_that_is_the_vector_is_a_tie() -> None:
+    """All of them plus or minus the vector, but for rounding: p is 1, not 0.002."""
+    nulls = [0.5 * (1 + 1e-8 * k) * (-1) ** k for k in range(-250, 250)]
+    assert null_p(0.5 * (1 + 1e-6), nulls) == 1.0
 
 
 def test_a_layer_that_was_chosen_is_tested_against_nulls_that_chose_theirs() -> None:

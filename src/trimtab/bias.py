@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import permutations
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from trimtab.datasets import Pair, as_choice
@@ -120,22 +121,26 @@ def leaning(values: Array, codes: Array, groups: Groups = None) -> tuple[float, 
 
     Args:
         values: (n,) propensity of the items in the unsteered model, NaN where not measured; codes: (n,) 1 where the matching answer is at A (begins with
-            Yes), -1 where it is not.
+            Yes), -1 where it is at B (with No), 0 where it is neither, which is left out.
         groups: the question of each item.
     """
-    there = ~np.isnan(values)
+    there = ~np.isnan(values) & (codes != 0)
     y, c = values[there], codes[there]
-    own = members(None if groups is None else [g for g, k in zip(groups, there, strict=True) if k], len(y))
-    if min((c > 0).sum(), (c < 0).sum()) == 0 or len(own) < 4:
+    own = members(None if groups is None else [g for g, k in zip(groups, there.tolist(), strict=True) if k], len(y))
+    if min(sum(bool((c[k] == side).any()) for k in own) for side in (1, -1)) < 2 or len(own) < 4:
         return float("nan"), float("nan"), float("nan")
     design = np.stack([np.ones_like(c), c], 1)
-    inverse = np.linalg.inv(design.T @ design)
     beta, fitted = _fit(design, y)
-    # one score per group: residuals times design, as if the group had been left out
-    scores = np.stack([design[k].T @ np.linalg.solve(np.eye(len(k)) - design[k] @ inverse @ design[k].T, (y - fitted)[k]) for k in own])
-    se = float(np.sqrt((inverse @ (scores.T @ scores) @ inverse)[1, 1] * (len(own) - 1) / len(own)))
-    half = float(stats.t.ppf(0.975, len(own) - 2)) * se
+    half = float(stats.t.ppf(0.975, len(own) - 2)) * float(_errors(design, y - fitted, own)[1])
     return float(beta[1]), float(beta[1] - half), float(beta[1] + half)
+
+
+def _errors(design: Array, residual: Array, own: Sequence[NDArray[np.intp]]) -> Array:
+    """Standard errors of coefficients that hold where spreads differ and items of a group go together: residuals as if the group had been left out (HC3 where
+    every item is its own group)."""
+    inverse = np.linalg.pinv(design.T @ design)
+    weighted = np.stack([design[k].T @ np.linalg.pinv(np.eye(len(k)) - design[k] @ inverse @ design[k].T) @ residual[k] for k in own])
+    return np.sqrt(np.diag(inverse @ (weighted.T @ weighted) @ inverse))
 
 
 @dataclass(frozen=True)
@@ -163,8 +168,8 @@ class Fit:
         return self.beta[term] - half, self.beta[term] + half
 
 
-def fit_factors(slope: Array, letter: Array, polarity: Array) -> Fit:
-    """Cell-balanced fit of `factorial_fit`, with standard errors and shares.
+def fit_factors(slope: Array, letter: Array, polarity: Array, groups: Groups = None) -> Fit:
+    """Cell-balanced fit of `factorial_fit`, with standard errors (by group) and shares.
 
     Raises:
         DataError: as `factorial_fit`.
@@ -173,13 +178,10 @@ def fit_factors(slope: Array, letter: Array, polarity: Array) -> Fit:
     a, y = np.asarray(letter, float), np.asarray(polarity, float)
     columns = {"concept": np.ones_like(a), "letter": a, "polarity": y, "interaction": a * y}
     design = np.stack(list(columns.values()), 1)
-    residual = slope - design @ np.array(list(beta.values()))
-    inverse = np.linalg.inv(design.T @ design)
-    leverage = np.einsum("ij,jk,ik->i", design, inverse, design)
-    weighted = design * (residual / (1 - leverage))[:, None]
-    se = np.sqrt(np.diag(inverse @ (weighted.T @ weighted) @ inverse))
+    residual, own = slope - design @ np.array(list(beta.values())), members(groups, len(slope))
+    se, freedom = _errors(design, residual, own), max(1, len(own) - 4)
     with np.errstate(divide="ignore", invalid="ignore"):
-        p = 2 * stats.t.sf(np.abs(np.array(list(beta.values())) / se), len(slope) - 4)
+        p = 2 * stats.t.sf(np.abs(np.array(list(beta.values())) / se), freedom)
     factors = {k: columns[k] for k in TERMS[1:]}
     n, total = len(slope), float(((slope - slope.mean()) ** 2).sum())
     unexplained = float((residual**2).sum())

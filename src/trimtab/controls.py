@@ -1,6 +1,6 @@
 """Vectors without the behavior in them: the one maker of controls for every method, measurement and study.
 
-Three kinds. Random directions, isotropic, at the vector's norm. Directions in the span of the training differences, orthogonal to their mean, at its norm.
+Three kinds. Random directions: the vector turned at random. Directions in the span of the training differences, orthogonal to their mean, at its norm.
 Label-shuffled ones: what the same learner finds when the sides of every pair are drawn by coin, at the norm it comes out with. (A label-shuffled mean difference
 made as long as the vector is mostly plus or minus the vector itself where the differences agree, and a random combination of differences that are only centred
 keeps what they share where they differ in size: neither is a null.)
@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from trimtab.datasets import digest
 from trimtab.errors import VectorError
 from trimtab.statistics.intervals import members
 from trimtab.vector import Provenance, SteeringVector
@@ -25,14 +26,14 @@ FEWEST = 8  # from which more can be drawn
 
 
 def random_controls(vector: SteeringVector, n: int, seed: int = 0) -> dict[str, SteeringVector]:
-    """n random directions with the vector's norm at each layer: "random-0" and on."""
+    """n random directions, "random-0" and on: the vector turned at random, so that norms at each layer, and angles between layers, are its own."""
+    rows = torch.cat([v.reshape(-1, vector.width) for v in vector.vectors.values()])
+    made = Provenance(model=vector.made.model, fingerprint=vector.made.fingerprint, method={"name": "random-direction", "seed": seed})
     out: dict[str, SteeringVector] = {}
-    for k in range(n):
-        g = torch.Generator().manual_seed(1000 * seed + k)
-        drawn = {layer: torch.randn(v.shape, generator=g) for layer, v in vector.vectors.items()}
-        scaled = {layer: r * vector[layer].norm() / r.norm() for layer, r in drawn.items()}
-        made = Provenance(model=vector.made.model, fingerprint=vector.made.fingerprint, method={"name": "random-direction", "seed": seed, "draw": k})
-        out[f"random-{k}"] = SteeringVector(scaled, made, site=vector.site)
+    for k, drawn in enumerate(turned(rows, n, seed)):
+        parts = drawn.split([max(1, v.numel() // vector.width) for v in vector.vectors.values()])
+        shaped = {layer: part.reshape(v.shape) for (layer, v), part in zip(vector.vectors.items(), parts, strict=True)}
+        out[f"random-{k}"] = SteeringVector(shaped, replace(made, method={**made.method, "draw": k}), site=vector.site)
     return out
 
 
@@ -41,10 +42,26 @@ def null_controls(vector: SteeringVector, n: int) -> dict[str, SteeringVector]:
     return {name: vector.null(name) for name in sorted(vector.nulls, key=_number)[:n]}
 
 
-def isotropic(like: Float[Tensor, "l d"], count: int, seed: int = 0) -> Float[Tensor, "count l d"]:
-    """Random directions with the norm of `like` at every layer."""
-    drawn = torch.randn(count, *like.shape, generator=torch.Generator().manual_seed(seed))
-    return drawn / drawn.norm(dim=-1, keepdim=True) * like.norm(dim=-1)[None, :, None]
+def turned(rows: Float[Tensor, "k d"], count: int, seed: int = 0) -> Float[Tensor, "count k d"]:
+    """Some vectors turned together, `count` times, by rotations drawn evenly: all norms and angles stay, and nothing else does.
+
+    A vector that acts at several layers points much the same way at neighbouring ones, and so must what it is compared with: directions drawn apart for each layer
+    would cancel where the vector adds up.
+    """
+    _, _, axes = torch.linalg.svd(rows.double(), full_matrices=False)  # (r, d), orthonormal
+    places = rows.double() @ axes.T  # (k, r): the rows in these axes
+    g = torch.Generator().manual_seed(int(digest("turned", str(seed)), 16) % 2**63)
+    drawn = torch.randn(count, rows.shape[1], len(axes), generator=g, dtype=torch.float64)
+    frames, upper = torch.linalg.qr(drawn)
+    frames = frames * torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)[:, None, :]  # evenly over rotations (Mezzadri 2007)
+    return torch.einsum("kr,cdr->ckd", places, frames).float()
+
+
+def isotropic(like: Float[Tensor, "l d"], seed: int = 0) -> Float[Tensor, "l d"]:
+    """A random direction with the norm of `like` at every layer, drawn apart for each."""
+    g = torch.Generator().manual_seed(int(digest("isotropic", str(seed)), 16) % 2**63)
+    drawn = torch.randn(like.shape, generator=g)
+    return drawn / drawn.norm(dim=-1, keepdim=True) * like.norm(dim=-1, keepdim=True)
 
 
 def in_span(deltas: Float[Tensor, "n l d"], count: int, seed: int = 0) -> Float[Tensor, "count l d"]:
@@ -112,11 +129,6 @@ def stacked(vectors: dict[str, SteeringVector] | SteeringVector, layers: tuple[i
     if isinstance(vectors, SteeringVector):
         vectors = null_controls(vectors, len(vectors.nulls))
     return torch.stack([torch.stack([v[k].float() for k in layers]) for v in vectors.values()])
-
-
-def as_long(control: SteeringVector, vector: SteeringVector) -> SteeringVector:
-    """A control with the vector's norm at every layer."""
-    return replace(control, vectors={k: v * (vector.norm()[k] / v.norm()) for k, v in control.vectors.items()})
 
 
 def _number(name: str) -> tuple[str, int]:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from trimtab.errors import RecipeError
 from trimtab.interventions import Intervention, steer
 from trimtab.model import LM, Row
 from trimtab.model.tokens import Prompt
@@ -47,8 +48,8 @@ class Yardstick:
                 logp = logits.log_softmax(-1)
                 plain = logp if m == 0 else plain
                 kl = (plain.exp() * (plain - logp)).sum(-1).clamp(min=0)
-                if m in multipliers:
-                    out[chosen, list(multipliers).index(m)] = ((kl * there).sum(-1) / there.sum(-1)).cpu()
+                for column in (k for k, x in enumerate(multipliers) if x == m):
+                    out[chosen, column] = ((kl * there).sum(-1) / there.sum(-1)).cpu()
         return out
 
 
@@ -82,9 +83,12 @@ class Reached:
 def reach(lm: LM, iv: Intervention, yardstick: Yardstick, budget: float, *, sign: int = 1) -> Reached:
     """The multiplier at which an intervention first costs `budget` (nats per token), up or down (sign -1) from 0: doubled until the budget is passed,
     then closed in on by the root of the drift, which is nearly straight, until the drift measured there is within 2 % of the budget.
+    The multiplier of the intervention itself plays no part.
 
     It goes on until the budget is reached or the text breaks (more than half of the answers to the prompts, beyond those of the unsteered model).
     """
+    if not budget > 0:
+        raise RecipeError("not a drift to be reached", given=budget, expected="nats per token, above 0")
     probes: list[tuple[float, float]] = []
 
     def root(m: float) -> float:
@@ -95,8 +99,8 @@ def reach(lm: LM, iv: Intervention, yardstick: Yardstick, budget: float, *, sign
     low, high, at_low, at_high = 0.0, 1.0, 0.0, root(1.0)
     while at_high < target:
         if high >= FARTHEST or (high >= READ_FROM and breaks(lm, replace(iv, multiplier=sign * high), yardstick)):
-            why = "the text breaks first" if high < FARTHEST else "it hardly moves the model"
-            return Reached(float("nan"), float("nan"), f"not reached by multiplier {sign * high:g}: {why}", tuple(probes))
+            why = "the text breaks first" if high < FARTHEST else f"{at_high**2:.3g} nats there"
+            return _missed(f"by multiplier {sign * high:g}: {why}", probes)
         low, high, at_low = high, 2 * high, at_high
         at_high = root(high)
     m, here = high, at_high
@@ -108,7 +112,13 @@ def reach(lm: LM, iv: Intervention, yardstick: Yardstick, budget: float, *, sign
         m = straight if inside and len(probes) % 4 else (low + high) / 2  # a bend that keeps one end in place is halved now and then
         here = root(m)
         low, at_low, high, at_high = (m, here, high, at_high) if here < target else (low, at_low, m, here)
+    if not abs(here**2 - budget) <= NEAR * budget:
+        return _missed(f"near multiplier {sign * m:g}: the drift leaps from {at_low**2:.3g} to {at_high**2:.3g} nats", probes)
     return Reached(sign * m, here**2, "", tuple(probes))
+
+
+def _missed(why: str, probes: Sequence[tuple[float, float]]) -> Reached:
+    return Reached(float("nan"), float("nan"), f"not reached {why}", tuple(probes))
 
 
 def breaks(lm: LM, iv: Intervention, yardstick: Yardstick, tokens: int = 24) -> bool:

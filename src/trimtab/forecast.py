@@ -23,7 +23,7 @@ from trimtab.methods import Activations
 from trimtab.metrics import Metric, Propensity
 from trimtab.model import LM, Frame, Layer, Positions, from_last_prompt_token
 from trimtab.readings import Chunk, Readings, chunks
-from trimtab.statistics.intervals import Array, Figure, mean_figure, share_figure, spearman
+from trimtab.statistics.intervals import Array, Figure, Groups, mean_figure, share_figure, spearman
 from trimtab.statistics.slopes import anti_steerable
 from trimtab.vector import SteeringVector
 
@@ -153,17 +153,17 @@ class Card:
     warnings: tuple[str, ...]
 
 
-def card(expected: Sensitivity, vector: SteeringVector, layer: Layer, acts: Activations, data: Dataset) -> Card:
-    """Forecast of one vector at one layer on the items of `expected`, with warnings about the data."""
+def card(expected: Sensitivity, vector: SteeringVector, layer: Layer, acts: Activations, data: Dataset, groups: Groups = None) -> Card:
+    """Forecast of one vector at one layer on the items of `expected` (with the question of each), with warnings about the training data."""
     slopes = expected.slopes(vector.at(layer))[layer]
     found, agree = audit(data), coherence(acts, layer)
-    slope = mean_figure("forecast steerability", slopes, "per multiplier")
+    slope = mean_figure("forecast steerability", slopes, "per multiplier", groups=groups)
     warnings = list(found.warnings)
     if slope.lo <= 0 <= slope.hi:
         warnings.append("the forecast slope is not told apart from 0")
     if agree.cosine < 0.1:
         warnings.append(f"the training pairs hardly agree on a direction (mean cosine {agree.cosine:.2f})")
-    return Card(slope, share_figure("forecast anti-steerable share", anti_steerable(slopes)), agree, found, tuple(warnings))
+    return Card(slope, share_figure("forecast anti-steerable share", anti_steerable(slopes), groups=groups), agree, found, tuple(warnings))
 
 
 def agreement(forecast: Array, truth: Array) -> dict[str, float]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from trimtab.statistics.intervals import Array, Figure, Groups, correlation_interval, ends, resampled, spearman
+from trimtab.statistics.intervals import NOTHING, Array, Figure, Groups, correlation_interval, ends, members, resampled, spearman
 
 Grid = Mapping[tuple[str, str], Array]  # (context the vector was learned in, context it is tested in) -> slope of every test item
 
@@ -36,6 +36,8 @@ def relative(grid: Grid, train: str, test: str, groups: Groups = None, seed: int
     there = ~(np.isnan(grid[train, test]) | np.isnan(grid[test, test]))
     over, under = grid[train, test][there], grid[test, test][there]
     own = None if groups is None else [g for g, k in zip(groups, there, strict=True) if k]
+    if len(members(own, len(under))) < 3:
+        return Relative(train, test, float("nan"), float("nan"), float("nan"))
     drawn = resampled(own, len(under), seed, resamples)
     below = np.array([under[k].mean() for k in drawn])
     lo, hi = ends(below)
@@ -57,6 +59,8 @@ def correlation(name: str, x: Sequence[float], y: Sequence[float], clusters: Gro
     r = spearman(a, b)
     if groups is None or len(set(groups)) == len(groups):
         lo, hi = correlation_interval(r, len(a))
+    elif len(set(groups)) < 3:
+        lo, hi = NOTHING
     else:
         lo, hi = ends([spearman(a[k], b[k]) for k in resampled(groups, len(a), seed, 1_000)])
     return Figure(name, r, lo, hi, len(a), "Spearman")

@@ -72,8 +72,8 @@ def measure(
             vectors that came with the vector; none in a layer sweep.
         draws: null vectors of a kind to compare with by forecast, for the verdict (`nulls.compare`); by default 499 beside the default controls, none
             beside those that are given, and none in a layer sweep.
-        among: the vector at all layers that its layer was chosen from, if it was: null vectors then have the same choice. Without it they have as many tries as a sweep in
-            this folder had layers.
+        among: the vector at all layers that its layer was chosen from, if it was: null vectors then have the same choice. Without it they have as many tries as
+            sweeps in this folder had layers, or as the vector had before it was cut down to some (`SteeringVector.at`).
         part: name of this part of the run; by default the data set's ("test", "val").
         progress: called with (units done, units in all).
 
@@ -127,15 +127,14 @@ def _compare(
 ) -> None:
     """Null vectors beside the first propensity that is measured, once for a vector: into nulls/PART.json of the run."""
     metric = next((m for m in metrics if isinstance(m, Propensity)), None)
-    whole = among or iv.vector
-    of = digest(
-        iv.vector.hash, whole.hash, data.hash, str(draws), *(plan for plan in run.manifest["parts"] if run.manifest["parts"][plan].get("layers"))
-    )
+    layer = iv.vector.layers[0] if len(iv.vector.layers) == 1 else None
+    whole = iv.vector if among is None or layer is None else among
+    swept = {k for plan in run.manifest["parts"].values() for k in plan.get("layers") or ()}
+    choices = 1 if whole is among else max(1, len(swept), iv.vector.made.among)
+    nulls = [v.hash for v in null_controls(whole, len(whole.nulls)).values()]
+    of = digest(iv.vector.hash, whole.hash, data.hash, str(draws), str(choices), *nulls)
     if metric is None or run.read(f"nulls/{part}.json", {}).get("of") == of:
         return
-    layer = iv.vector.layers[0] if len(iv.vector.layers) == 1 else None
-    swept = max((len(plan.get("layers") or ()) for plan in run.manifest["parts"].values()), default=0)
-    choices = max(1, swept) if among is None and layer is not None else 1
     found = compare(lm, replace(iv, vector=whole), data, metric, layer=layer, choices=choices, draws=draws, progress=progress)
     run.write(f"nulls/{part}.json", {"of": of, **found.to_json()})
 

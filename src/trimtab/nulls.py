@@ -15,16 +15,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.controls import FEWEST, isotropic, more, random_controls, stacked
+from trimtab.controls import FEWEST, more, random_controls, stacked, turned
 from trimtab.datasets import Dataset
 from trimtab.forecast import sensitivity
 from trimtab.interventions import Always, Intervention
 from trimtab.metrics import Metric
 from trimtab.model import LM, Layer, in_pieces
-from trimtab.operators import Add
+from trimtab.operators import Add, Affine
 from trimtab.readings import Readings, chunks, replay_multipliers
 from trimtab.sites import RESID_POST
 from trimtab.statistics.nulls import DRAWS, LEAST, TOGETHER, Compared, Null
+from trimtab.vector import SteeringVector
 
 log = logging.getLogger("trimtab")
 Progress = Callable[[int, int], None]
@@ -60,7 +61,8 @@ def compare(
 
 def forecastable(iv: Intervention) -> bool:
     """Whether the first-order effect of an intervention is its vector's product with a gradient: added to the stream, at every token of its positions."""
-    return isinstance(iv.operator, Add) and isinstance(iv.gate, Always) and iv.vector.site == RESID_POST
+    plain = all(v.ndim == 1 for v in iv.vector.vectors.values())
+    return isinstance(iv.operator, Add | Affine) and plain and isinstance(iv.gate, Always) and iv.vector.site == RESID_POST
 
 
 def _forecast(
@@ -86,9 +88,9 @@ def _forecast(
     return Compared(str(layer), float(own[layers.index(layer)]), len(data), "forecast", tuple(nulls))
 
 
-def random_slopes(like: Float[Tensor, "l d"], gradient: Float[Tensor, "l d"], draws: int, seed: int) -> Float[Tensor, "c l"]:
-    """Forecast slopes of random directions with the norms of `like`, drawn a few at a time."""
-    pieces = [isotropic(like, len(piece), 1000 * seed + piece[0]) for piece in in_pieces(range(draws), 64)]
+def random_slopes(vector: Float[Tensor, "l d"], gradient: Float[Tensor, "l d"], draws: int, seed: int) -> Float[Tensor, "c l"]:
+    """Forecast slopes of the vector turned at random, a few at a time."""
+    pieces = [turned(vector, len(piece), 1000 * seed + piece[0]) for piece in in_pieces(range(draws), 64)]
     return torch.cat([torch.einsum("cld,ld->cl", piece, gradient) for piece in pieces])
 
 
@@ -97,10 +99,17 @@ def random_slopes(like: Float[Tensor, "l d"], gradient: Float[Tensor, "l d"], dr
 
 def _measured(lm: LM, iv: Intervention, data: Dataset, metric: Metric, layer: Layer | None, seed: int, progress: Progress | None) -> Compared:
     acting = iv if layer is None else replace(iv, vector=iv.vector.at(layer))
-    others = [replace(acting, vector=v) for v in random_controls(acting.vector, LEAST, seed).values()]
-    own, *rest = _slopes(lm, [acting, *others], data, metric, progress)
+    drawn = {"random": list(random_controls(acting.vector, LEAST, seed).values())}
+    if len(acting.vector.nulls) >= FEWEST:
+        layers = acting.vector.layers
+        drawn["shuffled"] = [
+            SteeringVector(dict(zip(layers, v, strict=True)), site=acting.vector.site) for v in more(stacked(acting.vector, layers), LEAST, seed)
+        ]
+    every = [acting.vector, *(v for vectors in drawn.values() for v in vectors)]
+    own, *rest = _slopes(lm, [replace(acting, vector=v) for v in every], data, metric, progress)
     key = TOGETHER if layer is None else str(layer)
-    return Compared(key, own, len(data), "measured", (Null.of("random", [key], np.array(rest)[:, None]),))
+    slopes = np.array(rest).reshape(len(drawn), LEAST, 1)
+    return Compared(key, own, len(data), "measured", tuple(Null.of(kind, [key], s) for kind, s in zip(drawn, slopes, strict=True)))
 
 
 def chosen_among(null: Null, choices: int, seed: int = 0) -> Null:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -32,8 +33,9 @@ class Quality:
 
     Attributes:
         strangeness: mean -log p per token under the unsteered model, nats; NaN if nobody looked, or nothing was said.
-        repetition: share of its pairs of neighbouring words that stood in it before; 0 for a text without a pair.
-        whole: share of its sentences that are whole; the last one is not counted if the text was cut in it. NaN for a text that says nothing.
+        repetition: how much of it goes in circles: the share of its pairs of neighbouring words that stood in it before, or of its characters that stand in a row of at least six
+            repeats of a few, whichever is more.
+        whole: share of its sentences that could be one. NaN for a text that says nothing.
     """
 
     strangeness: float
@@ -42,8 +44,7 @@ class Quality:
 
     @classmethod
     def of(cls, text: str, strangeness: float = float("nan")) -> Quality:
-        repeated = 1 - distinct([text])
-        return cls(strangeness, 0.0 if np.isnan(repeated) else float(repeated), whole(text))
+        return cls(strangeness, repetition(text), whole(text))
 
     def broken(self, usual: float) -> bool:
         """Whether the text has broken: stranger than usual, in circles, or mostly not made of sentences; or nothing was said.
@@ -65,28 +66,31 @@ def distinct(texts: Sequence[str], n: int = 2) -> float:
     return len(set(grams)) / len(grams) if grams else float("nan")
 
 
+_ROW = re.compile(r"([^\s\d]{1,8}?)\1{5,}")  # a few characters, six times or more in a row
+_RULE = re.compile(r"[-=_*.~+|:]+")  # which rules of tables and dots are made of
 _END = re.compile(r"(?<=[.!?:])[\"')\]*]*\s+|\n+")
 
 
+def repetition(text: str) -> float:
+    """How much of a text goes in circles, from 0 to 1. Texts of fewer than eight words repeat nothing but characters."""
+    told = re.findall(r"\w+", text.casefold())
+    pairs = 1 - distinct([" ".join(told)]) if len(told) >= 8 else 0.0
+    rows = sum(len(m[0]) for m in _ROW.finditer(text) if not _RULE.fullmatch(m[0]))
+    return max(float(pairs), rows / max(1, len(text.strip())))
+
+
 def whole(text: str) -> float:
-    """Share of the sentences (or list entries) of a text that could be one: they begin like one and are made of words.
-
-    The text may have been cut: its last sentence is not asked to end, unless it is the only one and ends at once.
-    """
+    """Share of the lines and sentences of a text that say something in words, letters of any script, or figures; a text may be cut anywhere."""
     found = [s.strip() for s in _END.split(text.strip()) if s and s.strip()]
-    return float(np.mean([_could_be_one(s) for s in found])) if found else float("nan")
+    said = [s for s in found if not _RULE.fullmatch(s.replace(" ", ""))] or found
+    return float(np.mean([_says_something(s) for s in said])) if said else float("nan")
 
 
-def _could_be_one(sentence: str) -> bool:
-    """Letters outweigh marks, no mark is piled up, and most of it are words of a usual length."""
-    bare = re.sub(r"^(?:[-*#>•]+|\d+[.)])\s*", "", sentence)
-    letters = sum(c.isalpha() or c.isspace() for c in bare)
-    spoken = re.findall(r"[^\W\d_]+", bare)
-    if not bare:
-        return True  # the mark of a list entry
-    return (
-        letters >= 0.75 * len(bare) and not re.search(r"([^\w\s])\1{3,}", bare) and bool(spoken) and float(np.median([len(w) for w in spoken])) <= 12
-    )
+def _says_something(sentence: str) -> bool:
+    """Letters, marks of scripts that have them, or digits are in it, and more of them than of signs that nobody writes in a row."""
+    kinds = [unicodedata.category(c)[0] for c in sentence if not c.isspace()]
+    signs = sum(k in "SC" and ord(c) > 127 for k, c in zip(kinds, "".join(sentence.split()), strict=True))
+    return sum(k in "LMN" for k in kinds) > signs or (len(kinds) <= 4 and signs == len(kinds))  # one emoji or two are an answer, too
 
 
 def strangeness(lm: Scorer, prompts: Sequence[Any], texts: Sequence[str]) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from numbers import Real
 from pathlib import Path
@@ -37,6 +37,7 @@ class Provenance:
         trained_on: group hashes of the training questions, so that an evaluation on them is refused.
         version: of trimtab.
         figures: how the fit went, by layer: losses in nats, steps, why it ended.
+        among: how many layers there were to choose from when the vector was cut down to some of them; 0 if it never was.
     """
 
     model: str = ""
@@ -47,6 +48,7 @@ class Provenance:
     trained_on: tuple[str, ...] = ()
     version: str = ""
     figures: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    among: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +93,11 @@ class SteeringVector:
             raise VectorError("layers of different widths", given={k: tuple(v.shape) for k, v in clean.items()})
         object.__setattr__(self, "vectors", clean)
         object.__setattr__(self, "nulls", {name: _frozen(null) for name, null in sorted(self.nulls.items())})
+        for name, null in self.nulls.items():
+            if any(k not in null or null[k].shape != v.shape for k, v in clean.items()):
+                raise VectorError(
+                    f"the null {name!r} does not go with the vector", given=list(null), expected=f"the layers and shapes of {list(clean)}"
+                )
 
     # ------------------------------------------------------------ facts
 
@@ -135,9 +142,11 @@ class SteeringVector:
     # ------------------------------------------------------------ arithmetic
 
     def at(self, *layers: int) -> SteeringVector:
-        """The same vector (and its nulls) at some of its layers."""
+        """The same vector (and its nulls) at some of its layers; its provenance remembers from how many they were taken."""
+        vectors = {k: self[k] for k in layers}
         nulls = {name: {k: null[k] for k in layers} for name, null in self.nulls.items()}
-        return replace(self, vectors={k: self[k] for k in layers}, nulls=nulls)
+        made = replace(self.made, among=max(self.made.among, len(self.layers))) if len(vectors) < len(self.layers) else self.made
+        return replace(self, vectors=vectors, nulls=nulls, made=made)
 
     def null(self, name: str) -> SteeringVector:
         """One of the label-shuffled vectors that came with this one."""
@@ -148,11 +157,14 @@ class SteeringVector:
         norms = self.norm()
         if not all(norms.values()):
             raise VectorError("a zero vector has no direction", given=norms)
-        return self._with({k: v / v.norm() for k, v in self.vectors.items()}, "unit")
+        return self._with(lambda vs: {k: v / norms[k] for k, v in vs.items()}, "unit")
 
     def __add__(self, other: SteeringVector) -> SteeringVector:
         self._comparable(other)
-        return self._with({k: v + other[k] for k, v in self.vectors.items()}, "sum", other)
+        sums = {k: v + other[k] for k, v in self.vectors.items()}
+        both = self.nulls.keys() & other.nulls.keys()
+        nulls = {name: {k: v + other.nulls[name][k] for k, v in self.nulls[name].items()} for name in both}
+        return replace(self._with(lambda _: sums, "sum", other), nulls=nulls)
 
     def __sub__(self, other: SteeringVector) -> SteeringVector:
         return self + (-other)
@@ -163,7 +175,7 @@ class SteeringVector:
     def __mul__(self, factor: Any) -> SteeringVector:
         if isinstance(factor, bool) or not isinstance(factor, Real):
             raise VectorError("a steering vector can be multiplied by a number only", given=type(factor).__name__)
-        return self._with({k: v * float(factor) for k, v in self.vectors.items()}, f"times {factor:g}")
+        return self._with(lambda vs: {k: v * float(factor) for k, v in vs.items()}, f"times {factor:g}")
 
     __rmul__ = __mul__
 
@@ -172,12 +184,14 @@ class SteeringVector:
             raise VectorError("a steering vector can be divided by a non-zero number only", given=divisor)
         return self * (1.0 / float(divisor))
 
-    def _with(self, vectors: Mapping[int, Tensor], operation: str, other: SteeringVector | None = None) -> SteeringVector:
-        """A derived vector: evidence and nulls are dropped, provenance keeps both parents' training data."""
+    def _with(
+        self, change: Callable[[Mapping[int, Tensor]], Mapping[int, Tensor]], operation: str, other: SteeringVector | None = None
+    ) -> SteeringVector:
+        """A derived vector: its nulls are derived alike, evidence is dropped, provenance keeps both parents' training data."""
         parents = [dict(self.made.method)] + ([dict(other.made.method)] if other else [])
         seen = dict.fromkeys(self.made.trained_on + (other.made.trained_on if other else ()))
         made = replace(self.made, method={"name": operation, "of": parents}, trained_on=tuple(seen))
-        return SteeringVector(vectors, made, site=self.site)
+        return SteeringVector(change(self.vectors), made, nulls={name: change(null) for name, null in self.nulls.items()}, site=self.site)
 
     def _comparable(self, other: SteeringVector) -> None:
         if not isinstance(other, SteeringVector):
@@ -195,7 +209,7 @@ class SteeringVector:
 
     def to_bytes(self) -> bytes:
         """The file's bytes; equal vectors give equal bytes."""
-        made = {k: v for k, v in asdict(self.made).items() if v or k != "figures"}
+        made = {k: v for k, v in asdict(self.made).items() if v or k not in ("figures", "among")}
         head = {"format": FORMAT, "site": self.site, "made": made, "evidence": self.evidence}
         tensors = {_key(k): v.contiguous() for k, v in self.vectors.items()}
         tensors |= {f"nulls.{name}.{_key(k)}": v.contiguous() for name, null in self.nulls.items() for k, v in null.items()}
@@ -262,7 +276,13 @@ def evened(vectors: Mapping[str, SteeringVector]) -> dict[str, SteeringVector]:
     mean = {k: sum(v.norm()[k] for v in vectors.values()) / len(vectors) for k in next(iter(vectors.values())).layers}
     if any(not all(v.norm().values()) for v in vectors.values()):
         raise VectorError("a zero vector has no direction", given=list(vectors))
-    return {name: replace(v, vectors={k: x * (mean[k] / x.norm()) for k, x in v.vectors.items()}, nulls={}) for name, v in vectors.items()}
+
+    def even(v: SteeringVector) -> SteeringVector:
+        factor = {k: mean[k] / x.norm() for k, x in v.vectors.items()}
+        nulls = {name: {k: x * factor[k] for k, x in null.items()} for name, null in v.nulls.items()}
+        return replace(v, vectors={k: x * factor[k] for k, x in v.vectors.items()}, nulls=nulls)
+
+    return {name: even(v) for name, v in vectors.items()}
 
 
 def _frozen(vectors: Mapping[int, Tensor]) -> dict[int, Tensor]:

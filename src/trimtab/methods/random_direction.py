@@ -26,4 +26,4 @@ class RandomDirection(ContrastMethod):
     def directions(self, acts: Activations) -> Float[Tensor, "l d"]:
         if self.within_span:
             return in_span(acts.deltas, 1, self.seed)[0]
-        return isotropic(acts.mean_difference(), 1, self.seed)[0]
+        return isotropic(acts.mean_difference(), self.seed)

@@ -254,7 +254,9 @@ def _evidence(
         p=float("nan") if compared is None else compared.p,
         control=max((abs(float(c.slopes.slope.mean())) for c in others), default=float("nan")),
         readable=plan["data"]["form"] != "choices" or max(float(np.abs(c.mean).max()) for c in curves.values()) >= NO_LETTERS,
-        broken=float("nan") if claimed is None else claimed.broken - plain,
+        broken=float("nan")
+        if claimed is None or plain > BROKEN
+        else claimed.broken - plain,  # where the unsteered answers are no text, nothing can break
         gain=float(max(safe, default=0.0)),
         asked=rise,
     )

@@ -174,13 +174,12 @@ def _behavior(run: Run, facts: Mapping[str, Any]) -> Behavior:
     caa = facts["vectors"]["CAA"]
     methods["CAA, from the prompt's end"] = _method(run, "CAA, from the prompt's end", caa, {"up": math.nan, "down": math.nan})
     plain = Scores.of(run, slug("BiPO"))
-    groups: Mapping[str, str] = run.manifest["groups"]
-    bare_margin = {groups[item]: m for item, m in zip(plain.items, plain.margin[:, plain.at(0.0)], strict=True)}
+    alone = dict(zip(plain.items, plain.margin[:, plain.at(0.0)], strict=True))
     prompted: dict[str, dict[str, Value]] = {}
     for kind in ("asked positive", "asked negative", "shown positive", "shown negative"):
         if kind in [p.replace("-", " ") for p in run.manifest["parts"]]:
             s = Scores.of(run, slug(kind))
-            before = np.array([bare_margin[groups[item]] for item in s.items])  # the same questions, which stand in another order here
+            before = np.array([alone[run.manifest["bare"][kind][item]] for item in s.items])  # the same pairs, which stand in another order here
             prompted[kind] = {f"{m:g}": Value.of(s.margin[:, s.at(m)] - before, s.groups) for m in (-1.0, 0.0, 1.0)}
     bare = {}
     for name in methods:

@@ -122,7 +122,8 @@ class Study:
         nulls = [c.slope for (v, context), c in s.curves.items() if context == s.first and v.startswith(("span", "shuffled"))]
         beyond = max((abs(_mean(x)) for x in nulls), default=float("nan"))
         slope = Figure("mean", s.mean.value, s.mean.lo, s.mean.hi, s.mean.n, f"{s.unit} per multiplier")
-        return decide(Evidence(slope, len(set(s.facts["group"])), self.q[s.name], beyond))
+        asked = {g for g, x in zip(s.facts["group"], s.main, strict=True) if not np.isnan(x)}
+        return decide(Evidence(slope, len(asked), self.q[s.name], beyond))
 
     def ranked(self) -> list[SetResult]:
         return sorted(self.sets, key=lambda s: -s.median.value)
@@ -245,7 +246,7 @@ def _load_set(run: Run, facts: Mapping[str, Any], plan: Mapping[str, Any]) -> Se
         mean=mean_figure("mean", main, "per multiplier", groups=of), median=median_figure("median", main, "per multiplier", of),
         spread=float(np.nanstd(main, ddof=1)), anti=share_figure("anti-steerable", anti_steerable(main), groups=of), normal=expected_anti_steerable(main),
         classes={k: float((kinds == k).mean()) for k in ("steerable", "ambiguous", "anti-steerable")},
-        p=Compared.from_json(forecast["compared"]).p, widened=crossed(per_pair, of), fit=fit, shares=shares,
+        p=Compared.from_json(forecast["compared"]).p if "compared" in forecast else float("nan"), widened=crossed(per_pair, of), fit=fit, shares=shares,
         total_variance=float(np.nanvar(here.slope, ddof=1)), relative=transfer(grid, of), warnings=warnings,
     )  # fmt: skip
 
@@ -269,7 +270,8 @@ def _leanings(curves: Mapping[tuple[str, str], Curves], facts: Mapping[str, Any]
         for k, c in codes.items()
         if (k == "yes" or plan["form"] == "letters") and min(c.count(1), c.count(-1)) > 1
     }
-    return {k: leaning(*x) for k, x in told.items()}
+    found = {k: leaning(*x) for k, x in told.items()}
+    return {k: x for k, x in found.items() if not np.isnan(x[0])}
 
 
 def _factors(slope: Array, facts: Mapping[str, Any], plan: Mapping[str, Any], warnings: list[str]) -> tuple[Fit | None, dict[str, float]]:
@@ -283,12 +285,13 @@ def _factors(slope: Array, facts: Mapping[str, Any], plan: Mapping[str, Any], wa
         codes["polarity"] = np.array([1.0 if x == "yes" else -1.0 for x in polarity])
     elif len(set(polarity)) > 1:
         warnings.append("polarity is not identifiable: some answers begin with neither yes nor no")
+    of = [g for g, k in zip(facts["group"], there.tolist(), strict=True) if k]
     codes, slope = {k: c[there] for k, c in codes.items()}, slope[there]
     shares = dict(variance_shares(slope, codes).explained) if codes else {}
     if len(codes) < 2:
         return None, shares
     try:
-        return fit_factors(slope, codes["letter"], codes["polarity"]), shares
+        return fit_factors(slope, codes["letter"], codes["polarity"], of), shares
     except DataError as problem:
         warnings.append(str(problem).splitlines()[0])
         return None, shares

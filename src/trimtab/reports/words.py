@@ -20,6 +20,9 @@ OFTEN = 0.25  # anti-steerable share from which on a single input is not to be r
 NULLS = {"random": "random directions", "shuffled": "label-shuffled vectors", "span": "directions in the span of the training differences"}
 
 
+ALONE = " It brought no label-shuffled vectors: vectors learned from data without the behavior are often beyond random directions, and were not compared with."
+
+
 def verdict(kind: Kind, e: Evidence, vector: Curve) -> str:
     """The verdict as a sentence to act on."""
     wrong = float((~(vector.slopes.slope > 0)).mean())
@@ -37,7 +40,9 @@ def verdict(kind: Kind, e: Evidence, vector: Curve) -> str:
     if kind == "works" and wrong > OFTEN:
         return f"Works on average, but reverses on {wrong:.0%} of inputs: do not rely on it for a single input."
     return {
-        "too few items": f"Too few items: {e.questions} questions settle nothing, at least {FEWEST} are needed.",
+        "too few items": f"Too few items: {e.questions} questions settle nothing, at least {FEWEST} are needed."
+        if e.questions < FEWEST
+        else f"Too few items: nearly all items share one or two of the {e.questions} questions.",
         "not beyond controls": "Not beyond controls: a vector without the behavior in it moves the model as much.",
         "breaks the text": f"Breaks the text: {e.broken:.0%} more of its answers than of the unsteered model's are no longer text.",
         "does no more than asking in words": "Does no more than asking in words: a system prompt moves the model as far, at no cost.",
@@ -98,7 +103,8 @@ def _beside(compared: Compared | None) -> str:
     kinds = " and ".join(f"{len(n.largest)} {NULLS[n.kind]}" for n in compared.tested)
     layers = max(n.tries for n in compared.tested)
     where = f", each at the best of {layers} layers," if layers > 1 else ""
-    return f"Beside {kinds}{where} its {compared.how} slope of {compared.slope:+.3f} has p = {compared.p:.3f} (two-sided, {compared.items} items)."
+    alone = "" if {"shuffled", "span"} & {n.kind for n in compared.tested} else ALONE
+    return f"Beside {kinds}{where} its {compared.how} slope of {compared.slope:+.3f} has p = {compared.p:.3f} (two-sided, {compared.items} items).{alone}"
 
 
 def _reversal(f: Figure, sure: Figure) -> str:

@@ -198,6 +198,8 @@ def median_interval(values: Array, groups: Groups = None, seed: int = 0) -> tupl
     own = members(groups, len(values))
     if len(own) < 3:
         return NOTHING
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
     if len(own) >= MANY:
         return bca(values, lambda v: np.median(v, -1), groups, seed)
     n = len(values)
@@ -273,6 +275,10 @@ def split_half(per_pair: Sequence[Array], groups: Sequence[Groups] | None = None
         groups: for each data set those of its items.
     """
     rng, each = np.random.default_rng(seed), [members(None if groups is None else groups[k], len(x)) for k, x in enumerate(per_pair)]
+    usable = [k for k, x in enumerate(per_pair) if len(each[k]) > 1 and x.shape[1] > 1]  # the others have no halves
+    per_pair, each = [per_pair[k] for k in usable], [each[k] for k in usable]
+    if len(per_pair) < 3:
+        return float("nan")
     found: list[float] = []
     for _ in range(times):
         halves: list[tuple[float, float]] = []

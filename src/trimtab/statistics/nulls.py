@@ -40,7 +40,7 @@ class Null:
         scale = np.sqrt((slopes**2).mean(0))
         with np.errstate(invalid="ignore", divide="ignore"):
             relative = np.where(scale > 0, np.abs(slopes) / scale, 0.0)
-        return cls(kind, {str(k): float(s) for k, s in zip(layers, scale, strict=True)}, tuple(np.round(relative.max(1), 6).tolist()), len(layers))
+        return cls(kind, {str(k): float(s) for k, s in zip(layers, scale, strict=True)}, tuple(relative.max(1).tolist()), len(layers))
 
     def p(self, slope: float, layer: Any) -> float:
         """Two-sided p-value of a vector's forecast mean slope at its layer; NaN if nothing moves the model there, or for a layer not looked at."""
@@ -92,8 +92,11 @@ class Compared:
 
 
 def null_p(observed: float, nulls: Sequence[float]) -> float:
-    """Two-sided p-value of a slope against those of null vectors: (1 + how many are as large) / (1 + how many)."""
-    return (1 + sum(abs(x) >= abs(observed) for x in nulls)) / (1 + len(nulls))
+    """Two-sided p-value of a slope against those of null vectors: (1 + how many are as large) / (1 + how many).
+
+    As large is what differs by no more than rounding: a null that is plus or minus the vector itself is a tie.
+    """
+    return (1 + sum(abs(x) >= abs(observed) * (1 - 1e-5) for x in nulls)) / (1 + len(nulls))
 
 
 def benjamini_hochberg(p: Array) -> Array:

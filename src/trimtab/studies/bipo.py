@@ -258,10 +258,12 @@ class _Behavior:
         """The behavior, or its opposite, asked for in words and shown in examples: alone (multiplier 0) and with the vector on top."""
         few = self.bare.take(self.plan.few)
         for way, sign in (("positive", 1.0), ("negative", -1.0)):
-            if self.test.ask:
-                self.score(f"asked {way}", Intervention(v), told(few, self.test.ask[way]), (-1.0, 0.0, 1.0))
-            shown = with_shots(few, self.train.pairs[: self.plan.shots], opposite=sign < 0)
-            self.score(f"shown {way}", Intervention(v), shown, (-1.0, 0.0, 1.0))
+            asked = {f"shown {way}": with_shots(few, self.train.pairs[: self.plan.shots], opposite=sign < 0)}
+            asked |= {f"asked {way}": told(few, self.test.ask[way])} if self.test.ask else {}
+            for name, data in asked.items():
+                self.score(name, Intervention(v), data, (-1.0, 0.0, 1.0))
+                bare = dict(zip((p.id for p in data), (p.id for p in few), strict=True))
+                self.run.note(bare={**self.run.manifest.get("bare", {}), name: bare})
 
     def spectrum(self, v: SteeringVector) -> list[dict[str, Any]]:
         """What is said at each multiplier, rated by the model itself as a judge, and how strange the unsteered model finds it."""

@@ -288,13 +288,13 @@ class _Studied:
 
     def nulls(self, layer: Layer) -> None:
         """The forecast on test questions: of the vector at every layer, of each training pair, of many null vectors; and the card."""
-        if self.run.file("forecast.json").is_file():
+        if "compared" in self.run.read("forecast.json", {}):
             return
         expected, read = self.forecast("test"), self.learn(self.contexts[0])
         deltas, mean = read.at([layer]).deltas[:, 0], read.mean_difference()
         sweep = SteeringVector(dict(zip(read.layers, mean, strict=True)))
         early = self.forecast("val").slopes(sweep)
-        found = card(self.forecast("val"), sweep, layer, read, self.parts.train)
+        found = card(self.forecast("val"), sweep, layer, read, self.parts.train, [p.group for p in self.parts.val])
         self.run.write(
             "forecast.json",
             {
