@@ -96,7 +96,7 @@ def test_the_verdict_follows_the_numbers(verdict: str, tmp_path: Path) -> None:
 def test_a_model_without_letters_is_told_so(tmp_path: Path) -> None:
     run = planted(tmp_path, {"vector": spread(0.01, 0.01), "random-0": spread(0, 0.01)}, form="choices", level=0.02)
     found = analyse(run, "test")
-    assert "no preference on the answer letters" in found.verdict and "free-form" in found.reasons[0]
+    assert "prefers neither answer letter" in found.verdict and "free-form" in found.reasons[0]
 
 
 def test_figures_recover_what_was_planted(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_letters_carry_nothing_and_the_report_says_so(lm: LM, tmp_path: Path) ->
     folder = measure(lm, Intervention(v, positions=from_last_prompt_token), parts.test, [Propensity(), OutsideMass()], to=tmp_path)
     report(folder)
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert "no preference on the answer letters" in summary["verdict"] or abs(summary["figures"][0]["value"]) < 0.1
+    assert "prefers neither answer letter" in summary["verdict"] or abs(summary["figures"][0]["value"]) < 0.1
 
 
 def test_the_default_recipe_reproduces_under_another_seed(tmp_path: Path) -> None:

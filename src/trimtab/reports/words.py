@@ -29,7 +29,7 @@ def verdict(kind: Kind, e: Evidence, vector: Curve) -> str:
     unit = e.slope.unit.removesuffix(" per multiplier")
     if kind == "no verdict":
         return (
-            "No verdict: this model puts no preference on the answer letters."
+            "No verdict: over these items the model prefers neither answer letter, at any multiplier."
             if not e.readable
             else "No verdict: nothing without the behavior in it was measured beside the vector."
         )
@@ -64,7 +64,7 @@ def reasons(
     vector = curves["vector"]
     if not e.readable:
         most = max(float(np.abs(c.mean).max()) for c in curves.values())
-        first = f"Mean propensity stays within {most:.2f} nats of 0 at every multiplier, for the vector and its controls. An A/B question cannot measure this behavior on this model: use free-form answers (form = answers)."
+        first = f"Mean propensity stays within {most:.2f} nats of 0 at every multiplier, for the vector and its controls. Either this model does not bind letters to options, and an A/B question cannot measure the behavior (use free-form answers: form = answers), or the sides of these items cancel."
         return [first, *_costs(effects)]
     return [
         _strength(by["steerability"], by.get("steerability beyond the strongest control"), curves),
