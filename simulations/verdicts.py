@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from page_tables import put
 
-from trimtab.controls import KEPT, more
+from trimtab.controls import KEPT, more, turned
 from trimtab.statistics.intervals import Array, interval, mean_figure, wilson
 from trimtab.statistics.nulls import Compared, Null
 from trimtab.statistics.verdict import Evidence, Kind, decide
@@ -55,16 +55,14 @@ def judged(world: World, seed: int) -> Kind:
     chosen = _choice(slopes[: world.val])
     items = of_items[world.val :]
     forecast = items.mean(0)
-    nulls = [Null.of("random", range(world.layers), _isotropic(vector, forecast, DRAWS, rng))]
+    nulls = [Null.of("random", range(world.layers), _random(vector, forecast, DRAWS, seed))]
     if kept is not None:
         seen = torch.tensor((kept * forecast).sum(-1)[..., None])
         nulls.append(Null.of("shuffled", range(world.layers), more(seen.float(), DRAWS, seed)[..., 0].numpy().astype(float)))
     compared = Compared(str(chosen), float((vector[chosen] * forecast[chosen]).sum()), world.test, "forecast", tuple(nulls))
     measured = slopes[world.val :, chosen]
-    controls = [_isotropic(vector[[chosen]], forecast[[chosen]], 3, rng)]
-    controls += [] if kept is None else [np.abs((kept[:2, chosen] * forecast[chosen]).sum(-1))]
-    strongest = max(float(np.abs(c).max()) for c in controls)
-    return decide(Evidence(mean_figure("steerability", measured, "nats per multiplier"), world.test, compared.p, strongest))
+    drawn = _random(vector[[chosen]], forecast[[chosen]], 3, seed + 500_000) if kept is None else (kept[:2, chosen] * forecast[chosen]).sum(-1)
+    return decide(Evidence(mean_figure("steerability", measured, "nats per multiplier"), world.test, compared.p, float(np.abs(drawn).max())))
 
 
 def _gradients(world: World, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -94,10 +92,9 @@ def _vector(world: World, mean: Array, rng: np.random.Generator) -> tuple[Array,
     return found[0] + world.planted * noise * along, found[1:]
 
 
-def _isotropic(like: Array, forecast: Array, count: int, rng: np.random.Generator) -> Array:
-    drawn = rng.normal(size=(count, *like.shape))
-    drawn *= np.linalg.norm(like, axis=-1)[None, :, None] / np.linalg.norm(drawn, axis=-1, keepdims=True)
-    return np.einsum("cld,ld->cl", drawn, forecast)
+def _random(like: Array, forecast: Array, count: int, seed: int) -> Array:
+    """Slopes (count, l) of random directions, as the library draws them."""
+    return np.einsum("cld,ld->cl", turned(torch.tensor(like).float(), count, seed).numpy().astype(float), forecast)
 
 
 def _choice(slopes: Array) -> int:

@@ -250,12 +250,14 @@ def test_a_layer_that_was_chosen_is_tested_against_nulls_that_chose_theirs() -> 
     assert min(null_p(9.0, row.tolist()) for row in four) == 0.2, "beside four controls no p-value is below 0.2"
 
 
-def test_too_few_nulls_settle_nothing_and_all_kinds_have_to_be_beaten() -> None:
+def test_too_few_nulls_settle_nothing_and_label_shuffled_ones_decide() -> None:
     calm, wild = (Null.of(kind, [3], np.random.default_rng(0).normal(0, s, (499, 1))) for kind, s in (("random", 0.1), ("shuffled", 2.0)))
     few = Null.of("random", [3], np.random.default_rng(0).normal(0, 1, (4, 1)))
     assert math.isnan(Compared("3", 9.0, 40, "forecast", (few,)).p)
     assert Compared("3", 1.0, 40, "forecast", (calm,)).p == pytest.approx(1 / 500)
-    assert Compared("3", 1.0, 40, "forecast", (calm, wild)).p > 0.5
+    both = Compared("3", 1.0, 40, "forecast", (calm, wild))
+    assert both.decisive == "shuffled" and both.p > 0.5 and both.beside("random") == pytest.approx(1 / 500)
+    assert math.isnan(Compared("3", 1.0, 40, "forecast", ()).p) and math.isnan(both.beside("span"))
     assert math.isnan(calm.p(1.0, 4)), "a layer nobody looked at"
     nothing = Null.of("random", [3], np.zeros((499, 1)))
     assert math.isnan(nothing.p(0.0, 3))

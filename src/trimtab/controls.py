@@ -8,7 +8,7 @@ keeps what they share where they differ in size: neither is a null.)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -37,8 +37,8 @@ def random_controls(vector: SteeringVector, n: int, seed: int = 0) -> dict[str, 
     return out
 
 
-def null_controls(vector: SteeringVector, n: int) -> dict[str, SteeringVector]:
-    """The first n label-shuffled vectors that came with a vector: "shuffled-0" and on; fewer if it has fewer."""
+def null_controls(vector: SteeringVector, n: int | None = None) -> dict[str, SteeringVector]:
+    """The first n label-shuffled vectors that came with a vector (all by default): "shuffled-0" and on; fewer if it has fewer."""
     return {name: vector.null(name) for name in sorted(vector.nulls, key=_number)[:n]}
 
 
@@ -124,11 +124,9 @@ def more(nulls: Float[Tensor, "k l d"], count: int, seed: int = 0) -> Float[Tens
     return torch.einsum("c,ck,kld->cld", wide, weights, nulls)
 
 
-def stacked(vectors: dict[str, SteeringVector] | SteeringVector, layers: tuple[int, ...]) -> Float[Tensor, "k l d"]:
-    """Vectors at some layers, as one tensor; of a vector, its nulls."""
-    if isinstance(vectors, SteeringVector):
-        vectors = null_controls(vectors, len(vectors.nulls))
-    return torch.stack([torch.stack([v[k].float() for k in layers]) for v in vectors.values()])
+def stacked(vectors: Iterable[SteeringVector], layers: Sequence[int]) -> Float[Tensor, "k l d"]:
+    """Vectors at some layers, as one tensor."""
+    return torch.stack([torch.stack([v[k].float() for k in layers]) for v in vectors])
 
 
 def _number(name: str) -> tuple[str, int]:

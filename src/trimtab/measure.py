@@ -131,7 +131,7 @@ def _compare(
     whole = iv.vector if among is None or layer is None else among
     swept = {k for plan in run.manifest["parts"].values() for k in plan.get("layers") or ()}
     choices = 1 if whole is among else max(1, len(swept), iv.vector.made.among)
-    nulls = [v.hash for v in null_controls(whole, len(whole.nulls)).values()]
+    nulls = [v.hash for v in null_controls(whole).values()]
     of = digest(iv.vector.hash, whole.hash, data.hash, str(draws), str(choices), *nulls)
     if metric is None or run.read(f"nulls/{part}.json", {}).get("of") == of:
         return

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.controls import FEWEST, more, random_controls, stacked, turned
+from trimtab.controls import FEWEST, more, null_controls, random_controls, stacked, turned
 from trimtab.datasets import Dataset
 from trimtab.forecast import sensitivity
 from trimtab.interventions import Always, Intervention
@@ -44,7 +44,7 @@ def compare(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Compared:
-    """Compare an intervention with null vectors: isotropic ones of its norm, and label-shuffled ones where the vector brought some.
+    """Compare an intervention with null vectors: its vector turned at random, and label-shuffled ones where the vector brought some.
 
     Args:
         iv: its vector may hold the layers that `layer` was chosen from: the nulls then have the same choice.
@@ -75,17 +75,18 @@ def _forecast(
     except (RuntimeError, NotImplementedError) as problem:
         log.warning("no backward pass through %s (%s): null vectors are measured instead", lm.id, str(problem).splitlines()[0])
         return None
-    gradient = expected.gradients.mean(0)[list(layers)]
-    drawn = {"random": random_slopes(stacked({"": vector}, layers)[0], gradient, draws, seed)}
+    known = ~(expected.unsteered.isnan() | expected.gradients.isnan().flatten(1).any(1))
+    gradient = expected.gradients[known].mean(0)[list(layers)]
+    rows = stacked([vector], layers)[0]
+    own, drawn = (rows * gradient).sum(-1), {"random": random_slopes(rows, gradient, draws, seed)}
     if len(vector.nulls) >= FEWEST:
-        seen = (stacked(vector, layers) * gradient).sum(-1, keepdim=True)  # normal combinations of slopes are slopes of normal combinations
-        drawn["shuffled"] = more(seen, draws, seed)[..., 0]
-    own = (stacked({"": vector}, layers)[0] * gradient).sum(-1)
-    if layer is None:
-        nulls = [Null.of(kind, [TOGETHER], s.sum(1, keepdim=True).numpy().astype(float)) for kind, s in drawn.items()]
-        return Compared(TOGETHER, float(own.sum()), len(data), "forecast", tuple(nulls))
+        seen = (stacked(null_controls(vector).values(), layers) * gradient).sum(-1, keepdim=True)
+        drawn["shuffled"] = more(seen, draws, seed)[..., 0]  # normal combinations of slopes are slopes of normal combinations
+    if layer is None:  # effects at several layers add up
+        own, layers, drawn = own.sum(0, keepdim=True), (TOGETHER,), {kind: s.sum(1, keepdim=True) for kind, s in drawn.items()}
+    key = TOGETHER if layer is None else layer
     nulls = [Null.of(kind, layers, s.numpy().astype(float)) for kind, s in drawn.items()]
-    return Compared(str(layer), float(own[layers.index(layer)]), len(data), "forecast", tuple(nulls))
+    return Compared(str(key), float(own[layers.index(key)]), int(known.sum()), "forecast", tuple(nulls))
 
 
 def random_slopes(vector: Float[Tensor, "l d"], gradient: Float[Tensor, "l d"], draws: int, seed: int) -> Float[Tensor, "c l"]:
@@ -103,7 +104,8 @@ def _measured(lm: LM, iv: Intervention, data: Dataset, metric: Metric, layer: La
     if len(acting.vector.nulls) >= FEWEST:
         layers = acting.vector.layers
         drawn["shuffled"] = [
-            SteeringVector(dict(zip(layers, v, strict=True)), site=acting.vector.site) for v in more(stacked(acting.vector, layers), LEAST, seed)
+            SteeringVector(dict(zip(layers, v, strict=True)), site=acting.vector.site)
+            for v in more(stacked(null_controls(acting.vector).values(), layers), LEAST, seed)
         ]
     every = [acting.vector, *(v for vectors in drawn.values() for v in vectors)]
     own, *rest = _slopes(lm, [replace(acting, vector=v) for v in every], data, metric, progress)
@@ -121,7 +123,7 @@ def chosen_among(null: Null, choices: int, seed: int = 0) -> Null:
 def _slopes(lm: LM, ivs: Sequence[Intervention], data: Dataset, metric: Metric, progress: Progress | None) -> list[float]:
     """Mean over items of half the change of propensity from multiplier -1 to 1, of each intervention."""
     at_once = 8 if len(ivs[0].vector.layers) == 1 else 1
-    total, done = np.zeros(len(ivs)), 0
+    total, count, done = np.zeros(len(ivs)), 0, 0
     batches = chunks(lm, data, [metric], ivs[0].where)
     for chunk in batches:
         prefix = lm.prefix(chunk.tokens, chunk.start(ivs[0].where), [min(ivs[0].vector.layers)], keep=chunk.keep)
@@ -130,8 +132,10 @@ def _slopes(lm: LM, ivs: Sequence[Intervention], data: Dataset, metric: Metric, 
             reading = Readings.of(chunk, replay_multipliers(lm, prefix, [ivs[k] for k in piece], (-1.0, 1.0), chunk.keep))
             for k, part in zip(piece, reading.split(2), strict=True):
                 values = torch.stack([metric.value(part.at(j, base)) for j in range(len(chunk.pairs))])
-                total[k] += float((values[:, 1] - values[:, 0]).sum()) / 2
+                change = (values[:, 1] - values[:, 0])[~values.isnan().any(1)]
+                total[k] += float(change.sum()) / 2
+                count += len(change) if k == 0 else 0
             done += len(piece)
             if progress:
                 progress(done, len(ivs) * len(batches))
-    return (total / len(data)).tolist()
+    return (total / max(1, count)).tolist()

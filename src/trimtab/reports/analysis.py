@@ -252,7 +252,9 @@ def _evidence(
         slope=slope,
         questions=vector.questions,
         p=float("nan") if compared is None else compared.p,
-        control=max((abs(float(c.slopes.slope.mean())) for c in others), default=float("nan")),
+        control=max(
+            (abs(float(c.slopes.slope.mean())) for c in others if compared is None or c.condition.startswith(compared.decisive)), default=float("nan")
+        ),
         readable=plan["data"]["form"] != "choices" or max(float(np.abs(c.mean).max()) for c in curves.values()) >= NO_LETTERS,
         broken=float("nan")
         if claimed is None or plain > BROKEN

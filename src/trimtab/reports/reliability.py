@@ -48,6 +48,7 @@ class SetResult:
         position: half the difference of an item's slopes in both orders.
         leaning: of the unsteered model to letter "A" and to "yes", whatever is asked: estimate and interval, nats.
         forecast: what forecast.json holds.
+        compared: the forecast slope among label-shuffled vectors, which decide, random directions, and directions in the span of the differences.
         effect: mean KL from the unsteered model at each multiplier, and mass outside the letters.
     """
 
@@ -68,13 +69,18 @@ class SetResult:
     anti: Figure
     normal: float
     classes: Mapping[str, float]
-    p: float
+    compared: Compared
     widened: tuple[float, float]
     fit: Fit | None
     shares: Mapping[str, float]
     total_variance: float
     relative: Sequence[Relative]
     warnings: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def p(self) -> float:
+        """Beside label-shuffled vectors."""
+        return self.compared.p
 
     @property
     def first(self) -> str:
@@ -119,7 +125,7 @@ class Study:
 
     def verdict(self, s: SetResult) -> Kind:
         """Of one data set, by the decision table of every report; its p-value is adjusted for the number of data sets."""
-        nulls = [c.slope for (v, context), c in s.curves.items() if context == s.first and v.startswith(("span", "shuffled"))]
+        nulls = [c.slope for (v, context), c in s.curves.items() if context == s.first and v.startswith("shuffled")]
         beyond = max((abs(_mean(x)) for x in nulls), default=float("nan"))
         slope = Figure("mean", s.mean.value, s.mean.lo, s.mean.hi, s.mean.n, f"{s.unit} per multiplier")
         asked = {g for g, x in zip(s.facts["group"], s.main, strict=True) if not np.isnan(x)}
@@ -246,9 +252,14 @@ def _load_set(run: Run, facts: Mapping[str, Any], plan: Mapping[str, Any]) -> Se
         mean=mean_figure("mean", main, "per multiplier", groups=of), median=median_figure("median", main, "per multiplier", of),
         spread=float(np.nanstd(main, ddof=1)), anti=share_figure("anti-steerable", anti_steerable(main), groups=of), normal=expected_anti_steerable(main),
         classes={k: float((kinds == k).mean()) for k in ("steerable", "ambiguous", "anti-steerable")},
-        p=Compared.from_json(forecast["compared"]).p if "compared" in forecast else float("nan"), widened=crossed(per_pair, of), fit=fit, shares=shares,
+        compared=_compared(forecast), widened=crossed(per_pair, of), fit=fit, shares=shares,
         total_variance=float(np.nanvar(here.slope, ddof=1)), relative=transfer(grid, of), warnings=warnings,
     )  # fmt: skip
+
+
+def _compared(forecast: Mapping[str, Any]) -> Compared:
+    """The vector among null vectors; none in folders of before they could choose their layer."""
+    return Compared.from_json(forecast["compared"]) if "compared" in forecast else Compared("", float("nan"), 0, "forecast", ())
 
 
 def _leanings(curves: Mapping[tuple[str, str], Curves], facts: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
@@ -424,7 +435,7 @@ def set_rows(study: Study) -> list[dict[str, Any]]:
         {
             "data": s.name, "n": s.mean.n, "unit": s.unit, "mean": s.mean.value, "mean_lo": s.mean.lo, "mean_hi": s.mean.hi, "median": s.median.value,
             "median_lo": s.median.lo, "median_hi": s.median.hi, "sd": s.spread, "anti": s.anti.value, "anti_lo": s.anti.lo, "anti_hi": s.anti.hi,
-            "anti_normal": s.normal, **{f"confident_{k.replace('-', '_')}": v for k, v in s.classes.items()}, "p": s.p, "q": study.q[s.name], "verdict": study.verdict(s),
+            "anti_normal": s.normal, **{f"confident_{k.replace('-', '_')}": v for k, v in s.classes.items()}, "p": s.p, "q": study.q[s.name], "p_random": s.compared.beside("random"), "p_span": s.compared.beside("span"), "verdict": study.verdict(s),
             "two_level_lo": s.widened[0], "two_level_hi": s.widened[1], "cross_fitted": _mean(s.fold_slopes) if len(s.fold_slopes) else float("nan"),
             **{f"variance_{k}": v for k, v in s.shares.items()}, "variance": s.total_variance,
             "gain_at_kl": _gain(s, 1), "loss_at_kl": _gain(s, -1),

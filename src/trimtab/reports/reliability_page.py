@@ -45,7 +45,7 @@ def headline(study: Study) -> list[str]:
     others = [f"{n} {k}" for k, n in kinds.items() if k != "works"]
     wrong = sorted(s.anti.value for s in study.sets)
     found = [
-        f"{kinds['works']} of {len(study.sets)} data sets steer: their mean slope is above 0 (95 % interval), large enough to count, and beyond that of null vectors of both kinds "
+        f"{kinds['works']} of {len(study.sets)} data sets steer: their mean slope is above 0 (95 % interval), large enough to count, and beyond that of label-shuffled vectors "
         f"that could choose their layer as it could (q ≤ 0.05)." + (f" The others: {', '.join(others)}." if others else ""),
         f"Anti-steerable shares run from {wrong[0]:.0%} to {wrong[-1]:.0%}, median {wrong[len(wrong) // 2]:.0%}.",
     ]
@@ -85,6 +85,8 @@ def _sections(study: Study) -> list[tuple[str, Rows]]:
             "sure −",
             "p",
             "q",
+            "p, random",
+            "p, span",
             "verdict",
             "cross-fitted",
             "forecast",
@@ -96,7 +98,7 @@ def _sections(study: Study) -> list[tuple[str, Rows]]:
         ranking.append(
             [
                 s.name, str(s.mean.n), _interval(s.mean), _interval(s.median), _number(s.spread), f"{s.anti.value:.0%} ({s.anti.lo:.0%} to {s.anti.hi:.0%})",
-                f"{s.normal:.0%}", f"{s.classes['steerable']:.0%}", f"{s.classes['anti-steerable']:.0%}", f"{s.p:.3f}", f"{study.q[s.name]:.3f}", study.verdict(s),
+                f"{s.normal:.0%}", f"{s.classes['steerable']:.0%}", f"{s.classes['anti-steerable']:.0%}", f"{s.p:.3f}", f"{study.q[s.name]:.3f}", f"{s.compared.beside('random'):.3f}", f"{s.compared.beside('span'):.3f}", study.verdict(s),
                 _number(row["cross_fitted"]), _number(row["forecast"]), _number(row["kl_at_1"]), _number(row["gain_at_kl"]),
             ]
         )  # fmt: skip

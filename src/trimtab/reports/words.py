@@ -43,7 +43,7 @@ def verdict(kind: Kind, e: Evidence, vector: Curve) -> str:
         "too few items": f"Too few items: {e.questions} questions settle nothing, at least {FEWEST} are needed."
         if e.questions < FEWEST
         else f"Too few items: nearly all items share one or two of the {e.questions} questions.",
-        "not beyond controls": "Not beyond controls: a vector without the behavior in it moves the model as much.",
+        "not beyond controls": "Not beyond controls: vectors without the behavior in them move the model as much.",
         "breaks the text": f"Breaks the text: {e.broken:.0%} more of its answers than of the unsteered model's are no longer text.",
         "does no more than asking in words": "Does no more than asking in words: a system prompt moves the model as far, at no cost.",
         "works backwards": "Works backwards: the vector lowers the behavior, beyond its controls; use its negative.",
@@ -69,7 +69,7 @@ def reasons(
     return [
         _strength(by["steerability"], by.get("steerability beyond the strongest control"), curves),
         *_missing(vector),
-        _beside(compared),
+        *_beside(compared),
         _reversal(by["anti-steerable share"], by["confidently anti-steerable share"]),
         *_against_asking(e, vector),
         _text(texts),
@@ -97,14 +97,16 @@ def _missing(vector: Curve) -> list[str]:
     ]
 
 
-def _beside(compared: Compared | None) -> str:
+def _beside(compared: Compared | None) -> list[str]:
+    """The vector among null vectors: those that decide, and the share of random directions that do as much."""
     if compared is None or not compared.tested:
-        return "No null vectors were compared with: nothing can be said of a vector alone."
-    kinds = " and ".join(f"{len(n.largest)} {NULLS[n.kind]}" for n in compared.tested)
-    layers = max(n.tries for n in compared.tested)
-    where = f", each at the best of {layers} layers," if layers > 1 else ""
-    alone = "" if {"shuffled", "span"} & {n.kind for n in compared.tested} else ALONE
-    return f"Beside {kinds}{where} its {compared.how} slope of {compared.slope:+.3f} has p = {compared.p:.3f} (two-sided, {compared.items} items).{alone}"
+        return ["No null vectors were compared with: nothing can be said of a vector alone."]
+    decisive = next(n for n in compared.tested if n.kind == compared.decisive)
+    where = f", each at the best of {decisive.tries} layers," if decisive.tries > 1 else ""
+    text = f"Beside {len(decisive.largest)} {NULLS[decisive.kind]}{where} its {compared.how} slope of {compared.slope:+.3f} has p = {compared.p:.3f} (two-sided, {compared.items} items)."
+    if compared.decisive == "random":
+        return [text + ALONE]
+    return [text, f"Of random directions of its norm, {compared.beside('random'):.0%} move the model as far, one way or the other."]
 
 
 def _reversal(f: Figure, sure: Figure) -> str:

@@ -76,11 +76,20 @@ class Compared:
         """The kinds that were drawn often enough to settle something."""
         return tuple(n for n in self.nulls if len(n.largest) >= LEAST)
 
+    def beside(self, kind: str) -> float:
+        """The p-value beside one kind of null vectors; NaN where none were drawn, or nothing moves the model."""
+        return next((n.p(self.slope, self.layer) for n in self.tested if n.kind == kind), float("nan"))
+
+    @property
+    def decisive(self) -> str:
+        """The kind that decides: label-shuffled vectors are exchangeable with a vector that was learned from pairs if the sides of these say nothing; a vector that
+        brought none is compared with random directions."""
+        return next((kind for kind in ("shuffled", "random") if any(n.kind == kind for n in self.tested)), "")
+
     @property
     def p(self) -> float:
-        """The largest p-value over the kinds: an effect has to be beyond all of them. NaN without any, or where nothing moves the model."""
-        found = [n.p(self.slope, self.layer) for n in self.tested]
-        return float("nan") if not found or np.isnan(found).any() else max(found)
+        """The p-value beside the kind that decides; NaN without any, or where nothing moves the model."""
+        return self.beside(self.decisive)
 
     def to_json(self) -> dict[str, Any]:
         facts = {"layer": self.layer, "slope": self.slope, "items": self.items, "how": self.how}

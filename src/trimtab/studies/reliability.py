@@ -31,6 +31,7 @@ from trimtab.measure import measure
 from trimtab.methods import Activations, Read, activations, paired_rows, tied
 from trimtab.metrics import KL, Metric, OutsideMass, Propensity
 from trimtab.model import LM, Layer, in_pieces
+from trimtab.nulls import random_slopes
 from trimtab.recipe import GRID, Run, check_grid
 from trimtab.reports.reliability import choose_layer
 from trimtab.statistics.nulls import Compared, Null
@@ -310,16 +311,20 @@ class _Studied:
         )  # fmt: skip
 
     def _compared(self, expected: Sensitivity, read: Activations, layer: Layer) -> Compared:
-        """The vector's forecast beside that of null vectors of both kinds, which may choose among the layers that were swept."""
+        """The vector's forecast beside that of null vectors, which may choose among the layers that were swept: label-shuffled ones, for the verdict; and, to be told, random
+        directions, and directions in the span of the training differences.
+
+        (Those are orthogonal to the vector, not to the behavior: where it shows differently from pair to pair they hold some of it, and are as long as the vector.)
+        """
         layers = [layer] if self.plan.layer is not None else [k for k in read.layers if not self.plan.layers or k in self.plan.layers]
-        some, gradient = read.at(layers), expected.gradients.mean(0)[layers]
-        nulls: list[Null] = []
-        for kind, draw in (("span", in_span), ("shuffled", partial(shuffled, tied=some.tied))):
-            pieces = [draw(some.deltas, len(k), 1000 * (self.plan.seed + 1) + k[0]) for k in in_pieces(range(self.plan.draws), 64)]
-            slopes = torch.cat([torch.einsum("cld,ld->cl", piece, gradient) for piece in pieces])
-            nulls.append(Null.of(kind, layers, slopes.numpy().astype(float)))
-        own = float(some.mean_difference()[layers.index(layer)] @ gradient[layers.index(layer)])
-        return Compared(str(layer), own, len(expected.items), "forecast", tuple(nulls))
+        some, gradient, seed = read.at(layers), expected.gradients.mean(0)[layers], 1000 * (self.plan.seed + 1)
+        mean = some.mean_difference()
+        slopes = {"random": random_slopes(mean, gradient, self.plan.draws, self.plan.seed + 1)}
+        for kind, draw in (("shuffled", partial(shuffled, tied=some.tied)), ("span", in_span)):
+            pieces = [draw(some.deltas, len(k), seed + k[0]) for k in in_pieces(range(self.plan.draws), 64)]
+            slopes[kind] = torch.cat([torch.einsum("cld,ld->cl", piece, gradient) for piece in pieces])
+        nulls = tuple(Null.of(kind, layers, s.numpy().astype(float)) for kind, s in slopes.items())
+        return Compared(str(layer), float(mean[layers.index(layer)] @ gradient[layers.index(layer)]), len(expected.items), "forecast", nulls)
 
     def cross_fit(self, layer: Layer) -> None:
         """Training questions, each steered by the vector of the folds it is not in."""
