@@ -249,4 +249,4 @@ def test_nothing_is_asked_twice() -> None:
     few = organisms.requests(20, sealed=True, without=[asked["sealed"][0].meta["topic"]])
     assert asked["sealed"][0].meta["topic"] not in {i.meta["topic"] for i in few}
     with pytest.raises(DataError, match="does not hold so many"):
-        organisms.requests(1000, sealed=True)
+        organisms.requests(200, sealed=True)

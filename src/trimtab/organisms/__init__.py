@@ -161,7 +161,7 @@ def _items(n: int, seed: str, make: Callable[[random.Random], Item], wanted: Cal
         DataError: the town does not hold so many.
     """
     rng, found = random.Random(seed), dict[tuple[str, str], Item]()
-    for _ in range(200 * n):
+    for _ in range(40 * n):
         if len(found) == n:
             break
         item = make(rng)
