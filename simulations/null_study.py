@@ -1,6 +1,6 @@
 """The study of reliability where there is nothing to find: how many data sets are said to steer.
 
-Ten data sets a study, each of A/B questions about a disposition of the test bed whose sides were drawn by coin; ten studies. `python simulations/null_study.py` writes the table
+Ten data sets a study, each of A/B questions about a disposition of the test bed whose sides were drawn by coin; five studies. `python simulations/null_study.py` writes the table
 of docs/statistics.md (about twenty minutes on two cores).
 """
 
@@ -72,6 +72,6 @@ def rows(studies: int) -> Iterator[list[str]]:
 
 
 if __name__ == "__main__":
-    table = list(rows(int(sys.argv[1]) if len(sys.argv) > 1 else 10))
+    table = list(rows(int(sys.argv[1]) if len(sys.argv) > 1 else 5))
     print("\n".join(" | ".join(r) for r in table))
     put("study", table)

@@ -139,7 +139,14 @@ def _errors(design: Array, residual: Array, own: Sequence[NDArray[np.intp]]) -> 
     """Standard errors of coefficients that hold where spreads differ and items of a group go together: residuals as if the group had been left out (HC3 where
     every item is its own group)."""
     inverse = np.linalg.pinv(design.T @ design)
-    weighted = np.stack([design[k].T @ np.linalg.pinv(np.eye(len(k)) - design[k] @ inverse @ design[k].T) @ residual[k] for k in own])
+    leverage = np.einsum("ij,jk,ik->i", design, inverse, design)
+
+    def alone(k: NDArray[np.intp]) -> Array:
+        if len(k) == 1:
+            return design[k[0]] * (residual[k[0]] / max(1 - leverage[k[0]], 1e-12))
+        return design[k].T @ np.linalg.pinv(np.eye(len(k)) - design[k] @ inverse @ design[k].T) @ residual[k]
+
+    weighted = np.stack([alone(k) for k in own])
     return np.sqrt(np.diag(inverse @ (weighted.T @ weighted) @ inverse))
 
 
