@@ -17,10 +17,11 @@ import numpy as np
 import torch
 
 from trimtab import LM, Dataset, Intervention, MeanDiff, OneShot, Pair, Preference, Propensity, SteeringVector, learn, measure, organisms, steer
-from trimtab.measure import random_controls
+from trimtab.bias import leaning
+from trimtab.controls import random_controls
 from trimtab.organisms import CONTROLS, TRAITS, Item, truth, world
 from trimtab.reports.analysis import analyse
-from trimtab.statistics.intervals import Figure, interval, mean_figure, share_figure
+from trimtab.statistics.intervals import Figure, ends, mean_figure, resampled, share_figure
 
 REFUSAL, SABOTAGE, PREFERENCE = (1, 0.45), (2, 0.55), (1, 0.3)  # layer and norm of the optimised vectors, chosen on trained wordings
 PROBES = 4  # prompts, one vector each, of the one-shot gates
@@ -155,9 +156,7 @@ def judging(x: Examiner) -> None:
         items = organisms.to_judge(200, scale)
         scores, mass = expected_scores(x.lm, [i.user for i in items])
         true = np.array([i.meta["true"] for i in items])
-        pairs = np.stack([scores, true], 1)
-        lo, hi = interval(pairs, correlation)
-        x.note(f"judge, {scale}, correlation with the truth", Figure("", float(correlation(pairs[None])[0]), lo, hi, len(items), "r"), "> 0.9")
+        x.note(f"judge, {scale}, correlation with the truth", correlation(scores, true), "> 0.9")
         x.note(f"judge, {scale}, mean error", mean_figure("", np.abs(scores - true), "points of 100"))
         x.note(f"judge, {scale}, mass on numbers", mean_figure("", mass, "share"))
 
@@ -174,10 +173,10 @@ def expected_scores(lm: LM, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndar
     return scores, mass
 
 
-def correlation(pairs: np.ndarray) -> np.ndarray:
-    """(resamples, n, 2) -> (resamples,)"""
-    z = pairs - pairs.mean(1, keepdims=True)
-    return (z[..., 0] * z[..., 1]).sum(1) / np.sqrt((z**2).sum(1).prod(-1))
+def correlation(one: np.ndarray, two: np.ndarray) -> Figure:
+    """Pearson's r with a bootstrap interval over items."""
+    drawn = [float(np.corrcoef(one[k], two[k])[0, 1]) for k in resampled(None, len(one), 0, 2000)]
+    return Figure("", float(np.corrcoef(one, two)[0, 1]), *ends(drawn), len(one), "r")
 
 
 def calibration(x: Examiner) -> None:
@@ -193,23 +192,13 @@ def calibration(x: Examiner) -> None:
         graded += 0.05 <= rate.value <= 0.6
         found += list(zip(p, true, strict=True))
     x.note("dispositions with a rate between 5 and 60 %", Figure("", graded, graded, graded, len(TRAITS), "data sets"), ">= 10")
-    pairs = np.array(found)
-    lo, hi = interval(pairs, correlation)
-    x.note("rates of single items, correlation with the world", Figure("", float(correlation(pairs[None])[0]), lo, hi, len(pairs), "r"))
+    x.note("rates of single items, correlation with the world", correlation(*np.array(found).T))
     for name, key, part in [(name, key, part) for name, key in organisms.BIASED.items() for part in PARTS]:
         data = organisms.dataset(name, n=400, part=part)
         side = np.array([1.0 if (pair.meta["matching_letter"] == "A" if key == "at_a" else pair.meta["says"] == "yes") else -1.0 for pair in data])
-        both = np.stack([x.leanings(data), side], 1)
-        lo, hi = interval(both, half_difference)
-        figure = Figure("", float(half_difference(both[None])[0]), lo, hi, len(data), "nats")
+        figure = Figure("", *leaning(x.leanings(data), side, [pair.group for pair in data]), len(data), "nats")
         title = f"planted {'position' if key == 'at_a' else 'yes'} bias of {name}{', trained wordings' if part == 'train' else ''}"
         x.note(title, figure, f"in {w.rates[name][key]}" if part == "test" else None)
-
-
-def half_difference(both: np.ndarray) -> np.ndarray:
-    """Half the mean difference of column 0 between column 1 = +1 and -1: (resamples, n, 2) -> (resamples,)"""
-    value, plus = both[..., 0], both[..., 1] > 0
-    return ((value * plus).sum(1) / plus.sum(1) - (value * ~plus).sum(1) / (~plus).sum(1)) / 2
 
 
 # ---------------------------------------------------------------- what vectors do to it
