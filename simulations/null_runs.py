@@ -13,7 +13,7 @@ import random
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
@@ -48,13 +48,18 @@ def pairs(seed: int, coin: bool) -> list[Pair]:
     return [Pair(p.prompt, p.negative, p.positive) if s else Pair(p.prompt, p.positive, p.negative) for p, s in zip(data, swap, strict=True)]
 
 
+def write(some: Iterable[Pair], file: Path) -> None:
+    """Pairs as a file that data sets are loaded from."""
+    rows = [{"prompt": p.prompt, "positive": p.positive, "negative": p.negative, **p.meta} for p in some]
+    file.write_text("\n".join(json.dumps(r) for r in rows))
+
+
 def recipe(case: str, seed: int, folder: Path) -> Recipe:
     """The plan of recipes/first-light.toml, at the size of the test bed."""
     some: list[Pair] = pairs(seed, coin="coin" in case)
     some = list(to_choices(some)) if case.startswith("A/B") else some
     file = folder / f"{seed}.jsonl"
-    rows = [{"prompt": p.prompt, "positive": p.positive, "negative": p.negative, **p.meta} for p in some]
-    file.write_text("\n".join(json.dumps(r) for r in rows))
+    write(some, file)
     method: dict[str, Any] = {"name": "random-direction", "seed": seed} if "random direction" in case else {"name": "mean-diff"}
     return Recipe(
         data=str(file), model=MODEL, layer=3 if "layer 3" in case else None, form="choices" if case.startswith("A/B") else "answers", method=method, multipliers=(-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0),

@@ -6,7 +6,6 @@ of docs/statistics.md (about twenty minutes on two cores).
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from collections import Counter
@@ -14,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
-from null_runs import pairs
+from null_runs import pairs, write
 from page_tables import put
 
 from trimtab.datasets import to_choices
@@ -31,10 +30,8 @@ def plan(seed: int, folder: Path) -> Plan:
     """A study of ten data sets, as recipes/reliability.toml reads and steers."""
     files: list[str] = []
     for k in range(SETS):
-        some = to_choices(pairs(SETS * seed + k, coin=True))
-        rows = [{"prompt": p.prompt, "positive": p.positive, "negative": p.negative, **p.meta} for p in some]
         files.append(str(folder / f"null-{k}.jsonl"))
-        Path(files[-1]).write_text("\n".join(json.dumps(r) for r in rows))
+        write(to_choices(pairs(SETS * seed + k, coin=True)), Path(files[-1]))
     return Plan(
         tuple(files),
         contexts=("base",),

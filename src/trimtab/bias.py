@@ -18,7 +18,7 @@ from scipy import stats
 from trimtab.datasets import Pair, as_choice
 from trimtab.datasets import polarity as polarity_of
 from trimtab.errors import DataError
-from trimtab.statistics.intervals import Array, Groups, members
+from trimtab.statistics.intervals import Array, Groups, known, members
 
 SMALLEST_CELL = 20
 TERMS = ("concept", "letter", "polarity", "interaction")
@@ -124,9 +124,8 @@ def leaning(values: Array, codes: Array, groups: Groups = None) -> tuple[float, 
             Yes), -1 where it is at B (with No), 0 where it is neither, which is left out.
         groups: the question of each item.
     """
-    there = ~np.isnan(values) & (codes != 0)
-    y, c = values[there], codes[there]
-    own = members(None if groups is None else [g for g, k in zip(groups, there.tolist(), strict=True) if k], len(y))
+    both, groups = known(np.stack([np.where(codes == 0, np.nan, values), codes], 1), groups)
+    (y, c), own = both.T, members(groups, len(both))
     if min(sum(bool((c[k] == side).any()) for k in own) for side in (1, -1)) < 2 or len(own) < 4:
         return float("nan"), float("nan"), float("nan")
     design = np.stack([np.ones_like(c), c], 1)

@@ -50,7 +50,7 @@ def turned(rows: Float[Tensor, "k d"], count: int, seed: int = 0) -> Float[Tenso
     """
     _, _, axes = torch.linalg.svd(rows.double(), full_matrices=False)  # (r, d), orthonormal
     places = rows.double() @ axes.T  # (k, r): the rows in these axes
-    g = torch.Generator().manual_seed(int(digest("turned", str(seed)), 16) % 2**63)
+    g = _generator("turned", seed)
     drawn = torch.randn(count, rows.shape[1], len(axes), generator=g, dtype=torch.float64)
     frames, upper = torch.linalg.qr(drawn)
     frames = frames * torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)[:, None, :]  # evenly over rotations (Mezzadri 2007)
@@ -59,8 +59,7 @@ def turned(rows: Float[Tensor, "k d"], count: int, seed: int = 0) -> Float[Tenso
 
 def isotropic(like: Float[Tensor, "l d"], seed: int = 0) -> Float[Tensor, "l d"]:
     """A random direction with the norm of `like` at every layer, drawn apart for each."""
-    g = torch.Generator().manual_seed(int(digest("isotropic", str(seed)), 16) % 2**63)
-    drawn = torch.randn(like.shape, generator=g)
+    drawn = torch.randn(like.shape, generator=_generator("isotropic", seed))
     return drawn / drawn.norm(dim=-1, keepdim=True) * like.norm(dim=-1, keepdim=True)
 
 
@@ -127,6 +126,11 @@ def more(nulls: Float[Tensor, "k l d"], count: int, seed: int = 0) -> Float[Tens
 def stacked(vectors: Iterable[SteeringVector], layers: Sequence[int]) -> Float[Tensor, "k l d"]:
     """Vectors at some layers, as one tensor."""
     return torch.stack([torch.stack([v[k].float() for k in layers]) for v in vectors])
+
+
+def _generator(purpose: str, seed: int) -> torch.Generator:
+    """Draws for one purpose are not those of another at the same seed: a learner's random direction is never its control."""
+    return torch.Generator().manual_seed(int(digest(purpose, str(seed)), 16) % 2**63)
 
 
 def _number(name: str) -> tuple[str, int]:

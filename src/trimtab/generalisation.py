@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from trimtab.statistics.intervals import NOTHING, Array, Figure, Groups, correlation_interval, ends, members, resampled, spearman
+from trimtab.statistics.intervals import NOTHING, Array, Figure, Groups, correlation_interval, ends, known, members, resampled, spearman
 
 Grid = Mapping[tuple[str, str], Array]  # (context the vector was learned in, context it is tested in) -> slope of every test item
 
@@ -33,9 +33,8 @@ def relative(grid: Grid, train: str, test: str, groups: Groups = None, seed: int
     Args:
         grid: must hold (train, test) and (test, test). Items that one of the two lacks are left out.
     """
-    there = ~(np.isnan(grid[train, test]) | np.isnan(grid[test, test]))
-    over, under = grid[train, test][there], grid[test, test][there]
-    own = None if groups is None else [g for g, k in zip(groups, there, strict=True) if k]
+    both, own = known(np.stack([grid[train, test], grid[test, test]], 1), groups)
+    over, under = both.T
     if len(members(own, len(under))) < 3:
         return Relative(train, test, float("nan"), float("nan"), float("nan"))
     drawn = resampled(own, len(under), seed, resamples)
@@ -55,7 +54,8 @@ def transfer(grid: Grid, groups: Groups = None) -> list[Relative]:
 def correlation(name: str, x: Sequence[float], y: Sequence[float], clusters: Groups = None, seed: int = 0) -> Figure:
     """Spearman correlation of the points that have both, with its interval: Fisher's z, or, where points come in clusters that are not independent
     (data sets, families), a bootstrap over clusters."""
-    a, b, groups = _known(x, y, clusters)
+    both, groups = known(np.array([x, y], float).T, clusters)
+    a, b = both.T
     r = spearman(a, b)
     if groups is None or len(set(groups)) == len(groups):
         lo, hi = correlation_interval(r, len(a))
@@ -68,9 +68,8 @@ def correlation(name: str, x: Sequence[float], y: Sequence[float], clusters: Gro
 
 def closer(x: Sequence[float], other: Sequence[float], y: Sequence[float], clusters: Groups = None, seed: int = 0) -> tuple[float, float, float]:
     """How much better x ranks y than `other` does: difference of Spearman correlations, and its interval by a paired bootstrap."""
-    known = ~(np.isnan(np.array(x, float)) | np.isnan(np.array(other, float)) | np.isnan(np.array(y, float)))
-    a, b, c = (np.array(v, float)[known] for v in (x, other, y))
-    groups = None if clusters is None else [g for g, k in zip(clusters, known, strict=True) if k]
+    all_three, groups = known(np.array([x, other, y], float).T, clusters)
+    a, b, c = all_three.T
     drawn = [spearman(a[k], c[k]) - spearman(b[k], c[k]) for k in resampled(groups, len(a), seed, 1_000)]
     return (spearman(a, c) - spearman(b, c), *ends(drawn))
 
@@ -112,9 +111,3 @@ def linear(x: Array, y: Array) -> Callable[[Array], Array]:
 def mean_only(x: Array, y: Array) -> Callable[[Array], Array]:
     """The mean of the targets, whatever the features: the baseline of `left_out`."""
     return lambda new: np.full(len(new), y.mean())
-
-
-def _known(x: Sequence[float], y: Sequence[float], clusters: Groups) -> tuple[Array, Array, Groups]:
-    a, b = np.array(x, dtype=np.float64), np.array(y, dtype=np.float64)
-    known = ~(np.isnan(a) | np.isnan(b))
-    return a[known], b[known], None if clusters is None else [g for g, k in zip(clusters, known, strict=True) if k]

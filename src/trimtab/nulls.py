@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from trimtab.vector import SteeringVector
 
 log = logging.getLogger("trimtab")
 Progress = Callable[[int, int], None]
+Draw = Callable[[int, int], Tensor]
 FORECAST, MEASURED = 100, 24  # items at most, of either way
 
 
@@ -78,7 +80,7 @@ def _forecast(
     known = ~(expected.unsteered.isnan() | expected.gradients.isnan().flatten(1).any(1))
     gradient = expected.gradients[known].mean(0)[list(layers)]
     rows = stacked([vector], layers)[0]
-    own, drawn = (rows * gradient).sum(-1), {"random": random_slopes(rows, gradient, draws, seed)}
+    own, drawn = (rows * gradient).sum(-1), {"random": null_slopes(partial(turned, rows), gradient, draws, seed)}
     if len(vector.nulls) >= FEWEST:
         seen = (stacked(null_controls(vector).values(), layers) * gradient).sum(-1, keepdim=True)
         drawn["shuffled"] = more(seen, draws, seed)[..., 0]  # normal combinations of slopes are slopes of normal combinations
@@ -89,9 +91,9 @@ def _forecast(
     return Compared(str(key), float(own[layers.index(key)]), int(known.sum()), "forecast", tuple(nulls))
 
 
-def random_slopes(vector: Float[Tensor, "l d"], gradient: Float[Tensor, "l d"], draws: int, seed: int) -> Float[Tensor, "c l"]:
-    """Forecast slopes of the vector turned at random, a few at a time."""
-    pieces = [turned(vector, len(piece), 1000 * seed + piece[0]) for piece in in_pieces(range(draws), 64)]
+def null_slopes(draw: Draw, gradient: Float[Tensor, "l d"], draws: int, seed: int) -> Float[Tensor, "c l"]:
+    """Forecast slopes of null vectors, drawn a few at a time; `draw` gives so many of them, (count, l, d), for a seed."""
+    pieces = (draw(len(piece), 1000 * seed + piece[0]) for piece in in_pieces(range(draws), 64))
     return torch.cat([torch.einsum("cld,ld->cl", piece, gradient) for piece in pieces])
 
 

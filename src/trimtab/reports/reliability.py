@@ -126,7 +126,7 @@ class Study:
     def verdict(self, s: SetResult) -> Kind:
         """Of one data set, by the decision table of every report; its p-value is adjusted for the number of data sets."""
         nulls = [c.slope for (v, context), c in s.curves.items() if context == s.first and v.startswith("shuffled")]
-        beyond = max((abs(_mean(x)) for x in nulls), default=float("nan"))
+        beyond = max((abs(mean_slope(x)) for x in nulls), default=float("nan"))
         slope = Figure("mean", s.mean.value, s.mean.lo, s.mean.hi, s.mean.n, f"{s.unit} per multiplier")
         asked = {g for g, x in zip(s.facts["group"], s.main, strict=True) if not np.isnan(x)}
         return decide(Evidence(slope, len(asked), self.q[s.name], beyond))
@@ -148,7 +148,7 @@ def choose_layer(folder: Run, facts: Mapping[str, Mapping[str, Any]], budget: fl
     bounds: dict[int, list[float]] = {}
     for name, mine in facts.items():
         for layer, slope in sweep_slopes(Run(folder.file("sets", name)), mine["items"]["val"]).items():
-            lo, mean = interval(slope, mine["groups"]["val"])[0], _mean(slope)
+            lo, mean = interval(slope, mine["groups"]["val"])[0], mean_slope(slope)
             bounds.setdefault(layer, []).append(mean if np.isnan(lo) else lo)  # too few questions for a bound: the mean
     cost = sweep_costs(folder, list(facts))
     cheap = [k for k in bounds if cost[k] <= budget] or list(bounds)
@@ -271,18 +271,12 @@ def _leanings(curves: Mapping[tuple[str, str], Curves], facts: Mapping[str, Any]
 
     first = facts["contexts"][0]
     codes = {"A": [{"A": 1, "B": -1}[x] for x in facts["letter"]["test"]], "yes": [{"yes": 1, "no": -1}.get(x, 0) for x in facts["polarity"]["test"]]}
-    values = {"A": at_zero(first), "yes": at_zero(first)}
+    values, groups = {"A": at_zero(first), "yes": at_zero(first)}, {"A": [*facts["group"]], "yes": [*facts["group"]]}
     if ("vector", "swapped") in curves:
-        values["A"] = np.concatenate([values["A"], at_zero("swapped")])
+        values["A"], groups["A"] = np.concatenate([values["A"], at_zero("swapped")]), groups["A"] * 2
         codes["A"] += [-c for c in codes["A"]]
-    groups = {"A": [*facts["group"]] * (2 if ("vector", "swapped") in curves else 1), "yes": facts["group"]}
-    told = {
-        k: (values[k], np.array(c, float), groups[k])
-        for k, c in codes.items()
-        if (k == "yes" or plan["form"] == "letters") and min(c.count(1), c.count(-1)) > 1
-    }
-    found = {k: leaning(*x) for k, x in told.items()}
-    return {k: x for k, x in found.items() if not np.isnan(x[0])}
+    found = {k: leaning(values[k], np.array(c, float), groups[k]) for k, c in codes.items() if k == "yes" or plan["form"] == "letters"}
+    return {k: x for k, x in found.items() if not np.isnan(x[0])}  # too few on a side say nothing
 
 
 def _factors(slope: Array, facts: Mapping[str, Any], plan: Mapping[str, Any], warnings: list[str]) -> tuple[Fit | None, dict[str, float]]:
@@ -333,15 +327,15 @@ def _across_sets(sets: Sequence[SetResult], layer: int) -> dict[str, Figure]:
 
     for trained, tested in SHIFTS:
         pairs = [(s.slope(s.first, s.first), s.slope(trained, tested)) for s in sets]
-        enter(f"ID and {trained} → {tested}", [_mean(a) for a, _ in pairs], [_mean(b) for _, b in pairs])
+        enter(f"ID and {trained} → {tested}", [mean_slope(a) for a, _ in pairs], [mean_slope(b) for _, b in pairs])
     for context in dict.fromkeys(c for s in sets for c in s.facts["beyond"]):
-        enter(f"ID and {context}", [_mean(s.slope(s.first, s.first)) for s in sets], [_mean(s.slope(s.first, context)) for s in sets])
+        enter(f"ID and {context}", [mean_slope(s.slope(s.first, s.first)) for s in sets], [mean_slope(s.slope(s.first, context)) for s in sets])
     enter("mean and variance", main, [s.spread**2 for s in sets])
     enter("mean and anti-steerable share", main, [s.anti.value for s in sets])
     enter(
         "forecast and measured mean slope",
         [float(s.layer_slopes("layers")[layer].mean()) for s in sets],
-        [_mean(s.curves["vector", s.first].slope) for s in sets],
+        [mean_slope(s.curves["vector", s.first].slope) for s in sets],
     )
     enter("coherence and mean slope", [s.forecast["card"]["coherence"]["cosine"] for s in sets], main)
     enter("separation and mean slope", [s.forecast["card"]["coherence"]["separation"] for s in sets], main)
@@ -363,7 +357,8 @@ SHIFTS = (
 )
 
 
-def _mean(x: Array | None) -> float:
+def mean_slope(x: Array | None) -> float:
+    """Over the items that were measured; NaN where none was."""
     return float("nan") if x is None or np.isnan(x).all() else float(np.nanmean(x))
 
 
@@ -400,7 +395,11 @@ def foreseen_by_layer(study: Study) -> list[LayerForecast]:
         plain = {s.name: study.plain[s.name][layer] for s in study.sets}
         expected = {s.name: s.layer_slopes("val")[layer] for s in study.sets}
         items = [correlation("", expected[n].tolist(), plain[n].tolist()).value for n in plain]
-        over = spearman(np.array([_mean(expected[n]) for n in plain]), np.array([_mean(plain[n]) for n in plain])) if len(plain) > 2 else float("nan")
+        over = (
+            spearman(np.array([mean_slope(expected[n]) for n in plain]), np.array([mean_slope(plain[n]) for n in plain]))
+            if len(plain) > 2
+            else float("nan")
+        )
         out.append(LayerForecast(layer, float(np.nanmean(items)), over))
     return out
 
@@ -409,7 +408,7 @@ def regret(study: Study) -> dict[str, float]:
     """What is lost by taking the layer the forecast likes best, in mean validation slope, as a share of the best layer's; mean over data sets."""
     lost: list[float] = []
     for s in study.sets:
-        swept = {k: _mean(v) for k, v in study.plain.get(s.name, {}).items()}
+        swept = {k: mean_slope(v) for k, v in study.plain.get(s.name, {}).items()}
         expected = {k: float(v.mean()) for k, v in s.layer_slopes("val").items() if k in swept}
         if swept and max(swept.values()) > 0:
             lost.append(1 - swept[max(expected, key=lambda k: expected[k])] / max(swept.values()))
@@ -436,7 +435,7 @@ def set_rows(study: Study) -> list[dict[str, Any]]:
             "data": s.name, "n": s.mean.n, "unit": s.unit, "mean": s.mean.value, "mean_lo": s.mean.lo, "mean_hi": s.mean.hi, "median": s.median.value,
             "median_lo": s.median.lo, "median_hi": s.median.hi, "sd": s.spread, "anti": s.anti.value, "anti_lo": s.anti.lo, "anti_hi": s.anti.hi,
             "anti_normal": s.normal, **{f"confident_{k.replace('-', '_')}": v for k, v in s.classes.items()}, "p": s.p, "q": study.q[s.name], "p_random": s.compared.beside("random"), "p_span": s.compared.beside("span"), "verdict": study.verdict(s),
-            "two_level_lo": s.widened[0], "two_level_hi": s.widened[1], "cross_fitted": _mean(s.fold_slopes) if len(s.fold_slopes) else float("nan"),
+            "two_level_lo": s.widened[0], "two_level_hi": s.widened[1], "cross_fitted": mean_slope(s.fold_slopes) if len(s.fold_slopes) else float("nan"),
             **{f"variance_{k}": v for k, v in s.shares.items()}, "variance": s.total_variance,
             "gain_at_kl": _gain(s, 1), "loss_at_kl": _gain(s, -1),
             "position": float("nan") if s.position is None else float(s.position.mean()), "kl_at_1": _at(s, s.kl, 1.0),

@@ -9,14 +9,12 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
-
 from trimtab.generalisation import correlation
 from trimtab.recipe import Run
 from trimtab.reports.page import write_sections
-from trimtab.reports.reliability import SHIFTS, Study, foreseen_by_layer, item_rows, load, regret, set_rows, summary, write_csv
+from trimtab.reports.reliability import SHIFTS, Study, foreseen_by_layer, item_rows, load, mean_slope, regret, set_rows, summary, write_csv
 from trimtab.reports.reliability_figures import draw
-from trimtab.statistics.intervals import Array, Figure
+from trimtab.statistics.intervals import Figure
 
 Rows = Sequence[Sequence[str]]
 
@@ -121,7 +119,7 @@ def _sections(study: Study) -> list[tuple[str, Rows]]:
     out.append(("Beside the published models (rank correlation over data sets)", _published_rows(study)))
     if study.sweeps:
         head = ["layer", "over items", "over data sets", "mean slope", "KL at ±1"]
-        mean = {k: sum(_mean(study.sweeps[s.name][k]) for s in study.sets) / len(study.sets) for k in next(iter(study.sweeps.values()))}
+        mean = {k: sum(mean_slope(study.sweeps[s.name][k]) for s in study.sets) / len(study.sets) for k in next(iter(study.sweeps.values()))}
         rows = [
             [str(f.layer), _number(f.items), _number(f.sets), _number(mean[f.layer]), _number(study.sweep_kl[f.layer])]
             for f in foreseen_by_layer(study)
@@ -159,7 +157,7 @@ def _factor_rows(study: Study) -> Rows:
     for s in study.ranked():
         share = [f"{s.shares[k] / s.total_variance:.0%}" if k in s.shares and s.total_variance > 0 else "" for k in ("letter", "polarity")]
         betas = [f"{s.fit.beta[k]:+.3f} ± {s.fit.interval(k)[1] - s.fit.beta[k]:.3f}" if s.fit else "" for k in ("letter", "polarity", "concept")]
-        position = "" if s.position is None else f"{_mean(s.position):+.3f}"
+        position = "" if s.position is None else f"{mean_slope(s.position):+.3f}"
         rows.append(
             [
                 s.name,
@@ -179,7 +177,7 @@ def _control_rows(study: Study) -> Rows:
     names = list(dict.fromkeys(v for s in study.sets for v, c in s.curves if c == s.first and v != "vector" and not v.startswith("from ")))
     rows = [["data set", "vector", *names]]
     for s in study.ranked():
-        rows.append([s.name, *(_number(_mean(s.curves[v, s.first].slope)) if (v, s.first) in s.curves else "" for v in ("vector", *names))])
+        rows.append([s.name, *(_number(mean_slope(s.curves[v, s.first].slope)) if (v, s.first) in s.curves else "" for v in ("vector", *names))])
     return rows
 
 
@@ -187,7 +185,7 @@ def _context_rows(study: Study) -> Rows:
     contexts = list(dict.fromkeys(c for s in study.sets for c in (*s.facts["contexts"], *s.facts["beyond"])))
     rows = [["data set", *contexts]]
     for s in study.ranked():
-        rows.append([s.name, *(_number(_mean(s.curves["vector", c].slope)) if ("vector", c) in s.curves else "" for c in contexts)])
+        rows.append([s.name, *(_number(mean_slope(s.curves["vector", c].slope)) if ("vector", c) in s.curves else "" for c in contexts)])
     return rows
 
 
@@ -202,10 +200,6 @@ def _relative_rows(study: Study) -> Rows:
 
 def _relative(value: float, lo: float, hi: float) -> str:
     return "not told from 0" if math.isnan(value) else f"{value:.2f} ({lo:.2f} to {hi:.2f})"
-
-
-def _mean(x: Array) -> float:
-    return float(np.nanmean(x)) if not np.isnan(x).all() else float("nan")
 
 
 def _number(x: float) -> str:

@@ -46,8 +46,7 @@ def members(groups: Groups, n: int) -> list[NDArray[np.intp]]:
     """
     if groups is None:
         return [np.array([k]) for k in range(n)]
-    if len(groups) != n:
-        raise DataError("not one group per item", given=f"{len(groups)} groups", expected=f"{n}, one for each item")
+    _one_each(groups, n)
     places: dict[Hashable, list[int]] = {}
     for k, g in enumerate(groups):
         places.setdefault(g, []).append(k)
@@ -57,9 +56,13 @@ def members(groups: Groups, n: int) -> list[NDArray[np.intp]]:
 def known(values: Array, groups: Groups = None) -> tuple[Array, Groups]:
     """What was measured: values (n,) without NaN, or (n, K) without the rows that hold one, and the groups that go with it."""
     there: NDArray[np.bool_] = np.logical_not(np.isnan(values if values.ndim > 1 else values[:, None]).any(axis=1))
-    if groups is not None and len(groups) != len(values):
-        raise DataError("not one group per item", given=f"{len(groups)} groups", expected=f"{len(values)}, one for each item")
+    _one_each(groups, len(values))
     return values[there], None if groups is None else [g for g, k in zip(groups, there.tolist(), strict=True) if k]
+
+
+def _one_each(groups: Groups, n: int) -> None:
+    if groups is not None and len(groups) != n:
+        raise DataError("not one group per item", given=f"{len(groups)} groups", expected=f"{n}, one for each item")
 
 
 def resampled(groups: Groups, n: int, seed: int, times: int) -> list[NDArray[np.intp]]:

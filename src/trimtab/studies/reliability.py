@@ -22,7 +22,7 @@ from torch import Tensor
 
 from trimtab.bias import is_listed, options
 from trimtab.contexts import STUDIED, SYSTEM, available, in_context
-from trimtab.controls import in_span, shuffled
+from trimtab.controls import in_span, shuffled, turned
 from trimtab.datasets import Dataset, Pair, Splits
 from trimtab.errors import DataError, RecipeError
 from trimtab.forecast import Sensitivity, card, sensitivity
@@ -30,8 +30,8 @@ from trimtab.interventions import Intervention
 from trimtab.measure import measure
 from trimtab.methods import Activations, Read, activations, paired_rows, tied
 from trimtab.metrics import KL, Metric, OutsideMass, Propensity
-from trimtab.model import LM, Layer, in_pieces
-from trimtab.nulls import random_slopes
+from trimtab.model import LM, Layer
+from trimtab.nulls import null_slopes
 from trimtab.recipe import GRID, Run, check_grid
 from trimtab.reports.reliability import choose_layer
 from trimtab.statistics.nulls import Compared, Null
@@ -317,12 +317,10 @@ class _Studied:
         (Those are orthogonal to the vector, not to the behavior: where it shows differently from pair to pair they hold some of it, and are as long as the vector.)
         """
         layers = [layer] if self.plan.layer is not None else [k for k in read.layers if not self.plan.layers or k in self.plan.layers]
-        some, gradient, seed = read.at(layers), expected.gradients.mean(0)[layers], 1000 * (self.plan.seed + 1)
+        some, gradient = read.at(layers), expected.gradients.mean(0)[layers]
         mean = some.mean_difference()
-        slopes = {"random": random_slopes(mean, gradient, self.plan.draws, self.plan.seed + 1)}
-        for kind, draw in (("shuffled", partial(shuffled, tied=some.tied)), ("span", in_span)):
-            pieces = [draw(some.deltas, len(k), seed + k[0]) for k in in_pieces(range(self.plan.draws), 64)]
-            slopes[kind] = torch.cat([torch.einsum("cld,ld->cl", piece, gradient) for piece in pieces])
+        drawn = {"random": partial(turned, mean), "shuffled": partial(shuffled, some.deltas, tied=some.tied), "span": partial(in_span, some.deltas)}
+        slopes = {kind: null_slopes(draw, gradient, self.plan.draws, self.plan.seed + 1) for kind, draw in drawn.items()}
         nulls = tuple(Null.of(kind, layers, s.numpy().astype(float)) for kind, s in slopes.items())
         return Compared(str(layer), float(mean[layers.index(layer)] @ gradient[layers.index(layer)]), len(expected.items), "forecast", nulls)
 
