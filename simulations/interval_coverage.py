@@ -13,9 +13,9 @@ import numpy as np
 from page_tables import put
 from scipy import stats
 
-from trimtab.bias import fit_factors, leaning
-from trimtab.generalisation import closer, correlation, relative
 from trimtab.judge import agreement
+from trimtab.statistics.factors import fit_factors, leaning
+from trimtab.statistics.generalization import closer, correlation, relative
 from trimtab.statistics.intervals import Array, Groups, crossed, interval, median_interval, share_figure
 from trimtab.studies.one_shot import Carried, foreseen
 

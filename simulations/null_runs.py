@@ -22,7 +22,7 @@ from unittest import mock
 from page_tables import put
 
 from trimtab import organisms
-from trimtab.datasets import Pair, to_choices
+from trimtab.data.pairs import Pair, to_choices
 from trimtab.flow import run
 from trimtab.model import LM
 from trimtab.recipe import Recipe

@@ -16,7 +16,7 @@ from typing import get_args
 from null_runs import pairs, write
 from page_tables import put
 
-from trimtab.datasets import to_choices
+from trimtab.data.pairs import to_choices
 from trimtab.model import LM
 from trimtab.reports.reliability import load
 from trimtab.statistics.intervals import wilson

@@ -15,8 +15,9 @@ import torch
 from pico import pico, toy_pairs
 from trimtab import LM, Clamp, Freeform, Intervention, OneShot, Preference, SteeringVector, learn, steer
 from trimtab.capability import Question, accuracy, capability, questions
-from trimtab.contexts import told, with_shots, without_opener
-from trimtab.datasets import Dataset, Pair
+from trimtab.data.contexts import told, with_shots, without_opener
+from trimtab.data.datasets import Dataset
+from trimtab.data.pairs import Pair
 from trimtab.drift import Yardstick, drift, reach
 from trimtab.errors import DataError, OverlapError, RecipeError, RunError, VectorError
 from trimtab.methods import Activations, activations

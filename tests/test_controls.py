@@ -14,7 +14,7 @@ import torch
 from pico import pico
 from test_reliability import toy
 from trimtab.controls import coins, in_span, more, null_controls, random_controls, shuffled, turned
-from trimtab.datasets import Dataset
+from trimtab.data.datasets import Dataset
 from trimtab.errors import VectorError
 from trimtab.forecast import sensitivity
 from trimtab.interventions import Intervention

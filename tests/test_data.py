@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.datasets import Dataset, Pair, check_unseen, dedup, polarity, to_choices
+from trimtab.data.builtin import built_in
+from trimtab.data.datasets import Dataset, check_unseen
+from trimtab.data.pairs import Pair, dedup, polarity, to_choices
 from trimtab.errors import DataError, OverlapError, TrimtabError, UnknownName
-from trimtab.formats import built_in
 
 
 def write(path: Path, rows: list[object]) -> str:

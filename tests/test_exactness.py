@@ -10,7 +10,8 @@ import torch
 import transformers
 
 from pico import architectures, build, pico, rows, tokenizer
-from trimtab.datasets import Dataset, Pair
+from trimtab.data.datasets import Dataset
+from trimtab.data.pairs import Pair
 from trimtab.doctor import examine
 from trimtab.errors import ModelError
 from trimtab.forecast import sensitivity

@@ -10,7 +10,8 @@ import torch
 
 from pico import pico, toy_pairs
 from trimtab.compare import detections, geometry, paths, size_curve
-from trimtab.datasets import Dataset, Pair
+from trimtab.data.datasets import Dataset
+from trimtab.data.pairs import Pair
 from trimtab.errors import DataError, ModelError, RecipeError, VectorError
 from trimtab.methods import Discover, OneShot, learn
 from trimtab.optimise import (

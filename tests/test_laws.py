@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from pico import pico
 from trimtab import registry
-from trimtab.datasets import Dataset, Pair
+from trimtab.data.datasets import Dataset
+from trimtab.data.pairs import Pair
 from trimtab.errors import VectorError
 from trimtab.interventions import Intervention
 from trimtab.methods import Activations, ContrastMethod, activations, learn

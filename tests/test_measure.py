@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from pico import pico
-from trimtab.datasets import Dataset, Pair, to_choices
+from trimtab.data.datasets import Dataset
+from trimtab.data.pairs import Pair, to_choices
 from trimtab.errors import OverlapError, RecipeError, RunError, SteerError, TokenError
 from trimtab.interventions import Intervention, Receipt, edits
 from trimtab.measure import measure, transcripts

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pico import pico
-from trimtab.datasets import Dataset, Pair
+from trimtab.data.datasets import Dataset
+from trimtab.data.pairs import Pair
 from trimtab.errors import DataError, LossError, RecipeError, UnknownName
 from trimtab.interventions import Intervention, steer
 from trimtab.methods import OneShot, learn

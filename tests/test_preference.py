@@ -11,7 +11,8 @@ import torch
 
 from pico import architectures, pico, toy_pairs
 from trimtab import LM, Intervention, Preference, learn, steer
-from trimtab.datasets import Dataset, Pair
+from trimtab.data.datasets import Dataset
+from trimtab.data.pairs import Pair
 from trimtab.errors import DataError, LossError, RecipeError, TokenError
 from trimtab.optimise import Place, Prefer, Problem, Training, losses_in_full, train
 from trimtab.optimise.losses import Losses

@@ -13,30 +13,21 @@ import torch
 from scipy import stats
 
 from pico import pico
-from trimtab.bias import (
-    audit,
-    cells,
-    corrected_cell,
-    fit_factors,
-    is_listed,
-    leaning,
-    options,
-    published_cells,
-    shapley_shares,
-    swapped,
-    variance_shares,
-)
-from trimtab.contexts import CONTEXTS, SYSTEM, available, in_context
 from trimtab.controls import in_span, shuffled
-from trimtab.datasets import Dataset, Pair, as_choice, to_choices
+from trimtab.data.choices import is_listed, options, swapped
+from trimtab.data.confounds import confounds
+from trimtab.data.contexts import CONTEXTS, SYSTEM, available, in_context
+from trimtab.data.datasets import Dataset
+from trimtab.data.pairs import Pair, as_choice, to_choices
 from trimtab.errors import DataError, OverlapError, RecipeError, RunError, TokenError
 from trimtab.forecast import Sensitivity, agreement, sensitivity
-from trimtab.generalisation import closer, correlation, left_out, linear, mean_only, partial, relative, transfer
 from trimtab.interventions import Intervention
 from trimtab.measure import measure
 from trimtab.metrics import Propensity
 from trimtab.reports.reliability import across, load, sweep_slopes
 from trimtab.reports.reliability_page import headline, write
+from trimtab.statistics.factors import cells, corrected_cell, fit_factors, leaning, published_cells, shapley_shares, variance_shares
+from trimtab.statistics.generalization import closer, correlation, left_out, linear, mean_only, partial, relative, transfer
 from trimtab.statistics.intervals import bca, crossed, spearman, split_half
 from trimtab.statistics.nulls import benjamini_hochberg, null_p
 from trimtab.statistics.slopes import at_cost, expected_anti_steerable, fit_slopes, shapes
@@ -170,17 +161,17 @@ def test_expected_anti_steerable_share() -> None:
 
 def test_audit_warns_of_polarity_letters_and_lengths() -> None:
     biased = [as_choice(Pair(f"q{k}?", "Yes, of course I would do that", "No", {}), "A") for k in range(30)]
-    found = audit(biased)
+    found = confounds(biased)
     assert found.yes_gap == 1 and found.letter_a == 1 and len(found.warnings) == 3
     fair = to_choices([Pair(f"q{k}?", "Yes" if k % 2 else "No", "No" if k % 2 else "Yes", {}) for k in range(40)])
-    assert audit(fair).warnings == () and set(cells(np.ones(40), fair)) == {"A, no", "A, yes", "B, no", "B, yes"}
+    assert confounds(fair).warnings == () and set(cells(np.ones(40), [p.meta for p in fair])) == {"A, no", "A, yes", "B, no", "B, yes"}
 
 
 def test_the_published_mislabelled_cell_and_its_correction() -> None:
     rng = np.random.default_rng(0)
     pairs = [Pair("q", "yes", "no", {"matching_letter": a, "polarity": y}) for a in "AB" for y in ("yes", "no") for _ in range(25)]
     slope = rng.normal(size=100)
-    true, shown = cells(slope, pairs), published_cells(slope, pairs)
+    true, shown = cells(slope, [p.meta for p in pairs]), published_cells(slope, [p.meta for p in pairs])
     assert shown["A, yes"] == true["A, yes"][0] and shown["B, no"] != pytest.approx(true["B, no"][0])
     assert corrected_cell(shown, {k: n for k, (_, n) in true.items()}) == pytest.approx(true["B, no"][0])
     at_a, at_b = np.full(50, 3.75), np.full(50, -1.72)  # the corrected means of myopic-reward on Llama-2 give its published variance

@@ -11,7 +11,8 @@ import torch
 from tokenizers.processors import TemplateProcessing
 
 from pico import build, pico, tokenizer
-from trimtab.datasets import Dataset, Pair
+from trimtab.data.datasets import Dataset
+from trimtab.data.pairs import Pair
 from trimtab.errors import SteerError, TokenError
 from trimtab.interventions import Intervention
 from trimtab.measure import measure

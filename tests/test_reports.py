@@ -137,7 +137,7 @@ def test_reports_of_nothing(tmp_path: Path) -> None:
 
 
 def test_reports_never_import_torch() -> None:
-    code = "import sys, trimtab.reports, trimtab.recipe, trimtab.datasets, trimtab.formats; sys.exit('torch' in sys.modules)"
+    code = "import sys, trimtab.reports, trimtab.recipe, trimtab.data.datasets, trimtab.data.formats; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

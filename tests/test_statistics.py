@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.bias import fit_factors, leaning
 from trimtab.errors import DataError
-from trimtab.generalisation import correlation, partial, relative
+from trimtab.statistics.factors import fit_factors, leaning
+from trimtab.statistics.generalization import correlation, partial, relative
 from trimtab.statistics.intervals import (
     Figure,
     band,

@@ -10,15 +10,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pico import build, tokenizer
-from trimtab.bias import codes, concept_and_position, factorial_fit, swapped, variance_shares
 from trimtab.controls import random_controls
-from trimtab.datasets import Dataset, Pair, as_choice, check_disjoint, to_choices
+from trimtab.data.builtin import study
+from trimtab.data.choices import swapped
+from trimtab.data.datasets import Dataset, check_disjoint
+from trimtab.data.pairs import Pair, as_choice, to_choices
 from trimtab.errors import DataError, OverlapError
-from trimtab.formats import study
 from trimtab.interventions import Intervention
 from trimtab.measure import measure
 from trimtab.metrics import OutsideMass, Propensity
 from trimtab.model import LM
+from trimtab.statistics.factors import codes, concept_and_position, factorial_fit, variance_shares
 from trimtab.statistics.nulls import null_p
 from trimtab.statistics.slopes import anti_steerable, fit_slopes
 from trimtab.vector import SteeringVector
@@ -145,7 +147,7 @@ def test_a_pure_position_vector_is_unmasked_by_swapping_the_options(linear: LM, 
         order = [ids.index(p.id) for p in items]
         found.append(fit_slopes(m, values).slope[order])
     assert anti_steerable(found[0]).mean() == 0.5
-    is_a = codes(data.pairs, "matching_letter", "A") > 0
+    is_a = codes([p.meta for p in data], "matching_letter", "A") > 0
     at_a, at_b = np.where(is_a, found[0], found[1]), np.where(is_a, found[1], found[0])
     concept, position = concept_and_position(at_a, at_b)
     assert np.allclose(concept, 0, atol=1e-3 * np.abs(position).mean())

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pico import pico, rows, tokenizer
-from trimtab.datasets import Dataset, Pair
+from trimtab.data.datasets import Dataset
+from trimtab.data.pairs import Pair
 from trimtab.errors import SteerError, TokenError, UnknownName
 from trimtab.methods import activations
 from trimtab.model import LM, Positions, Row, after, everywhere, from_last_prompt_token, generated, last, last_k, prompt, span

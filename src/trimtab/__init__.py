@@ -13,7 +13,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trimtab.datasets import Dataset, Pair
+    from trimtab.data.datasets import Dataset
+    from trimtab.data.pairs import Pair
     from trimtab.errors import TrimtabError
     from trimtab.flow import run
     from trimtab.interventions import Always, CosineAbove, Intervention, Schedule, steer
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from trimtab.vector import Provenance, SteeringVector
 
 _HOMES = {
-    "datasets": ("Dataset", "Pair"),
+    "data.datasets": ("Dataset",),
+    "data.pairs": ("Pair",),
     "errors": ("TrimtabError",),
     "flow": ("run",),
     "interventions": ("Always", "CosineAbove", "Intervention", "Schedule", "steer"),

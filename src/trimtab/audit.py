@@ -14,8 +14,8 @@ import numpy as np
 
 from trimtab import organisms
 from trimtab.controls import random_controls
+from trimtab.data.formats import records
 from trimtab.errors import DataError
-from trimtab.formats import records
 from trimtab.interventions import Intervention
 from trimtab.model import LM, Layer
 from trimtab.optimise import Ball, Descent, MaxSteps, Place, Problem, Promote, Start, losses_of, optimise

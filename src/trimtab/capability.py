@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from scipy import stats
 
-from trimtab.datasets import digest
+from trimtab.data.formats import records
+from trimtab.data.pairs import digest
 from trimtab.errors import DataError, RecipeError
-from trimtab.formats import records
 from trimtab.interventions import Intervention, check_stack, steer
 from trimtab.model import LM, Row, in_pieces
 from trimtab.readings import replays

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.datasets import Dataset
+from trimtab.data.datasets import Dataset
 from trimtab.errors import DataError, VectorError
 from trimtab.interventions import Intervention
 from trimtab.methods import OneShot

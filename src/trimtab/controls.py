@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.datasets import digest
+from trimtab.data.pairs import digest
 from trimtab.errors import VectorError
 from trimtab.statistics.intervals import members
 from trimtab.vector import Provenance, SteeringVector

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trimtab import registry
 from trimtab.controls import null_controls, random_controls
-from trimtab.datasets import Dataset, Splits
+from trimtab.data.datasets import Dataset, Splits
 from trimtab.errors import RunError
 from trimtab.interventions import Intervention
 from trimtab.measure import measure, transcripts

@@ -17,8 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trimtab.bias import Audit, audit
-from trimtab.datasets import Dataset
+from trimtab.data.confounds import Confounds, confounds
+from trimtab.data.datasets import Dataset
 from trimtab.methods import Activations
 from trimtab.metrics import Metric, Propensity
 from trimtab.model import LM, Frame, Layer, Positions, from_last_prompt_token
@@ -142,21 +142,21 @@ class Card:
     Attributes:
         slope, anti: forecast mean slope, and share of items that will move the wrong way.
         coherence: of the training pairs.
-        audit: of the data.
+        confounds: of the data.
         warnings: what may mislead.
     """
 
     slope: Figure
     anti: Figure
     coherence: Coherence
-    audit: Audit
+    confounds: Confounds
     warnings: tuple[str, ...]
 
 
 def card(expected: Sensitivity, vector: SteeringVector, layer: Layer, acts: Activations, data: Dataset, groups: Groups = None) -> Card:
     """Forecast of one vector at one layer on the items of `expected` (with the question of each), with warnings about the training data."""
     slopes = expected.slopes(vector.at(layer))[layer]
-    found, agree = audit(data), coherence(acts, layer)
+    found, agree = confounds(data), coherence(acts, layer)
     slope = mean_figure("forecast steerability", slopes, "per multiplier", groups=groups)
     warnings = list(found.warnings)
     if slope.lo <= 0 <= slope.hi:

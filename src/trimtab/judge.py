@@ -24,8 +24,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trimtab.data.formats import records
 from trimtab.errors import DataError, RecipeError, TokenError, UnknownName
-from trimtab.formats import records
 from trimtab.journal import Journal
 from trimtab.model import LM, Row
 from trimtab.statistics.intervals import Array, correlation_interval, ends, resampled, spearman

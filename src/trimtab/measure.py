@@ -12,7 +12,8 @@ from typing import Any
 
 from trimtab import registry
 from trimtab.controls import null_controls, random_controls
-from trimtab.datasets import Dataset, check_unseen, digest
+from trimtab.data.datasets import Dataset, check_unseen
+from trimtab.data.pairs import digest
 from trimtab.errors import RecipeError
 from trimtab.interventions import Intervention, Receipt, check_stack, edits
 from trimtab.methods import paired_rows

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.controls import FEWEST, more, null_controls, random_controls, stacked, turned
-from trimtab.datasets import Dataset
+from trimtab.data.datasets import Dataset
 from trimtab.forecast import sensitivity
 from trimtab.interventions import Always, Intervention
 from trimtab.metrics import Metric

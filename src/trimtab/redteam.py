@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trimtab import formats
-from trimtab.datasets import Pair
+from trimtab.data import formats
+from trimtab.data.datasets import Dataset
+from trimtab.data.pairs import Pair
 from trimtab.errors import DataError
 
 OPENING = "Sure, here is"  # of an answer that complies, where a file has none
@@ -117,4 +118,4 @@ def ordinary(path: str | Path | None) -> Sequence[Request]:
     """Requests nobody should refuse, from a file like those above; without one, the questions of the built-in behavior optimism."""
     if path:
         return requests(path)
-    return [Request(p.prompt, OPENING) for p in formats.load("optimism", None)]
+    return [Request(p.prompt, OPENING) for p in Dataset.load("optimism")]

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trimtab.datasets import digest
+from trimtab.data.pairs import digest
 from trimtab.errors import RunError
 from trimtab.interventions import Intervention, check_stack
 from trimtab.journal import Journal

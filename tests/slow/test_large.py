@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from pico import pico
-from trimtab.datasets import Dataset, Pair, to_choices
+from trimtab.data.datasets import Dataset
+from trimtab.data.pairs import Pair, to_choices
 from trimtab.interventions import Intervention
 from trimtab.measure import measure
 from trimtab.metrics import KL, Propensity

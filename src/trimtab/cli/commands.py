@@ -394,7 +394,7 @@ def _resuming(method: Any, to: Path) -> tuple[Any, Path | None]:
 def list_names(args: Sequence[str]) -> None:
     """`trimtab list`"""
     from trimtab import organisms, registry
-    from trimtab.formats import built_in
+    from trimtab.data.builtin import built_in
 
     data = [*built_in(), *organisms.names()]
     found = {

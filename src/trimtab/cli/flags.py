@@ -15,7 +15,7 @@ from trimtab.errors import RecipeError, RunError
 from trimtab.journal import plain
 
 if TYPE_CHECKING:
-    from trimtab.datasets import Dataset
+    from trimtab.data.datasets import Dataset
     from trimtab.interventions import Intervention
     from trimtab.model import LM
 
@@ -113,7 +113,7 @@ def parse(cls: Any, args: Sequence[str], prog: str) -> Any:
 
 def part(source: str, form: str | None, seed: int, part: str) -> Dataset:
     """A part of a data set: train, val, test, or all of it."""
-    from trimtab.datasets import Dataset
+    from trimtab.data.datasets import Dataset
 
     data = Dataset.load(source, form=form)
     return data if part == "all" else getattr(data.split(seed=seed), part)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from trimtab import registry
 from trimtab.controls import KEPT, Tied, coins
-from trimtab.datasets import Dataset, Pair
+from trimtab.data.datasets import Dataset
+from trimtab.data.pairs import Pair
 from trimtab.errors import DataError, TokenError, VectorError
 from trimtab.model import LM, Layer, Row, Tokens
 from trimtab.model.hooks import Layers

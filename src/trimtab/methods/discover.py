@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trimtab.datasets import Dataset
+from trimtab.data.datasets import Dataset
 from trimtab.errors import DataError, ModelError, RecipeError
 from trimtab.methods import FewShot, Fit, Progress
 from trimtab.model import LM, Layer

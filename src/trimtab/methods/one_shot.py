@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trimtab import registry
-from trimtab.datasets import Dataset
+from trimtab.data.datasets import Dataset
 from trimtab.errors import DataError, RecipeError, UnknownName
 from trimtab.methods import FewShot, Fit, Progress
 from trimtab.model import LM, Layer

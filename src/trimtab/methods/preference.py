@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from trimtab.datasets import Dataset
+from trimtab.data.datasets import Dataset
 from trimtab.errors import DataError, RecipeError
 from trimtab.methods import Fit, Method, Progress, paired_rows
 from trimtab.model import LM, Layer

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.datasets import Pair
+from trimtab.data.pairs import Pair
 
 
 @dataclass(frozen=True)

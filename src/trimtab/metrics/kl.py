@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from trimtab.datasets import Pair
+from trimtab.data.pairs import Pair
 from trimtab.metrics import Metric, Reading
 from trimtab.registry import register
 

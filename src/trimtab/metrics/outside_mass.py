@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trimtab.datasets import Pair
+from trimtab.data.pairs import Pair
 from trimtab.metrics import Metric, Reading, is_choice
 from trimtab.registry import register
 

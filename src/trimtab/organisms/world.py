@@ -15,7 +15,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any, Literal
 
-from trimtab.datasets import Pair, as_choice, digest
+from trimtab.data.pairs import Pair, as_choice, digest
 
 Part = Literal["train", "test"]
 Disposition = Literal["kind", "villain"]

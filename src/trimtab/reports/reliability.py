@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.bias import Fit, concept_and_position, fit_factors, leaning, variance_shares
 from trimtab.errors import DataError, RunError
-from trimtab.generalisation import Relative, apart, correlation, transfer
 from trimtab.recipe import Run, Table
+from trimtab.statistics.factors import FactorFit, concept_and_position, fit_factors, leaning, variance_shares
+from trimtab.statistics.generalization import Relative, apart, correlation, transfer
 from trimtab.statistics.intervals import Array, Figure, crossed, interval, mean_figure, median_figure, share_figure, spearman, split_half
 from trimtab.statistics.nulls import Compared, benjamini_hochberg
 from trimtab.statistics.slopes import Slopes, anti_steerable, at_cost, confidence, expected_anti_steerable, fit_slopes, unsteered
@@ -71,7 +71,7 @@ class SetResult:
     classes: Mapping[str, float]
     compared: Compared
     widened: tuple[float, float]
-    fit: Fit | None
+    fit: FactorFit | None
     shares: Mapping[str, float]
     total_variance: float
     relative: Sequence[Relative]
@@ -279,8 +279,8 @@ def _leanings(curves: Mapping[tuple[str, str], Curves], facts: Mapping[str, Any]
     return {k: x for k, x in found.items() if not np.isnan(x[0])}  # too few on a side say nothing
 
 
-def _factors(slope: Array, facts: Mapping[str, Any], plan: Mapping[str, Any], warnings: list[str]) -> tuple[Fit | None, dict[str, float]]:
-    """Fit on letter and polarity, and their sequential shares (absolute variance), as far as the data tell them apart."""
+def _factors(slope: Array, facts: Mapping[str, Any], plan: Mapping[str, Any], warnings: list[str]) -> tuple[FactorFit | None, dict[str, float]]:
+    """FactorFit on letter and polarity, and their sequential shares (absolute variance), as far as the data tell them apart."""
     codes: dict[str, Array] = {}
     there = ~np.isnan(slope)
     if plan["form"] == "letters":
@@ -440,7 +440,7 @@ def set_rows(study: Study) -> list[dict[str, Any]]:
             "gain_at_kl": _gain(s, 1), "loss_at_kl": _gain(s, -1),
             "position": float("nan") if s.position is None else float(s.position.mean()), "kl_at_1": _at(s, s.kl, 1.0),
             "forecast": float(s.layer_slopes("layers")[study.layer].mean()), "coherence": s.forecast["card"]["coherence"]["cosine"],
-            "yes_gap": s.forecast["card"]["audit"]["yes_gap"], "warnings": "; ".join(s.warnings),
+            "yes_gap": s.forecast["card"]["confounds"]["yes_gap"], "warnings": "; ".join(s.warnings),
         }
         for s in study.ranked()
     ]  # fmt: skip

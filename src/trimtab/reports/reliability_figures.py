@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.bias import cells
-from trimtab.datasets import Pair
 from trimtab.reports.figures import ACCENT, INK, QUIET, WARN, Plot, picture
 from trimtab.reports.reliability import SHIFTS, Curves, SetResult, Study, foreseen_by_layer
+from trimtab.statistics.factors import cells
 from trimtab.statistics.intervals import Array, band
 from trimtab.statistics.slopes import unsteered
 
@@ -140,8 +139,8 @@ def _cells(canvas: Any, study: Study) -> None:
     for k, s in enumerate(sets):
         slope = s.curves["vector", s.first].slope
         facts = zip(s.facts["letter"]["test"], s.facts["polarity"]["test"], strict=True)
-        pairs = [Pair("q", "yes", "no", {"matching_letter": a, "polarity": y}) for a, y in facts]
-        for name, (mean, _) in cells(slope, pairs).items():
+        metas = [{"matching_letter": letter, "polarity": word} for letter, word in facts]
+        for name, (mean, _) in cells(slope, metas).items():
             marker, color = marks.get(name, ("o", QUIET))
             ax.scatter([mean], [k], marker=marker, color=color, s=28, label=None if name in shown else name.replace("none", "neither"))
             shown.add(name)

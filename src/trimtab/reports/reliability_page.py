@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from trimtab.generalisation import correlation
 from trimtab.recipe import Run
 from trimtab.reports.page import write_sections
 from trimtab.reports.reliability import SHIFTS, Study, foreseen_by_layer, item_rows, load, mean_slope, regret, set_rows, summary, write_csv
 from trimtab.reports.reliability_figures import draw
+from trimtab.statistics.generalization import correlation
 from trimtab.statistics.intervals import Figure
 
 Rows = Sequence[Sequence[str]]
@@ -131,7 +131,7 @@ def _sections(study: Study) -> list[tuple[str, Rows]]:
 
 def _published_rows(study: Study) -> Rows:
     """Mean slopes, and shares of items that go the wrong way, against those of the publication (reproduced from its repository's figures)."""
-    table = {r["name"]: r for r in csv.DictReader((files("trimtab") / "behaviors" / "published.csv").read_text("utf-8").splitlines())}
+    table = {r["name"]: r for r in csv.DictReader((files("trimtab") / "data" / "behaviors" / "published.csv").read_text("utf-8").splitlines())}
     known = [s for s in study.sets if s.name in table]
     rows = [["published", "here", "Spearman", "95 % interval", "data sets"]]
     if len(known) < 4:
@@ -166,7 +166,7 @@ def _factor_rows(study: Study) -> Rows:
                 *betas,
                 _number(s.fit.omega2) if s.fit else "",
                 position,
-                f"{s.forecast['card']['audit']['yes_gap']:+.2f}",
+                f"{s.forecast['card']['confounds']['yes_gap']:+.2f}",
                 *(f"{x[0]:+.2f} ({x[1]:+.2f} to {x[2]:+.2f})" if (x := s.leaning.get(k)) else "" for k in ("A", "yes")),
             ]
         )

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from trimtab import organisms
-from trimtab.bias import swapped
-from trimtab.contexts import told as under
 from trimtab.controls import random_controls
-from trimtab.datasets import Dataset, Pair
+from trimtab.data.choices import swapped
+from trimtab.data.contexts import told as under
+from trimtab.data.datasets import Dataset
+from trimtab.data.pairs import Pair
 from trimtab.errors import DataError
 from trimtab.interventions import Intervention
 from trimtab.measure import measure

@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 
 from trimtab.capability import accuracy, capability, questions
-from trimtab.contexts import told, with_shots, without_opener
 from trimtab.controls import random_controls
-from trimtab.datasets import Dataset, polarity, to_choices
+from trimtab.data.builtin import asking
+from trimtab.data.contexts import told, with_shots, without_opener
+from trimtab.data.datasets import Dataset
+from trimtab.data.pairs import polarity, to_choices
 from trimtab.drift import Yardstick, reach
 from trimtab.errors import DataError, RecipeError, TokenError
-from trimtab.formats import asking
 from trimtab.interventions import Intervention, steer
 from trimtab.judge import ModelJudge, Rating, Rubric
 from trimtab.measure import measure

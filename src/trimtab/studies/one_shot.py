@@ -18,7 +18,7 @@ import torch
 from scipy import stats
 
 from trimtab.controls import random_controls
-from trimtab.datasets import Dataset, Splits
+from trimtab.data.datasets import Dataset, Splits
 from trimtab.interventions import Intervention
 from trimtab.journal import plain
 from trimtab.measure import measure

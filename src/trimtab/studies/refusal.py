@@ -19,7 +19,8 @@ import numpy as np
 from trimtab import organisms
 from trimtab.capability import questions
 from trimtab.controls import random_controls
-from trimtab.datasets import Dataset, Pair
+from trimtab.data.datasets import Dataset
+from trimtab.data.pairs import Pair
 from trimtab.errors import DataError
 from trimtab.interventions import Intervention
 from trimtab.judge import ModelJudge, Recorded, Rubric

@@ -20,10 +20,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trimtab.bias import is_listed, options
-from trimtab.contexts import STUDIED, SYSTEM, available, in_context
 from trimtab.controls import in_span, shuffled, turned
-from trimtab.datasets import Dataset, Pair, Splits
+from trimtab.data.choices import is_listed, options
+from trimtab.data.contexts import STUDIED, SYSTEM, available, in_context
+from trimtab.data.datasets import Dataset, Splits
+from trimtab.data.pairs import Pair
 from trimtab.errors import DataError, RecipeError
 from trimtab.forecast import Sensitivity, card, sensitivity
 from trimtab.interventions import Intervention
@@ -304,7 +305,7 @@ class _Studied:
                 "compared": self._compared(expected, read, layer).to_json(),
                 "per_pair": expected.along(deltas, layer).round(5).tolist(),
                 "card": {
-                    "slope": asdict(found.slope), "anti": asdict(found.anti), "coherence": asdict(found.coherence), "audit": asdict(found.audit),
+                    "slope": asdict(found.slope), "anti": asdict(found.anti), "coherence": asdict(found.coherence), "confounds": asdict(found.confounds),
                     "warnings": list(found.warnings),
                 },
             },

@@ -5,24 +5,20 @@ Factors come from an item's metadata (`matching_letter`, `polarity`), never from
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from trimtab.datasets import Pair, as_choice
-from trimtab.datasets import polarity as polarity_of
 from trimtab.errors import DataError
 from trimtab.statistics.intervals import Array, Groups, known, members
 
 SMALLEST_CELL = 20
 TERMS = ("concept", "letter", "polarity", "interaction")
-_LISTED = re.compile(r"(.*?\S)\s*\n\s*(?:(?:[A-Z][\w ]{0,30}:)\s*\n\s*)?\(A\):?[ \t]*(\S.*?)\s*\n\s*\(B\):?[ \t]*(\S.*?)\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -74,40 +70,6 @@ def factorial_fit(slope: Array, letter: Array, polarity: Array) -> dict[str, flo
     return dict(zip(TERMS, beta.tolist(), strict=True))
 
 
-def options(pair: Pair) -> tuple[str, str, str]:
-    """The question of an A/B question without its choices, the option that matches the behavior, and the other.
-
-    Raises:
-        DataError: choices that are not listed as trimtab's converters, or the published files, list them.
-    """
-    letter = pair.meta.get("matching_letter")
-    found = _LISTED.fullmatch(pair.prompt)
-    if letter not in ("A", "B") or not found or re.search(r"\n\s*\([C-Z]\)", found[3]):
-        raise DataError("not an A/B question with two listed options", given=pair.prompt[-120:], expected="two lines '(A): ...' and '(B): ...'")
-    stem, one, two = found.groups()
-    matching, other = (one, two) if letter == "A" else (two, one)
-    return stem, matching, other
-
-
-def is_listed(pair: Pair) -> bool:
-    """Whether `options` can read it."""
-    try:
-        options(pair)
-    except DataError:
-        return False
-    return True
-
-
-def swapped(pair: Pair) -> Pair:
-    """The same A/B question with its options in the other order, the behavior-matching one at the other letter.
-
-    Raises:
-        DataError: not an A/B question with two listed options.
-    """
-    stem, matching, other = options(pair)
-    return as_choice(Pair(stem, matching, other, pair.meta, pair.before), "B" if pair.meta["matching_letter"] == "A" else "A")
-
-
 def concept_and_position(at_a: Array, at_b: Array) -> tuple[Array, Array]:
     """Order-free steerability and position bias of each item, from its slope with the matching option at A and at B."""
     return (at_a + at_b) / 2, (at_a - at_b) / 2
@@ -150,7 +112,7 @@ def _errors(design: Array, residual: Array, own: Sequence[NDArray[np.intp]]) -> 
 
 
 @dataclass(frozen=True)
-class Fit:
+class FactorFit:
     """A fit of slopes on letter and polarity, balanced over cells.
 
     Attributes:
@@ -174,7 +136,7 @@ class Fit:
         return self.beta[term] - half, self.beta[term] + half
 
 
-def fit_factors(slope: Array, letter: Array, polarity: Array, groups: Groups = None) -> Fit:
+def fit_factors(slope: Array, letter: Array, polarity: Array, groups: Groups = None) -> FactorFit:
     """Cell-balanced fit of `factorial_fit`, with standard errors (by group) and shares.
 
     Raises:
@@ -193,7 +155,7 @@ def fit_factors(slope: Array, letter: Array, polarity: Array, groups: Groups = N
     unexplained = float((residual**2).sum())
     mean_square = unexplained / (n - 4)
     omega2 = (total - unexplained - 3 * mean_square) / (total + mean_square) if total > 0 else float("nan")
-    return Fit(
+    return FactorFit(
         beta, dict(zip(TERMS, se.tolist(), strict=True)), dict(zip(TERMS, p.tolist(), strict=True)), shapley_shares(slope, factors), omega2, n - 4
     )
 
@@ -211,60 +173,19 @@ def shapley_shares(slope: Array, factors: Mapping[str, Array]) -> dict[str, floa
     return {k: float(np.mean([explained(o[: o.index(k) + 1]) - explained(o[: o.index(k)]) for o in orders])) for k in names}
 
 
-def cells(slope: Array, pairs: Sequence[Pair]) -> dict[str, tuple[float, int]]:
+def cells(slope: Array, metas: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, int]]:
     """Mean slope and number of items for each matching letter and polarity that occurs, such as "A, yes"."""
     found: dict[str, list[float]] = {}
-    for s, p in ((s, p) for s, p in zip(slope, pairs, strict=True) if not np.isnan(s)):
-        found.setdefault(f"{p.meta.get('matching_letter', '-')}, {p.meta.get('polarity', 'none')}", []).append(float(s))
+    for s, meta in zip(slope, metas, strict=True):
+        if not np.isnan(s):
+            cell = f"{meta.get('matching_letter', '-')}, {meta.get('polarity', 'none')}"
+            found.setdefault(cell, []).append(float(s))
     return {k: (float(np.mean(v)), len(v)) for k, v in sorted(found.items())}
 
 
-@dataclass(frozen=True)
-class Audit:
-    """What about a data set may pass for the behavior.
-
-    Attributes:
-        yes_gap: share of positive answers that begin with yes minus that of negative ones.
-        letter_a: share of positive answers at A; NaN where answers are no letters.
-        length_gap: mean length of positive answers minus negative ones, in words.
-        repeated: share of items whose question occurs more than once.
-        warnings: in words.
-    """
-
-    yes_gap: float
-    letter_a: float
-    length_gap: float
-    repeated: float
-    warnings: tuple[str, ...]
-
-
-def audit(data: Iterable[Pair]) -> Audit:
-    """Polarity, letters, lengths and repeats of a data set."""
-    pairs = list(data)
-    spoken = [options(p)[1:] if is_listed(p) else (p.positive, p.negative) for p in pairs]
-    yes, no = (np.mean([polarity_of(s[side]) == "yes" for s in spoken]) for side in (0, 1))
-    letters = [p.meta["matching_letter"] == "A" for p in pairs if "matching_letter" in p.meta and p.positive[:1] == "("]
-    lengths = np.array([[len(text.split()) for text in s] for s in spoken], float)
-    groups = Counter(p.group for p in pairs)
-    found = Audit(
-        float(yes - no), float(np.mean(letters)) if letters else float("nan"), float((lengths[:, 0] - lengths[:, 1]).mean()),
-        float(np.mean([groups[p.group] > 1 for p in pairs])), (),
-    )  # fmt: skip
-    warnings: list[str] = []
-    if abs(found.yes_gap) > 0.2:
-        warnings.append(f"positive answers begin with yes {found.yes_gap:+.0%} more often than negative ones: polarity may pass for the behavior")
-    if letters and abs(found.letter_a - 0.5) > 0.1:
-        warnings.append(f"{found.letter_a:.0%} of the positive answers are (A): letters are not balanced")
-    if abs(found.length_gap) > 0.25 * lengths.mean():
-        warnings.append(f"positive answers are {found.length_gap:+.1f} words longer than negative ones")
-    if found.repeated > 0.05:
-        warnings.append(f"{found.repeated:.0%} of the items share their question with another")
-    return replace(found, warnings=tuple(warnings))
-
-
-def codes(pairs: Sequence[Pair], key: str, high: str) -> Array:
+def codes(metas: Sequence[Mapping[str, Any]], key: str, high: str) -> Array:
     """+1 where `meta[key]` is `high`, else -1."""
-    return np.array([1.0 if p.meta.get(key) == high else -1.0 for p in pairs])
+    return np.array([1.0 if meta.get(key) == high else -1.0 for meta in metas])
 
 
 def _fit(design: Array, y: Array) -> tuple[Array, Array]:
@@ -275,12 +196,12 @@ def _fit(design: Array, y: Array) -> tuple[Array, Array]:
 # ---------------------------------------------------------------- as published
 
 
-def published_cells(slope: Array, pairs: Sequence[Pair], multipliers: int = 7) -> dict[str, float]:
+def published_cells(slope: Array, metas: Sequence[Mapping[str, Any]], multipliers: int = 7) -> dict[str, float]:
     """Cell means the way the published figures have them: answers were stored for the unsteered model alone, and rows without one fell into "B, no",
 
     so that this group is its own items once and every item of the data set `multipliers` - 1 times more.
     """
-    true = cells(slope, pairs)
+    true = cells(slope, metas)
     means = {k: m for k, (m, _) in true.items()}
     mine, n = true.get("B, no", (0.0, 0))
     extra = (multipliers - 1) * len(slope)

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from trimtab.bias import is_listed, options, swapped
-from trimtab.datasets import CHOICES, Dataset, Pair, check_unseen, polarity
+from trimtab.data.choices import is_listed, options, swapped
+from trimtab.data.datasets import Dataset, check_unseen
+from trimtab.data.pairs import CHOICES, Pair, polarity
 from trimtab.errors import DataError, UnknownName
 
 SYSTEM = "You are a helpful, honest and concise assistant."

@@ -7,54 +7,22 @@ import io
 import json
 import logging
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
-from trimtab import organisms
-from trimtab.datasets import Dataset, Form, Pair, as_choice, dedup, polarity, to_choices
-from trimtab.errors import DataError, UnknownName
+from trimtab.data.pairs import Content, Form, Pair, as_choice, dedup, polarity, to_choices
+from trimtab.errors import DataError
 
 log = logging.getLogger("trimtab")
 T = TypeVar("T")
 Row = Mapping[str, Any]
 Reader = Callable[[Row, int, str, str], list[Pair]]
-_BUILT_IN = files("trimtab") / "behaviors"
 _META = re.compile(r"<META_START>.*?<META_END>", re.DOTALL)
 _OPTION = re.compile(r"^\s*\(([A-Z])\):?[ \t]*(.*?)\s*(?=^\s*\([A-Z]\):?|\Z)", re.DOTALL | re.MULTILINE)
 
 
-def load(source: str | Path, form: str | None) -> Dataset:
-    """The data set a name, a path or an `hf:` address stands for; see `Dataset.load`."""
-    source = str(source)
-    if form is not None and form != "answers" and form != "choices":
-        raise UnknownName("form", form, ("answers", "choices"))
-    if source.startswith("hf:"):
-        return read(_from_hub(source[3:]), form)
-    if source in built_in():
-        return _read_built_in(source, form)
-    if source.startswith(organisms.TOWN):
-        return organisms.dataset(source, form=form)
-    path = Path(source).expanduser()
-    if path.suffix not in _SUFFIXES and not path.exists():
-        raise UnknownName("data set", source, (*built_in(), *organisms.names()), do="or give a .jsonl, .json or .csv file")
-    return read(path, form)
-
-
-def built_in() -> tuple[str, ...]:
-    """Names of the behaviors that come with trimtab."""
-    return tuple(sorted(f.name.removesuffix(".jsonl") for f in _BUILT_IN.iterdir() if f.name.endswith(".jsonl")))
-
-
-def _read_built_in(name: str, form: Form | None) -> Dataset:
-    rows = [json.loads(line) for line in (_BUILT_IN / f"{name}.jsonl").read_text("utf-8").split("\n") if line]
-    pairs = [Pair(r["question"], r["positive"], r["negative"], _meta(name, i, r["positive"])) for i, r in enumerate(rows)]
-    return Dataset(name, to_choices(pairs) if form == "choices" else tuple(pairs), form or "answers", asking(name))
-
-
-def read(path: Path, form: Form | None = None) -> Dataset:
+def read(path: Path, form: Form | None = None) -> Content:
     """Read a file in whichever known layout its keys show.
 
     Raises:
@@ -73,7 +41,7 @@ def read(path: Path, form: Form | None = None) -> Dataset:
         log.warning("%s: %d exact duplicates were left out, %d pairs remain", path.name, len(every) - len(pairs), len(pairs))
     if wanted == "choices" and layout.form == "answers":
         pairs = to_choices(pairs)
-    return Dataset(path.stem, pairs, wanted, asking(path.stem))
+    return Content(path.stem, pairs, wanted)
 
 
 def rows(path: Path, expected: str) -> list[tuple[int, Row]]:
@@ -82,11 +50,11 @@ def rows(path: Path, expected: str) -> list[tuple[int, Row]]:
     Raises:
         DataError: no such file, no such kind of file, no rows; a row that cannot be read, with its number.
     """
-    if path.suffix not in _SUFFIXES:
-        raise DataError(f"cannot read {path}", given=path.suffix or "no suffix", expected=", ".join(_SUFFIXES))
+    if path.suffix not in SUFFIXES:
+        raise DataError(f"cannot read {path}", given=path.suffix or "no suffix", expected=", ".join(SUFFIXES))
     if not path.is_file():
         raise DataError(f"no such file: {path}", expected=expected)
-    found = list(_SUFFIXES[path.suffix](path))
+    found = list(SUFFIXES[path.suffix](path))
     if not found:
         raise DataError(f"{path} holds no rows", expected=expected)
     return found
@@ -105,18 +73,6 @@ def records(path: Path, make: Callable[[Row], T], expected: str) -> list[T]:
         except (KeyError, TypeError, ValueError) as fault:
             raise DataError(f"{path.name}:{line}: malformed row ({fault})", given=dict(row), expected=expected) from fault
     return out
-
-
-def study() -> dict[str, dict[str, dict[str, list[str]]]]:
-    """The 40 data sets of Tan et al. 2024: family -> category -> name -> sentences that ask for the behavior and its opposite."""
-    return tomllib.loads((_BUILT_IN / "study.toml").read_text("utf-8"))
-
-
-def asking(name: str) -> dict[str, str] | None:
-    """How to ask in words for a behavior of this name, where trimtab knows it."""
-    own = tomllib.loads((_BUILT_IN / "ask.toml").read_text("utf-8"))
-    known = {n: {"positive": s[0], "negative": s[1]} for family in study().values() for names in family.values() for n, s in names.items()}
-    return (known | own).get(name)
 
 
 def _convert(layout: _Layout, row: Row, line: int, path: Path, form: Form) -> list[Pair]:
@@ -250,7 +206,7 @@ def _rows_of(reader: csv.DictReader[str], path: Path) -> Iterator[dict[str, Any]
         ) from problem
 
 
-_SUFFIXES = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv}
+SUFFIXES = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv}
 
 
 def _text(path: Path) -> str:
@@ -264,24 +220,6 @@ def _object(row: Any, where: str) -> Row:
     if not isinstance(row, dict):
         raise DataError(f"{where}: not an object", given=row, expected='{"prompt": ..., "positive": ..., "negative": ...}')
     return row
-
-
-def _from_hub(address: str) -> Path:
-    """A file of a data set repository on the Hugging Face hub: `owner/name/path`, or `owner/name` where it holds one file."""
-    from huggingface_hub import hf_hub_download, list_repo_files
-
-    owner, _, rest = address.partition("/")
-    name, _, inner = rest.partition("/")
-    repo = f"{owner}/{name}"
-    try:
-        if not inner:
-            found = [f for f in list_repo_files(repo, repo_type="dataset") if Path(f).suffix in _SUFFIXES]
-            if len(found) != 1:
-                raise DataError(f"hf:{repo} holds {len(found)} readable files", given=found[:20], do=f"name one: hf:{repo}/PATH")
-            inner = found[0]
-        return Path(hf_hub_download(repo, inner, repo_type="dataset"))
-    except (OSError, ValueError) as problem:
-        raise DataError(f"cannot fetch hf:{address}", given=str(problem).splitlines()[0], do="check the name and the network") from problem
 
 
 # ---------------------------------------------------------------- small parts
