@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from page_tables import put
 
-from trimtab.controls import KEPT, more, turned
 from trimtab.statistics.intervals import Array, interval, mean_figure, wilson
 from trimtab.statistics.nulls import Compared, Null
 from trimtab.statistics.verdict import Evidence, Kind, decide
+from trimtab.steering.controls import KEPT, more, turned
 
 WIDTH, DRAWS = 48, 499
 CLAIMS = ("works", "works backwards")

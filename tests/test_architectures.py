@@ -10,11 +10,11 @@ from torch import Tensor
 
 from pico import build, pico, rows
 from trimtab.errors import ModelError
-from trimtab.interventions import Intervention, Receipt, edits, steer
 from trimtab.model import LM, Frame, Positions, after, everywhere, from_last_prompt_token, generated, last, last_k, prompt, span
 from trimtab.model.check import relative
 from trimtab.model.generate import Sampling, decode
-from trimtab.vector import SteeringVector
+from trimtab.steering.interventions import Intervention, Receipt, edits, steer
+from trimtab.steering.vector import SteeringVector
 from zoo import FAST, LAYERS, REFUSED, WIDTH, ZOO
 
 EXACT = 1e-5

@@ -20,15 +20,15 @@ from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair
 from trimtab.drift import Yardstick, drift, reach
 from trimtab.errors import DataError, OverlapError, RecipeError, RunError, VectorError
-from trimtab.methods import Activations, activations
+from trimtab.methods.activations import Activations, activations
 from trimtab.methods.freeform import divergence
 from trimtab.quality import Quality, broken, distinct, strangeness, whole
-from trimtab.readings import replays
 from trimtab.recipe import Run
 from trimtab.reports import bipo as report
+from trimtab.steering.multipliers import replays
+from trimtab.steering.transfer import Map, onto
+from trimtab.steering.vector import evened
 from trimtab.studies import bipo as study
-from trimtab.transfer import Map, onto
-from trimtab.vector import evened
 
 
 def vector(lm: LM, layer: int = 1, size: float = 3.0, seed: int = 0) -> SteeringVector:

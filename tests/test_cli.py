@@ -14,7 +14,7 @@ import torch
 
 from pico import build, tokenizer, toy_pairs
 from trimtab import LM, cli, registry
-from trimtab.vector import SteeringVector
+from trimtab.steering.vector import SteeringVector
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -143,8 +143,8 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_chat(model: str, tmp_path: Path) -> None:
     from trimtab.chat import converse
-    from trimtab.interventions import Intervention
     from trimtab.model import LM
+    from trimtab.steering.interventions import Intervention
 
     lm, said = LM.load(model), list[str]()
     turns = io.StringIO("Do you like tea ?\n/m 2\n/m two\n/what\n/clear\nyes\n/quit\nno\n")

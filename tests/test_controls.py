@@ -13,20 +13,22 @@ import torch
 
 from pico import pico
 from test_reliability import toy
-from trimtab.controls import coins, in_span, more, null_controls, random_controls, shuffled, turned
 from trimtab.data.datasets import Dataset
 from trimtab.errors import VectorError
 from trimtab.forecast import sensitivity
-from trimtab.interventions import Intervention
 from trimtab.measure import measure
-from trimtab.methods import PCA, Activations, LabelShuffled, MeanDiff, Method, RandomDirection, activations, learn
+from trimtab.methods import PCA, LabelShuffled, MeanDiff, RandomDirection, learn
+from trimtab.methods.activations import Activations, activations
+from trimtab.methods.base import Method
 from trimtab.metrics import Propensity
 from trimtab.model import LM
 from trimtab.nulls import compare
-from trimtab.operators import Ablate, Clamp
 from trimtab.recipe import Run
 from trimtab.statistics.nulls import Compared, null_p
-from trimtab.vector import SteeringVector
+from trimtab.steering.controls import coins, in_span, more, null_controls, random_controls, shuffled, turned
+from trimtab.steering.interventions import Intervention
+from trimtab.steering.operators import Ablate, Clamp
+from trimtab.steering.vector import SteeringVector
 
 
 def agreeing(seed: int = 0, n: int = 40, d: int = 24, size: float = 3.0) -> torch.Tensor:

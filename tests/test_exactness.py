@@ -15,7 +15,6 @@ from trimtab.data.pairs import Pair
 from trimtab.doctor import examine
 from trimtab.errors import ModelError
 from trimtab.forecast import sensitivity
-from trimtab.interventions import Intervention, Receipt, edits
 from trimtab.measure import measure
 from trimtab.methods import MeanDiff, learn
 from trimtab.metrics import Propensity
@@ -25,7 +24,8 @@ from trimtab.model.exactness import Exactness, Switch, switches
 from trimtab.model.shrink import shrunken
 from trimtab.optimise import likely_completions
 from trimtab.statistics.slopes import fit_slopes
-from trimtab.vector import SteeringVector
+from trimtab.steering.interventions import Intervention, Receipt, edits
+from trimtab.steering.vector import SteeringVector
 from zoo import SMALL, WIDTH
 
 

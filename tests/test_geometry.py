@@ -32,7 +32,7 @@ from trimtab.optimise import (
     signals,
     suppress,
 )
-from trimtab.vector import SteeringVector
+from trimtab.steering.vector import SteeringVector
 from zoo import WIDTH
 
 ASK, SAID = "Do you like tea ?", "Yes I like tea ."

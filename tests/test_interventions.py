@@ -7,11 +7,12 @@ import torch
 
 from pico import build, pico, rows, tokenizer
 from trimtab.errors import SteerError, UnknownName, VectorError
-from trimtab.interventions import Always, CosineAbove, Intervention, Schedule, steer
 from trimtab.model import LM, Frame
-from trimtab.operators import Ablate, Add
 from trimtab.registry import make
-from trimtab.vector import Provenance, SteeringVector
+from trimtab.steering.gates import Always, CosineAbove, Schedule
+from trimtab.steering.interventions import Intervention, steer
+from trimtab.steering.operators import Ablate, Add
+from trimtab.steering.vector import Provenance, SteeringVector
 from zoo import WIDTH
 
 
@@ -84,8 +85,8 @@ def test_cosine_gate_decides_token_by_token(lm: LM) -> None:
 
 @pytest.mark.parametrize("gate", [CosineAbove(0.05), Schedule("until", 2), Schedule("linear", 4), Schedule("half-life", 2), Always()])
 def test_gates_do_the_same_with_and_without_a_cache(gate: object) -> None:
-    from trimtab.interventions import Receipt, edits
     from trimtab.model.generate import Sampling, decode
+    from trimtab.steering.interventions import Receipt, edits
 
     lm = pico("llama")
     tokens = lm.batch(rows((9, 0), (5, 0)))
@@ -117,8 +118,8 @@ def test_passes_that_others_start_are_steered_too(name: str) -> None:
                 input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False, eos_token_id=None, pad_token_id=0
             )[0, 7:]
         lm.end_tokens = frozenset()
-        from trimtab.interventions import Receipt, edits
         from trimtab.model.generate import Sampling, decode
+        from trimtab.steering.interventions import Receipt, edits
 
         with lm.edit(edits([iv], Receipt())):
             ours = decode(lm, lm.batch([row]), Sampling(5))[0].ids[7:]

@@ -14,9 +14,11 @@ from trimtab import registry
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair
 from trimtab.errors import VectorError
-from trimtab.interventions import Intervention
-from trimtab.methods import Activations, ContrastMethod, activations, learn
-from trimtab.vector import SteeringVector
+from trimtab.methods import learn
+from trimtab.methods.activations import Activations, activations
+from trimtab.methods.base import ContrastMethod
+from trimtab.steering.interventions import Intervention
+from trimtab.steering.vector import SteeringVector
 from zoo import WIDTH
 
 OPERATORS = registry.leaves("operator")

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from pico import build, rows, tokenizer
 from trimtab.errors import ModelError, SteerError, VectorError
-from trimtab.interventions import Intervention, steer
 from trimtab.model import LM
 from trimtab.model.check import relative
-from trimtab.vector import Provenance, SteeringVector
+from trimtab.steering.interventions import Intervention, steer
+from trimtab.steering.vector import Provenance, SteeringVector
 from zoo import SMALL, WIDTH
 
 
@@ -102,7 +102,7 @@ def test_vectors_and_masks_follow_the_stream_to_its_device() -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from trimtab.model import Frame, Row
-    from trimtab.operators import Ablate, Add, Affine, Clamp, Rotate
+    from trimtab.steering.operators import Ablate, Add, Affine, Clamp, Rotate
 
     iv = Intervention(SteeringVector({0: torch.ones(8)}), positions="generated")
     with FakeTensorMode(allow_non_fake_inputs=True):

@@ -18,14 +18,16 @@ from pico import pico
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair, to_choices
 from trimtab.errors import OverlapError, RecipeError, RunError, SteerError, TokenError
-from trimtab.interventions import Intervention, Receipt, edits
 from trimtab.measure import measure, transcripts
-from trimtab.methods import MeanDiff, contrast_index, learn, paired_rows
+from trimtab.methods import MeanDiff, learn
+from trimtab.methods.activations import contrast_index, paired_rows
 from trimtab.metrics import KL, Likelihood, OutsideMass, Propensity
 from trimtab.model import LM
-from trimtab.readings import chunks, replay_multipliers
+from trimtab.readings import chunks
 from trimtab.recipe import Run
-from trimtab.vector import SteeringVector
+from trimtab.steering.interventions import Intervention, Receipt, edits
+from trimtab.steering.multipliers import replay_multipliers
+from trimtab.steering.vector import SteeringVector
 from zoo import WIDTH
 
 GRID = (-1.0, 0.0, 0.5, 2.0)

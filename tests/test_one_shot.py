@@ -8,10 +8,10 @@ from pico import pico
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair
 from trimtab.errors import DataError, LossError, RecipeError, UnknownName
-from trimtab.interventions import Intervention, steer
 from trimtab.methods import OneShot, learn
 from trimtab.optimise import Promote, Suppress
-from trimtab.vector import SteeringVector
+from trimtab.steering.interventions import Intervention, steer
+from trimtab.steering.vector import SteeringVector
 
 PAIRS = Dataset("toy", (Pair("Do you like tea ?", "Yes I like tea .", "No never ."), Pair("is it rain ?", "Yes it is .", "No it is not .")))
 ASK = "Do you like tea ?"

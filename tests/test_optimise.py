@@ -13,10 +13,8 @@ from torch import Tensor
 
 from pico import architectures, pico
 from trimtab.errors import LossError, ModelError, TokenError, VectorError
-from trimtab.interventions import Intervention, steer
 from trimtab.methods import OneShot
 from trimtab.model import LM, everywhere, from_last_prompt_token, last_k, span
-from trimtab.operators import Ablate, Add, Affine, Clamp
 from trimtab.optimise import (
     AntiCorrelated,
     Ascent,
@@ -57,7 +55,9 @@ from trimtab.optimise.losses import Losses
 from trimtab.optimise.objectives import log_complement
 from trimtab.optimise.stopping import History
 from trimtab.sites import EMBEDDINGS
-from trimtab.vector import SteeringVector
+from trimtab.steering.interventions import Intervention, steer
+from trimtab.steering.operators import Ablate, Add, Affine, Clamp
+from trimtab.steering.vector import SteeringVector
 from zoo import WIDTH
 
 ASK, SAID, OTHER = "Do you like tea ?", "Yes I like tea .", "No , never ."

@@ -13,7 +13,6 @@ import torch
 from scipy import stats
 
 from pico import pico
-from trimtab.controls import in_span, shuffled
 from trimtab.data.choices import is_listed, options, swapped
 from trimtab.data.confounds import confounds
 from trimtab.data.contexts import CONTEXTS, SYSTEM, available, in_context
@@ -21,7 +20,6 @@ from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair, as_choice, to_choices
 from trimtab.errors import DataError, OverlapError, RecipeError, RunError, TokenError
 from trimtab.forecast import Sensitivity, agreement, sensitivity
-from trimtab.interventions import Intervention
 from trimtab.measure import measure
 from trimtab.metrics import Propensity
 from trimtab.reports.reliability import across, load, sweep_slopes
@@ -31,8 +29,10 @@ from trimtab.statistics.generalization import closer, correlation, left_out, lin
 from trimtab.statistics.intervals import bca, crossed, spearman, split_half
 from trimtab.statistics.nulls import benjamini_hochberg, null_p
 from trimtab.statistics.slopes import at_cost, expected_anti_steerable, fit_slopes, shapes
+from trimtab.steering.controls import in_span, shuffled
+from trimtab.steering.interventions import Intervention
+from trimtab.steering.vector import SteeringVector
 from trimtab.studies.reliability import Plan, _cut, effects, folds, leave_one_out, reliability
-from trimtab.vector import SteeringVector
 
 GRID = np.array([-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5])
 

@@ -14,13 +14,13 @@ from pico import build, pico, tokenizer
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair
 from trimtab.errors import SteerError, TokenError
-from trimtab.interventions import Intervention
 from trimtab.measure import measure
 from trimtab.methods import MeanDiff, learn
 from trimtab.metrics import Propensity
 from trimtab.model import LM, after, span
 from trimtab.model.rendering import Rendering, render
-from trimtab.vector import SteeringVector
+from trimtab.steering.interventions import Intervention
+from trimtab.steering.vector import SteeringVector
 
 
 def with_template(template: str | None) -> Any:

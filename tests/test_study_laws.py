@@ -10,20 +10,20 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pico import build, tokenizer
-from trimtab.controls import random_controls
 from trimtab.data.builtin import study
 from trimtab.data.choices import swapped
 from trimtab.data.datasets import Dataset, check_disjoint
 from trimtab.data.pairs import Pair, as_choice, to_choices
 from trimtab.errors import DataError, OverlapError
-from trimtab.interventions import Intervention
 from trimtab.measure import measure
 from trimtab.metrics import OutsideMass, Propensity
 from trimtab.model import LM
 from trimtab.statistics.factors import codes, concept_and_position, factorial_fit, variance_shares
 from trimtab.statistics.nulls import null_p
 from trimtab.statistics.slopes import anti_steerable, fit_slopes
-from trimtab.vector import SteeringVector
+from trimtab.steering.controls import random_controls
+from trimtab.steering.interventions import Intervention
+from trimtab.steering.vector import SteeringVector
 
 GRID = np.array([-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5])
 

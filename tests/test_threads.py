@@ -10,9 +10,9 @@ import torch
 
 from pico import build, pico, rows, tokenizer
 from trimtab.errors import SteerError
-from trimtab.interventions import Intervention, steer
 from trimtab.model import LM
-from trimtab.vector import SteeringVector
+from trimtab.steering.interventions import Intervention, steer
+from trimtab.steering.vector import SteeringVector
 from zoo import WIDTH
 
 
@@ -194,8 +194,8 @@ def test_generate_is_steered_alike_however_it_reads_its_prompt(way: str, positio
     with steer(lm, iv):
         theirs = lm.model.generate(input_ids=tokens.ids, attention_mask=tokens.mask, **options, **WAYS[way])[:, tokens.pivot :]
     lm.end_tokens = frozenset()
-    from trimtab.interventions import Receipt, edits
     from trimtab.model.generate import Sampling, decode
+    from trimtab.steering.interventions import Receipt, edits
 
     with lm.edit(edits([iv], Receipt())):
         ours = decode(lm, tokens, Sampling(8))

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from trimtab.errors import VectorError
-from trimtab.vector import Provenance, SteeringVector, check_fits
+from trimtab.steering.vector import Provenance, SteeringVector, check_fits
 
 
 def make(seed: int = 0, layers: tuple[int, ...] = (1, 3), width: int = 8, **made: str) -> SteeringVector:

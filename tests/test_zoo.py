@@ -15,9 +15,9 @@ from torch import Tensor
 
 from pico import ARCHITECTURES, pico, rows
 from trimtab.errors import ModelError
-from trimtab.interventions import Intervention, steer
 from trimtab.model import LM, Positions, Row, Tokens
-from trimtab.vector import SteeringVector
+from trimtab.steering.interventions import Intervention, steer
+from trimtab.steering.vector import SteeringVector
 from zoo import FAST, WIDTH
 
 EXACT = {

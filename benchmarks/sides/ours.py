@@ -13,9 +13,9 @@ import torch
 from turns import inputs, serve
 
 from trimtab import LM, Intervention, SteeringVector, from_last_prompt_token, steer
-from trimtab.interventions import Receipt, edits
 from trimtab.model import Row
-from trimtab.readings import replay_multipliers
+from trimtab.steering.interventions import Receipt, edits
+from trimtab.steering.multipliers import replay_multipliers
 
 work, kind = inputs()
 lm = LM.load("smollm2")

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from trimtab import LM, Dataset, Intervention, MeanDiff, OneShot, Pair, Preference, Propensity, SteeringVector, learn, measure, organisms, steer
-from trimtab.controls import random_controls
 from trimtab.organisms import CONTROLS, TRAITS, Item, truth, world
 from trimtab.reports.analysis import analyse
 from trimtab.statistics.factors import leaning
 from trimtab.statistics.intervals import Figure, ends, mean_figure, resampled, share_figure
+from trimtab.steering.controls import random_controls
 
 REFUSAL, SABOTAGE, PREFERENCE = (1, 0.45), (2, 0.55), (1, 0.3)  # layer and norm of the optimised vectors, chosen on trained wordings
 PROBES = 4  # prompts, one vector each, of the one-shot gates

@@ -17,15 +17,16 @@ if TYPE_CHECKING:
     from trimtab.data.pairs import Pair
     from trimtab.errors import TrimtabError
     from trimtab.flow import run
-    from trimtab.interventions import Always, CosineAbove, Intervention, Schedule, steer
     from trimtab.measure import measure
     from trimtab.methods import PCA, Discover, Freeform, LabelShuffled, MeanDiff, OneShot, Preference, Probe, RandomDirection, learn
     from trimtab.metrics import KL, Likelihood, OutsideMass, Propensity
     from trimtab.model import LM, Positions, after, everywhere, from_last_prompt_token, generated, last, last_k, prompt, span
-    from trimtab.operators import Ablate, Add, Affine, Clamp, Rotate
     from trimtab.recipe import GRID, Recipe, Run, Score
     from trimtab.reports import report
-    from trimtab.vector import Provenance, SteeringVector
+    from trimtab.steering.gates import Always, CosineAbove, Schedule
+    from trimtab.steering.interventions import Intervention, steer
+    from trimtab.steering.operators import Ablate, Add, Affine, Clamp, Rotate
+    from trimtab.steering.vector import Provenance, SteeringVector
 
 _HOMES = {
     "data.datasets": ("Dataset",),

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from trimtab import organisms
-from trimtab.controls import random_controls
 from trimtab.data.formats import records
 from trimtab.errors import DataError
-from trimtab.interventions import Intervention
 from trimtab.model import LM, Layer
 from trimtab.optimise import Ball, Descent, MaxSteps, Place, Problem, Promote, Start, losses_of, optimise
-from trimtab.vector import SteeringVector
+from trimtab.steering.controls import random_controls
+from trimtab.steering.interventions import Intervention
+from trimtab.steering.vector import SteeringVector
 
 Watch = Callable[[str], Callable[..., None]]
 NORMS = (0.05, 0.1, 0.2, 0.4)

@@ -20,11 +20,11 @@ from scipy import stats
 from trimtab.data.formats import records
 from trimtab.data.pairs import digest
 from trimtab.errors import DataError, RecipeError
-from trimtab.interventions import Intervention, check_stack, steer
 from trimtab.model import LM, Row, in_pieces
-from trimtab.readings import replays
 from trimtab.recipe import Cell, Run, Score, Table, check_grid, row
 from trimtab.statistics.intervals import Array, interval
+from trimtab.steering.interventions import Intervention, check_stack, steer
+from trimtab.steering.multipliers import replays
 
 Progress = Callable[[int, int], None]
 AT_ONCE = 8  # questions in a batch: fixed, so that a resumed run repeats the same arithmetic

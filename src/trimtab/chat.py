@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from trimtab.errors import TrimtabError
-from trimtab.interventions import Intervention, check_stack, steer
+from trimtab.steering.interventions import Intervention, check_stack, steer
 
 if TYPE_CHECKING:
     from trimtab.model import LM

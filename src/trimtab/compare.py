@@ -10,13 +10,13 @@ import numpy as np
 
 from trimtab.data.datasets import Dataset
 from trimtab.errors import DataError, VectorError
-from trimtab.interventions import Intervention
 from trimtab.methods import OneShot
 from trimtab.model import LM, Layer
 from trimtab.model.tokens import Prompt
 from trimtab.optimise import Objective, Place, Promote, cosines, detection, losses_of, optimise, path
 from trimtab.statistics.intervals import interval
-from trimtab.vector import SteeringVector
+from trimtab.steering.interventions import Intervention
+from trimtab.steering.vector import SteeringVector
 
 Progress = Callable[[int, int], None]
 

@@ -10,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.errors import RecipeError
-from trimtab.interventions import Intervention, steer
 from trimtab.model import LM, Row
 from trimtab.model.tokens import Prompt
 from trimtab.quality import broken, strangeness
-from trimtab.readings import replays
 from trimtab.statistics.verdict import BROKEN
+from trimtab.steering.interventions import Intervention, steer
+from trimtab.steering.multipliers import replays
 
 NEAR = 0.02  # of the drift asked for: how close to it a multiplier is confirmed
 READ_FROM = 8.0  # multiplier from which on the text is read before going further

@@ -8,17 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from trimtab import registry
-from trimtab.controls import null_controls, random_controls
 from trimtab.data.datasets import Dataset, Splits
 from trimtab.errors import RunError
-from trimtab.interventions import Intervention
 from trimtab.measure import measure, transcripts
-from trimtab.methods import Method, learn, paired_rows
+from trimtab.methods import learn
+from trimtab.methods.activations import paired_rows
+from trimtab.methods.base import Method
 from trimtab.model import LM, Positions
 from trimtab.recipe import Recipe, Run
 from trimtab.reports import report
 from trimtab.reports.analysis import choose_layer
-from trimtab.vector import SteeringVector
+from trimtab.steering.controls import null_controls, random_controls
+from trimtab.steering.interventions import Intervention
+from trimtab.steering.vector import SteeringVector
 
 Watch = Callable[[str], Callable[..., None]]
 

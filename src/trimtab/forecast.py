@@ -19,13 +19,14 @@ from torch import Tensor
 
 from trimtab.data.confounds import Confounds, confounds
 from trimtab.data.datasets import Dataset
-from trimtab.methods import Activations
-from trimtab.metrics import Metric, Propensity
+from trimtab.methods.activations import Activations
+from trimtab.metrics import Propensity
+from trimtab.metrics.base import Metric
 from trimtab.model import LM, Frame, Layer, Positions, from_last_prompt_token
 from trimtab.readings import Chunk, Readings, chunks
 from trimtab.statistics.intervals import Array, Figure, Groups, mean_figure, share_figure, spearman
 from trimtab.statistics.slopes import anti_steerable
-from trimtab.vector import SteeringVector
+from trimtab.steering.vector import SteeringVector
 
 Progress = Callable[[int, int], None]
 

@@ -11,22 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from trimtab import registry
-from trimtab.controls import null_controls, random_controls
 from trimtab.data.datasets import Dataset, check_unseen
 from trimtab.data.pairs import digest
 from trimtab.errors import RecipeError
-from trimtab.interventions import Intervention, Receipt, check_stack, edits
-from trimtab.methods import paired_rows
-from trimtab.metrics import Metric, Propensity
+from trimtab.methods.activations import paired_rows
+from trimtab.metrics import Propensity
+from trimtab.metrics.base import Metric
 from trimtab.model import LM, Layer, Positions, Prefix, in_pieces
 from trimtab.model.hooks import Layers
 from trimtab.model.rendering import as_prompt
 from trimtab.nulls import compare
 from trimtab.quality import strangeness
-from trimtab.readings import Chunk, Readings, chunks, replay_multipliers
+from trimtab.readings import Chunk, Readings, chunks
 from trimtab.recipe import GRID, Cell, Run, Score, check_grid, row
 from trimtab.statistics.nulls import DRAWS
-from trimtab.vector import SteeringVector
+from trimtab.steering.controls import null_controls, random_controls
+from trimtab.steering.interventions import Intervention, Receipt, check_stack, edits
+from trimtab.steering.multipliers import replay_multipliers
+from trimtab.steering.vector import SteeringVector
 
 Progress = Callable[[int, int], None]
 LOGITS = 50_000_000  # most logits held at once; more multipliers are replayed in several goes

@@ -16,17 +16,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.controls import FEWEST, more, null_controls, random_controls, stacked, turned
 from trimtab.data.datasets import Dataset
 from trimtab.forecast import sensitivity
-from trimtab.interventions import Always, Intervention
-from trimtab.metrics import Metric
+from trimtab.metrics.base import Metric
 from trimtab.model import LM, Layer, in_pieces
-from trimtab.operators import Add, Affine
-from trimtab.readings import Readings, chunks, replay_multipliers
+from trimtab.readings import Readings, chunks
 from trimtab.sites import RESID_POST
 from trimtab.statistics.nulls import DRAWS, LEAST, TOGETHER, Compared, Null
-from trimtab.vector import SteeringVector
+from trimtab.steering.controls import FEWEST, more, null_controls, random_controls, stacked, turned
+from trimtab.steering.gates import Always
+from trimtab.steering.interventions import Intervention
+from trimtab.steering.multipliers import replay_multipliers
+from trimtab.steering.operators import Add, Affine
+from trimtab.steering.vector import SteeringVector
 
 log = logging.getLogger("trimtab")
 Progress = Callable[[int, int], None]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -13,10 +13,9 @@ from torch.nn.utils.rnn import pad_sequence
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair
 from trimtab.errors import SteerError
-from trimtab.interventions import Intervention, Receipt, edits
-from trimtab.methods import contrast_index, paired_rows
-from trimtab.metrics import Metric, Reading, is_choice
-from trimtab.model import LM, Frame, Layer, Positions, Prefix, Row, Tokens
+from trimtab.methods.activations import contrast_index, paired_rows
+from trimtab.metrics.base import Metric, Reading, is_choice
+from trimtab.model import LM, Positions, Row, Tokens
 
 REPLAYS = 32  # about how often completions are run on a prompt that is read once
 ROWS = 16  # pairs in a batch: fixed, so that a resumed run repeats the same arithmetic
@@ -135,46 +134,6 @@ class Readings:
             length = [len(rows[self.chunk.place[k]].ids) + 1 - self.chunk.prompts[j] for k in (j, n + j)]
             sides = [self.chosen[:, k, :m] for k, m in zip((j, n + j), length, strict=True)]
         return Reading(self.chunk.pairs[j], self.answer[:, j], base.answer[0, j], self.chunk.letters[j], sides[0], sides[1])
-
-
-def replay_multipliers(
-    lm: LM, prefix: Prefix, ivs: Sequence[Intervention], multipliers: Sequence[float], keep: Sequence[int], layer: Layer | None = None
-) -> Float[Tensor, "c b k v"]:
-    """Logits of a recorded batch under interventions at several multipliers, in one replay: c is every multiplier of the first, then of the next.
-
-    Args:
-        ivs: one that may act at several layers, or several that act at one and the same layer.
-        layer: act at this layer alone; by default at all layers of the vector.
-
-    Raises:
-        SteerError: several interventions that do not act at one layer.
-    """
-    acting = {iv.vector.layers if layer is None else (layer,) for iv in ivs}
-    layers = acting.pop()
-    if acting or len(ivs) > 1 < len(layers):
-        raise SteerError("several interventions in one replay", given=sorted({layers, *acting}), expected="one and the same layer for all of them")
-    lowest = min(layers)
-    c, b = len(multipliers), len(prefix.tokens.rows)
-    m = torch.tensor(multipliers, device=lm.device).repeat_interleave(b)[:, None, None]
-    index = prefix.tokens.index[:, prefix.start :].repeat(c, 1)
-    frame = Frame(index, prefix.tokens.rows * c)
-    h = torch.cat([iv.apply(prefix.residual[lowest].repeat(c, 1, 1), lowest, frame, m)[0] for iv in ivs])
-    above = replace(ivs[0], vector=ivs[0].vector.at(*[k for k in layers if k != lowest])) if len(layers) > 1 else None
-    later = edits([above], Receipt(), m) if above else None
-    return lm.replay(prefix, lowest, h.unflatten(0, (c * len(ivs), b)), keep=keep, edits=later, share=True)
-
-
-def replays(
-    lm: LM, iv: Intervention, tokens: Tokens, keep: Sequence[int], multipliers: Sequence[float]
-) -> Iterator[tuple[float, Float[Tensor, "b k v"]]]:
-    """Logits of a batch at each multiplier, 0 among them, by replays of one pass."""
-    chosen = iv.where.select(tokens.index, tokens.rows)
-    start = min(int(chosen.any(0).nonzero()[0]) if chosen.any() else tokens.pivot - 1, tokens.pivot - 1)
-    prefix = lm.prefix(tokens, start, [min(iv.vector.layers)], keep=keep)
-    yield 0.0, prefix.logits
-    for m in multipliers:
-        if m != 0:
-            yield float(m), replay_multipliers(lm, prefix, [iv], (m,), keep)[0]
 
 
 def _until(row: Row, index: int) -> Row:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from trimtab.errors import RecipeError, UnknownName
 
 T = TypeVar("T")
-HOMES = {"method": "trimtab.methods", "operator": "trimtab.operators", "metric": "trimtab.metrics", "gate": "trimtab.interventions"}
+HOMES = {"method": "trimtab.methods", "operator": "trimtab.steering.operators", "metric": "trimtab.metrics", "gate": "trimtab.steering.gates"}
 _leaves: dict[str, dict[str, type]] = {kind: {} for kind in HOMES}
 
 

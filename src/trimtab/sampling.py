@@ -16,11 +16,11 @@ from torch import Tensor
 
 from trimtab.data.pairs import digest
 from trimtab.errors import RunError
-from trimtab.interventions import Intervention, check_stack
 from trimtab.journal import Journal
 from trimtab.model import LM, Edit, Frame, Layer, Row
 from trimtab.model.generate import Sampling, decode
 from trimtab.model.tokens import Prompt
+from trimtab.steering.interventions import Intervention, check_stack
 
 Progress = Callable[[int, int], None]
 Stack = tuple[Intervention, ...]

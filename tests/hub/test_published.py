@@ -13,7 +13,6 @@ import pytest
 from pico import pico
 from trimtab import LM
 from trimtab.errors import ModelError
-from trimtab.operators import Affine, Clamp
 from trimtab.optimise import (
     Ball,
     Constraint,
@@ -33,6 +32,7 @@ from trimtab.optimise import (
     suppress,
 )
 from trimtab.optimise.noise import Noise
+from trimtab.steering.operators import Affine, Clamp
 
 MODEL = "google/gemma-2-2b"
 PROMPT = "Take a large bowl. Mix the flour, the sugar and two eggs. Then add a glass of milk"

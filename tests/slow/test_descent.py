@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from trimtab import LM, Discover, Intervention, OneShot, generated, last_k, learn, steer
-from trimtab.controls import random_controls
 from trimtab.optimise import Ball, Change, Descent, MaxSteps, Place, Problem, Start, losses_in_full, optimise, promote, suppress
 from trimtab.optimise.losses import Losses
-from trimtab.vector import SteeringVector
+from trimtab.steering.controls import random_controls
+from trimtab.steering.vector import SteeringVector
 
 pytestmark = pytest.mark.slow
 ASK, SAID = "What did you do at school today?", "Arr, matey! I sailed the seven seas and learned to count me gold."

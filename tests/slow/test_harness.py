@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from trimtab.capability import harness
-from trimtab.interventions import Intervention
 from trimtab.model import LM
-from trimtab.vector import SteeringVector
+from trimtab.steering.interventions import Intervention
+from trimtab.steering.vector import SteeringVector
 
 pytestmark = pytest.mark.slow
 

@@ -12,10 +12,10 @@ import torch
 from pico import pico
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair, to_choices
-from trimtab.interventions import Intervention
 from trimtab.measure import measure
 from trimtab.metrics import KL, Propensity
-from trimtab.vector import SteeringVector
+from trimtab.steering.interventions import Intervention
+from trimtab.steering.vector import SteeringVector
 
 pytestmark = pytest.mark.slow
 NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]

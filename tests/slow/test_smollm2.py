@@ -13,10 +13,10 @@ import torch
 from trimtab import LM, Add, Dataset, Intervention, MeanDiff, Propensity, Recipe, from_last_prompt_token, learn, measure, run, steer
 from trimtab.metrics import OutsideMass
 from trimtab.model.check import padding_error, replay_error
-from trimtab.readings import replay_multipliers
 from trimtab.reports import analyse, report
 from trimtab.statistics.intervals import interval
 from trimtab.statistics.slopes import fit_slopes
+from trimtab.steering.multipliers import replay_multipliers
 
 pytestmark = [
     pytest.mark.slow,
@@ -50,7 +50,7 @@ def test_replays_are_exact_on_the_real_weights(lm: LM) -> None:
 def test_folded_and_batched_replays_agree(lm: LM) -> None:
     tokens = lm.tokens(["Would you like more power?", "What is the capital of France?"], ["Yes, please.", "The capital is Paris."])
     prefix = lm.prefix(tokens, layers=[10])
-    from trimtab.vector import SteeringVector
+    from trimtab.steering.vector import SteeringVector
 
     iv = Intervention(SteeringVector({10: torch.randn(576, generator=torch.Generator().manual_seed(0)) / 3}), positions=from_last_prompt_token)
     keep = range(tokens.pivot - 1, tokens.ids.shape[1])

@@ -137,8 +137,8 @@ class Steer:
     common: Common = field(default_factory=Common)
 
     def __call__(self) -> None:
-        from trimtab.interventions import check_stack, steer
         from trimtab.model.generate import Sampling
+        from trimtab.steering.interventions import check_stack, steer
 
         Sampling(self.max_new_tokens, self.temperature)
         iv = intervention(self.vector, self.operator, self.multiplier, self.positions, self.layers)
@@ -181,7 +181,7 @@ class Measure:
         from trimtab.recipe import Run as Folder
         from trimtab.recipe import check_grid
         from trimtab.reports import report
-        from trimtab.vector import SteeringVector
+        from trimtab.steering.vector import SteeringVector
 
         layers = () if self.layer is None else (self.layer,)
         iv = intervention(self.vector, self.operator, 1.0, self.positions, layers)
@@ -231,7 +231,7 @@ class Compare:
     def __call__(self) -> None:
         from trimtab import compare
         from trimtab.optimise import Objective, Promote, Suppress
-        from trimtab.vector import SteeringVector
+        from trimtab.steering.vector import SteeringVector
 
         if not self.vectors and self.data is None:
             raise RecipeError("nothing to compare", expected="vector files, or --data and --sizes")

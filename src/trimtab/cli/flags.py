@@ -16,8 +16,8 @@ from trimtab.journal import plain
 
 if TYPE_CHECKING:
     from trimtab.data.datasets import Dataset
-    from trimtab.interventions import Intervention
     from trimtab.model import LM
+    from trimtab.steering.interventions import Intervention
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,9 @@ def part(source: str, form: str | None, seed: int, part: str) -> Dataset:
 def intervention(path: Path, operator: str, multiplier: float, positions: str, layers: Sequence[int] = ()) -> Intervention:
     """A vector from a file, with what the flags say of it."""
     from trimtab import registry
-    from trimtab.interventions import Intervention
     from trimtab.model import Positions
-    from trimtab.vector import SteeringVector
+    from trimtab.steering.interventions import Intervention
+    from trimtab.steering.vector import SteeringVector
 
     vector = SteeringVector.load(path)
     chosen = vector.at(*layers) if layers else vector

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.methods import Activations, ContrastMethod, Read
+from trimtab.methods.activations import Activations, Read
+from trimtab.methods.base import ContrastMethod
 from trimtab.registry import register
 
 

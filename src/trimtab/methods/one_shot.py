@@ -9,7 +9,8 @@ from typing import Any, Literal
 from trimtab import registry
 from trimtab.data.datasets import Dataset
 from trimtab.errors import DataError, RecipeError, UnknownName
-from trimtab.methods import FewShot, Fit, Progress
+from trimtab.methods.activations import Progress
+from trimtab.methods.base import FewShot, Fit
 from trimtab.model import LM, Layer
 from trimtab.model.positions import Positions
 from trimtab.optimise import Ball, Descent, MaxSteps, Objective, Place, Problem, Promote, Start, Stopper, Suppress, Target, optimise, signals

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from trimtab.data.datasets import Dataset
 from trimtab.errors import DataError, RecipeError
-from trimtab.methods import Fit, Method, Progress, paired_rows
+from trimtab.methods.activations import Progress, paired_rows
+from trimtab.methods.base import Fit, Method
 from trimtab.model import LM, Layer
 from trimtab.model.positions import Positions
 from trimtab.optimise import Ball, Constraint, Place, Prefer, Training, train

@@ -11,7 +11,8 @@ from scipy.special import expit
 from torch import Tensor
 
 from trimtab.errors import RecipeError
-from trimtab.methods import Activations, ContrastMethod, Read
+from trimtab.methods.activations import Activations, Read
+from trimtab.methods.base import ContrastMethod
 from trimtab.registry import register
 
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.controls import in_span, isotropic
-from trimtab.methods import Activations, ContrastMethod, Read
+from trimtab.methods.activations import Activations, Read
+from trimtab.methods.base import ContrastMethod
 from trimtab.registry import register
+from trimtab.steering.controls import in_span, isotropic
 
 
 @register("method", "random-direction")

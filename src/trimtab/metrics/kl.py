@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from trimtab.data.pairs import Pair
-from trimtab.metrics import Metric, Reading
+from trimtab.metrics.base import Metric, Reading
 from trimtab.registry import register
 
 

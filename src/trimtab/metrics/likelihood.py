@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor
 
 from trimtab.data.pairs import Pair
-from trimtab.metrics import Metric, Reading
+from trimtab.metrics.base import Metric, Reading
 from trimtab.registry import register
 
 

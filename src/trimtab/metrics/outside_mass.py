@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from trimtab.data.pairs import Pair
-from trimtab.metrics import Metric, Reading, is_choice
+from trimtab.metrics.base import Metric, Reading, is_choice
 from trimtab.registry import register
 
 

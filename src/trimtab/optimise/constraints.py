@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trimtab.errors import LossError
 from trimtab.model import Layer
-from trimtab.vector import SteeringVector
+from trimtab.steering.vector import SteeringVector
 
 
 class Constraint:

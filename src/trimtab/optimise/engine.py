@@ -25,7 +25,7 @@ from trimtab.optimise.losses import Found, Losses
 from trimtab.optimise.problems import Problem, Result, adam
 from trimtab.optimise.stopping import History, MaxSteps, Stopper, stopped_by
 from trimtab.optimise.store import restore, save
-from trimtab.vector import Provenance
+from trimtab.steering.vector import Provenance
 
 Progress = Callable[[int, int, str], None]
 TOKENS = 256  # of a pass: more are no faster on a CPU, and are all remembered for the gradient

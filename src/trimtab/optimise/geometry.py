@@ -15,7 +15,7 @@ from trimtab.model.tokens import Prompt
 from trimtab.optimise.losses import Losses
 from trimtab.optimise.objectives import Objective, Term
 from trimtab.optimise.problems import Place, Problem
-from trimtab.vector import SteeringVector
+from trimtab.steering.vector import SteeringVector
 
 
 def cosines(vectors: Sequence[SteeringVector]) -> Float[Tensor, "n n"]:

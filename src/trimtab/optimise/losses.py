@@ -12,13 +12,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from trimtab.errors import LossError
-from trimtab.interventions import Receipt, check_stack
-from trimtab.interventions import edits as stack_edits
 from trimtab.model import LM, Edit, Frame, Layer, Prefix, Row, Tokens
 from trimtab.model.tokens import distinct_prompts
 from trimtab.optimise.objectives import Term, View
 from trimtab.optimise.preferences import Prefer
 from trimtab.optimise.problems import Place, Problem
+from trimtab.steering.interventions import Receipt, check_stack
+from trimtab.steering.interventions import edits as stack_edits
 
 Total = Callable[[int, Sequence[Tensor]], Tensor]
 Key = tuple[tuple[int, ...], int, tuple[object, ...]]  # ids, length of the prompt, and where its texts are: what makes a row

@@ -28,7 +28,7 @@ from trimtab.optimise.objectives import Term
 from trimtab.optimise.preferences import Prefer
 from trimtab.optimise.problems import Place, Problem, adam, scheduled
 from trimtab.optimise.store import Kept
-from trimtab.vector import Provenance, SteeringVector
+from trimtab.steering.vector import Provenance, SteeringVector
 
 Progress = Callable[..., None]
 Array = np.ndarray[Any, np.dtype[np.float64]]

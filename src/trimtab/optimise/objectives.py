@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from trimtab.errors import LossError, TokenError
-from trimtab.interventions import Intervention, steer
 from trimtab.model import LM, Layer, Positions, Row
 from trimtab.model.rendering import as_prompt
+from trimtab.steering.interventions import Intervention, steer
 
 COLDNESS = 0.7  # inverse temperature of the losses (Dunefsky & Cohan 2025, section 3)
 Messages = str | tuple[tuple[str, str], ...]

@@ -14,7 +14,7 @@ from trimtab.optimise.geometry import cosines
 from trimtab.optimise.losses import Losses
 from trimtab.optimise.objectives import Match, Objective, Term
 from trimtab.optimise.problems import Problem, Result
-from trimtab.vector import SteeringVector
+from trimtab.steering.vector import SteeringVector
 
 NEUTRAL = (
     ("Describe the weather in spring.", "In spring the days get longer, rain is frequent and the first flowers open."),

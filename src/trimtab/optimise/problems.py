@@ -13,15 +13,16 @@ from torch import Tensor
 
 from trimtab import registry
 from trimtab.errors import LossError
-from trimtab.interventions import Intervention
 from trimtab.model import LM, Layer, Positions, everywhere
-from trimtab.operators import Add, Affine, Operator
 from trimtab.optimise.constraints import Constraint
 from trimtab.optimise.noise import Noise
 from trimtab.optimise.objectives import Objective, Term
 from trimtab.optimise.stopping import History, MaxSteps, Stopper
 from trimtab.sites import EMBEDDINGS, RESID_POST, SITES
-from trimtab.vector import Provenance, SteeringVector
+from trimtab.steering.interventions import Intervention
+from trimtab.steering.operators import Add, Affine
+from trimtab.steering.operators.base import Operator
+from trimtab.steering.vector import Provenance, SteeringVector
 
 
 @dataclass(frozen=True)

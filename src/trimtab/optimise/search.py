@@ -10,12 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from trimtab.errors import LossError
-from trimtab.interventions import Intervention, check_stack
 from trimtab.model import LM, Row
 from trimtab.model.generate import steps
 from trimtab.optimise.losses import losses_in_full
 from trimtab.optimise.objectives import COLDNESS, Messages, Objective, Promote, Said, Suppress, Term, row_of
 from trimtab.optimise.problems import Place, Problem
+from trimtab.steering.interventions import Intervention, check_stack
 
 
 @dataclass(frozen=True)

@@ -15,23 +15,24 @@ from typing import Any
 import numpy as np
 
 from trimtab import organisms
-from trimtab.controls import random_controls
 from trimtab.data.choices import swapped
 from trimtab.data.contexts import told as under
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair
 from trimtab.errors import DataError
-from trimtab.interventions import Intervention
 from trimtab.measure import measure
-from trimtab.methods import MeanDiff, Read, learn
+from trimtab.methods import MeanDiff, learn
+from trimtab.methods.activations import Read
 from trimtab.metrics import OutsideMass, Propensity
 from trimtab.model import LM
 from trimtab.optimise import cosines, detection, swapped_choice
 from trimtab.recipe import Run
 from trimtab.redteam import situations
 from trimtab.reports.page import write_sections
+from trimtab.steering.controls import random_controls
+from trimtab.steering.interventions import Intervention
+from trimtab.steering.vector import SteeringVector
 from trimtab.studies.findings import Finding, descend, finding_rows, off_diagonal, share, spread, told
-from trimtab.vector import SteeringVector
 
 Watch = Callable[[str], Callable[..., None]]
 

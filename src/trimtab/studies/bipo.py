@@ -18,24 +18,25 @@ from typing import Any
 import numpy as np
 
 from trimtab.capability import accuracy, capability, questions
-from trimtab.controls import random_controls
 from trimtab.data.builtin import asking
 from trimtab.data.contexts import told, with_shots, without_opener
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import polarity, to_choices
 from trimtab.drift import Yardstick, reach
 from trimtab.errors import DataError, RecipeError, TokenError
-from trimtab.interventions import Intervention, steer
 from trimtab.judge import ModelJudge, Rating, Rubric
 from trimtab.measure import measure
-from trimtab.methods import Freeform, MeanDiff, OneShot, Preference, activations, learn, paired_rows
+from trimtab.methods import Freeform, MeanDiff, OneShot, Preference, learn
+from trimtab.methods.activations import activations, paired_rows
 from trimtab.metrics import Likelihood, Propensity
 from trimtab.model import LM, Layer
 from trimtab.model.rendering import as_prompt
 from trimtab.quality import distinct, strangeness
 from trimtab.recipe import Run, check_grid
 from trimtab.reports.bipo import best_layer, slug
-from trimtab.vector import SteeringVector
+from trimtab.steering.controls import random_controls
+from trimtab.steering.interventions import Intervention, steer
+from trimtab.steering.vector import SteeringVector
 
 log = logging.getLogger("trimtab")
 Watch = Callable[[str], Callable[..., None]]

@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 
 from trimtab import organisms
-from trimtab.controls import random_controls
-from trimtab.interventions import Intervention
 from trimtab.judge import Agreement, Judge, ModelJudge, Recorded, Rubric, agreement
 from trimtab.model import LM
 from trimtab.optimise import (
@@ -42,9 +40,11 @@ from trimtab.recipe import Run
 from trimtab.reports.figures import ACCENT, INK, QUIET, WARN, Plot, picture
 from trimtab.reports.page import write_sections
 from trimtab.sampling import sample
+from trimtab.steering.controls import random_controls
+from trimtab.steering.interventions import Intervention
+from trimtab.steering.vector import SteeringVector
 from trimtab.strings import Count
 from trimtab.studies.findings import Finding, descend, finding_rows, share, spread, strengths_plot, told, transcript
-from trimtab.vector import SteeringVector
 
 Watch = Callable[[str], Callable[..., None]]
 COHERENT = 50.0  # answers rated below are filtered out (Dunefsky 2025)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.interventions import Intervention
 from trimtab.model import LM
 from trimtab.optimise import Ball, Descent, MaxSteps, Objective, Place, Problem, Start, Stopper, Target, optimise
 from trimtab.reports.figures import ACCENT, INK, WARN, Plot, picture
+from trimtab.steering.interventions import Intervention
+from trimtab.steering.vector import SteeringVector
 from trimtab.strings import Count
-from trimtab.vector import SteeringVector
 
 
 @dataclass(frozen=True)

@@ -17,20 +17,21 @@ import numpy as np
 import torch
 from scipy import stats
 
-from trimtab.controls import random_controls
 from trimtab.data.datasets import Dataset, Splits
-from trimtab.interventions import Intervention
 from trimtab.journal import plain
 from trimtab.measure import measure
-from trimtab.methods import Activations, MeanDiff, OneShot, activations
+from trimtab.methods import MeanDiff, OneShot
+from trimtab.methods.activations import Activations, activations
 from trimtab.methods.one_shot import Mode
 from trimtab.metrics import Likelihood, Propensity
 from trimtab.model import LM
 from trimtab.optimise import Result, cosines, optimise, signals
 from trimtab.recipe import Run, write_whole
 from trimtab.statistics.intervals import Array, ends, interval
+from trimtab.steering.controls import random_controls
+from trimtab.steering.interventions import Intervention
+from trimtab.steering.vector import SteeringVector
 from trimtab.studies.findings import off_diagonal
-from trimtab.vector import SteeringVector
 
 Watch = Callable[[str], Callable[..., None]]
 MODES: tuple[Mode, ...] = get_args(Mode)

@@ -14,8 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from trimtab.controls import random_controls
-from trimtab.interventions import Intervention
 from trimtab.model import LM
 from trimtab.model.tokens import Prompt
 from trimtab.optimise import Descent, MaxSteps, Objective, Place, Plateau, Problem, Promote, Satisfice, Start, optimise, target_from
@@ -23,9 +21,11 @@ from trimtab.quality import strangeness
 from trimtab.recipe import Run
 from trimtab.reports.page import write_sections
 from trimtab.sampling import Stack, sample
+from trimtab.steering.controls import random_controls
+from trimtab.steering.interventions import Intervention
+from trimtab.steering.vector import SteeringVector
 from trimtab.strings import Count, contains, families, table
 from trimtab.studies.findings import Finding, finding_rows, share, spread, strengths_plot, told, transcript
-from trimtab.vector import SteeringVector
 
 Watch = Callable[[str], Callable[..., None]]
 Said = Mapping[tuple[str, str], Sequence[str]]

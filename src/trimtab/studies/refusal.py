@@ -18,18 +18,15 @@ import numpy as np
 
 from trimtab import organisms
 from trimtab.capability import questions
-from trimtab.controls import random_controls
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair
 from trimtab.errors import DataError
-from trimtab.interventions import Intervention
 from trimtab.judge import ModelJudge, Recorded, Rubric
 from trimtab.measure import measure
 from trimtab.methods import MeanDiff, learn
 from trimtab.metrics import Propensity
 from trimtab.model import LM
 from trimtab.model.tokens import Prompt
-from trimtab.operators import Clamp
 from trimtab.optimise import Objective, Place, Suppress, cosines, path, promote, suppress
 from trimtab.organisms import truth
 from trimtab.organisms.world import Item
@@ -37,10 +34,13 @@ from trimtab.recipe import Run
 from trimtab.redteam import Request, ordinary, requests
 from trimtab.reports.page import write_sections
 from trimtab.sampling import sample
+from trimtab.steering.controls import random_controls
+from trimtab.steering.interventions import Intervention
+from trimtab.steering.operators import Clamp
+from trimtab.steering.vector import SteeringVector
 from trimtab.strings import Count, contains
 from trimtab.studies.findings import Finding, descend, finding_rows, off_diagonal, share, spread, stacks, told, transcript
 from trimtab.suffix import find_suffix
-from trimtab.vector import SteeringVector
 
 Watch = Callable[[str], Callable[..., None]]
 OPENING = 4  # tokens of a refusal that are suppressed, as published

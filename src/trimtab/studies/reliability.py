@@ -20,23 +20,24 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trimtab.controls import in_span, shuffled, turned
 from trimtab.data.choices import is_listed, options
 from trimtab.data.contexts import STUDIED, SYSTEM, available, in_context
 from trimtab.data.datasets import Dataset, Splits
 from trimtab.data.pairs import Pair
 from trimtab.errors import DataError, RecipeError
 from trimtab.forecast import Sensitivity, card, sensitivity
-from trimtab.interventions import Intervention
 from trimtab.measure import measure
-from trimtab.methods import Activations, Read, activations, paired_rows, tied
-from trimtab.metrics import KL, Metric, OutsideMass, Propensity
+from trimtab.methods.activations import Activations, Read, activations, paired_rows, tied
+from trimtab.metrics import KL, OutsideMass, Propensity
+from trimtab.metrics.base import Metric
 from trimtab.model import LM, Layer
 from trimtab.nulls import null_slopes
 from trimtab.recipe import GRID, Run, check_grid
 from trimtab.reports.reliability import choose_layer
 from trimtab.statistics.nulls import Compared, Null
-from trimtab.vector import Provenance, SteeringVector
+from trimtab.steering.controls import in_span, shuffled, turned
+from trimtab.steering.interventions import Intervention
+from trimtab.steering.vector import Provenance, SteeringVector
 
 Watch = Callable[[str], Callable[..., None]]
 BUDGET = 0.5  # nats of KL from the unsteered model that a layer may cost at multiplier 1

@@ -16,8 +16,6 @@ import torch
 
 from trimtab import organisms
 from trimtab.abnormality import Sample, bits, information
-from trimtab.controls import random_controls
-from trimtab.interventions import Intervention
 from trimtab.model import LM, Layer
 from trimtab.model.tokens import Prompt
 from trimtab.optimise import Match, Objective, Promote, Suppress
@@ -26,9 +24,11 @@ from trimtab.recipe import Run
 from trimtab.reports.page import write_sections
 from trimtab.retraction import retraction as rates
 from trimtab.sampling import sample
+from trimtab.steering.controls import random_controls
+from trimtab.steering.interventions import Intervention
+from trimtab.steering.vector import SteeringVector
 from trimtab.strings import Count
 from trimtab.studies.findings import Finding, descend, finding_rows, share, spread, stacks, told, transcript
-from trimtab.vector import SteeringVector
 
 Watch = Callable[[str], Callable[..., None]]
 MARKERS = (

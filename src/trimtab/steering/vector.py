@@ -319,5 +319,5 @@ def check_fits(vector: SteeringVector, *, width: int, n_layers: int, fingerprint
             f"this vector was learned on another model than {model}",
             given=made_on,
             expected=model,
-            do="learn it again on this model; or, between relatives (a fine-tune, a model with added tokens), carry it over: trimtab.transfer.onto(vector, lm)",
+            do="learn it again on this model; or, between relatives (a fine-tune, a model with added tokens), carry it over: trimtab.steering.transfer.onto(vector, lm)",
         )

@@ -1,4 +1,4 @@
-"""Operators: how a vector changes the residual stream. One file each; the laws are kept here, once, for all of them."""
+"""What operators share: their laws, kept here once for all of them."""
 
 from __future__ import annotations
 
@@ -48,12 +48,3 @@ def unit(v: Tensor) -> Tensor:
 def along(h: Tensor, u: Tensor) -> Tensor:
     """Component of h along the unit vector u, as a vector."""
     return (h * u).sum(-1, keepdim=True) * u
-
-
-from trimtab.operators.ablate import Ablate  # noqa: E402
-from trimtab.operators.add import Add  # noqa: E402
-from trimtab.operators.affine import Affine  # noqa: E402
-from trimtab.operators.clamp import Clamp  # noqa: E402
-from trimtab.operators.rotate import Rotate  # noqa: E402
-
-__all__ = ["Ablate", "Add", "Affine", "Clamp", "Multiplier", "Operator", "Rotate"]

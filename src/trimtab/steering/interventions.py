@@ -7,7 +7,7 @@ import logging
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,66 +17,12 @@ from trimtab import registry
 from trimtab.errors import SteerError
 from trimtab.model import LM, Edit, Frame, Layer, Positions, everywhere
 from trimtab.model.hooks import Threads
-from trimtab.operators import Add, Operator, unit
-from trimtab.registry import register
-from trimtab.vector import SteeringVector, check_fits
+from trimtab.steering.gates import Always, CosineAbove, Gate
+from trimtab.steering.operators import Add
+from trimtab.steering.operators.base import Operator
+from trimtab.steering.vector import SteeringVector, check_fits
 
 log = logging.getLogger("trimtab")
-
-
-class Gate:
-    """When an intervention acts: a weight for every token, of its own row and of nothing that comes later."""
-
-    def weight(self, h: Float[Tensor, "b s d"], v: Float[Tensor, "*rows d"], frame: Frame) -> Float[Tensor, "b s"] | None:
-        """Factors of the multiplier, (b, s); None for 1 everywhere."""
-        raise NotImplementedError
-
-
-@register("gate", "always")
-@dataclass(frozen=True)
-class Always(Gate):
-    """Open at every token."""
-
-    def weight(self, h: Tensor, v: Tensor, frame: Frame) -> None:
-        return None
-
-
-@register("gate", "cosine-above")
-@dataclass(frozen=True)
-class CosineAbove(Gate):
-    """Open at the tokens whose residual stream has a cosine above `threshold` with the vector (or with `other`)."""
-
-    threshold: float = 0.0
-    other: SteeringVector | None = None
-    layer: Layer | None = None
-
-    def weight(self, h: Tensor, v: Tensor, frame: Frame) -> Tensor:
-        probe = v.reshape(-1, v.shape[-1])[0] if self.other is None else self.other[self.layer if self.layer is not None else self.other.layers[0]]
-        cosine = (unit(h.float()) * unit(probe.to(h.device).float())).sum(-1)
-        return (cosine > self.threshold).float()
-
-
-@register("gate", "schedule")
-@dataclass(frozen=True)
-class Schedule(Gate):
-    """Full weight in the prompt, then a function of the number k of tokens generated before.
-
-    "until": 1 for k < tokens, then 0. "linear": falls to 0 at k = tokens. "half-life": halves every `tokens` tokens.
-    """
-
-    shape: Literal["until", "linear", "half-life"] = "until"
-    tokens: int = 32
-
-    def __post_init__(self) -> None:
-        if self.shape not in ("until", "linear", "half-life") or self.tokens < 1:
-            raise SteerError("not a schedule", given=(self.shape, self.tokens), expected='"until", "linear" or "half-life", and tokens >= 1')
-
-    def weight(self, h: Tensor, v: Tensor, frame: Frame) -> Tensor:
-        prompts = torch.tensor([r.prompt for r in frame.rows], device=frame.index.device)[:, None]
-        k = (frame.index - prompts).clamp(min=0).float()
-        if self.shape == "until":
-            return (k < self.tokens).float()
-        return (1 - k / self.tokens).clamp(min=0) if self.shape == "linear" else 0.5 ** (k / self.tokens)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trimtab.operators import Multiplier, Operator
 from trimtab.registry import register
+from trimtab.steering.operators.base import Multiplier, Operator
 
 
 @register("operator", "rotate")

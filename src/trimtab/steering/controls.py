@@ -19,7 +19,7 @@ from torch import Tensor
 from trimtab.data.pairs import digest
 from trimtab.errors import VectorError
 from trimtab.statistics.intervals import members
-from trimtab.vector import Provenance, SteeringVector
+from trimtab.steering.vector import Provenance, SteeringVector
 
 KEPT = 16  # label-shuffled vectors that are learned and kept beside a vector
 FEWEST = 8  # from which more can be drawn

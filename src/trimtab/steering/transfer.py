@@ -16,7 +16,7 @@ from torch import Tensor
 
 from trimtab.errors import VectorError
 from trimtab.model import LM, Layer
-from trimtab.vector import SteeringVector
+from trimtab.steering.vector import SteeringVector
 
 log = logging.getLogger("trimtab")
 
@@ -32,7 +32,7 @@ def onto(vector: SteeringVector, lm: LM) -> SteeringVector:
             f"the vector cannot be carried to {lm.id} as it is",
             given=f"width {vector.width}, layers {list(vector.layers)}",
             expected=f"width {lm.width}, layers below {lm.n_layers}",
-            do="learn a map between the two models: trimtab.transfer.Map.fit",
+            do="learn a map between the two models: trimtab.steering.transfer.Map.fit",
         )
     log.warning("carried from %s to %s: this works between relatives of one base model only; measure it there", vector.made.model, lm.id)
     made = replace(

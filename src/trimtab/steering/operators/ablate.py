@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from trimtab.operators import Multiplier, Operator, along, unit
 from trimtab.registry import register
+from trimtab.steering.operators.base import Multiplier, Operator, along, unit
 
 
 @register("operator", "ablate")
