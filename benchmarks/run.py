@@ -226,7 +226,7 @@ def prepare(folder: Path) -> Path:
     import torch
 
     from trimtab import LM, Dataset
-    from trimtab.methods.activations import contrast_index, paired_rows
+    from trimtab.methods.contrast import contrast_index, paired_rows
     from trimtab.model.load import local_default
 
     lm = LM.load("smollm2")

@@ -20,7 +20,7 @@ from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair
 from trimtab.drift import Yardstick, drift, reach
 from trimtab.errors import DataError, OverlapError, RecipeError, RunError, VectorError
-from trimtab.methods.activations import Activations, activations
+from trimtab.methods.contrast import Activations, activations
 from trimtab.methods.freeform import divergence
 from trimtab.quality import Quality, broken, distinct, strangeness, whole
 from trimtab.recipe import Run

@@ -228,7 +228,7 @@ def test_where_a_command_writes_is_looked_at_before_it_works(
 def test_parents_are_made_and_an_interrupted_descent_goes_on(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from trimtab.optimise import engine, store
+    from trimtab.optimize import engine, store
 
     to = tmp_path / "new" / "folder" / "v.safetensors"
     command = [

@@ -18,8 +18,8 @@ from trimtab.errors import VectorError
 from trimtab.forecast import sensitivity
 from trimtab.measure import measure
 from trimtab.methods import PCA, LabelShuffled, MeanDiff, RandomDirection, learn
-from trimtab.methods.activations import Activations, activations
 from trimtab.methods.base import Method
+from trimtab.methods.contrast import Activations, activations
 from trimtab.metrics import Propensity
 from trimtab.model import LM
 from trimtab.nulls import compare

@@ -22,7 +22,7 @@ from trimtab.model import LM, check
 from trimtab.model.check import relative
 from trimtab.model.exactness import Exactness, Switch, switches
 from trimtab.model.shrink import shrunken
-from trimtab.optimise import likely_completions
+from trimtab.optimize import likely_completions
 from trimtab.statistics.slopes import fit_slopes
 from trimtab.steering.interventions import Intervention, Receipt, edits
 from trimtab.steering.vector import SteeringVector

@@ -14,7 +14,7 @@ from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair
 from trimtab.errors import DataError, ModelError, RecipeError, VectorError
 from trimtab.methods import Discover, OneShot, learn
-from trimtab.optimise import (
+from trimtab.optimize import (
     Change,
     Descent,
     MaxSteps,

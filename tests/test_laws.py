@@ -15,8 +15,8 @@ from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair
 from trimtab.errors import VectorError
 from trimtab.methods import learn
-from trimtab.methods.activations import Activations, activations
 from trimtab.methods.base import ContrastMethod
+from trimtab.methods.contrast import Activations, activations
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector
 from zoo import WIDTH

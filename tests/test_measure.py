@@ -20,7 +20,7 @@ from trimtab.data.pairs import Pair, to_choices
 from trimtab.errors import OverlapError, RecipeError, RunError, SteerError, TokenError
 from trimtab.measure import measure, transcripts
 from trimtab.methods import MeanDiff, learn
-from trimtab.methods.activations import contrast_index, paired_rows
+from trimtab.methods.contrast import contrast_index, paired_rows
 from trimtab.metrics import KL, Likelihood, OutsideMass, Propensity
 from trimtab.model import LM
 from trimtab.readings import chunks

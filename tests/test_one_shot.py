@@ -9,7 +9,7 @@ from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair
 from trimtab.errors import DataError, LossError, RecipeError, UnknownName
 from trimtab.methods import OneShot, learn
-from trimtab.optimise import Promote, Suppress
+from trimtab.optimize import Promote, Suppress
 from trimtab.steering.interventions import Intervention, steer
 from trimtab.steering.vector import SteeringVector
 

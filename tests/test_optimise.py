@@ -15,7 +15,7 @@ from pico import architectures, pico
 from trimtab.errors import LossError, ModelError, TokenError, VectorError
 from trimtab.methods import OneShot
 from trimtab.model import LM, everywhere, from_last_prompt_token, last_k, span
-from trimtab.optimise import (
+from trimtab.optimize import (
     AntiCorrelated,
     Ascent,
     Ball,
@@ -51,9 +51,9 @@ from trimtab.optimise import (
     swapped_choice,
     target_from,
 )
-from trimtab.optimise.losses import Losses
-from trimtab.optimise.objectives import log_complement
-from trimtab.optimise.stopping import History
+from trimtab.optimize.losses import Losses
+from trimtab.optimize.objectives import log_complement
+from trimtab.optimize.stopping import History
 from trimtab.sites import EMBEDDINGS
 from trimtab.steering.interventions import Intervention, steer
 from trimtab.steering.operators import Ablate, Add, Affine, Clamp

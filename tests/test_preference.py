@@ -14,8 +14,8 @@ from trimtab import LM, Intervention, Preference, learn, steer
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair
 from trimtab.errors import DataError, LossError, RecipeError, TokenError
-from trimtab.optimise import Place, Prefer, Problem, Training, losses_in_full, train
-from trimtab.optimise.losses import Losses
+from trimtab.optimize import Place, Prefer, Problem, Training, losses_in_full, train
+from trimtab.optimize.losses import Losses
 
 ONE = Prefer("Do you like tea ?", "yes I think so", "no never")
 TWO = Prefer("Do you like rain ?", "no never", "yes I think so")
@@ -209,7 +209,7 @@ def published(lm: LM, terms: list[Prefer], layer: int, school: object, steps: in
 
 
 def first_twenty(lm: LM, terms: list[Prefer], layer: int, batch: int = 4) -> None:
-    from trimtab.optimise.minibatch import _School
+    from trimtab.optimize.minibatch import _School
 
     lm.model.requires_grad_(False)
     school = _School(lm, terms, Place((layer,)), Training.published(epochs=9, batch=batch))
@@ -245,7 +245,7 @@ def test_the_published_preset_of_the_method(tmp_path: Path) -> None:
 
 
 def test_texts_are_promoted_and_suppressed_a_few_at_a_time() -> None:
-    from trimtab.optimise import Promote, Suppress
+    from trimtab.optimize import Promote, Suppress
 
     lm = pico()
     terms = [Promote(f"Do you like {x} ?", "yes I think so") for x in ("tea", "rain", "sun")] + [Suppress("is it good ?", "no never")]
@@ -260,7 +260,7 @@ def test_texts_are_promoted_and_suppressed_a_few_at_a_time() -> None:
 
 def test_watching_is_cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looked at every so many steps, on a sample, with answers that are read and references that are taken once."""
-    from trimtab.optimise import minibatch
+    from trimtab.optimize import minibatch
 
     lm, looked, made = pico(), list[int](), list[int]()
     margins = minibatch._School._margins

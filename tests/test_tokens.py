@@ -11,7 +11,7 @@ from pico import pico, rows, tokenizer
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair
 from trimtab.errors import SteerError, TokenError, UnknownName
-from trimtab.methods.activations import activations
+from trimtab.methods.contrast import activations
 from trimtab.model import LM, Positions, Row, after, everywhere, from_last_prompt_token, generated, last, last_k, prompt, span
 from trimtab.model.rendering import render, turn_end
 from trimtab.model.tokens import Tokens, grouped

@@ -16,9 +16,9 @@ import torch
 from turns import inputs, serve
 
 from trimtab import LM, generated, last_k
-from trimtab.optimise import Descent, MaxSteps, Place, Problem, losses_in_full, promote
-from trimtab.optimise.engine import Walk
-from trimtab.optimise.losses import Losses
+from trimtab.optimize import Descent, MaxSteps, Place, Problem, losses_in_full, promote
+from trimtab.optimize.losses import Losses
+from trimtab.optimize.walk import Walk
 
 work, kind = inputs()
 side, case, dtype = kind.split()

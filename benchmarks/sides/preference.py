@@ -21,8 +21,8 @@ import torch
 from turns import DEVICE, inputs, serve
 
 from trimtab import LM
-from trimtab.optimise import Place, Prefer, Training
-from trimtab.optimise.minibatch import _AdamW, _School
+from trimtab.optimize import Place, Prefer, Training
+from trimtab.optimize.minibatch import _AdamW, _School
 
 work, words = inputs()
 side, pairs = words.split()

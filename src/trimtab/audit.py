@@ -16,7 +16,7 @@ from trimtab import organisms
 from trimtab.data.formats import records
 from trimtab.errors import DataError
 from trimtab.model import LM, Layer
-from trimtab.optimise import Ball, Descent, MaxSteps, Place, Problem, Promote, Start, losses_of, optimise
+from trimtab.optimize import Ball, Descent, MaxSteps, Place, Problem, Promote, Start, losses_of, optimise
 from trimtab.steering.controls import random_controls
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector

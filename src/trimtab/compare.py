@@ -13,7 +13,7 @@ from trimtab.errors import DataError, VectorError
 from trimtab.methods import OneShot
 from trimtab.model import LM, Layer
 from trimtab.model.tokens import Prompt
-from trimtab.optimise import Objective, Place, Promote, cosines, detection, losses_of, optimise, path
+from trimtab.optimize import Objective, Place, Promote, cosines, detection, losses_of, optimise, path
 from trimtab.statistics.intervals import interval
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector

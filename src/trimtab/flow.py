@@ -12,8 +12,8 @@ from trimtab.data.datasets import Dataset, Splits
 from trimtab.errors import RunError
 from trimtab.measure import measure, transcripts
 from trimtab.methods import learn
-from trimtab.methods.activations import paired_rows
 from trimtab.methods.base import Method
+from trimtab.methods.contrast import paired_rows
 from trimtab.model import LM, Positions
 from trimtab.recipe import Recipe, Run
 from trimtab.reports import report

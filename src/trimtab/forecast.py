@@ -19,7 +19,7 @@ from torch import Tensor
 
 from trimtab.data.confounds import Confounds, confounds
 from trimtab.data.datasets import Dataset
-from trimtab.methods.activations import Activations
+from trimtab.methods.contrast import Activations
 from trimtab.metrics import Propensity
 from trimtab.metrics.base import Metric
 from trimtab.model import LM, Frame, Layer, Positions, from_last_prompt_token

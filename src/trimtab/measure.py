@@ -14,7 +14,7 @@ from trimtab import registry
 from trimtab.data.datasets import Dataset, check_unseen
 from trimtab.data.pairs import digest
 from trimtab.errors import RecipeError
-from trimtab.methods.activations import paired_rows
+from trimtab.methods.contrast import paired_rows
 from trimtab.metrics import Propensity
 from trimtab.metrics.base import Metric
 from trimtab.model import LM, Layer, Positions, Prefix, in_pieces

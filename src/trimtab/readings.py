@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair
 from trimtab.errors import SteerError
-from trimtab.methods.activations import contrast_index, paired_rows
+from trimtab.methods.contrast import contrast_index, paired_rows
 from trimtab.metrics.base import Metric, Reading, is_choice
 from trimtab.model import LM, Positions, Row, Tokens
 

@@ -13,7 +13,7 @@ import pytest
 from pico import pico
 from trimtab import LM
 from trimtab.errors import ModelError
-from trimtab.optimise import (
+from trimtab.optimize import (
     Ball,
     Constraint,
     Descent,
@@ -31,7 +31,7 @@ from trimtab.optimise import (
     shorten,
     suppress,
 )
-from trimtab.optimise.noise import Noise
+from trimtab.optimize.noise import Noise
 from trimtab.steering.operators import Affine, Clamp
 
 MODEL = "google/gemma-2-2b"

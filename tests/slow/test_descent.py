@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from trimtab import LM, Discover, Intervention, OneShot, generated, last_k, learn, steer
-from trimtab.optimise import Ball, Change, Descent, MaxSteps, Place, Problem, Start, losses_in_full, optimise, promote, suppress
-from trimtab.optimise.losses import Losses
+from trimtab.optimize import Ball, Change, Descent, MaxSteps, Place, Problem, Start, losses_in_full, optimise, promote, suppress
+from trimtab.optimize.losses import Losses
 from trimtab.steering.controls import random_controls
 from trimtab.steering.vector import SteeringVector
 

@@ -230,7 +230,7 @@ class Compare:
 
     def __call__(self) -> None:
         from trimtab import compare
-        from trimtab.optimise import Objective, Promote, Suppress
+        from trimtab.optimize import Objective, Promote, Suppress
         from trimtab.steering.vector import SteeringVector
 
         if not self.vectors and self.data is None:

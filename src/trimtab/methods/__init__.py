@@ -1,7 +1,7 @@
 """learn(): a method turns data into a steering vector. One file per method; what they share is in `base.py`, what contrast methods learn from in `contrast.py`."""
 
-from trimtab.methods.activations import Activations, activations, paired_rows
 from trimtab.methods.base import ContrastMethod, FewShot, Fit, Method
+from trimtab.methods.contrast import Activations, activations, paired_rows
 from trimtab.methods.discover import Discover
 from trimtab.methods.freeform import Freeform
 from trimtab.methods.label_shuffled import LabelShuffled

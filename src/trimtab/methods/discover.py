@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from trimtab.data.datasets import Dataset
 from trimtab.errors import DataError, ModelError, RecipeError
-from trimtab.methods.activations import Progress
 from trimtab.methods.base import FewShot, Fit
+from trimtab.methods.contrast import Progress
 from trimtab.model import LM, Layer
 from trimtab.model.rendering import as_prompt
-from trimtab.optimise import Change, Constraint, Descent, MaxSteps, Objective, Orthogonal, Place, Problem, Sphere, Start, optimise
-from trimtab.optimise.objectives import Messages
+from trimtab.optimize import Change, Constraint, Descent, MaxSteps, Objective, Orthogonal, Place, Problem, Sphere, Start, optimise
+from trimtab.optimize.objectives import Messages
 from trimtab.registry import register
 from trimtab.steering.vector import SteeringVector
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.methods.activations import Activations, Read, rescaled
 from trimtab.methods.base import ContrastMethod
+from trimtab.methods.contrast import Activations, Read, rescaled
 from trimtab.model import Layer
 from trimtab.registry import register
 

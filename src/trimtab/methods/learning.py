@@ -10,8 +10,8 @@ from torch import Tensor
 from trimtab import registry
 from trimtab.data.datasets import Dataset
 from trimtab.errors import DataError
-from trimtab.methods.activations import Activations, Progress, activations
 from trimtab.methods.base import ContrastMethod, Fit, Method
+from trimtab.methods.contrast import Activations, Progress, activations
 from trimtab.model import LM, Layer
 from trimtab.model.hooks import Layers
 from trimtab.sites import RESID_POST

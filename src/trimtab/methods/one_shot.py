@@ -9,12 +9,12 @@ from typing import Any, Literal
 from trimtab import registry
 from trimtab.data.datasets import Dataset
 from trimtab.errors import DataError, RecipeError, UnknownName
-from trimtab.methods.activations import Progress
 from trimtab.methods.base import FewShot, Fit
+from trimtab.methods.contrast import Progress
 from trimtab.model import LM, Layer
 from trimtab.model.positions import Positions
-from trimtab.optimise import Ball, Descent, MaxSteps, Objective, Place, Problem, Promote, Start, Stopper, Suppress, Target, optimise, signals
-from trimtab.optimise.objectives import Messages
+from trimtab.optimize import Ball, Descent, MaxSteps, Objective, Place, Problem, Promote, Start, Stopper, Suppress, Target, optimise, signals
+from trimtab.optimize.objectives import Messages
 from trimtab.registry import register
 from trimtab.sites import EMBEDDINGS, RESID_POST, SITES
 

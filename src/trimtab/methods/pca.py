@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.methods.activations import Activations, Read
 from trimtab.methods.base import ContrastMethod
+from trimtab.methods.contrast import Activations, Read
 from trimtab.registry import register
 
 

@@ -11,8 +11,8 @@ from scipy.special import expit
 from torch import Tensor
 
 from trimtab.errors import RecipeError
-from trimtab.methods.activations import Activations, Read
 from trimtab.methods.base import ContrastMethod
+from trimtab.methods.contrast import Activations, Read
 from trimtab.registry import register
 
 

@@ -49,7 +49,7 @@ def _is_stack(module: nn.Module, n: int) -> bool:
 
 
 def _exception(model_type: str) -> dict[str, str]:
-    file = files("trimtab") / "architectures" / f"{model_type}.toml"
+    file = files("trimtab") / "model" / "architectures" / f"{model_type}.toml"
     return tomllib.loads(file.read_text("utf-8")) if file.is_file() else {}
 
 

@@ -22,10 +22,10 @@ from trimtab.data.pairs import Pair
 from trimtab.errors import DataError
 from trimtab.measure import measure
 from trimtab.methods import MeanDiff, learn
-from trimtab.methods.activations import Read
+from trimtab.methods.contrast import Read
 from trimtab.metrics import OutsideMass, Propensity
 from trimtab.model import LM
-from trimtab.optimise import cosines, detection, swapped_choice
+from trimtab.optimize import cosines, detection, swapped_choice
 from trimtab.recipe import Run
 from trimtab.redteam import situations
 from trimtab.reports.page import write_sections

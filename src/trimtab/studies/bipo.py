@@ -27,7 +27,7 @@ from trimtab.errors import DataError, RecipeError, TokenError
 from trimtab.judge import ModelJudge, Rating, Rubric
 from trimtab.measure import measure
 from trimtab.methods import Freeform, MeanDiff, OneShot, Preference, learn
-from trimtab.methods.activations import activations, paired_rows
+from trimtab.methods.contrast import activations, paired_rows
 from trimtab.metrics import Likelihood, Propensity
 from trimtab.model import LM, Layer
 from trimtab.model.rendering import as_prompt

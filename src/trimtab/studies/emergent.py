@@ -17,7 +17,7 @@ import numpy as np
 from trimtab import organisms
 from trimtab.judge import Agreement, Judge, ModelJudge, Recorded, Rubric, agreement
 from trimtab.model import LM
-from trimtab.optimise import (
+from trimtab.optimize import (
     Ball,
     Change,
     Consistent,

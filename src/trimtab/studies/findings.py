@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trimtab.model import LM
-from trimtab.optimise import Ball, Descent, MaxSteps, Objective, Place, Problem, Start, Stopper, Target, optimise
+from trimtab.optimize import Ball, Descent, MaxSteps, Objective, Place, Problem, Start, Stopper, Target, optimise
 from trimtab.reports.figures import ACCENT, INK, WARN, Plot, picture
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector

@@ -21,11 +21,11 @@ from trimtab.data.datasets import Dataset, Splits
 from trimtab.journal import plain
 from trimtab.measure import measure
 from trimtab.methods import MeanDiff, OneShot
-from trimtab.methods.activations import Activations, activations
+from trimtab.methods.contrast import Activations, activations
 from trimtab.methods.one_shot import Mode
 from trimtab.metrics import Likelihood, Propensity
 from trimtab.model import LM
-from trimtab.optimise import Result, cosines, optimise, signals
+from trimtab.optimize import Result, cosines, optimise, signals
 from trimtab.recipe import Run, write_whole
 from trimtab.statistics.intervals import Array, ends, interval
 from trimtab.steering.controls import random_controls

@@ -16,7 +16,7 @@ import numpy as np
 
 from trimtab.model import LM
 from trimtab.model.tokens import Prompt
-from trimtab.optimise import Descent, MaxSteps, Objective, Place, Plateau, Problem, Promote, Satisfice, Start, optimise, target_from
+from trimtab.optimize import Descent, MaxSteps, Objective, Place, Plateau, Problem, Promote, Satisfice, Start, optimise, target_from
 from trimtab.quality import strangeness
 from trimtab.recipe import Run
 from trimtab.reports.page import write_sections

@@ -27,7 +27,7 @@ from trimtab.methods import MeanDiff, learn
 from trimtab.metrics import Propensity
 from trimtab.model import LM
 from trimtab.model.tokens import Prompt
-from trimtab.optimise import Objective, Place, Suppress, cosines, path, promote, suppress
+from trimtab.optimize import Objective, Place, Suppress, cosines, path, promote, suppress
 from trimtab.organisms import truth
 from trimtab.organisms.world import Item
 from trimtab.recipe import Run

@@ -27,7 +27,7 @@ from trimtab.data.pairs import Pair
 from trimtab.errors import DataError, RecipeError
 from trimtab.forecast import Sensitivity, card, sensitivity
 from trimtab.measure import measure
-from trimtab.methods.activations import Activations, Read, activations, paired_rows, tied
+from trimtab.methods.contrast import Activations, Read, activations, paired_rows, tied
 from trimtab.metrics import KL, OutsideMass, Propensity
 from trimtab.metrics.base import Metric
 from trimtab.model import LM, Layer

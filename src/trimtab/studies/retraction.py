@@ -18,7 +18,7 @@ from trimtab import organisms
 from trimtab.abnormality import Sample, bits, information
 from trimtab.model import LM, Layer
 from trimtab.model.tokens import Prompt
-from trimtab.optimise import Match, Objective, Promote, Suppress
+from trimtab.optimize import Match, Objective, Promote, Suppress
 from trimtab.organisms.world import Fact, Item
 from trimtab.recipe import Run
 from trimtab.reports.page import write_sections

@@ -14,10 +14,10 @@ from torch import Tensor
 from trimtab import registry
 from trimtab.errors import LossError
 from trimtab.model import LM, Layer, Positions, everywhere
-from trimtab.optimise.constraints import Constraint
-from trimtab.optimise.noise import Noise
-from trimtab.optimise.objectives import Objective, Term
-from trimtab.optimise.stopping import History, MaxSteps, Stopper
+from trimtab.optimize.constraints import Constraint
+from trimtab.optimize.noise import Noise
+from trimtab.optimize.objectives import Objective, Term
+from trimtab.optimize.stopping import History, MaxSteps, Stopper
 from trimtab.sites import EMBEDDINGS, RESID_POST, SITES
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.operators import Add, Affine

@@ -7,13 +7,13 @@
 Source: Dunefsky & Cohan, "One-shot Optimized Steering Vectors Mediate Safety-relevant Behaviors in LLMs" (COLM 2025).
 """
 
-from trimtab.optimise.constraints import Ball, Constraint, Factors, Orthogonal, Sphere
-from trimtab.optimise.engine import optimise
-from trimtab.optimise.geometry import Path, cosines, detection, path
-from trimtab.optimise.losses import losses_in_full
-from trimtab.optimise.minibatch import Epoch, Trained, Training, train
-from trimtab.optimise.noise import AntiCorrelated, Ascent, Gaussian, Noise, Tangent
-from trimtab.optimise.objectives import (
+from trimtab.optimize.constraints import Ball, Constraint, Factors, Orthogonal, Sphere
+from trimtab.optimize.engine import optimise
+from trimtab.optimize.geometry import Path, cosines, detection, path
+from trimtab.optimize.losses import losses_in_full
+from trimtab.optimize.minibatch import Epoch, Trained, Training, train
+from trimtab.optimize.noise import AntiCorrelated, Ascent, Gaussian, Noise, Tangent
+from trimtab.optimize.objectives import (
     COLDNESS,
     Change,
     Consistent,
@@ -29,12 +29,12 @@ from trimtab.optimise.objectives import (
     promote,
     suppress,
 )
-from trimtab.optimise.predictors import signals
-from trimtab.optimise.preferences import Prefer
-from trimtab.optimise.problems import Descent, Place, Problem, Result, Start
-from trimtab.optimise.search import Candidate, likely_completions, losses_of, swapped_choice, target_from
-from trimtab.optimise.shorten import shorten
-from trimtab.optimise.stopping import History, MaxSteps, Plateau, Stopper, Target
+from trimtab.optimize.predictors import signals
+from trimtab.optimize.preferences import Prefer
+from trimtab.optimize.problems import Descent, Place, Problem, Result, Start
+from trimtab.optimize.search import Candidate, likely_completions, losses_of, swapped_choice, target_from
+from trimtab.optimize.shorten import shorten
+from trimtab.optimize.stopping import History, MaxSteps, Plateau, Stopper, Target
 
 __all__ = [
     "COLDNESS",

@@ -12,9 +12,9 @@ from torch import Tensor
 from trimtab.errors import VectorError
 from trimtab.model import LM, Layer
 from trimtab.model.tokens import Prompt
-from trimtab.optimise.losses import Losses
-from trimtab.optimise.objectives import Objective, Term
-from trimtab.optimise.problems import Place, Problem
+from trimtab.optimize.losses import Losses
+from trimtab.optimize.objectives import Objective, Term
+from trimtab.optimize.problems import Place, Problem
 from trimtab.steering.vector import SteeringVector
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from trimtab.errors import LossError
 from trimtab.model import LM, Row
 from trimtab.model.generate import steps
-from trimtab.optimise.losses import losses_in_full
-from trimtab.optimise.objectives import COLDNESS, Messages, Objective, Promote, Said, Suppress, Term, row_of
-from trimtab.optimise.problems import Place, Problem
+from trimtab.optimize.losses import losses_in_full
+from trimtab.optimize.objectives import COLDNESS, Messages, Objective, Promote, Said, Suppress, Term, row_of
+from trimtab.optimize.problems import Place, Problem
 from trimtab.steering.interventions import Intervention, check_stack
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trimtab.errors import LossError, TokenError
 from trimtab.model import LM, Row
-from trimtab.optimise.objectives import Messages, Term, View, row_of
+from trimtab.optimize.objectives import Messages, Term, View, row_of
 
 
 @dataclass(frozen=True)

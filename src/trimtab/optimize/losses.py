@@ -14,9 +14,9 @@ from torch import Tensor
 from trimtab.errors import LossError
 from trimtab.model import LM, Edit, Frame, Layer, Prefix, Row, Tokens
 from trimtab.model.tokens import distinct_prompts
-from trimtab.optimise.objectives import Term, View
-from trimtab.optimise.preferences import Prefer
-from trimtab.optimise.problems import Place, Problem
+from trimtab.optimize.objectives import Term, View
+from trimtab.optimize.preferences import Prefer
+from trimtab.optimize.problems import Place, Problem
 from trimtab.steering.interventions import Receipt, check_stack
 from trimtab.steering.interventions import edits as stack_edits
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -16,9 +16,7 @@ import torch
 from trimtab.errors import LossError
 from trimtab.journal import numbers_back, plain
 from trimtab.model import LM
-
-if TYPE_CHECKING:
-    from trimtab.optimise.engine import Walk
+from trimtab.optimize.walk import Walk
 
 
 @dataclass

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from trimtab.errors import LossError
 from trimtab.model import LM
-from trimtab.optimise.constraints import projected
-from trimtab.optimise.engine import TOKENS
-from trimtab.optimise.losses import Losses
-from trimtab.optimise.objectives import Objective, Term
-from trimtab.optimise.problems import Problem, Result
-from trimtab.optimise.stopping import History
+from trimtab.optimize.constraints import projected
+from trimtab.optimize.engine import TOKENS
+from trimtab.optimize.losses import Losses
+from trimtab.optimize.objectives import Objective, Term
+from trimtab.optimize.problems import Problem, Result
+from trimtab.optimize.stopping import History
 
 
 def shorten(

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from trimtab.model import LM
-from trimtab.optimise.geometry import cosines
-from trimtab.optimise.losses import Losses
-from trimtab.optimise.objectives import Match, Objective, Term
-from trimtab.optimise.problems import Problem, Result
+from trimtab.optimize.geometry import cosines
+from trimtab.optimize.losses import Losses
+from trimtab.optimize.objectives import Match, Objective, Term
+from trimtab.optimize.problems import Problem, Result
 from trimtab.steering.vector import SteeringVector
 
 NEUTRAL = (

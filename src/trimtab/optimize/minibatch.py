@@ -22,12 +22,12 @@ from torch import Tensor
 
 from trimtab.errors import LossError
 from trimtab.model import LM
-from trimtab.optimise.constraints import Constraint, projected
-from trimtab.optimise.losses import Losses
-from trimtab.optimise.objectives import Term
-from trimtab.optimise.preferences import Prefer
-from trimtab.optimise.problems import Place, Problem, adam, scheduled
-from trimtab.optimise.store import Kept
+from trimtab.optimize.constraints import Constraint, projected
+from trimtab.optimize.losses import Losses
+from trimtab.optimize.objectives import Term
+from trimtab.optimize.preferences import Prefer
+from trimtab.optimize.problems import Place, Problem, adam, scheduled
+from trimtab.optimize.store import Kept
 from trimtab.steering.vector import Provenance, SteeringVector
 
 Progress = Callable[..., None]
