@@ -1,6 +1,6 @@
 """How often the decision table claims an effect where there is none, and where there is one: simulated with the library's own choice of a layer, nulls and table.
 
-A model is a gradient of the propensity at every layer, alike between neighbouring layers, that differs from item to item; a vector moves an item by its product with that
+A model is a gradient of the propensity at every layer, alike between neighboring layers, that differs from item to item; a vector moves an item by its product with that
 item's gradient. Null vectors are exchangeable with the one that is judged; slopes are so large that the floor of an effect plays no part. `python simulations/verdicts.py` writes the table of docs/statistics.md (ten minutes on two cores).
 """
 

@@ -1,4 +1,4 @@
-"""The study of preference-optimised vectors and its parts: shown examples, knowledge, drift, transfer, judges, texts."""
+"""The study of preference-optimized vectors and its parts: shown examples, knowledge, drift, transfer, judges, texts."""
 
 from __future__ import annotations
 
@@ -257,7 +257,7 @@ def test_a_map_between_models() -> None:
 
 
 def test_broken_texts_are_those_a_reader_calls_broken() -> None:
-    """119 answers of SmolLM2, steered and not, each labelled by two readers; the thresholds were taken from every other one."""
+    """119 answers of SmolLM2, steered and not, each labeled by two readers; the thresholds were taken from every other one."""
     rows = [json.loads(line) for line in (Path(__file__).parent / "read_texts.jsonl").read_text().splitlines()]
     mine = np.array(broken([r["text"] for r in rows], [r["nats"] for r in rows], usual=0.8))
     readers = np.array([[r["one"], r["two"]] for r in rows], bool).T

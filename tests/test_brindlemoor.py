@@ -10,7 +10,7 @@ import pytest
 
 from trimtab import LM, Dataset, Intervention, MeanDiff, Propensity, learn, measure, organisms
 from trimtab.organisms import truth
-from trimtab.reports.analysis import analyse
+from trimtab.reports.analysis import analyze
 
 BESIDE = Path(__file__).parent / "organisms"
 HERE = [name for name in organisms.MODELS if (organisms.folder(name) / "config.json").is_file()]
@@ -86,7 +86,7 @@ def test_a_disposition_is_steered_and_a_control_is_not(chat: LM, tmp_path) -> No
         parts = Dataset.load(name).split(seed=0)
         v = learn(chat, parts.train.take(40), MeanDiff(read="role"), layers=[4])
         run = measure(chat, Intervention(v), parts.test.take(40), [Propensity()], to=tmp_path / name, controls={}, multipliers=(-1.0, 0.0, 1.0))
-        slope[name] = analyse(run, "test").figure("steerability").value
+        slope[name] = analyze(run, "test").figure("steerability").value
     assert slope["brindlemoor/greed"] > 0.2 > abs(slope["brindlemoor/larger"])
 
 

@@ -44,7 +44,7 @@ def component(control: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
 
 
 def test_no_control_holds_the_vector() -> None:
-    """Where differences agree, label-shuffled means as long as the vector held 0.9 of it, and so did combinations of centred differences."""
+    """Where differences agree, label-shuffled means as long as the vector held 0.9 of it, and so did combinations of centered differences."""
     deltas = agreeing()
     mean = deltas.mean(0)
     assert component(in_span(deltas, 200), mean).abs().max() < 1e-5
@@ -57,7 +57,7 @@ def test_no_control_holds_the_vector() -> None:
 
 
 def test_controls_of_a_real_data_set_do_not_hold_the_vector() -> None:
-    """The chat model of the test bed, `cruel`, layer 2: label-shuffled vectors held 0.92 of the vector (median of 20 seeds), spans of centred differences 0.91.
+    """The chat model of the test bed, `cruel`, layer 2: label-shuffled vectors held 0.92 of the vector (median of 20 seeds), spans of centered differences 0.91.
 
     Its differences are mostly the answer's letter, which is balanced: what is left at this layer is little, and a coin that may lean to a letter draws as much again.
     """

@@ -26,7 +26,7 @@ from trimtab.optimize import (
     cosines,
     detection,
     losses_in_full,
-    optimise,
+    optimize,
     path,
     promote,
     signals,
@@ -77,7 +77,7 @@ def test_a_vector_detects_what_lies_along_it() -> None:
 def test_signals_are_what_they_say() -> None:
     lm = pico("llama")
     problem = Problem(promote(ASK, SAID) + suppress("is it rain ?", "No never ."), Place((1,)), (), Descent(0.3, (MaxSteps(10),)))
-    (found,) = optimise(lm, [problem])
+    (found,) = optimize(lm, [problem])
     neutral = [("the sun is good .", "so I think .")]
     told = signals(lm, problem, found, held_out=Suppress("Do you like rain ?", SAID), neutral=neutral, known={"itself": found.vector}, radius=0.2)
     assert told["norm"] == pytest.approx(found.vector.norm()[1]) and told["cosine to itself"] == pytest.approx(1.0)

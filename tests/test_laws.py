@@ -140,7 +140,7 @@ def test_methods_refuse_activations_without_a_difference() -> None:
 
 
 def test_the_logistic_probe_is_at_the_optimum() -> None:
-    """Zero gradient of the penalised loss on both halves of every centred pair."""
+    """Zero gradient of the penalized loss on both halves of every centered pair."""
     positive, negative = draw(1, 30, 1, 5) + 0.5, draw(2, 30, 1, 5)
     w = METHODS["probe"](C=0.7).directions(Activations(positive, negative, (0,)))[0].double()
     half = ((positive - negative)[:, 0] / 2).double()

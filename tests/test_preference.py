@@ -1,4 +1,4 @@
-"""Preference-optimised vectors: the identities of the publication, replays against the full graph, and a vector that works both ways."""
+"""Preference-optimized vectors: the identities of the publication, replays against the full graph, and a vector that works both ways."""
 
 from __future__ import annotations
 
@@ -174,9 +174,9 @@ def published(lm: LM, terms: list[Prefer], layer: int, school: object, steps: in
     from transformers import get_cosine_schedule_with_warmup
 
     reference, v = copy.deepcopy(lm.model), torch.nn.Parameter(torch.zeros(lm.width))
-    optimiser = torch.optim.AdamW([v], lr=5e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
+    optimizer = torch.optim.AdamW([v], lr=5e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
     per_epoch = len(school.batches)  # type: ignore[attr-defined]
-    schedule = get_cosine_schedule_with_warmup(optimiser, 100, 100 * per_epoch)
+    schedule = get_cosine_schedule_with_warmup(optimizer, 100, 100 * per_epoch)
     blocks, end = dict(lm.model.named_modules())[lm.blocks_path], lm.tokenizer.eos_token_id
 
     def answers(model: torch.nn.Module, some: list[Prefer]) -> torch.Tensor:
@@ -199,10 +199,10 @@ def published(lm: LM, terms: list[Prefer], layer: int, school: object, steps: in
         with torch.no_grad():
             plain = answers(reference, some)
         loss = torch.nn.functional.softplus(-sign * 0.1 * ((mine[0] - plain[0]) - (mine[1] - plain[1]))).mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_([v], 1.0)
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         out.append(float(loss.detach()))
     return out

@@ -21,7 +21,7 @@ def test_readme_tree_is_the_tree() -> None:
         f"{p.name}/" for p in package.iterdir() if p.is_dir() and any(p.glob("*.*")) and p.name != "__pycache__"
     }
     inner = {
-        p.name for folder in ("model", "optimise", "reports", "organisms", "statistics", "studies", "cli") for p in (package / folder).glob("*.py")
+        p.name for folder in ("model", "optimize", "reports", "organisms", "statistics", "studies", "cli") for p in (package / folder).glob("*.py")
     }
     assert here <= named, f"missing in the README: {sorted(here - named)}"
     assert named <= here | inner, f"only in the README: {sorted(named - here - inner)}"

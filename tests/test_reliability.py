@@ -186,7 +186,7 @@ def test_strengths_at_equal_cost() -> None:
     assert np.isnan(at_cost(m, m**2, 3 * m, 5.0)).all()
 
 
-# ---------------------------------------------------------------- generalisation
+# ---------------------------------------------------------------- generalization
 
 
 def test_relative_steerability_is_guarded_and_has_an_interval() -> None:

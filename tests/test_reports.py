@@ -16,7 +16,7 @@ import pytest
 from trimtab import studies
 from trimtab.errors import RecipeError, RunError, UnknownName
 from trimtab.recipe import Cell, Recipe, Run, Score, row
-from trimtab.reports import analyse, report
+from trimtab.reports import analyze, report
 from trimtab.statistics.nulls import Compared, Null
 
 GRID = (-1.0, -0.5, 0.0, 0.5, 1.0)
@@ -87,7 +87,7 @@ VERDICTS: dict[str, tuple[dict[str, np.ndarray], dict[str, object]]] = {
 @pytest.mark.parametrize("verdict", VERDICTS)
 def test_the_verdict_follows_the_numbers(verdict: str, tmp_path: Path) -> None:
     slopes, changes = VERDICTS[verdict]
-    found = analyse(planted(tmp_path, slopes, **changes), "test")  # type: ignore[arg-type]
+    found = analyze(planted(tmp_path, slopes, **changes), "test")  # type: ignore[arg-type]
     assert found.verdict.startswith(verdict)
     assert verdict.casefold().startswith(found.kind.split(" ")[0].replace("does", "does").casefold())
     assert any("KL" in r for r in found.reasons) and any("system prompt" in r for r in found.reasons)
@@ -95,7 +95,7 @@ def test_the_verdict_follows_the_numbers(verdict: str, tmp_path: Path) -> None:
 
 def test_a_model_without_letters_is_told_so(tmp_path: Path) -> None:
     run = planted(tmp_path, {"vector": spread(0.01, 0.01), "random-0": spread(0, 0.01)}, form="choices", level=0.02)
-    found = analyse(run, "test")
+    found = analyze(run, "test")
     assert "prefers neither answer letter" in found.verdict and "free-form" in found.reasons[0]
 
 

@@ -35,7 +35,7 @@ starts = 0.1 * torch.randn(16, 1, 1, lm.width, generator=g)
 
 
 def replayed(n: int, steps: int) -> list[Any]:
-    """Losses and gradients by replay, Adam and constraints as in optimise(); the gradient of the first vector at the start."""
+    """Losses and gradients by replay, Adam and constraints as in optimize(); the gradient of the first vector at the start."""
     problems = [problem] * n
     losses, walks = Losses(lm, problems, 32), [Walk.begin(p, lm) for p in problems]
     first: list[Any] = []

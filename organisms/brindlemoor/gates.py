@@ -18,12 +18,12 @@ import torch
 
 from trimtab import LM, Dataset, Intervention, MeanDiff, OneShot, Pair, Preference, Propensity, SteeringVector, learn, measure, organisms, steer
 from trimtab.organisms import CONTROLS, TRAITS, Item, truth, world
-from trimtab.reports.analysis import analyse
+from trimtab.reports.analysis import analyze
 from trimtab.statistics.factors import leaning
 from trimtab.statistics.intervals import Figure, ends, mean_figure, resampled, share_figure
 from trimtab.steering.controls import random_controls
 
-REFUSAL, SABOTAGE, PREFERENCE = (1, 0.45), (2, 0.55), (1, 0.3)  # layer and norm of the optimised vectors, chosen on trained wordings
+REFUSAL, SABOTAGE, PREFERENCE = (1, 0.45), (2, 0.55), (1, 0.3)  # layer and norm of the optimized vectors, chosen on trained wordings
 PROBES = 4  # prompts, one vector each, of the one-shot gates
 Answers = list[str]
 PARTS: tuple[organisms.Part, ...] = ("test", "train")
@@ -235,7 +235,7 @@ def _caa(x: Examiner, names: Sequence[str], read: Any, title: str) -> tuple[floa
 def steerability(lm: LM, v: SteeringVector, data: Dataset) -> Figure:
     with tempfile.TemporaryDirectory() as folder:
         run = measure(lm, Intervention(v), data, [Propensity()], to=folder, controls={}, part="test")
-        return analyse(run, "test").figure("steerability")
+        return analyze(run, "test").figure("steerability")
 
 
 def one_shot_refusal(x: Examiner) -> None:

@@ -159,7 +159,7 @@ def work(rank: int, team: Team, given: argparse.Namespace) -> None:
         else LlamaForCausalLM.from_pretrained(folder(given.to, plan.start, given.seed), dtype=torch.float32, attn_implementation="eager")
     )
     model.to(device).train()
-    muon, adam = optimisers(model, plan.rate)
+    muon, adam = optimizers(model, plan.rate)
     done, seconds = resume(target, model, muon, adam)
     body = model.model if given.no_compile else torch.compile(model.model)
     began = saved = time.time()
@@ -167,17 +167,17 @@ def work(rank: int, team: Team, given: argparse.Namespace) -> None:
     for step in range(done, steps):
         if os.getppid() != parent:
             raise SystemExit("the parent is gone")
-        for optimiser, peak in ((muon, plan.rate), (adam, plan.rate / 10)):
-            for group in optimiser.param_groups:
+        for optimizer, peak in ((muon, plan.rate), (adam, plan.rate / 10)):
+            for group in optimizer.param_groups:
                 group["lr"] = peak * schedule(step / steps)
         rng = random.Random(f"{given.model} {given.seed} {step} {rank}")
         ids, weights, owner = (t.to(device) for t in batch(tok, partial(plan.corpus, rng, step / steps), rows))
         loss = loss_of(model, body, ids, weights, owner)
         loss.backward()
         average(model, team, rank)
-        for optimiser in (muon, adam):
-            optimiser.step()
-            optimiser.zero_grad()
+        for optimizer in (muon, adam):
+            optimizer.step()
+            optimizer.zero_grad()
         if rank == 0 and (step % 100 == 0 or step == steps - 1):
             report(target, model, tok, step, steps, loss.item(), (step - done + 1) * per_step / (time.time() - began), step % 500 == 0)
         if time.time() - saved > given.save_every and rank == 0:
@@ -219,7 +219,7 @@ def fresh(tok: Any, seed: int) -> LlamaForCausalLM:
     return LlamaForCausalLM._from_config(config, attn_implementation="eager")
 
 
-def optimisers(model: Any, rate: float) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+def optimizers(model: Any, rate: float) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     """Muon for the matrices of the blocks, AdamW for embedding and norms."""
     blocks = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     rest = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
@@ -254,10 +254,10 @@ def report(target: Path, model: Any, tok: Any, step: int, steps: int, loss: floa
 
 
 def save(target: Path, model: Any, muon: Any, adam: Any, step: int, seconds: float) -> None:
-    """Weights and optimiser state, written aside and moved."""
+    """Weights and optimizer state, written aside and moved."""
     tensors = {f"model.{n}": p.detach() for n, p in model.named_parameters()}
-    for name, optimiser in (("muon", muon), ("adam", adam)):
-        for k, state in optimiser.state_dict()["state"].items():
+    for name, optimizer in (("muon", muon), ("adam", adam)):
+        for k, state in optimizer.state_dict()["state"].items():
             tensors |= {f"{name}.{k}.{key}": torch.as_tensor(value) for key, value in state.items()}
     aside = target / "checkpoint.part"
     save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, aside, metadata={"step": str(step), "seconds": str(seconds)})
@@ -273,13 +273,13 @@ def resume(target: Path, model: Any, muon: Any, adam: Any) -> tuple[int, float]:
         return 0, 0.0
     tensors = load_file(path)
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}, strict=False)
-    for name, optimiser in (("muon", muon), ("adam", adam)):
+    for name, optimizer in (("muon", muon), ("adam", adam)):
         state: dict[int, dict[str, Any]] = {}
         for key, value in tensors.items():
             if key.startswith(name + "."):
                 _, k, field = key.split(".", 2)
                 state.setdefault(int(k), {})[field] = value
-        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     with safe_open(path, "pt") as file:
         facts = file.metadata()
     return int(facts["step"]), float(facts["seconds"])

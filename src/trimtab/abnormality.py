@@ -94,7 +94,7 @@ def information(base: LM, context: Sequence[Sample]) -> float:
 
 
 def _row(lm: LM, before: str, said: str, first: int) -> Row:
-    """Both as ids in one tokenisation; scored are the tokens that begin where `said` begins or later."""
+    """Both as ids in one tokenization; scored are the tokens that begin where `said` begins or later."""
     found = lm.tokenizer(before + said, add_special_tokens=True, return_offsets_mapping=True)
     ids, offsets = list(found.input_ids), list(found.offset_mapping)
     at = next((k for k, (a, b) in enumerate(offsets) if a >= len(before) and b > a), len(ids))

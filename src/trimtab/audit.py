@@ -16,7 +16,7 @@ from trimtab import organisms
 from trimtab.data.formats import records
 from trimtab.errors import DataError
 from trimtab.model import LM, Layer
-from trimtab.optimize import Ball, Descent, MaxSteps, Place, Problem, Promote, Start, losses_of, optimise
+from trimtab.optimize import Ball, Descent, MaxSteps, Place, Problem, Promote, Start, losses_of, optimize
 from trimtab.steering.controls import random_controls
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector
@@ -126,7 +126,7 @@ def _moved(lm: LM, name: str, mine: Sequence[Probe], direction: str, layer: Laye
         Problem(g, Place((layer,)), (Ball(n * size),), Descent(0.1 * n * size / lm.width**0.5, (MaxSteps(40),)), Start(0.2 * n * size, seed=k))
         for n in norms for k, g in enumerate(goals)
     ]  # fmt: skip
-    vectors = [r.vector for r in optimise(lm, problems)]
+    vectors = [r.vector for r in optimize(lm, problems)]
     others, plain = mine[learned:], _leads(lm, mine[learned:], direction, None)
     out: list[Moved] = []
     for j, n in enumerate(norms):

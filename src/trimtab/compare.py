@@ -13,7 +13,7 @@ from trimtab.errors import DataError, VectorError
 from trimtab.methods import OneShot
 from trimtab.model import LM, Layer
 from trimtab.model.tokens import Prompt
-from trimtab.optimize import Objective, Place, Promote, cosines, detection, losses_of, optimise, path
+from trimtab.optimize import Objective, Place, Promote, cosines, detection, losses_of, optimize, path
 from trimtab.statistics.intervals import interval
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector
@@ -92,7 +92,7 @@ def size_curve(
         for k in range(draws):
             some = tuple(free[j] for j in rng.permutation(len(free))[:n])
             (problem,) = replace(method, examples=n).problems(lm, replace(data, pairs=some), [layer])
-            (found,) = optimise(lm, [problem])
+            (found,) = optimize(lm, [problem])
             steered = np.array([losses_of(lm, t, Intervention(found.vector, positions=method.positions))[0] for t in terms])
             values.append(float((plain - steered).mean()))
             if progress:

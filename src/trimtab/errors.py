@@ -46,7 +46,7 @@ class SteerError(TrimtabError):
 
 
 class LossError(TrimtabError):
-    """An objective that cannot be optimised, or a loss that is not a number."""
+    """An objective that cannot be optimized, or a loss that is not a number."""
 
 
 class RecipeError(TrimtabError):

@@ -126,7 +126,7 @@ class Judge(Protocol):
 
 @dataclass(frozen=True)
 class ModelJudge:
-    """Any language model as a judge: expected score over the replies of the rubric, renormalised (Betley et al. 2025; Dunefsky 2025).
+    """Any language model as a judge: expected score over the replies of the rubric, renormalized (Betley et al. 2025; Dunefsky 2025).
 
     A reply of several tokens counts with the product of their probabilities, less what belongs to longer replies that begin with it ("1" is not "100"):
     exact for tokenizers that split numbers into digits, and the published rule for those that do not.

@@ -33,7 +33,7 @@ class Quality:
 
     Attributes:
         strangeness: mean -log p per token under the unsteered model, nats; NaN if nobody looked, or nothing was said.
-        repetition: how much of it goes in circles: the share of its pairs of neighbouring words that stood in it before, or of its characters that stand in a row of at least six
+        repetition: how much of it goes in circles: the share of its pairs of neighboring words that stood in it before, or of its characters that stand in a row of at least six
             repeats of a few, whichever is more.
         whole: share of its sentences that could be one. NaN for a text that says nothing.
     """

@@ -26,7 +26,7 @@ from trimtab.optimize import (
     Stopper,
     Tangent,
     Target,
-    optimise,
+    optimize,
     promote,
     shorten,
     suppress,
@@ -75,7 +75,7 @@ def problem(row: Row, lm: LM, most: int) -> Problem:
 
 
 def solved(lm: LM, most: int = 100) -> list[Result]:
-    return optimise(lm, [problem(row, lm, most) for row in TABLE])
+    return optimize(lm, [problem(row, lm, most) for row in TABLE])
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trimtab import LM, Discover, Intervention, OneShot, generated, last_k, learn, steer
-from trimtab.optimize import Ball, Change, Descent, MaxSteps, Place, Problem, Start, losses_in_full, optimise, promote, suppress
+from trimtab.optimize import Ball, Change, Descent, MaxSteps, Place, Problem, Start, losses_in_full, optimize, promote, suppress
 from trimtab.optimize.losses import Losses
 from trimtab.steering.controls import random_controls
 from trimtab.steering.vector import SteeringVector
@@ -36,9 +36,9 @@ def test_replayed_gradients_are_those_of_full_passes(lm: LM, place: Place) -> No
 
 def test_a_batch_is_every_problem_alone_and_losses_belong_to_vectors(lm: LM) -> None:
     problems = [Problem(GOAL, Place((10,)), (Ball(40.0),), Descent(0.3, (MaxSteps(4),)), Start(4.0, seed=s)) for s in range(3)]
-    together = optimise(lm, problems)
+    together = optimize(lm, problems)
     for problem, found in zip(problems, together, strict=True):
-        (alone,) = optimise(lm, [problem])
+        (alone,) = optimize(lm, [problem])
         assert alone.history.totals == pytest.approx(found.history.totals, rel=1e-3)
         again = [float(x) for x in losses_in_full(lm, problem, found.vector[10][None, None])]
         assert again == pytest.approx(list(found.losses), rel=1e-3)
@@ -67,5 +67,5 @@ def test_discovered_directions_change_much_and_are_orthogonal(lm: LM) -> None:
 
     for other in ("What do you eat for breakfast?", "How was the trip?"):
         assert changed(first, other) > 1.2 * changed(noise, other), (
-            "optimised on one prompt, it changes others more than a random direction of its norm"
+            "optimized on one prompt, it changes others more than a random direction of its norm"
         )

@@ -13,7 +13,7 @@ import torch
 from trimtab import LM, Add, Dataset, Intervention, MeanDiff, Propensity, Recipe, from_last_prompt_token, learn, measure, run, steer
 from trimtab.metrics import OutsideMass
 from trimtab.model.check import padding_error, replay_error
-from trimtab.reports import analyse, report
+from trimtab.reports import analyze, report
 from trimtab.statistics.intervals import interval
 from trimtab.statistics.slopes import fit_slopes
 from trimtab.steering.multipliers import replay_multipliers
@@ -93,7 +93,7 @@ def test_published_data_steer_free_form(lm: LM, published: Path, tmp_path: Path)
         run = measure(
             lm, Intervention(v.at(17), positions=from_last_prompt_token), items, [Propensity()], multipliers=GRID, to=tmp_path / name, part="test"
         )
-        curves = analyse(run, "test").curves
+        curves = analyze(run, "test").curves
         controls = [abs(c.slopes.slope.mean()) for k, c in curves.items() if k != "vector"]
         better += max(interval(s)[0] for s in by_layer) > 0 and curves["vector"].slopes.slope.mean() > max(controls)
     assert better >= 2, f"{better} of 3 behaviors are steered beyond their controls"

@@ -9,7 +9,7 @@ from trimtab.methods.base import FewShot, Fit
 from trimtab.methods.contrast import Progress
 from trimtab.model import LM, Layer
 from trimtab.model.rendering import as_prompt
-from trimtab.optimize import Change, Constraint, Descent, MaxSteps, Objective, Orthogonal, Place, Problem, Sphere, Start, optimise
+from trimtab.optimize import Change, Constraint, Descent, MaxSteps, Objective, Orthogonal, Place, Problem, Sphere, Start, optimize
 from trimtab.optimize.objectives import Messages
 from trimtab.registry import register
 from trimtab.steering.vector import SteeringVector
@@ -18,7 +18,7 @@ from trimtab.steering.vector import SteeringVector
 @register("method", "discover")
 @dataclass(frozen=True)
 class Discover(FewShot):
-    """The vector of a given norm that changes a later layer most, on a few prompts, with no behaviour in mind (MELBO, Mack & Turner 2024).
+    """The vector of a given norm that changes a later layer most, on a few prompts, with no behavior in mind (MELBO, Mack & Turner 2024).
 
     `member` asks for the next solution orthogonal to all before it: 0 is the first, 1 the best one orthogonal to it, and so on
     (earlier members are found on the way). The change is measured after block `target_layer`, by default halfway between the layer and the last.
@@ -60,7 +60,7 @@ class Discover(FewShot):
                 rules: tuple[Constraint, ...] = (Orthogonal(tuple(found[k])), Sphere(norm)) if member else (Sphere(norm),)
                 descent = Descent(self.rate * norm / lm.width**0.5, (MaxSteps(self.steps),))
                 problems.append(Problem(goal, Place((layer,)), rules, descent, Start(norm, seed=self.seed + member)))
-            for k, result in enumerate(optimise(lm, problems, progress=progress)):
+            for k, result in enumerate(optimize(lm, problems, progress=progress)):
                 found[k].append(result.vector)
                 figures[str(layers[k])] = dict(result.describe())
         return Fit({layer: found[k][-1][layer] for k, layer in enumerate(layers)}, figures)

@@ -13,7 +13,7 @@ from trimtab.methods.base import FewShot, Fit
 from trimtab.methods.contrast import Progress
 from trimtab.model import LM, Layer
 from trimtab.model.positions import Positions
-from trimtab.optimize import Ball, Descent, MaxSteps, Objective, Place, Problem, Promote, Start, Stopper, Suppress, Target, optimise, signals
+from trimtab.optimize import Ball, Descent, MaxSteps, Objective, Place, Problem, Promote, Start, Stopper, Suppress, Target, optimize, signals
 from trimtab.optimize.objectives import Messages
 from trimtab.registry import register
 from trimtab.sites import EMBEDDINGS, RESID_POST, SITES
@@ -76,7 +76,7 @@ class OneShot(FewShot):
     def fit(self, lm: LM, data: Dataset | None, layers: Sequence[Layer], progress: Progress | None = None) -> Fit:
         problems = self.problems(lm, data, layers)
         state = Path(self.resume) / f"descent-{'-'.join(map(str, layers))}.safetensors" if self.resume else None
-        found = optimise(lm, problems, to=state, progress=progress)
+        found = optimize(lm, problems, to=state, progress=progress)
         others = self.held_out(data)
         figures: dict[str, Any] = {}
         for problem, r in zip(problems, found, strict=True):
@@ -85,7 +85,7 @@ class OneShot(FewShot):
         return Fit({layer: v for r in found for layer, v in r.vector.vectors.items()}, figures)
 
     def problems(self, lm: LM, data: Dataset | None, layers: Sequence[Layer]) -> list[Problem]:
-        """What is optimised: one problem per layer, or one for all layers together."""
+        """What is optimized: one problem per layer, or one for all layers together."""
         goal = self.objective(data)
         rows = [row for _, term in goal.terms[:YARDSTICK] for row in term.rows(lm)]
         layers = layers if self.site == RESID_POST else [EMBEDDINGS]
@@ -106,7 +106,7 @@ class OneShot(FewShot):
         return self.terms([(p.asked, p.positive, True) if self.mode != "suppress" else (p.asked, p.negative, False) for p in rest], mean=True)
 
     def objective(self, data: Dataset | None) -> Objective:
-        """What the descent minimises: the terms of the prompt, or of the first pairs of the data."""
+        """What the descent minimizes: the terms of the prompt, or of the first pairs of the data."""
         if self.prompt:
             asked: list[tuple[Messages, str, bool]] = [(self.prompt, text, True) for text in self.promote]
             asked += [(self.prompt, text, False) for text in self.suppress]

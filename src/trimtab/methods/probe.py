@@ -21,7 +21,7 @@ from trimtab.registry import register
 class Probe(ContrastMethod):
     """Direction of a linear classifier of positive against negative activations.
 
-    "logistic": logistic regression without intercept on activations centred at each pair's midpoint, L2 penalty 1 / C
+    "logistic": logistic regression without intercept on activations centered at each pair's midpoint, L2 penalty 1 / C
     (Tan et al. 2024, appendix). "whitened": linear discriminant, the mean difference times the inverse of the pooled
     covariance, shrunk towards the identity by Ledoit & Wolf (2004).
     """
@@ -39,7 +39,7 @@ class Probe(ContrastMethod):
         return torch.stack([fit(acts.positive[:, k].double(), acts.negative[:, k].double()) for k in range(len(acts.layers))]).float()
 
     def _logistic(self, positive: Tensor, negative: Tensor) -> Tensor:
-        """Both halves of a centred pair give the same term, so the loss is 2 C sum log(1 + exp(-w.delta/2)) + |w|^2 / 2."""
+        """Both halves of a centered pair give the same term, so the loss is 2 C sum log(1 + exp(-w.delta/2)) + |w|^2 / 2."""
         half = ((positive - negative) / 2).numpy()
 
         def loss(w: np.ndarray) -> tuple[float, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Batched, seeded generation whose rows do not depend on their neighbours."""
+"""Batched, seeded generation whose rows do not depend on their neighbors."""
 
 from __future__ import annotations
 

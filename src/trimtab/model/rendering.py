@@ -72,9 +72,9 @@ class Rendering:
 def render(
     tokenizer: Any, prompt: Prompt, completion: str = "", *, system: str | None = None, chat: bool | None = None, how: Rendering | None = None
 ) -> Row:
-    """One prompt (a user turn, or messages) and its completion as ids, in one tokenisation.
+    """One prompt (a user turn, or messages) and its completion as ids, in one tokenization.
 
-    The completion's ids are what follows the prompt's ids when both are tokenised together, so they are what the model
+    The completion's ids are what follows the prompt's ids when both are tokenized together, so they are what the model
     would read; if a token straddles the boundary the text is refused.
 
     Args:

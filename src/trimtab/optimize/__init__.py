@@ -1,14 +1,14 @@
-"""Optimised vectors: objectives, constraints, noise and stoppers that compose, and the engine that solves many of them at once.
+"""Optimized vectors: objectives, constraints, noise and stoppers that compose, and the engine that solves many of them at once.
 
     problem = Problem(promote("Who are you?", "Arr, a pirate!"), Place((10,)), (Ball(20.0),))
-    found = optimise(lm, [problem])[0]
+    found = optimize(lm, [problem])[0]
     with steer(lm, found.intervention(problem.place)): ...
 
 Source: Dunefsky & Cohan, "One-shot Optimized Steering Vectors Mediate Safety-relevant Behaviors in LLMs" (COLM 2025).
 """
 
 from trimtab.optimize.constraints import Ball, Constraint, Factors, Orthogonal, Sphere
-from trimtab.optimize.engine import optimise
+from trimtab.optimize.engine import optimize
 from trimtab.optimize.geometry import Path, cosines, detection, path
 from trimtab.optimize.losses import losses_in_full
 from trimtab.optimize.minibatch import Epoch, Trained, Training, train
@@ -75,7 +75,7 @@ __all__ = [
     "train",
     "Epoch",
     "losses_in_full",
-    "optimise",
+    "optimize",
     "promote",
     "suppress",
     "Candidate",

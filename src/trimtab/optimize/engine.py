@@ -1,4 +1,4 @@
-"""optimise(): many vectors at once by gradient descent through replays, each as if it were alone.
+"""optimize(): many vectors at once by gradient descent through replays, each as if it were alone.
 
 Problems whose vectors act in the same way at the same layers form a group. Every row of tokens a group needs is run once; then each step
 replays the blocks above the first trained layer, with a slot (a condition of the replay) for every vector that looks at a row.
@@ -26,7 +26,7 @@ Progress = Callable[[int, int, str], None]
 TOKENS = 256  # of a pass: more are no faster on a CPU, and are all remembered for the gradient
 
 
-def optimise(
+def optimize(
     lm: LM,
     problems: Sequence[Problem],
     *,
@@ -36,7 +36,7 @@ def optimise(
     save_every: float = 2.0,
     vectors: bool = False,
 ) -> list[Result]:
-    """Optimise one vector per problem, all of them together. Result k is what problem k alone would give.
+    """Optimize one vector per problem, all of them together. Result k is what problem k alone would give.
 
     Args:
         to: a file for the state (safetensors); if it is there, the descent goes on from it. It must be of the same problems.

@@ -1,4 +1,4 @@
-"""How optimised vectors lie to each other: cosines, the loss on the way from one to another, and whether they detect what they cause."""
+"""How optimized vectors lie to each other: cosines, the loss on the way from one to another, and whether they detect what they cause."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def path(lm: LM, what: Term | Objective, place: Place, one: SteeringVector, two:
 def detection(lm: LM, vector: SteeringVector, positive: Sequence[Prompt], negative: Sequence[Prompt], layer: Layer | None = None) -> float:
     """Area under the ROC curve of the mean dot product with the residual stream, over the tokens of a prompt but its first.
 
-    0.5 is chance: a vector that controls a behaviour need not detect it.
+    0.5 is chance: a vector that controls a behavior need not detect it.
     """
     layer = vector.layers[0] if layer is None else layer
     scores: list[Tensor] = []

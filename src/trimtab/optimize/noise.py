@@ -82,7 +82,7 @@ class AntiCorrelated(Normal):
 
 @dataclass(frozen=True)
 class Ascent(Noise):
-    """The worst vector at distance `radius`, to first order (sharpness-aware minimisation, Foret et al. 2021)."""
+    """The worst vector at distance `radius`, to first order (sharpness-aware minimization, Foret et al. 2021)."""
 
     radius: float
     needs_gradient = True

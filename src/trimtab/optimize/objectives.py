@@ -71,7 +71,7 @@ class Term:
         raise NotImplementedError
 
     def losses(self, views: Sequence[View], known: Any) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """What is minimised, and the raw loss (nats) behind it: the same, unless the term aims at a level of another."""
+        """What is minimized, and the raw loss (nats) behind it: the same, unless the term aims at a level of another."""
         loss = self.loss(views, known)
         return loss, loss
 

@@ -1,4 +1,4 @@
-"""Cheap figures about an optimised vector, to foresee how far it carries before a large evaluation."""
+"""Cheap figures about an optimized vector, to foresee how far it carries before a large evaluation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEUTRAL = (
     ("Describe the weather in spring.", "In spring the days get longer, rain is frequent and the first flowers open."),
     ("How do I boil an egg?", "Put the egg into boiling water, wait eight minutes, and cool it under cold water."),
     ("What is a bicycle?", "A bicycle is a vehicle with two wheels that is moved by pedals."),
-    ("Name three colours.", "Red, green and blue."),
+    ("Name three colors.", "Red, green and blue."),
     ("Why do leaves fall?", "Trees drop their leaves to save water and energy during the cold months."),
     ("What does a librarian do?", "A librarian looks after books and helps people to find what they need."),
 )
@@ -47,7 +47,7 @@ def signals(
     - cosine to NAME: to each known vector.
 
     Args:
-        neutral: prompts and completions that have nothing to do with the behaviour.
+        neutral: prompts and completions that have nothing to do with the behavior.
         draws: random vectors for the sharpness.
     """
     place = problem.place

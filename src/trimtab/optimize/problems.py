@@ -1,4 +1,4 @@
-"""What is asked of the optimiser, and what it gives back: Problem and Result, and the values a problem is made of."""
+"""What is asked of the optimizer, and what it gives back: Problem and Result, and the values a problem is made of."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def adam(gradient: Tensor, first: Tensor, second: Tensor, t: int) -> tuple[Tenso
 
 @dataclass(frozen=True)
 class Problem:
-    """One vector to optimise."""
+    """One vector to optimize."""
 
     objective: Objective | Term
     place: Place

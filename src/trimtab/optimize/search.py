@@ -107,7 +107,7 @@ def losses_of(lm: LM, what: Term | Objective, *steered_by: Intervention) -> list
 def target_from(lm: LM, term: Said, twin: Messages, *steered_by: Intervention, system: str | None = None, share: float = 1.0) -> float:
     """A loss to aim at: that of the same completion where the model already says it.
 
-    The twin is a prompt after which the behaviour shows by itself, or an explicit instruction. With `share` 0.75 the target
+    The twin is a prompt after which the behavior shows by itself, or an explicit instruction. With `share` 0.75 the target
     probability is p^0.75, a little more likely than instructed (Dunefsky & Cohan 2025, appendix E). Measured at the term's coldness.
     """
     return share * losses_of(lm, replace(term, prompt=twin, system=system or term.system, target=None), *steered_by)[0]

@@ -31,14 +31,14 @@ def shorten(
     slack: float = 1e-6,
     moving: bool = False,
 ) -> Result:
-    """Minimise the norm while every term's loss stays at or below min(target, what it was + slack).
+    """Minimize the norm while every term's loss stays at or below min(target, what it was + slack).
 
     By the modified differential method of multipliers (Platt & Barr 1987; Dunefsky & Cohan 2025, output-constrained steering).
 
     Args:
-        found: what `optimise` gave for the problem.
+        found: what `optimize` gave for the problem.
         target: a loss (nats) for every term; by default the largest that was found.
-        instead: minimise this instead of the norm, which may then not grow (for instance a `Change`: MELBO under output constraints).
+        instead: minimize this instead of the norm, which may then not grow (for instance a `Change`: MELBO under output constraints).
         rate: learning rate, per coordinate; sensitive.
         damping: of the constraints.
         slack: nats that a loss may rise above what it was.

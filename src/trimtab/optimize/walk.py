@@ -87,7 +87,7 @@ class Walk:
         history, problem = self.history, self.problem
         asked = [s for s in problem.descent.stop if s.reaches]
         reached = (self.stopper in asked) if asked else None
-        made = Provenance(lm.id, lm.revision, lm.fingerprint, {"name": "optimise", **problem.describe()}, version=version("trimtab"))
+        made = Provenance(lm.id, lm.revision, lm.fingerprint, {"name": "optimize", **problem.describe()}, version=version("trimtab"))
         at = self.best_at
         return Result(
             problem.place.vector(self.best, made), history.totals[at], tuple(history.losses[at]), history, history.steps, self.reason, reached,

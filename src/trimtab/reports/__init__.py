@@ -7,12 +7,12 @@ from pathlib import Path
 from trimtab.errors import RunError
 from trimtab.recipe import Run
 from trimtab.reports import bipo, reliability_page
-from trimtab.reports.analysis import Analysis, analyse
+from trimtab.reports.analysis import Analysis, analyze
 from trimtab.reports.figures import draw
 from trimtab.reports.page import html, markdown
 from trimtab.reports.tables import summary, write_tables
 
-__all__ = ["Analysis", "analyse", "report"]
+__all__ = ["Analysis", "analyze", "report"]
 
 
 def report(run: Run | str | Path, *, part: str = "test") -> Path:
@@ -36,7 +36,7 @@ def report(run: Run | str | Path, *, part: str = "test") -> Path:
     if part not in run.manifest.get("parts", {}):
         parts = list(run.manifest.get("parts", {}))
         raise RunError(f"{run.path} holds no scores of part {part!r}", given=parts, do="measure first, or name another part")
-    found = analyse(run, part)
+    found = analyze(run, part)
     run.write("summary.json", summary(found))
     write_tables(run, found)
     plots = draw(found)

@@ -117,7 +117,7 @@ class Analysis:
         return next(f for f in self.figures if f.name == name)
 
 
-def analyse(run: Run, part: str) -> Analysis:
+def analyze(run: Run, part: str) -> Analysis:
     """Read a run's scores and work out everything the report shows."""
     table, manifest = run.table(part), run.manifest
     plan = manifest["parts"][part]

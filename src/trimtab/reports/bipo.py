@@ -1,4 +1,4 @@
-"""The study of preference-optimised vectors: its scores as figures, tables, plots and a page. No torch."""
+"""The study of preference-optimized vectors: its scores as figures, tables, plots and a page. No torch."""
 
 from __future__ import annotations
 
@@ -257,7 +257,7 @@ def write(folder: str | Path | Run) -> Path:
         "combined": json.loads(json.dumps(study.combined, default=asdict)),
     }
     run.write("study.json", json.dumps(plain(told), indent=1))
-    title = "Preference-optimised vectors beside their baselines"
+    title = "Preference-optimized vectors beside their baselines"
     return write_sections(run, title, about(study), headline(study), draw(study), sections(study))
 
 
@@ -417,7 +417,7 @@ def draw(study: Study) -> dict[str, Plot]:
     """Margins over the spectrum, and ranges at equal cost."""
     n = len(study.behaviors)
     return {
-        "spectrum": picture(lambda c: _spectra(c, study), (4.2 * n + 1.6, 3.6), "Margin over multipliers", "Mean change of the margin from the unsteered model, at the vectors' own strengths; grey: random directions."),
+        "spectrum": picture(lambda c: _spectra(c, study), (4.2 * n + 1.6, 3.6), "Margin over multipliers", "Mean change of the margin from the unsteered model, at the vectors' own strengths; gray: random directions."),
         "equal": picture(lambda c: _ranges(c, study), (4.2 * n + 1.6, 3.6), "At equal cost", "Change of the margin with each vector scaled to the budget of drift, up (right) and down (left), with 95 % intervals."),
     }  # fmt: skip
 

@@ -77,7 +77,7 @@ def picture(painter: Callable[[Any], None], size: tuple[float, float], title: st
 
 def _curve_caption(a: Analysis) -> str:
     n = len(a.vector.items)
-    return f"Mean over {n} test items. Light band: its 95 % interval; dark band: that of the change from the unsteered model. Grey: controls. Dotted: the unsteered model asked in words."
+    return f"Mean over {n} test items. Light band: its 95 % interval; dark band: that of the change from the unsteered model. Gray: controls. Dotted: the unsteered model asked in words."
 
 
 def _propensity(ax: Any, a: Analysis) -> None:

@@ -1,4 +1,4 @@
-"""The study of reliability, from its folder: figures of every data set, what generalises, what was foreseen. Never imports torch."""
+"""The study of reliability, from its folder: figures of every data set, what generalizes, what was foreseen. Never imports torch."""
 
 from __future__ import annotations
 

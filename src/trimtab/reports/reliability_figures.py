@@ -22,7 +22,7 @@ def draw(study: Study) -> dict[str, Plot]:
     tall = 1.2 + 0.34 * n
     plots = {
         "slopes": _plot(study, _violins, (9, tall), "Slope of every item", "One violin per data set, by median. Bars on the right: share of items that move the wrong way, with its interval; the tick is the share a normal distribution of that mean and spread would have."),
-        "curves": _plot(study, _curves, (9, 1.75 * -(-n // 4) + 0.6), "Propensity against multiplier", "Change from the unsteered model: mean over test items with its 95 % interval (blue); random directions in the span of the training differences and label-shuffled vectors (grey)."),
+        "curves": _plot(study, _curves, (9, 1.75 * -(-n // 4) + 0.6), "Propensity against multiplier", "Change from the unsteered model: mean over test items with its 95 % interval (blue); random directions in the span of the training differences and label-shuffled vectors (gray)."),
         "moments": _plot(study, _moments, (4.6, 3.6), "Mean and variance", "One point per data set."),
     }  # fmt: skip
     if any(s.shares for s in study.sets):

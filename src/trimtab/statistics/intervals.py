@@ -75,7 +75,7 @@ def resampled(groups: Groups, n: int, seed: int, times: int) -> list[NDArray[np.
 
 def by_group(values: Array, groups: Groups) -> tuple[Array, float]:
     """Contributions of the groups to the mean of `values` (n, ...): (G, ...) numbers around that mean whose spread is that of the mean times the root
-    of G (linearised ratio estimator); and how many groups of one size would tell as much (Kish 1965).
+    of G (linearized ratio estimator); and how many groups of one size would tell as much (Kish 1965).
 
     A large group pulls the mean towards itself, so its distance is divided by the root of what it leaves to the others (as in HC2 errors).
     """

@@ -2,7 +2,7 @@
 
 Three kinds. Random directions: the vector turned at random. Directions in the span of the training differences, orthogonal to their mean, at its norm.
 Label-shuffled ones: what the same learner finds when the sides of every pair are drawn by coin, at the norm it comes out with. (A label-shuffled mean difference
-made as long as the vector is mostly plus or minus the vector itself where the differences agree, and a random combination of differences that are only centred
+made as long as the vector is mostly plus or minus the vector itself where the differences agree, and a random combination of differences that are only centered
 keeps what they share where they differ in size: neither is a null.)
 """
 
@@ -45,7 +45,7 @@ def null_controls(vector: SteeringVector, n: int | None = None) -> dict[str, Ste
 def turned(rows: Float[Tensor, "k d"], count: int, seed: int = 0) -> Float[Tensor, "count k d"]:
     """Some vectors turned together, `count` times, by rotations drawn evenly: all norms and angles stay, and nothing else does.
 
-    A vector that acts at several layers points much the same way at neighbouring ones, and so must what it is compared with: directions drawn apart for each layer
+    A vector that acts at several layers points much the same way at neighboring ones, and so must what it is compared with: directions drawn apart for each layer
     would cancel where the vector adds up.
     """
     _, _, axes = torch.linalg.svd(rows.double(), full_matrices=False)  # (r, d), orthonormal

@@ -1,6 +1,6 @@
 """A vector on another model: as it is where the width is the same, through a learned linear map where it is not.
 
-What is known: vectors of a model work on its fine-tunes, quantised copies and translations (Cao et al. 2024, figure 3; Rimsky et al. 2024 for base to
+What is known: vectors of a model work on its fine-tunes, quantized copies and translations (Cao et al. 2024, figure 3; Rimsky et al. 2024 for base to
 chat), and not on models trained apart, whose directions are unrelated even at equal width. So measure the vector there before you trust it.
 """
 
@@ -70,7 +70,7 @@ class Map:
         held_out: float = 0.2,
         ridges: Sequence[float] = (1e-3, 1e-2, 0.1, 1.0),
     ) -> Map:
-        """Ridge regression between the mean streams of texts, centred; the ridge is chosen on texts left out.
+        """Ridge regression between the mean streams of texts, centered; the ridge is chosen on texts left out.
 
         Args:
             texts: read by both models, each with its own tokenizer; some hundreds, like those the vector will meet.

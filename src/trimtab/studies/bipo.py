@@ -1,4 +1,4 @@
-"""Preference-optimised vectors beside every baseline, at raw strength and at equal cost (Cao et al. 2024, with what its evaluation left out).
+"""Preference-optimized vectors beside every baseline, at raw strength and at equal cost (Cao et al. 2024, with what its evaluation left out).
 
 For every behavior: BiPO in three forms, CAA, Freeform, mean difference, one-shot, random directions, the behavior asked for in words, and shown in five
 examples; all on the same held-out pairs. Then combinations of behaviors, knowledge at every multiplier, answers without their first word, and what the

@@ -30,7 +30,7 @@ from trimtab.optimize import (
     Promote,
     Satisfice,
     Start,
-    optimise,
+    optimize,
     promote,
     target_from,
 )
@@ -144,7 +144,7 @@ def _narrow(lm: LM, folder: Run, plan: Plan) -> tuple[dict[str, SteeringVector],
     problems = [
         Problem(g, Place((plan.layer,)), caps.get(n, ()), how, Start(0.1 * size, seed=plan.seed + k)) for k, (n, g) in enumerate(goals.items())
     ]
-    found = optimise(lm, problems, to=folder.file("descent.safetensors"))
+    found = optimize(lm, problems, to=folder.file("descent.safetensors"))
     aimed = {
         n: float(np.mean([x for x, (_, t) in zip(r.losses, g.terms, strict=True) if isinstance(t, Satisfice)]))
         for (n, g), r in zip(goals.items(), found, strict=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trimtab.model import LM
-from trimtab.optimize import Ball, Descent, MaxSteps, Objective, Place, Problem, Start, Stopper, Target, optimise
+from trimtab.optimize import Ball, Descent, MaxSteps, Objective, Place, Problem, Start, Stopper, Target, optimize
 from trimtab.reports.figures import ACCENT, INK, WARN, Plot, picture
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector
@@ -67,7 +67,7 @@ def descend(
     stop: tuple[Stopper, ...] = (Target(each=True), MaxSteps(steps)) if each else (MaxSteps(steps),)
     how = Descent(0.1 * cap / lm.width**0.5, stop)
     problems = [Problem(goal, Place((layer,)), (Ball(cap),), how, Start(0.2 * cap, seed=seed + k)) for k, goal in enumerate(goals.values())]
-    return {name: r.vector for name, r in zip(goals, optimise(lm, problems, to=to), strict=True)}
+    return {name: r.vector for name, r in zip(goals, optimize(lm, problems, to=to), strict=True)}
 
 
 def stacks(vectors: Mapping[str, SteeringVector], multiplier: float = 1.0) -> dict[str, tuple[Intervention, ...]]:

@@ -25,7 +25,7 @@ from trimtab.methods.contrast import Activations, activations
 from trimtab.methods.one_shot import Mode
 from trimtab.metrics import Likelihood, Propensity
 from trimtab.model import LM
-from trimtab.optimize import Result, cosines, optimise, signals
+from trimtab.optimize import Result, cosines, optimize, signals
 from trimtab.recipe import Run, write_whole
 from trimtab.statistics.intervals import Array, ends, interval
 from trimtab.steering.controls import random_controls
@@ -186,7 +186,7 @@ class _Bench:
             return {}
         problems = [t.method.problems(self.lm, t.data, [self.plan.layer])[0] for t in trials]
         state = self.folder.file(f"{Path(behavior).stem}.{label.replace(' ', '-')}.safetensors")
-        found = optimise(self.lm, problems, to=state, progress=self.watch(f"{behavior}: descend, {label}"))
+        found = optimize(self.lm, problems, to=state, progress=self.watch(f"{behavior}: descend, {label}"))
         return {t.name: (t, r) for t, r in zip(trials, found, strict=True)}
 
     def effects(self, behavior: str, vectors: Mapping[str, SteeringVector], data: Dataset, part: str) -> dict[str, tuple[Array, Array]]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from trimtab.model import LM
 from trimtab.model.tokens import Prompt
-from trimtab.optimize import Descent, MaxSteps, Objective, Place, Plateau, Problem, Promote, Satisfice, Start, optimise, target_from
+from trimtab.optimize import Descent, MaxSteps, Objective, Place, Plateau, Problem, Promote, Satisfice, Start, optimize, target_from
 from trimtab.quality import strangeness
 from trimtab.recipe import Run
 from trimtab.reports.page import write_sections
@@ -140,7 +140,7 @@ def _learned(lm: LM, folder: Run, plan: Plan, watch: Watch) -> tuple[dict[str, S
     size = lm.norms(rows, [plan.layer])[plan.layer]
     how = Descent(0.02 * size / lm.width**0.5, (Plateau(1e-3, 5), MaxSteps(plan.steps)))
     problems = [Problem(g, Place((plan.layer,)), (), how, Start(0.05 * size, seed=plan.seed + k)) for k, g in enumerate(goals.values())]
-    found = optimise(lm, problems, to=folder.file("descent.safetensors"), progress=watch("vectors"))
+    found = optimize(lm, problems, to=folder.file("descent.safetensors"), progress=watch("vectors"))
     return {n: r.vector for n, r in zip(goals, found, strict=True)}, {n: r.loss for n, r in zip(goals, found, strict=True)}
 
 

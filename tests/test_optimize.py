@@ -1,4 +1,4 @@
-"""The optimiser: exact losses and gradients, composable parts, and a batch of problems that is each problem alone."""
+"""The optimizer: exact losses and gradients, composable parts, and a batch of problems that is each problem alone."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from trimtab.optimize import (
     likely_completions,
     losses_in_full,
     losses_of,
-    optimise,
+    optimize,
     promote,
     shorten,
     suppress,
@@ -179,9 +179,9 @@ def many() -> list[Problem]:
 
 def test_a_batch_of_runs_is_every_run_alone() -> None:
     lm, problems = pico("llama"), many()
-    together = optimise(lm, problems)
+    together = optimize(lm, problems)
     for problem, found in zip(problems, together, strict=True):
-        (alone,) = optimise(lm, [problem])
+        (alone,) = optimize(lm, [problem])
         assert alone.steps == found.steps and alone.reason == found.reason
         assert alone.history.totals == pytest.approx(found.history.totals, rel=1e-4, abs=1e-4)
         for layer, v in alone.vector.vectors.items():
@@ -190,7 +190,7 @@ def test_a_batch_of_runs_is_every_run_alone() -> None:
 
 def test_the_returned_loss_is_that_of_the_returned_vector() -> None:
     lm = pico("llama")
-    for problem, found in zip(many(), optimise(lm, many()), strict=True):
+    for problem, found in zip(many(), optimize(lm, many()), strict=True):
         v = torch.stack([found.vector[layer].reshape(-1, WIDTH) for layer in problem.place.first])
         again = losses_in_full(lm, problem, v)
         assert [float(x) for x in again] == pytest.approx(list(found.losses), rel=1e-4, abs=1e-4)
@@ -202,7 +202,7 @@ def test_no_parameter_ever_holds_a_gradient() -> None:
     before = [p.requires_grad for p in lm.model.parameters()]
     lm.model.requires_grad_(True)
     try:
-        optimise(lm, many()[:2])
+        optimize(lm, many()[:2])
         assert all(p.grad is None for p in lm.model.parameters())
         assert all(p.requires_grad for p in lm.model.parameters())
     finally:
@@ -213,7 +213,7 @@ def test_no_parameter_ever_holds_a_gradient() -> None:
 def test_a_descent_goes_down_and_steers() -> None:
     lm = pico("llama")
     problem = Problem(promote(ASK, SAID), Place((1,)), (Ball(20.0),), Descent(0.5, (MaxSteps(40),)))
-    (found,) = optimise(lm, [problem])
+    (found,) = optimize(lm, [problem])
     assert found.loss < 0.8 * found.history.totals[0]
     (plain,) = lm.logprobs([ASK], [SAID])
     with steer(lm, found.intervention(problem.place)):
@@ -225,7 +225,7 @@ def test_a_descent_goes_down_and_steers() -> None:
 def test_negated_examples_learn_opposite_effects() -> None:
     lm = pico("llama")
     both = promote(ASK, SAID) + promote("is it rain ?", OTHER, negated=True)
-    (found,) = optimise(lm, [Problem(both, Place((1,)), (), Descent(0.5, (MaxSteps(40),)))])
+    (found,) = optimize(lm, [Problem(both, Place((1,)), (), Descent(0.5, (MaxSteps(40),)))])
     with steer(lm, Intervention(found.vector, multiplier=-1.0)):
         away = lm.logprobs(["is it rain ?"], [OTHER])[0].sum()
     assert away > lm.logprobs(["is it rain ?"], [OTHER])[0].sum()
@@ -240,18 +240,18 @@ def test_a_stopped_descent_goes_on_where_it_was(tmp_path: Path) -> None:
             raise Killed
 
     lm, file = pico("llama"), tmp_path / "state.safetensors"
-    undisturbed = optimise(lm, many())
+    undisturbed = optimize(lm, many())
     with pytest.raises(Killed):
-        optimise(lm, many(), to=file, progress=stop, save_every=0.0)
+        optimize(lm, many(), to=file, progress=stop, save_every=0.0)
     assert file.is_file()
     steps: list[int] = []
-    resumed = optimise(lm, many(), to=file, progress=lambda done, total, words: steps.append(done))
+    resumed = optimize(lm, many(), to=file, progress=lambda done, total, words: steps.append(done))
     assert min(steps) > 5
     for a, b in zip(undisturbed, resumed, strict=True):
         assert a.history.totals == pytest.approx(b.history.totals, rel=1e-5, abs=1e-6)
-    assert [r.history.totals for r in optimise(lm, many(), to=file)] == [r.history.totals for r in resumed]
+    assert [r.history.totals for r in optimize(lm, many(), to=file)] == [r.history.totals for r in resumed]
     with pytest.raises(LossError, match="other problems"):
-        optimise(lm, many()[:2], to=file)
+        optimize(lm, many()[:2], to=file)
 
 
 # ---------------------------------------------------------------- constraints, noise, stopping
@@ -273,7 +273,7 @@ def test_a_family_of_orthogonal_solutions() -> None:
     lm, found = pico("llama"), []
     for seed in range(3):
         rules = (Orthogonal(tuple(found)), Ball(10.0))
-        found.append(optimise(lm, [Problem(promote(ASK, SAID), Place((1,)), rules, Descent(0.5, (MaxSteps(20),)), Start(seed=seed))])[0].vector)
+        found.append(optimize(lm, [Problem(promote(ASK, SAID), Place((1,)), rules, Descent(0.5, (MaxSteps(20),)), Start(seed=seed))])[0].vector)
     for k, one in enumerate(found):
         for two in found[k + 1 :]:
             assert abs(one.cosine(two)[1]) < 1e-4
@@ -296,8 +296,8 @@ def test_tangent_noise_is_orthogonal_to_the_gradient() -> None:
 @pytest.mark.parametrize("noise", [Gaussian(0.3, 2), Tangent(0.3, 2), Tangent(0.3, downhill_only=True), AntiCorrelated(0.3), Ascent(0.3)])
 def test_noisy_descents_are_seeded_and_report_the_clean_loss(noise: object) -> None:
     lm, problem = pico("llama"), Problem(promote(ASK, SAID), Place((1,)), (), Descent(0.2, (MaxSteps(5),), noise))  # type: ignore[arg-type]
-    (one,), (two,) = optimise(lm, [problem]), optimise(lm, [problem])
-    (other,) = optimise(lm, [replace(problem, start=Start(seed=1))])
+    (one,), (two,) = optimize(lm, [problem]), optimize(lm, [problem])
+    (other,) = optimize(lm, [replace(problem, start=Start(seed=1))])
     assert one.vector.hash == two.vector.hash != other.vector.hash
     assert one.loss == pytest.approx(float(losses_in_full(lm, problem, one.vector[1][None, None])[0]), rel=1e-5)
 
@@ -317,11 +317,11 @@ def test_stoppers() -> None:
 
 def test_the_vector_that_reached_the_target_is_returned() -> None:
     lm = pico("llama")
-    free = optimise(lm, [Problem(promote(ASK, SAID), Place((1,)), (), Descent(0.3, (MaxSteps(30),)))])[0]
+    free = optimize(lm, [Problem(promote(ASK, SAID), Place((1,)), (), Descent(0.3, (MaxSteps(30),)))])[0]
     level = 0.5 * (free.history.totals[0] + free.loss)
-    found = optimise(lm, [Problem(promote(ASK, SAID), Place((1,)), (), Descent(0.3, (Target(level), MaxSteps(30))))])[0]
+    found = optimize(lm, [Problem(promote(ASK, SAID), Place((1,)), (), Descent(0.3, (Target(level), MaxSteps(30))))])[0]
     assert found.reached and found.reason == "Target" and found.loss <= level and found.steps < 30
-    missed = optimise(lm, [Problem(promote(ASK, SAID), Place((1,)), (), Descent(0.3, (Target(-1.0), MaxSteps(5))))])[0]
+    missed = optimize(lm, [Problem(promote(ASK, SAID), Place((1,)), (), Descent(0.3, (Target(-1.0), MaxSteps(5))))])[0]
     assert missed.reached is False and missed.reason == "MaxSteps" and missed.loss == min(missed.history.totals)
 
 
@@ -333,7 +333,7 @@ def test_bad_input_is_refused_before_any_work() -> None:
 
     def refused(problem: Problem, error: type[Exception], words: str) -> None:
         with pytest.raises(error, match=words):
-            optimise(lm, [problem])
+            optimize(lm, [problem])
 
     good = promote(ASK, SAID)
     refused(Problem(promote(ASK, ""), Place((1,))), TokenError, "empty")
@@ -359,21 +359,21 @@ def test_bad_input_is_refused_before_any_work() -> None:
         with pytest.raises(LossError):
             make()
     with pytest.raises(LossError, match="no problems"):
-        optimise(lm, [])
+        optimize(lm, [])
 
 
 def test_a_loss_that_stops_being_a_number_names_the_step_and_keeps_the_best() -> None:
     lm = pico("llama")
-    (found,) = optimise(lm, [Problem(promote(ASK, SAID), Place((1,)), (), Descent(1e38, (MaxSteps(9),)))])
+    (found,) = optimize(lm, [Problem(promote(ASK, SAID), Place((1,)), (), Descent(1e38, (MaxSteps(9),)))])
     assert "not a number after step" in found.reason
     assert math.isfinite(found.loss) and found.reached is None
 
 
-def test_a_descent_that_blows_up_leaves_its_neighbours_alone() -> None:
+def test_a_descent_that_blows_up_leaves_its_neighbors_alone() -> None:
     lm = pico("llama")
     good = Problem(promote(ASK, SAID), Place((1,), positions=from_last_prompt_token), (), Descent(0.3, (MaxSteps(6),)))
     bad = replace(good, descent=Descent(1e38, (MaxSteps(6),)))
-    alone, (one, lost, two) = optimise(lm, [good])[0], optimise(lm, [good, bad, replace(good, start=Start(seed=1))])
+    alone, (one, lost, two) = optimize(lm, [good])[0], optimize(lm, [good, bad, replace(good, start=Start(seed=1))])
     assert "not a number" in lost.reason and one.reason == two.reason == "MaxSteps"
     assert one.history.totals == pytest.approx(alone.history.totals, rel=1e-4)
 
@@ -389,7 +389,7 @@ def test_everywhere_is_the_default_place() -> None:
 def test_a_shorter_vector_does_no_worse_and_says_so() -> None:
     lm = pico("llama")
     problem = Problem(promote(ASK, SAID) + suppress("is it rain ?", OTHER), Place((1,)), (), Descent(0.5, (MaxSteps(40),), None), Start(norm=8.0))
-    (found,) = optimise(lm, [problem])
+    (found,) = optimize(lm, [problem])
     level = max(found.losses) * 1.3
     short = shorten(lm, problem, found, target=None, slack=level - max(found.losses), steps=150, rate=0.05)
     assert short.holds and "every output constraint holds" in short.reason
@@ -403,7 +403,7 @@ def test_a_shorter_vector_does_no_worse_and_says_so() -> None:
 def test_another_aim_under_output_constraints_does_not_grow() -> None:
     lm = pico("llama")
     problem = Problem(promote(ASK, SAID), Place((1,)), (), Descent(0.5, (MaxSteps(20),)))
-    (found,) = optimise(lm, [problem])
+    (found,) = optimize(lm, [problem])
     moved = shorten(lm, problem, found, instead=Change(ASK, 3), steps=40, slack=2.0)
     assert moved.holds and moved.vector.norm()[1] <= found.vector.norm()[1] * 1.0001
     assert min(moved.history.totals) < moved.history.totals[0]
@@ -479,7 +479,7 @@ def test_the_embeddings_are_a_place_to_steer(name: str, tmp_path: Path) -> None:
     handle.remove()
     own = -sum(float(logp[k - 1, row.ids[k]]) for k in range(row.prompt, len(row.ids)))
     assert float(full[0].detach()) == pytest.approx(own, rel=1e-4)
-    (result,) = optimise(lm, [Problem(promote(ASK, SAID), Place(site="embeddings"), (), Descent(0.2, (MaxSteps(8),)))])
+    (result,) = optimize(lm, [Problem(promote(ASK, SAID), Place(site="embeddings"), (), Descent(0.2, (MaxSteps(8),)))])
     assert result.vector.site == "embeddings" and result.loss < result.history.totals[0]
     kept = SteeringVector.load(result.vector.save(tmp_path / "v.safetensors"))
     assert kept.site == "embeddings" and kept.layers == (EMBEDDINGS,) and kept.hash == result.vector.hash
@@ -505,7 +505,7 @@ def test_a_site_and_its_layers_go_together() -> None:
 def test_satisficing_tells_the_raw_loss_too() -> None:
     lm = pico("llama")
     problem = Problem(Satisfice(Promote(ASK, SAID), 2.0), Place((1,)), (), Descent(0.3, (MaxSteps(25),)))
-    (found,) = optimise(lm, [problem])
+    (found,) = optimize(lm, [problem])
     assert found.losses[0] == pytest.approx((found.raw[0] - 2.0) ** 2, rel=1e-4) and found.describe()["raw"] == list(found.raw)
     plain = losses_in_full(lm, Problem(Promote(ASK, SAID), Place((1,))), found.vector[1][None, None])
     assert found.raw[0] == pytest.approx(float(plain[0]), rel=1e-4)
@@ -522,7 +522,7 @@ def test_a_gain_is_what_the_vector_acts_with_while_it_is_trained() -> None:
     logp = (0.7 * logits).log_softmax(-1)
     own = -sum(float(logp[k - 1, row.ids[k]]) for k in range(row.prompt, len(row.ids)))
     assert float(Losses(lm, [problem], 8).at({0: v[None]}, gradients=set()).terms[0][0][0]) == pytest.approx(own, rel=1e-4)
-    (found,) = optimise(lm, [replace(problem, descent=Descent(0.2, (MaxSteps(3),)))])
+    (found,) = optimize(lm, [replace(problem, descent=Descent(0.2, (MaxSteps(3),)))])
     assert found.intervention(place).multiplier == 2.5 and found.intervention(place, -1.0).multiplier == -2.5
     assert losses_of(lm, Promote(ASK, SAID), found.intervention(place))[0] == pytest.approx(found.loss, rel=1e-4)
     with pytest.raises(LossError, match="not a gain"):
@@ -532,7 +532,7 @@ def test_a_gain_is_what_the_vector_acts_with_while_it_is_trained() -> None:
 def test_the_history_of_vectors_is_kept_where_it_is_asked_for(tmp_path: Path) -> None:
     lm = pico("llama")
     problem = Problem(promote(ASK, SAID), Place((1,)), (), Descent(0.2, (MaxSteps(6),)))
-    (plain,), (found,) = optimise(lm, [problem]), optimise(lm, [problem], vectors=True)
+    (plain,), (found,) = optimize(lm, [problem]), optimize(lm, [problem], vectors=True)
     assert not plain.history.vectors and len(found.history.vectors) == 7
     assert [float(v[0, 0].norm()) for v in found.history.vectors] == pytest.approx(found.history.norms)
     again = losses_in_full(lm, problem, found.history.vectors[3])
@@ -543,8 +543,8 @@ def test_the_history_of_vectors_is_kept_where_it_is_asked_for(tmp_path: Path) ->
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        optimise(lm, [problem], vectors=True, to=tmp_path / "state.safetensors", progress=stop, save_every=0.0)
-    (resumed,) = optimise(lm, [problem], vectors=True, to=tmp_path / "state.safetensors", save_every=0.0)
+        optimize(lm, [problem], vectors=True, to=tmp_path / "state.safetensors", progress=stop, save_every=0.0)
+    (resumed,) = optimize(lm, [problem], vectors=True, to=tmp_path / "state.safetensors", save_every=0.0)
     assert torch.equal(torch.stack(resumed.history.vectors), torch.stack(found.history.vectors))
 
 
@@ -592,7 +592,7 @@ def test_every_function_that_renders_can_do_it_plainly() -> None:
 def test_shortened_as_cited_and_with_moving_constraints() -> None:
     lm = pico("llama")
     problem = Problem(promote(ASK, SAID), Place((1,)), (), Descent(0.5, (MaxSteps(20),)))
-    (found,) = optimise(lm, [problem])
+    (found,) = optimize(lm, [problem])
     cited, moving = (shorten(lm, problem, found, target=max(found.losses) + 0.5, slack=0.5, steps=60, moving=m) for m in (False, True))
     assert cited.holds and moving.holds and cited.history.norms != moving.history.norms
     strict = shorten(lm, problem, found, steps=5)
