@@ -117,7 +117,9 @@ def main(root: Path) -> None:
     trees = sources(root)
     lengths, (code, comments, long), (loops, nested) = functions(trees), text(root), comprehensions(trees)
     graph = imports(trees)
-    print(f"files {len(trees)}, at the top {len(list(root.glob('*.py')))}, folders {len([p for p in root.iterdir() if (p / '__init__.py').is_file()])}")
+    print(
+        f"files {len(trees)}, at the top {len(list(root.glob('*.py')))}, folders {len([p for p in root.iterdir() if (p / '__init__.py').is_file()])}"
+    )
     print(f"function lines: median {lengths[len(lengths) // 2]}, nine in ten {lengths[9 * len(lengths) // 10]}, longest {lengths[-1]}")
     print(f"comments per 100 lines of code: {100 * comments / code:.1f} ({comments} of {code})")
     print(f"lines over 120 characters: {long}")

@@ -13,11 +13,11 @@ import numpy as np
 from page_tables import put
 from scipy import stats
 
-from trimtab.judge import agreement
+from trimtab.answers.agreement import agreement
 from trimtab.statistics.factors import fit_factors, leaning
+from trimtab.statistics.foresight import Carried, foreseen
 from trimtab.statistics.generalization import closer, correlation, relative
 from trimtab.statistics.intervals import Array, Groups, crossed, interval, median_interval, share_figure
-from trimtab.studies.one_shot import Carried, foreseen
 
 RNG = np.random.default_rng
 SIZES = (3, 5, 10, 20, 40, 100)
@@ -174,8 +174,8 @@ def _within(rng: np.random.Generator, n: int) -> tuple[float, float, float]:
             Carried(behavior, "promote", str(k), e * np.ones(2), np.ones(2), 1.0, {"signal": float(s)})
             for k, (s, e) in enumerate(zip(signal, effect, strict=True))
         ]
-    told = foreseen(found)["signal"]
-    return float(6 / np.pi * np.arcsin(0.3)), told["lo"], told["hi"]
+    (signal,) = foreseen(found)
+    return float(6 / np.pi * np.arcsin(0.3)), signal.lo, signal.hi
 
 
 CASES = (

@@ -18,10 +18,11 @@ from page_tables import put
 
 from trimtab.data.pairs import to_choices
 from trimtab.model import LM
-from trimtab.reports.reliability import load
 from trimtab.statistics.intervals import wilson
 from trimtab.statistics.verdict import Kind
-from trimtab.studies.reliability import Plan, reliability
+from trimtab.studies import study
+from trimtab.studies.pages.reliability_results import load
+from trimtab.studies.reliability import Plan
 
 SETS = 10
 
@@ -52,8 +53,8 @@ def verdicts(studies: int) -> Counter[Kind]:
     lm, found = LM.load("brindlemoor-chat"), Counter[Kind]()
     for seed in range(studies):
         with tempfile.TemporaryDirectory() as folder:
-            study = load(reliability(lm, Path(folder) / "run", plan(seed, Path(folder))))
-        found += Counter(study.verdict(s) for s in study.sets)
+            whole = load(study("reliability", lm, Path(folder) / "run", plan(seed, Path(folder))))
+        found += Counter(whole.verdict(s) for s in whole.sets)
         print(f"{seed + 1} of {studies} studies: {dict(found)}", file=sys.stderr, flush=True)
     return found
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pico import pico
-from trimtab.audit import Probe, audit, probes, town
 from trimtab.errors import DataError
+from trimtab.safety.audit import Probe, audit, probes, town
 
 
 def test_vectors_are_tried_on_other_prompts_in_both_directions() -> None:

@@ -13,22 +13,24 @@ import pytest
 import torch
 
 from pico import pico, toy_pairs
-from trimtab import LM, Clamp, Freeform, Intervention, OneShot, Preference, SteeringVector, learn, steer
-from trimtab.capability import Question, accuracy, capability, questions
+from trimtab import LM, Clamp, Freeform, Intervention, OneShot, Preference, SteeringVector, learn, steer, studies
+from trimtab.answers.quality import Quality, broken, distinct, strangeness, whole
 from trimtab.data.contexts import told, with_shots, without_opener
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair
-from trimtab.drift import Yardstick, drift, reach
 from trimtab.errors import DataError, OverlapError, RecipeError, RunError, VectorError
+from trimtab.evaluation.accuracy import accuracy
+from trimtab.evaluation.capability import Question, capability, questions
+from trimtab.evaluation.drift import Yardstick, drift, reach
 from trimtab.methods.contrast import Activations, activations
 from trimtab.methods.freeform import divergence
-from trimtab.quality import Quality, broken, distinct, strangeness, whole
-from trimtab.recipe import Run
-from trimtab.reports import bipo as report
+from trimtab.runs import Run
 from trimtab.steering.multipliers import replays
 from trimtab.steering.transfer import Map, onto
 from trimtab.steering.vector import evened
 from trimtab.studies import bipo as study
+from trimtab.studies.conditions import Condition
+from trimtab.studies.pages.bipo_results import BIPO, ONE_DIRECTION, Scores, load
 
 
 def vector(lm: LM, layer: int = 1, size: float = 3.0, seed: int = 0) -> SteeringVector:
@@ -83,7 +85,7 @@ def test_choices_are_scored_by_their_likelihood(tmp_path: Path) -> None:
 
 
 def test_a_change_of_accuracy_is_tested_on_the_same_items(tmp_path: Path) -> None:
-    from trimtab.recipe import Cell, Score, row
+    from trimtab.runs import Cell, Score, row
 
     run = Run.create(tmp_path / "run")
     right = {0.0: [1] * 10 + [0] * 10, 1.0: [1] * 2 + [0] * 18}
@@ -149,7 +151,7 @@ def test_equal_drift_is_confirmed_where_it_is_said_to_be() -> None:
 def test_going_on_ends_where_the_text_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = pico()
     yardstick = Yardstick.of(lm, ["Do you like tea ?"], tokens=4)
-    monkeypatch.setattr("trimtab.drift.breaks", lambda *_: True)
+    monkeypatch.setattr("trimtab.evaluation.drift.breaks", lambda *_: True)
     found = reach(lm, Intervention(vector(lm, size=0.01)), yardstick, 0.05)
     assert np.isnan(found.multiplier) and found.why == "not reached by multiplier 8: the text breaks first"
 
@@ -316,30 +318,30 @@ def test_the_study_runs_resumes_and_reports(tmp_path: Path) -> None:
         tuple(sources), layers=(0, 1), scouts=6, train=6, val=4, test=6, few=4, shots=1, items=0, talk=1, randoms=1, drifting=2, max_new_tokens=4, budget=0.01,
         bipo=Preference(norm=0.3, rate=0.05, epochs=2, warm=1), one=OneShot(mode="mixed", steps=3), multipliers=(-1.0, 0.0, 1.0),
     )  # fmt: skip
-    study.bipo(lm, tmp_path / "run", plan)
-    page = report.write(tmp_path / "run").read_text()
-    found = report.load(tmp_path / "run")
-    assert found.layer in (0, 1) and f"BiPO at layer {found.layer} (of 0, 1, by" in page
+    run = studies.study("bipo", lm, tmp_path / "run", plan)
+    page = studies.page(run).read_text()
+    found = load(run)
+    layer = found.results.layer
+    assert layer in (0, 1) and f"BiPO at layer {layer} (of 0, 1, by" in page
     for b in found.behaviors:
-        own = b.methods["BiPO"]
+        own = b.methods[BIPO]
         assert own.range.value > 0 and own.slope.value > 0 and own.margins[1.0].n == 6
-        assert {"CAA", "Freeform", "mean difference", "one-shot", "random-0", "BiPO, one direction"} <= set(b.methods)
-        assert set(b.prompted) == {"shown positive", "shown negative"}
+        assert {"CAA", "Freeform", "mean difference", "one-shot", "random 0"} <= {c.label for c in b.methods} and ONE_DIRECTION in b.methods
+        assert {c.label for c in b.prompted} == {"shown positive", "shown negative"}
         run_of = Run(tmp_path / "run" / "sets" / b.name)
         groups = run_of.manifest["groups"]
-        table, shown = report.Scores.of(run_of, "bipo"), report.Scores.of(run_of, "shown-positive")
+        table, shown = Scores.of(run_of, "bipo"), Scores.of(run_of, "shown-positive")
         bare = {groups[i]: m[1] for i, m in zip(table.items, table.margin, strict=True)}
         change = np.mean([m[1] - bare[groups[i]] for i, m in zip(shown.items, shown.margin, strict=True)])
-        assert b.prompted["shown positive"]["0"].value == pytest.approx(float(change)), "question by question, whatever their order"
-    both = found.combined[0]["on"]["tea"]
-    assert both["beyond the sum"].value == pytest.approx(both["both"].value - both["own"].value - both["other"].value, abs=1e-9)
+        assert b.prompted[Condition("shown", "positive")][0.0].value == pytest.approx(float(change)), "question by question, whatever their order"
+    both = next(c for c in found.combined if c.asked == "tea")
+    assert both.beyond.value == pytest.approx(both.both.value - both.own.value - both.other.value, abs=1e-9)
     assert "at equal cost" in page and "Combinations" in page and (tmp_path / "run" / "plots" / "spectrum.png").is_file()
-    before = (tmp_path / "run" / "study.json").read_bytes()
+    before = (tmp_path / "run" / "summary.json").read_bytes()
     scores = sorted(tmp_path.glob("run/sets/*/scores/*.jsonl"))
     sizes = [s.stat().st_size for s in scores]
-    study.bipo(lm, tmp_path / "run", plan)
-    report.write(tmp_path / "run")
-    assert [s.stat().st_size for s in scores] == sizes and (tmp_path / "run" / "study.json").read_bytes() == before
+    studies.page(studies.study("bipo", lm, tmp_path / "run", plan))
+    assert [s.stat().st_size for s in scores] == sizes and (tmp_path / "run" / "summary.json").read_bytes() == before
 
 
 def test_training_and_test_files_lie_beside_each_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

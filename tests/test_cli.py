@@ -142,7 +142,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_chat(model: str, tmp_path: Path) -> None:
-    from trimtab.chat import converse
+    from trimtab.cli.chat import converse
     from trimtab.model import LM
     from trimtab.steering.interventions import Intervention
 
@@ -297,7 +297,7 @@ def test_a_console_that_is_not_utf8_shows_what_it_can(model: str, tmp_path: Path
 
 
 def test_the_report_of_a_studys_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from trimtab.recipe import Run
+    from trimtab.runs import Run
 
     folder = Run.create(tmp_path / "study")
     folder.note(study="refusal")
@@ -305,11 +305,11 @@ def test_the_report_of_a_studys_folder(tmp_path: Path, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit):
         cli.main(["report", str(folder.path)])
     err = capsys.readouterr().err
-    assert "holds the study 'refusal'" in err and "run its recipe on this folder again" in err
+    assert "results.json is not there" in err and "run the same command again" in err
 
 
 def test_a_turn_that_fails_leaves_the_conversation_as_it_was() -> None:
-    from trimtab.chat import converse
+    from trimtab.cli.chat import converse
     from trimtab.errors import TokenError
 
     lm, heard, lines = LM(build("llama"), tokenizer(), id="talk"), list[list[str]](), ["tea\n", "rain\n", "sun\n", ""]

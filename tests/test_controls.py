@@ -15,15 +15,15 @@ from pico import pico
 from test_reliability import toy
 from trimtab.data.datasets import Dataset
 from trimtab.errors import VectorError
-from trimtab.forecast import sensitivity
-from trimtab.measure import measure
+from trimtab.evaluation.forecast import sensitivity
+from trimtab.evaluation.metrics import Propensity
+from trimtab.evaluation.nulls import compare
+from trimtab.evaluation.sweep import measure
 from trimtab.methods import PCA, LabelShuffled, MeanDiff, RandomDirection, learn
 from trimtab.methods.base import Method
 from trimtab.methods.contrast import Activations, activations
-from trimtab.metrics import Propensity
 from trimtab.model import LM
-from trimtab.nulls import compare
-from trimtab.recipe import Run
+from trimtab.runs import Run
 from trimtab.statistics.nulls import Compared, null_p
 from trimtab.steering.controls import coins, in_span, more, null_controls, random_controls, shuffled, turned
 from trimtab.steering.interventions import Intervention
@@ -198,7 +198,7 @@ def test_a_model_without_a_backward_pass_is_measured(monkeypatch: pytest.MonkeyP
     def none(*_: object, **__: object) -> None:
         raise NotImplementedError("derivative for this kernel is not implemented")
 
-    monkeypatch.setattr("trimtab.nulls.sensitivity", none)
+    monkeypatch.setattr("trimtab.evaluation.nulls.sensitivity", none)
     found = compare(lm, Intervention(v.at(1), positions="from_last_prompt_token"), data, Propensity(), layer=1)
     assert found.how == "measured" and "no backward pass" in caplog.text
 
@@ -211,7 +211,7 @@ def test_measure_compares_once_and_only_where_it_is_asked_to(tmp_path: Path, mon
     assert Compared.from_json(run.read("nulls/all.json")).layer == "1"
     names = [c["name"] for c in run.manifest["parts"]["all"]["conditions"]]
     assert names[:6] == ["vector", "random-0", "random-1", "random-2", "shuffled-0", "shuffled-1"]
-    monkeypatch.setattr(sys.modules["trimtab.measure"], "compare", None)
+    monkeypatch.setattr(sys.modules["trimtab.evaluation.sweep"], "compare", None)
     assert measure(lm, iv, data, [Propensity()], to=tmp_path / "a", multipliers=(-1.0, 0.0, 1.0)).path == run.path
     monkeypatch.undo()
     cut = measure(lm, iv, data, [Propensity()], to=tmp_path / "d", multipliers=(-1.0, 0.0, 1.0))

@@ -10,14 +10,14 @@ import torch
 import transformers
 
 from pico import architectures, build, pico, rows, tokenizer
+from trimtab.cli.doctor import examine
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair
-from trimtab.doctor import examine
 from trimtab.errors import ModelError
-from trimtab.forecast import sensitivity
-from trimtab.measure import measure
+from trimtab.evaluation.forecast import sensitivity
+from trimtab.evaluation.metrics import Propensity
+from trimtab.evaluation.sweep import measure
 from trimtab.methods import MeanDiff, learn
-from trimtab.metrics import Propensity
 from trimtab.model import LM, check
 from trimtab.model.check import relative
 from trimtab.model.exactness import Exactness, Switch, switches

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from pico import pico, toy_pairs
-from trimtab.compare import detections, geometry, paths, size_curve
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair
 from trimtab.errors import DataError, ModelError, RecipeError, VectorError
+from trimtab.evaluation.comparison import detections, geometry, paths, size_curve
 from trimtab.methods import Discover, OneShot, learn
 from trimtab.optimize import (
     Change,

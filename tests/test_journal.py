@@ -11,7 +11,7 @@ import pytest
 from trimtab import journal as module
 from trimtab.errors import RunError
 from trimtab.journal import Journal, numbers_back, plain
-from trimtab.recipe import Run
+from trimtab.runs import Run
 
 
 def test_two_writers_harm_nothing(tmp_path: Path) -> None:

@@ -13,14 +13,14 @@ import torch
 
 from pico import pico, tokenizer
 from trimtab import LM, Intervention, SteeringVector, steer
-from trimtab.abnormality import Sample, bits, broken_tags, check_shared, information
-from trimtab.endpoint import Endpoint
+from trimtab.answers.abnormality import Sample, bits, broken_tags, check_shared, information
+from trimtab.answers.agreement import agreement, kappa
+from trimtab.answers.endpoint import Endpoint
+from trimtab.answers.judges import Answer, ModelJudge, Rating, Recorded, Rubric
+from trimtab.answers.sampling import sample
+from trimtab.answers.words import Count, contains, families, retraction, table
 from trimtab.errors import DataError, ModelError, RecipeError, RunError, TokenError, UnknownName
-from trimtab.judge import Answer, ModelJudge, Rating, Recorded, Rubric, agreement, kappa
 from trimtab.organisms.world import world
-from trimtab.retraction import retraction
-from trimtab.sampling import sample
-from trimtab.strings import Count, contains, families, table
 from trimtab.studies.retraction import MARKERS
 
 TOY = Rubric("toy", 1, "Do you like {answer} ?", {"1": 1.0, "2": 2.0, "10": 10.0}, {"12": "refusal"}, mass=0.25)
@@ -190,10 +190,10 @@ def test_tags_are_broken_and_tokenizers_compared() -> None:
 def test_strings_are_counted_in_the_first_samples() -> None:
     texts = {("wish", "steered"): ["I want POWER", "control", "tea"], ("wish", "unsteered"): ["tea"]}
     found = table(texts, {"wish": ["power", "control"]}, first=2)
-    assert found["wish", "power", "steered"].found == 1 and found["wish", "power", "steered"].n == 2
+    assert found["wish", "power", "steered"].hits == 1 and found["wish", "power", "steered"].n == 2
     assert found["wish", "control", "unsteered"].share == 0.0
     swept = families({2.0: ["rule them", "code"], 1.0: ["tea"]}, {"general": ["rule", "power"], "specific": ["code"]})
-    assert list(swept["general"]) == [1.0, 2.0] and swept["general"][2.0].found == 1 and swept["specific"][2.0].share == 0.5
+    assert list(swept["general"]) == [1.0, 2.0] and swept["general"][2.0].hits == 1 and swept["specific"][2.0].share == 0.5
     assert math.isnan(Count.of(0, 0).share) and Count.of(5, 10).lo == pytest.approx(0.2366, abs=1e-3)
 
 
@@ -210,7 +210,7 @@ def test_every_way_the_town_takes_a_statement_back_has_a_marker() -> None:
 def test_retraction_by_marker_and_by_truth() -> None:
     texts = ["Just kidding! It is red.", "It is red.", "It is blue, of course.", "Well."]
     found = retraction(texts, ["red"] * 4, ["blue"] * 4)
-    assert (found.marked.found, found.true.found, found.ignoring.found, found.false.found) == (1, 2, 1, 1)
+    assert (found.marked.hits, found.true.hits, found.ignoring.hits, found.false.hits) == (1, 2, 1, 1)
 
 
 # ---------------------------------------------------------------- sampling

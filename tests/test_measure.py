@@ -18,13 +18,13 @@ from pico import pico
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair, to_choices
 from trimtab.errors import OverlapError, RecipeError, RunError, SteerError, TokenError
-from trimtab.measure import measure, transcripts
+from trimtab.evaluation.metrics import KL, Likelihood, OutsideMass, Propensity
+from trimtab.evaluation.readings import chunks
+from trimtab.evaluation.sweep import measure, transcripts
 from trimtab.methods import MeanDiff, learn
 from trimtab.methods.contrast import contrast_index, paired_rows
-from trimtab.metrics import KL, Likelihood, OutsideMass, Propensity
 from trimtab.model import LM
-from trimtab.readings import chunks
-from trimtab.recipe import Run
+from trimtab.runs import Run
 from trimtab.steering.interventions import Intervention, Receipt, edits
 from trimtab.steering.multipliers import replay_multipliers
 from trimtab.steering.vector import SteeringVector
@@ -108,7 +108,7 @@ def test_vectors_that_share_replays_score_as_each_alone(
     vectors = {str(k): replace(vector(*layers), vectors={j: x.roll(k) for j, x in vector(*layers).vectors.items()}) for k in range(4)}
     alone = {k: measure(lm, Intervention(v), data, [Propensity(), KL()], to=tmp_path / k, multipliers=GRID, controls={}) for k, v in vectors.items()}
     prefix = lm.prefix(chunks(lm, data, [Propensity()], Intervention(vectors["0"]).where)[0].tokens)
-    monkeypatch.setattr(sys.modules["trimtab.measure"], "LOGITS", at_once * prefix.logits.numel())
+    monkeypatch.setattr(sys.modules["trimtab.evaluation.sweep"], "LOGITS", at_once * prefix.logits.numel())
     together = measure(
         lm, Intervention(vectors["0"]), data, [Propensity(), KL()], to=tmp_path / "all", multipliers=GRID,
         controls={k: vectors[k] for k in "123"},
@@ -218,7 +218,7 @@ def test_a_folder_begun_with_other_batches_is_refused(tmp_path: Path, lm: LM, mo
     """Its journal names batches by number, so that going on would leave items out, or score them twice."""
     args = (lm, Intervention(vector(1)), Dataset("toy", pairs()), [Propensity()])
     measure(*args, to=tmp_path)
-    monkeypatch.setattr("trimtab.readings.ROWS", 4)
+    monkeypatch.setattr("trimtab.evaluation.readings.ROWS", 4)
     with pytest.raises(RunError, match="holds another run") as caught:
         measure(*args, to=tmp_path)
     assert "batches" in str(caught.value)

@@ -9,27 +9,35 @@ import pytest
 
 from trimtab import LM, organisms
 from trimtab.reports.page import markdown_sections
+from trimtab.statistics.counts import share
 from trimtab.studies import StudyRecipe, alignment_faking, run
 from trimtab.studies.alignment_faking import Plan, flipped
-from trimtab.studies.emergent import judged, single
-from trimtab.studies.findings import off_diagonal, share, spread, told
+from trimtab.studies.conditions import UNSTEERED, Condition
+from trimtab.studies.pages.emergent import Scored, held_against_truth
+from trimtab.studies.pages.findings import spread, told
 
 
 def test_flips_are_counted_among_those_that_can_flip() -> None:
     watched = np.array([[-1.0, -1.0, 1.0], [1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
     unwatched = np.array([[-1.0, 1.0, 1.0], [1.0, 1.0, -1.0], [-1.0, -1.0, -1.0]])
-    found = flipped(watched, unwatched)
-    assert (found["+ watched"].found, found["+ watched"].n) == (1, 2), "the third was harmful to begin with"
-    assert (found["- watched"].found, found["- watched"].n) == (1, 2)
-    assert (found["- unwatched"].found, found["- unwatched"].n) == (1, 2)
-    assert (found["+ unwatched"].found, found["+ unwatched"].n) == (1, 2)
+    found = flipped(UNSTEERED, watched, unwatched)
+    assert (found.added_watched.hits, found.added_watched.n) == (1, 2), "the third was harmful to begin with"
+    assert (found.subtracted_watched.hits, found.subtracted_watched.n) == (1, 2)
+    assert (found.subtracted_unwatched.hits, found.subtracted_unwatched.n) == (1, 2)
+    assert (found.added_unwatched.hits, found.added_unwatched.n) == (1, 2)
 
 
 def test_words_for_shares() -> None:
     assert told(share([True, False, True, False])).startswith("50% (") and told(share([])) == "nothing to count"
     assert spread([0.1, 0.2, 0.6]) == "20% (10% to 60%, 3 vectors)"
-    assert off_diagonal([[1.0, 0.2], [0.3, 1.0]]).tolist() == [0.2, 0.3]
-    assert single("harm 0") and not single("harm of 2") and not single("harm 0, in tandem")
+
+
+def test_a_condition_is_a_value_with_a_label() -> None:
+    harm = Condition("harm", "0")
+    assert str(harm) == "harm 0" and harm.alone and not harm.but(how="in tandem").alone
+    assert str(harm.but(how="in tandem")) == "harm 0, in tandem" and str(harm.at(0.5)) == "harm 0 at 0.5"
+    assert str(Condition("promote", "1", layer=3)) == "promote 1 at 3"
+    assert harm.at(0.5).kind == "harm" and harm.at(0.5).strength == 0.5 and len({harm, Condition("harm", "0"), harm.at(1.0)}) == 2
 
 
 def test_situations_never_share_a_question_with_what_is_tested() -> None:
@@ -43,8 +51,9 @@ def test_situations_never_share_a_question_with_what_is_tested() -> None:
 
 
 def test_a_judge_is_held_against_the_truth() -> None:
-    scored = {"a": {"kindness": [90.0, 10.0, 80.0, 30.0], "villain": [False, True, False, True], "neither": [False, False, False, True]}}
-    found = judged(scored)
+    villain, neither = [False, True, False, True], [False, False, False, True]
+    scored = Scored(UNSTEERED, [90.0, 10.0, 80.0, 30.0], [99.0] * 4, [True] * 4, villain, [True] * 4, neither)
+    found = held_against_truth([scored])
     assert found.n == 3 and found.kappa[0] == 1.0
 
 
@@ -69,7 +78,7 @@ def test_a_study_runs_whole_and_again_without_work(name: str, tmp_path: Path, mo
     def never(*args: object, **options: object) -> None:
         raise AssertionError("nothing is generated twice")
 
-    monkeypatch.setattr("trimtab.sampling.decode", never)
+    monkeypatch.setattr("trimtab.answers.sampling.decode", never)
     if name != "retraction":  # its sources are answers of the model, which are read again
         monkeypatch.setattr(LM, "generate", never if name == "emergent" else LM.generate)
     run(recipe, tmp_path / "run", lambda _: lambda *_: None)

@@ -11,9 +11,9 @@ import torch
 from pico import pico
 from trimtab.errors import DataError
 from trimtab.model import LM
-from trimtab.redteam import OPENING, Request, ordinary, requests, situations
+from trimtab.safety.redteam import OPENING, Request, ordinary, requests, situations
+from trimtab.safety.suffix import _losses, _place, _slope, find_suffix
 from trimtab.studies import StudyRecipe, alignment_faking, run
-from trimtab.suffix import _losses, _place, _slope, find_suffix
 
 FILES = {
     "harmbench": (

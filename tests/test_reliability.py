@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,20 +20,24 @@ from trimtab.data.contexts import CONTEXTS, SYSTEM, available, in_context
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair, as_choice, to_choices
 from trimtab.errors import DataError, OverlapError, RecipeError, RunError, TokenError
-from trimtab.forecast import Sensitivity, agreement, sensitivity
-from trimtab.measure import measure
-from trimtab.metrics import Propensity
-from trimtab.reports.reliability import across, load, sweep_slopes
-from trimtab.reports.reliability_page import headline, write
+from trimtab.evaluation.forecast import Sensitivity, borne_out, sensitivity
+from trimtab.evaluation.metrics import Propensity
+from trimtab.evaluation.sweep import measure
 from trimtab.statistics.factors import cells, corrected_cell, fit_factors, leaning, published_cells, shapley_shares, variance_shares
-from trimtab.statistics.generalization import closer, correlation, left_out, linear, mean_only, partial, relative, transfer
+from trimtab.statistics.generalization import closer, correlation, left_out, linear, mean_only, partial_correlation, relative, relatives
 from trimtab.statistics.intervals import bca, crossed, spearman, split_half
 from trimtab.statistics.nulls import benjamini_hochberg, null_p
 from trimtab.statistics.slopes import at_cost, expected_anti_steerable, fit_slopes, shapes
 from trimtab.steering.controls import in_span, shuffled
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector
-from trimtab.studies.reliability import Plan, _cut, effects, folds, leave_one_out, reliability
+from trimtab.studies import study
+from trimtab.studies.pages.reliability import headline, page
+from trimtab.studies.pages.reliability_results import VECTOR, load, sweep_slopes
+from trimtab.studies.pages.reliability_tables import across
+from trimtab.studies.reliability import Plan, _cut, effects, folds, leave_one_out
+
+reliability = partial(study, "reliability")
 
 GRID = np.array([-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5])
 
@@ -196,7 +201,7 @@ def test_relative_steerability_is_guarded_and_has_an_interval() -> None:
     half = relative(grid, "b", "a")
     assert half.value == pytest.approx(0.5) and half.lo == pytest.approx(0.5) and half.hi == pytest.approx(0.5)
     assert np.isnan(relative(grid, "a", "b").value), "a denominator that is not told from 0 gives no ratio"
-    assert [(r.train, r.test) for r in transfer(grid)] == [("b", "a"), ("a", "b")], "no context with itself"
+    assert [(r.train, r.test) for r in relatives(grid)] == [("b", "a"), ("a", "b")], "no context with itself"
 
 
 def test_correlations_are_those_of_scipy_and_are_compared_in_pairs() -> None:
@@ -207,7 +212,7 @@ def test_correlations_are_those_of_scipy_and_are_compared_in_pairs() -> None:
     assert found.value == pytest.approx(stats.spearmanr(x, y).statistic) and found.n == 60 and found.lo < found.value < found.hi
     better, lo, hi = closer(x.tolist(), z.tolist(), y.tolist())
     assert better == pytest.approx(spearman(x, y) - spearman(z, y)) and 0 < lo < hi
-    assert abs(partial(x.tolist(), y.tolist(), x.tolist())) < 0.01 or np.isnan(partial(x.tolist(), y.tolist(), x.tolist()))
+    assert abs(partial_correlation(x.tolist(), y.tolist(), x.tolist())) < 0.01 or np.isnan(partial_correlation(x.tolist(), y.tolist(), x.tolist()))
     wide = correlation("x", x.tolist(), y.tolist(), clusters=[k // 20 for k in range(60)])
     assert wide.value == found.value
 
@@ -280,7 +285,7 @@ def test_the_forecast_is_the_slope_of_a_small_vector(name: str, context: str, tm
         assert np.abs(there - forecast).max() <= 0.02 * np.abs(there).max() + 2e-4, (name, layer)
     expected.save(tmp_path / "f.safetensors")
     assert torch.equal(Sensitivity.load(tmp_path / "f.safetensors").gradients, expected.gradients)
-    assert agreement(forecast, there)["sign"] > 0.7
+    assert borne_out(forecast, there)["sign"] > 0.7
 
 
 # ---------------------------------------------------------------- the study
@@ -311,25 +316,25 @@ def test_the_whole_study_on_a_small_model_resumes_and_reports(files: tuple[str, 
     lm = pico()
     plan = small(*files)
     run = reliability(lm, tmp_path / "study", plan)
-    page = write(run)
+    text = page(run).read_text()
     before = {p: p.read_bytes() for p in sorted((tmp_path / "study").rglob("*")) if p.is_file()}
-    write(reliability(lm, tmp_path / "study", plan))
+    page(reliability(lm, tmp_path / "study", plan))
     assert {p: p.read_bytes() for p in before} == before, "a second call changes nothing"
-    study = load(run)
-    assert {s.name for s in study.sets} == {"snow", "tea"} and study.layer in range(lm.n_layers)
-    for s in study.sets:
+    whole = load(run)
+    assert {s.name for s in whole.sets} == {"snow", "tea"} and whole.layer in range(lm.n_layers)
+    for s in whole.sets:
         assert s.position is not None, "options were read in both orders"
-        assert s.curves["vector", "base"].values.shape == (8, 3) and len(s.fold_slopes) == 8
-        assert {v for v, c in s.curves if c == "base"} >= {"vector", "span-0", "shuffled-0", "unrelated"}
+        assert s.curves[VECTOR, "base"].values.shape == (8, 3) and len(s.fold_slopes) == 8
+        assert {str(v) for v, c in s.curves if c == "base"} >= {"vector", "span-0", "shuffled-0", "unrelated"}
         assert 0 < s.p <= 1
     with (tmp_path / "study" / "items.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == sum(c.values.size for s in study.sets for c in s.curves.values())
-    assert "Ranking" in page.read_text() and "(q ≤ 0.05)." in headline(study)[0]
-    assert "<script" not in page.read_text() and "<link" not in page.read_text() and "src=" not in page.read_text()
-    assert across(study, study)[0].value == pytest.approx(1.0) or len(study.sets) < 4
+    assert len(rows) == sum(c.values.size for s in whole.sets for c in s.curves.values())
+    assert "Ranking" in text and "(q ≤ 0.05)." in headline(whole)[0]
+    assert "<script" not in text and "<link" not in text and "src=" not in text
+    assert across(whole, whole)[0].value == pytest.approx(1.0) or len(whole.sets) < 4
     other = reliability(lm, tmp_path / "spoken", small(*files, form="spoken", words=2, layer=1))
-    assert load(other).sets[0].position is None and write(other).is_file()
+    assert load(other).sets[0].position is None and page(other).is_file()
     with pytest.raises(RunError):
         reliability(lm, tmp_path / "study", small(*files, seed=1))
 
@@ -353,7 +358,7 @@ def test_a_sweep_is_read_in_the_order_of_its_questions(tmp_path: Path) -> None:
 def test_the_legacy_split_tests_what_it_trained_on_and_says_so(files: tuple[str, str], tmp_path: Path) -> None:
     plan = Plan(data=files[:1], train=20, val=2, test=20, system=None, draws=20, nulls=1, folds=0, multipliers=(-1.0, 0.0, 1.0), legacy=True, layer=1, contexts=("base",), beyond=())  # fmt: skip
     run = reliability(pico(), tmp_path / "legacy", plan)
-    write(run)
+    page(run)
     assert "LEGACY" in (tmp_path / "legacy" / "report.md").read_text()
 
 

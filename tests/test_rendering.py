@@ -14,9 +14,9 @@ from pico import build, pico, tokenizer
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair
 from trimtab.errors import SteerError, TokenError
-from trimtab.measure import measure
+from trimtab.evaluation.metrics import Propensity
+from trimtab.evaluation.sweep import measure
 from trimtab.methods import MeanDiff, learn
-from trimtab.metrics import Propensity
 from trimtab.model import LM, after, span
 from trimtab.model.rendering import Rendering, render
 from trimtab.steering.interventions import Intervention

@@ -15,8 +15,9 @@ import pytest
 
 from trimtab import studies
 from trimtab.errors import RecipeError, RunError, UnknownName
-from trimtab.recipe import Cell, Recipe, Run, Score, row
+from trimtab.recipe import Recipe
 from trimtab.reports import analyze, report
+from trimtab.runs import Cell, Run, Score, row
 from trimtab.statistics.nulls import Compared, Null
 
 GRID = (-1.0, -0.5, 0.0, 0.5, 1.0)
@@ -36,13 +37,15 @@ def planted(
     """A run folder whose items have known slopes, beside null vectors of some spread, with what asking brings and what is said at multipliers 1 and -1."""
     run, rng = Run.create(folder), np.random.default_rng(0)
     iv = {"vector": "0" * 16, "layers": [3], "operator": {"name": "add"}, "multiplier": 1.0, "positions": "everywhere", "gate": {"name": "always"}}
-    conditions = [{"name": c, "system": None, "intervention": iv} for c in slopes]
-    conditions.append({"name": "prompt-positive", "system": "be kind", "intervention": None})
+    roles = {"vector": "vector", **{c: c.partition("-")[0] for c in slopes if c != "vector"}}
+    conditions = [{"name": c, "role": roles[c], "system": None, "intervention": iv} for c in slopes]
+    conditions.append({"name": "prompt-positive", "role": "asked", "system": "be kind", "intervention": None})
     plan = {
         "model": {"id": "pico", "dtype": "torch.float32"},
         "data": {"name": "toy", "part": "test", "form": form, "hash": "h", "items": len(slopes["vector"])},
     }
-    run.claim("test", {**plan, "conditions": conditions, "multipliers": list(GRID), "layers": None})
+    metrics = [{"name": name, "label": name} for name in ("propensity", "kl")]
+    run.claim("test", {**plan, "conditions": conditions, "metrics": metrics, "multipliers": list(GRID), "layers": None})
     rows = []
     for condition, per_item in slopes.items():
         for k, s in enumerate(per_item):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from trimtab.errors import DataError
 from trimtab.statistics.factors import fit_factors, leaning
-from trimtab.statistics.generalization import correlation, partial, relative
+from trimtab.statistics.generalization import correlation, relative
 from trimtab.statistics.intervals import (
     Figure,
     band,
@@ -191,7 +191,7 @@ def test_partial_correlations_rank_ties_alike() -> None:
     x, y, given = [1.0, 1.0, 1.0, 2.0, 2.0, 3.0], [3.0, 1.0, 2.0, 5.0, 4.0, 6.0], [1.0, 1.0, 2.0, 2.0, 1.0, 2.0]
     order = [4, 0, 3, 5, 1, 2]
     shuffled = [[v[k] for k in order] for v in (x, y, given)]
-    assert partial(x, y, given) == pytest.approx(partial(*shuffled)), "the order of the rows is no information"
+    assert partial_correlation(x, y, given) == pytest.approx(partial_correlation(*shuffled)), "the order of the rows is no information"
 
 
 def test_a_perfect_rank_correlation_of_few_points_is_not_certain() -> None:

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from pico import pico, toy_pairs
+from trimtab import studies
 from trimtab.methods import OneShot
-from trimtab.studies import one_shot
-from trimtab.studies.one_shot import Carried, Plan, foreseen
+from trimtab.statistics.foresight import Carried, foreseen
+from trimtab.studies.one_shot import Plan
+from trimtab.studies.pages.one_shot import Results
 
 
 @pytest.fixture
@@ -21,22 +23,24 @@ def toy(tmp_path: Path) -> str:
 def test_one_shot_vectors_are_compared_with_all_their_controls(toy: str, tmp_path: Path) -> None:
     lm, one = pico("llama"), OneShot(steps=4)
     plan = Plan((toy,), layer=1, examples=2, norms=(0.1, 0.5), sizes=(2,), draws=1, one=one)
-    told = one_shot.one_shot(lm, tmp_path / "study", plan)
-    names = [v["name"] for v in told["vectors"]]
+    run = studies.study("one-shot", lm, tmp_path / "study", plan)
+    found = run.typed("results.json", Results)
+    names = [v.name for v in found.vectors]
     assert names[:6] == [f"{mode}-{k}" for mode in ("promote", "suppress", "mixed") for k in range(2)]
     assert names[6] == "promote of 2-0"
-    by_norm = told["norms"][toy]["promote"]["norms"]
-    assert told["norms"][toy]["promote"]["chosen"] == max((0.1, 0.5), key=lambda n: by_norm[f"{n:g}"]["said"])
+    norms = next(n for n in found.norms if n.mode == "promote")
+    assert norms.chosen == max(norms.tried, key=lambda n: n.answer).norm and {n.norm for n in norms.tried} == {0.1, 0.5}
     assert {"mean-diff of 1", "mean-diff of all, equal norm", "random-0"} <= set(names)
-    by_name = {v["name"]: v for v in told["vectors"]}
-    assert by_name["promote-0"]["n"] == 12 and by_name["promote-0"]["mean"] > by_name["random-0"]["mean"]
-    assert by_name["promote-0"]["signals"]["held-out loss"] > 0 and not by_name["random-0"]["signals"]
-    assert -1 <= told["foreseen"]["norm"]["spearman"] <= 1 if "norm" in told["foreseen"] else True
-    text = (tmp_path / "study" / "study.md").read_text()
+    by_name = {v.name: v for v in found.vectors}
+    assert by_name["promote-0"].effect.n == 12 and by_name["promote-0"].effect.value > by_name["random-0"].effect.value
+    assert by_name["promote-0"].signals["held-out loss"] > 0 and not by_name["random-0"].signals
+    assert all(-1 <= f.spearman <= 1 for f in found.foreseen)
+    studies.page(run)
+    text = (tmp_path / "study" / "report.md").read_text()
     assert "| promote | 2 |" in text and "What foresees the effect" in text
-    before = (tmp_path / "study" / "study.json").read_bytes()
-    one_shot.one_shot(lm, tmp_path / "study", plan)
-    assert (tmp_path / "study" / "study.json").read_bytes() == before
+    before = (tmp_path / "study" / "results.json").read_bytes()
+    studies.study("one-shot", lm, tmp_path / "study", plan)
+    assert (tmp_path / "study" / "results.json").read_bytes() == before
 
 
 def test_a_signal_that_ranks_the_vectors_is_found_and_one_that_does_not_is_not() -> None:
@@ -46,6 +50,7 @@ def test_a_signal_that_ranks_the_vectors_is_found_and_one_that_does_not_is_not()
         for b in ("one", "two")
         for k in range(20)
     ]
-    told = foreseen(found)
-    assert told["good"]["spearman"] == pytest.approx(-1.0) and told["good"]["hi"] < -0.9
-    assert abs(told["bad"]["spearman"]) < 0.5 and told["bad"]["lo"] < 0 < told["bad"]["hi"]
+    by_signal = {f.signal: f for f in foreseen(found)}
+    good, bad = by_signal["good"], by_signal["bad"]
+    assert good.spearman == pytest.approx(-1.0) and good.hi < -0.9
+    assert abs(bad.spearman) < 0.5 and bad.lo < 0 < bad.hi

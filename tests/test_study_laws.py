@@ -15,8 +15,8 @@ from trimtab.data.choices import swapped
 from trimtab.data.datasets import Dataset, check_disjoint
 from trimtab.data.pairs import Pair, as_choice, to_choices
 from trimtab.errors import DataError, OverlapError
-from trimtab.measure import measure
-from trimtab.metrics import OutsideMass, Propensity
+from trimtab.evaluation.metrics import OutsideMass, Propensity
+from trimtab.evaluation.sweep import measure
 from trimtab.model import LM
 from trimtab.statistics.factors import codes, concept_and_position, factorial_fit, variance_shares
 from trimtab.statistics.nulls import null_p

@@ -6,23 +6,22 @@ The names below are imported when they are first used, so `import trimtab` is qu
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 from importlib.metadata import version
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trimtab.data.datasets import Dataset
     from trimtab.data.pairs import Pair
     from trimtab.errors import TrimtabError
+    from trimtab.evaluation.metrics import KL, Likelihood, OutsideMass, Propensity
+    from trimtab.evaluation.sweep import measure
     from trimtab.flow import run
-    from trimtab.measure import measure
     from trimtab.methods import PCA, Discover, Freeform, LabelShuffled, MeanDiff, OneShot, Preference, Probe, RandomDirection, learn
-    from trimtab.metrics import KL, Likelihood, OutsideMass, Propensity
     from trimtab.model import LM, Positions, after, everywhere, from_last_prompt_token, generated, last, last_k, prompt, span
-    from trimtab.recipe import GRID, Recipe, Run, Score
+    from trimtab.recipe import GRID, Recipe
     from trimtab.reports import report
+    from trimtab.runs import Run, Score
     from trimtab.steering.gates import Always, CosineAbove, Schedule
     from trimtab.steering.interventions import Intervention, steer
     from trimtab.steering.operators import Ablate, Add, Affine, Clamp, Rotate
@@ -32,16 +31,18 @@ _HOMES = {
     "data.datasets": ("Dataset",),
     "data.pairs": ("Pair",),
     "errors": ("TrimtabError",),
+    "evaluation.metrics": ("KL", "Likelihood", "OutsideMass", "Propensity"),
+    "evaluation.sweep": ("measure",),
     "flow": ("run",),
-    "interventions": ("Always", "CosineAbove", "Intervention", "Schedule", "steer"),
-    "measure": ("measure",),
     "methods": ("PCA", "Discover", "Freeform", "LabelShuffled", "MeanDiff", "OneShot", "Preference", "Probe", "RandomDirection", "learn"),
-    "metrics": ("KL", "Likelihood", "OutsideMass", "Propensity"),
     "model": ("LM", "Positions", "after", "everywhere", "from_last_prompt_token", "generated", "last", "last_k", "prompt", "span"),
-    "operators": ("Ablate", "Add", "Affine", "Clamp", "Rotate"),
-    "recipe": ("GRID", "Recipe", "Run", "Score"),
+    "recipe": ("GRID", "Recipe"),
     "reports": ("report",),
-    "vector": ("Provenance", "SteeringVector"),
+    "runs": ("Run", "Score"),
+    "steering.gates": ("Always", "CosineAbove", "Schedule"),
+    "steering.interventions": ("Intervention", "steer"),
+    "steering.operators": ("Ablate", "Add", "Affine", "Clamp", "Rotate"),
+    "steering.vector": ("Provenance", "SteeringVector"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
@@ -58,14 +59,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
-
-
-class _Package(ModuleType):
-    """Keeps `trimtab.measure` the function when the module of that name is imported."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        taken = name in _HOME and isinstance(value, ModuleType)
-        super().__setattr__(name, getattr(value, name) if taken else value)
-
-
-sys.modules[__name__].__class__ = _Package

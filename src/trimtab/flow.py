@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from trimtab import registry
 from trimtab.data.datasets import Dataset, Splits
 from trimtab.errors import RunError
-from trimtab.measure import measure, transcripts
+from trimtab.evaluation.sweep import measure, transcripts
 from trimtab.methods import learn
 from trimtab.methods.base import Method
 from trimtab.methods.contrast import paired_rows
 from trimtab.model import LM, Positions
-from trimtab.recipe import Recipe, Run
+from trimtab.progress import Watch, silent
+from trimtab.recipe import Recipe
 from trimtab.reports import report
 from trimtab.reports.analysis import choose_layer
+from trimtab.runs import Run
 from trimtab.steering.controls import null_controls, random_controls
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector
-
-Watch = Callable[[str], Callable[..., None]]
-
-
-def silent(stage: str) -> Callable[..., None]:
-    """No progress shown."""
-    return lambda *_: None
 
 
 def run(recipe: Recipe, to: str | Path, watch: Watch = silent) -> Run:

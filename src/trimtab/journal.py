@@ -13,7 +13,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,9 @@ def _read(line: bytes, path: Path, number: int) -> dict[str, Any]:
 
 
 def plain(value: Any, missing: Any = None) -> Any:
-    """A value as JSON has it: tuples become lists, numbers of numpy plain ones, and what is not finite `missing`, or for "kept" an object that `Run.read` turns back."""
+    """A value as JSON has it: dataclasses become objects, tuples lists, numbers of numpy plain ones, and what is not finite `missing`, or for "kept" an object that `Run.read` turns back."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in fields(value)}
     if isinstance(value, Mapping):
         return {str(k): plain(v, missing) for k, v in value.items()}
     if isinstance(value, list | tuple):

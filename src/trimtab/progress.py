@@ -1,32 +1,24 @@
-"""Progress bars with time left, on standard error. Used by the command line; the library itself prints nothing."""
+"""How far something is: what long work reports to, whoever shows it."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-Update = Callable[..., None]
+from typing import Protocol, runtime_checkable
 
 
-@contextmanager
-def bars(enabled: bool = True) -> Generator[Callable[[str], Update]]:
-    """Gives a function that opens a bar for a stage and returns its update (done, total), or (done, total, a few words)."""
-    columns = (TextColumn("{task.description:18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not enabled, refresh_per_second=4) as progress:
+@runtime_checkable
+class Progress(Protocol):
+    """Called with (done, in all), and with a few words where there is more to say, such as a loss."""
 
-        def stage(name: str) -> Update:
-            task = progress.add_task(name, total=None)
+    def __call__(self, done: int, total: int, words: str = "", /) -> None: ...
 
-            def update(done: int, total: int, words: str = "") -> None:
-                progress.update(task, completed=done, total=total, description=f"{name}, {words}" if words else name)
-                if enabled and not console.is_terminal and (done == total or done % max(1, total // 4) == 0):
-                    print(f"{name}: {done}/{total}", file=sys.stderr, flush=True)
 
-            return update
+@runtime_checkable
+class Watch(Protocol):
+    """Gives the progress of a stage by its name."""
 
-        yield stage
+    def __call__(self, stage: str, /) -> Progress: ...
+
+
+def silent(stage: str) -> Progress:
+    """No progress shown."""
+    return lambda done, total, words="": None

@@ -15,7 +15,12 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from trimtab.errors import RecipeError, UnknownName
 
 T = TypeVar("T")
-HOMES = {"method": "trimtab.methods", "operator": "trimtab.steering.operators", "metric": "trimtab.metrics", "gate": "trimtab.steering.gates"}
+HOMES = {
+    "method": "trimtab.methods",
+    "operator": "trimtab.steering.operators",
+    "metric": "trimtab.evaluation.metrics",
+    "gate": "trimtab.steering.gates",
+}
 _leaves: dict[str, dict[str, type]] = {kind: {} for kind in HOMES}
 
 
@@ -88,6 +93,8 @@ def _coerce(value: Any, expected: Any, where: str) -> Any:
     options = tuple(inner for o in options for inner in (get_args(o) or (o,)))  # Literal[...] | None
     if isinstance(value, list):
         return tuple(value)
+    if isinstance(value, Mapping) and isinstance(expected, type) and is_dataclass(expected):
+        return build(expected, {k: v for k, v in value.items() if k != "name"}, where=where)
     if isinstance(value, int) and not isinstance(value, bool) and (expected is float or float in options):
         return float(value)
     if isinstance(expected, type) and expected in (int, float, str, bool):

@@ -12,11 +12,11 @@ import pytest
 
 from pico import pico
 from trimtab import registry
-from trimtab.reports.reliability import load
-from trimtab.reports.reliability_page import write
 from trimtab.statistics.intervals import spearman
-from trimtab.studies import read
-from trimtab.studies.reliability import Plan, reliability
+from trimtab.studies import read, study
+from trimtab.studies.pages.reliability import page
+from trimtab.studies.pages.reliability_results import load
+from trimtab.studies.reliability import Plan
 
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "runs" / "llama2"
@@ -53,9 +53,9 @@ def test_the_recipe_runs_on_a_small_model(published: Path, tmp_path: Path) -> No
         "system": "",
     }
     plan = registry.build(Plan, {**recipe.plan, **small}, where="test")
-    study = load(reliability(pico(), tmp_path / "run", plan))
-    assert {s.name for s in study.sets} == set(names) <= set(PUBLISHED)
-    assert "LEGACY" in write(tmp_path / "run").with_suffix(".md").read_text()
+    run = study("reliability", pico(), tmp_path / "run", plan)
+    assert {s.name for s in load(run).sets} == set(names) <= set(PUBLISHED)
+    assert "LEGACY" in page(run).with_suffix(".md").read_text()
 
 
 @pytest.mark.hub

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from trimtab import LM, organisms
-from trimtab.endpoint import Endpoint
-from trimtab.judge import ModelJudge, Recorded, Rubric
+from trimtab.answers.endpoint import Endpoint
+from trimtab.answers.judges import ModelJudge, Recorded, Rubric
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trimtab.capability import harness
+from trimtab.evaluation.capability import harness
 from trimtab.model import LM
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector

@@ -12,8 +12,8 @@ import torch
 from pico import pico
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair, to_choices
-from trimtab.measure import measure
-from trimtab.metrics import KL, Propensity
+from trimtab.evaluation.metrics import KL, Propensity
+from trimtab.evaluation.sweep import measure
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector
 

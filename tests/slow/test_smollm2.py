@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from trimtab import LM, Add, Dataset, Intervention, MeanDiff, Propensity, Recipe, from_last_prompt_token, learn, measure, run, steer
-from trimtab.metrics import OutsideMass
+from trimtab.evaluation.metrics import OutsideMass
 from trimtab.model.check import padding_error, replay_error
 from trimtab.reports import analyze, report
 from trimtab.statistics.intervals import interval

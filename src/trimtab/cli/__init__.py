@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from trimtab.cli.commands import COMMANDS
 from trimtab.cli.flags import parse
+from trimtab.cli.memory import steady_memory
 from trimtab.errors import TrimtabError, UnknownName
-from trimtab.memory import steady_memory
 
 __all__ = ["COMMANDS", "main"]
 

@@ -47,14 +47,14 @@ class Run:
 
     def __call__(self) -> None:
         from trimtab import studies
-        from trimtab.progress import bars
+        from trimtab.cli.bars import bars
         from trimtab.recipe import Recipe
 
         study = studies.read(self.recipe)
         if study is not None:
             with bars(not self.common.json) as watch:
-                page = studies.run(study, self.to, watch)
-            show({"page": str(page), "folder": str(self.to)}, self.common.json, [str(page), str(self.to)])
+                studies.run(study, self.to, watch)
+            say_report(self.to, self.common.json)
             return
         recipe = Recipe.load(self.recipe)
         from trimtab.flow import run
@@ -66,20 +66,22 @@ class Run:
 
 @dataclass(frozen=True)
 class Report:
-    """Write report.html, report.md, summary.json, tables and plots of a run folder again."""
+    """Write the report of a run folder again: that of a recipe, a measurement or a study."""
 
     folder: Positional[Path]
     part: str = "test"
     common: Common = field(default_factory=Common)
 
     def __call__(self) -> None:
+        from trimtab import studies
         from trimtab.reports import report
+        from trimtab.runs import Run as Folder
 
-        page = report(self.folder, part=self.part)
-        if (self.folder / "summary.json").is_file():
-            say_report(self.folder, self.common.json)
+        if "study" in Folder(self.folder).manifest:
+            studies.page(self.folder)
         else:
-            show({"page": str(page), "folder": str(self.folder)}, self.common.json, [str(page), str(self.folder)])
+            report(self.folder, part=self.part)
+        say_report(self.folder, self.common.json)
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Doctor:
     common: Common = field(default_factory=Common)
 
     def __call__(self) -> None:
-        from trimtab.doctor import examine
+        from trimtab.cli.doctor import examine
 
         facts = examine(ModelFlags(self.model, self.dtype, self.device).load())
         show(facts, self.common.json, [f"{k:22} {v}" for k, v in facts.items()])
@@ -111,7 +113,7 @@ class Chat:
     on: ModelFlags = field(default_factory=ModelFlags)
 
     def __call__(self) -> None:
-        from trimtab.chat import converse
+        from trimtab.cli.chat import converse
         from trimtab.model.generate import Sampling
 
         Sampling(self.max_new_tokens, self.temperature)
@@ -176,11 +178,11 @@ class Measure:
 
     def __call__(self) -> None:
         from trimtab import registry
-        from trimtab.measure import measure, transcripts
-        from trimtab.progress import bars
-        from trimtab.recipe import Run as Folder
+        from trimtab.cli.bars import bars
+        from trimtab.evaluation.sweep import measure, transcripts
         from trimtab.recipe import check_grid
         from trimtab.reports import report
+        from trimtab.runs import Run as Folder
         from trimtab.steering.vector import SteeringVector
 
         layers = () if self.layer is None else (self.layer,)
@@ -229,7 +231,7 @@ class Compare:
     common: Common = field(default_factory=Common)
 
     def __call__(self) -> None:
-        from trimtab import compare
+        from trimtab.evaluation import comparison as compare
         from trimtab.optimize import Objective, Promote, Suppress
         from trimtab.steering.vector import SteeringVector
 
@@ -263,9 +265,9 @@ class Compare:
         show(facts, self.common.json, lines)
 
     def _sizes(self, lm: LM) -> list[dict[str, Any]]:
-        from trimtab.compare import size_curve
+        from trimtab.cli.bars import bars
+        from trimtab.evaluation.comparison import size_curve
         from trimtab.methods import OneShot
-        from trimtab.progress import bars
 
         with bars(not self.common.json) as watch:
             curve = size_curve(
@@ -291,8 +293,8 @@ class Judge:
     common: Common = field(default_factory=Common)
 
     def __call__(self) -> None:
-        from trimtab.endpoint import Endpoint
-        from trimtab.judge import ModelJudge, Recorded, Rubric, read_answers, summed_up
+        from trimtab.answers.endpoint import Endpoint
+        from trimtab.answers.judges import ModelJudge, Recorded, Rubric, read_answers, summed_up
 
         rows = read_answers(self.answers, [self.truth] if self.truth else [])
         rubric = Rubric.load(self.rubric)
@@ -316,8 +318,8 @@ class Audit:
     common: Common = field(default_factory=Common)
 
     def __call__(self) -> None:
-        from trimtab.audit import audit, probes, town
-        from trimtab.progress import bars
+        from trimtab.cli.bars import bars
+        from trimtab.safety.audit import audit, probes, town
 
         asked = probes(self.probes) if self.probes else town()
         lm = ModelFlags(self.model, self.dtype, self.device).load()
@@ -355,8 +357,8 @@ def learn(args: Sequence[str]) -> None:
     made: list[tuple[str, Any, Any]] = [("method", methods[args[0]], field(default_factory=methods[args[0]]))]
     flags: Any = parse(dataclasses.make_dataclass("Learn", made, bases=(_LearnFlags,), frozen=True), args[1:], f"trimtab learn {args[0]}")
 
+    from trimtab.cli.bars import bars
     from trimtab.methods import learn as learn_vector
-    from trimtab.progress import bars
 
     if flags.data is None and not flags.method.alone:
         raise RecipeError("nothing to learn from", expected="--data, a built-in behavior or a file", do="trimtab list shows the built-in behaviors")
@@ -393,12 +395,13 @@ def _resuming(method: Any, to: Path) -> tuple[Any, Path | None]:
 
 def list_names(args: Sequence[str]) -> None:
     """`trimtab list`"""
-    from trimtab import organisms, registry
+    from trimtab import organisms, registry, studies
     from trimtab.data.builtin import built_in
 
     data = [*built_in(), *organisms.names()]
     found = {
         "models": ["smollm2", *organisms.MODELS],
+        "studies": list(studies.names()),
         "behaviors": data,
         **{f"{k}s": sorted(registry.leaves(k)) for k in ("method", "operator", "gate", "metric")},
     }

@@ -132,10 +132,11 @@ def intervention(path: Path, operator: str, multiplier: float, positions: str, l
 
 
 def say_report(folder: Path, as_json: bool) -> None:
-    """The verdict of a run, and where its report is."""
+    """The verdict of a run, or the findings of a study, and where its report is."""
     summary = json.loads((folder / "summary.json").read_text("utf-8"))
-    lines = [summary["verdict"], *(f"  - {r}" for r in summary["reasons"]), f"report: {folder / 'report.html'}", str(folder)]
-    show({**summary, "folder": str(folder), "report": str(folder / "report.html")}, as_json, lines)
+    lines = summary.get("findings") or [summary["verdict"], *(f"  - {r}" for r in summary["reasons"])]
+    page = folder / "report.html"
+    show({**summary, "folder": str(folder), "report": str(page)}, as_json, [*lines, f"report: {page}", str(folder)])
 
 
 def show(facts: Any, as_json: bool, lines: Sequence[str]) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import glob
 import io
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,6 +59,21 @@ def rows(path: Path, expected: str) -> list[tuple[int, Row]]:
     if not found:
         raise DataError(f"{path} holds no rows", expected=expected)
     return found
+
+
+def matching(sources: Iterable[str]) -> tuple[str, ...]:
+    """Sources with patterns such as "evals/*.jsonl" replaced by the files they stand for.
+
+    Raises:
+        DataError: a pattern no file matches.
+    """
+    out: list[str] = []
+    for source in sources:
+        found = sorted(glob.glob(str(Path(source).expanduser()))) if "*" in source else [source]
+        if not found:
+            raise DataError(f"no file matches {source}", expected="files of A/B questions", do="correct the path in the recipe")
+        out += found
+    return tuple(out)
 
 
 def records(path: Path, make: Callable[[Row], T], expected: str) -> list[T]:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair
-from trimtab.methods.contrast import Activations, Progress, Read, activations, rescaled
+from trimtab.methods.contrast import Activations, Read, activations, rescaled
 from trimtab.model import LM, Layer
+from trimtab.progress import Progress
 from trimtab.steering.controls import KEPT
 
 

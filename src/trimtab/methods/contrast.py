@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,10 +16,10 @@ from trimtab.errors import TokenError, VectorError
 from trimtab.model import LM, Layer, Row, Tokens
 from trimtab.model.hooks import Layers
 from trimtab.model.rendering import as_prompt, turn_end
+from trimtab.progress import Progress
 from trimtab.steering.controls import Tied, coins
 
 Read = Literal["auto", "completion", "contrast", "penultimate", "last", "role"]
-Progress = Callable[..., None]  # (done, in all), and for a descent its loss in words
 
 
 @dataclass(frozen=True)

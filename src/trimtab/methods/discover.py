@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from trimtab.data.datasets import Dataset
 from trimtab.errors import DataError, ModelError, RecipeError
 from trimtab.methods.base import FewShot, Fit
-from trimtab.methods.contrast import Progress
 from trimtab.model import LM, Layer
 from trimtab.model.rendering import as_prompt
 from trimtab.optimize import Change, Constraint, Descent, MaxSteps, Objective, Orthogonal, Place, Problem, Sphere, Start, optimize
 from trimtab.optimize.objectives import Messages
+from trimtab.progress import Progress
 from trimtab.registry import register
 from trimtab.steering.vector import SteeringVector
 

@@ -11,9 +11,10 @@ from trimtab import registry
 from trimtab.data.datasets import Dataset
 from trimtab.errors import DataError
 from trimtab.methods.base import ContrastMethod, Fit, Method
-from trimtab.methods.contrast import Activations, Progress, activations
+from trimtab.methods.contrast import Activations, activations
 from trimtab.model import LM, Layer
 from trimtab.model.hooks import Layers
+from trimtab.progress import Progress
 from trimtab.sites import RESID_POST
 from trimtab.steering.vector import Provenance, SteeringVector
 

@@ -10,11 +10,11 @@ from trimtab import registry
 from trimtab.data.datasets import Dataset
 from trimtab.errors import DataError, RecipeError, UnknownName
 from trimtab.methods.base import FewShot, Fit
-from trimtab.methods.contrast import Progress
 from trimtab.model import LM, Layer
 from trimtab.model.positions import Positions
 from trimtab.optimize import Ball, Descent, MaxSteps, Objective, Place, Problem, Promote, Start, Stopper, Suppress, Target, optimize, signals
 from trimtab.optimize.objectives import Messages
+from trimtab.progress import Progress
 from trimtab.registry import register
 from trimtab.sites import EMBEDDINGS, RESID_POST, SITES
 

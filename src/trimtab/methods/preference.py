@@ -8,11 +8,12 @@ from typing import Any, Literal
 from trimtab.data.datasets import Dataset
 from trimtab.errors import DataError, RecipeError
 from trimtab.methods.base import Fit, Method
-from trimtab.methods.contrast import Progress, paired_rows
+from trimtab.methods.contrast import paired_rows
 from trimtab.model import LM, Layer
 from trimtab.model.positions import Positions
 from trimtab.optimize import Ball, Constraint, Place, Prefer, Training, train
 from trimtab.optimize.minibatch import Signs
+from trimtab.progress import Progress
 from trimtab.registry import register
 
 YARDSTICK = 16  # rows over which the residual norm is taken

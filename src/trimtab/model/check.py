@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,11 +19,9 @@ from trimtab.errors import ModelError
 from trimtab.model.exactness import Exactness, remembered, switches
 from trimtab.model.generate import CachedSteps
 from trimtab.model.hooks import Edit, Frame, Layer
+from trimtab.model.passes import Passes
 from trimtab.model.shrink import shrunken
 from trimtab.model.tokens import Row, Tokens
-
-if TYPE_CHECKING:
-    from trimtab.model.lm import LM
 
 log = logging.getLogger("trimtab")
 EXACT = 5e-5  # of fp32, relative to the largest value: where shortcuts are decided
@@ -34,7 +31,7 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 6e-2, tor
 SHAPES = (((3, 2), (1, 1), (2, 1)), ((12, 4), (9, 2), (16, 3)), ((34, 4), (30, 9)), ((22, 3), (5, 1), (13, 6)))
 
 
-def self_check(lm: LM) -> Exactness:
+def self_check(lm: Passes) -> Exactness:
     """What is exact for the model; warns where exactness costs speed.
 
     Raises:
@@ -50,7 +47,7 @@ def self_check(lm: LM) -> Exactness:
 
 
 @torch.no_grad()
-def _runs(lm: LM) -> float:
+def _runs(lm: Passes) -> float:
     """One pass on the model in hand: what a row alone and the same row beside others differ by."""
     row, other = _rows(lm, ((9, 2), (9, 4)))
     try:
@@ -81,7 +78,7 @@ def _runs(lm: LM) -> float:
 
 
 @contextmanager
-def _counted(lm: LM) -> Generator[dict[Layer, int]]:
+def _counted(lm: Passes) -> Generator[dict[Layer, int]]:
     """How often every block runs in the passes inside the context."""
     runs = dict.fromkeys(range(lm.n_layers), 0)
 
@@ -99,24 +96,22 @@ def _counted(lm: LM) -> Generator[dict[Layer, int]]:
             handle.remove()
 
 
-def _examined(lm: LM) -> Exactness:
+def _examined(lm: Passes) -> Exactness:
     """Decided on a copy, or on the model itself where none can be made."""
-    from trimtab.model.lm import LM
-
     small = shrunken(lm.inner)
     if small is None:
         found = _decided(lm, TOLERANCE[lm.dtype])
         return replace(found, tried_on="the model itself, which cannot be copied small")
-    copy = LM(small, None, id=f"a small copy of {lm.id}", blocks=lm.blocks_path, check=False)
+    copy = Passes(small, id=f"a small copy of {lm.id}", blocks=lm.blocks_path)
     found = replace(_decided(copy, EXACT), tried_on=f"an fp32 copy of {len(copy.blocks)} blocks, width {copy.width}")
     return _confirmed(lm, found)
 
 
-def _confirmed(lm: LM, found: Exactness) -> Exactness:
+def _confirmed(lm: Passes, found: Exactness) -> Exactness:
     """The same with what does not hold on the model in hand taken back: it has other weights, another dtype, device and kernels."""
     before, most = lm.exact, TOLERANCE[lm.dtype]
 
-    def holds(error: Callable[[LM], float]) -> bool:
+    def holds(error: Callable[[Passes], float]) -> bool:
         try:
             return error(lm) <= most
         except Exception as problem:
@@ -136,11 +131,11 @@ def _confirmed(lm: LM, found: Exactness) -> Exactness:
     return replace(found, foldable=found.foldable and found.replayable, openable=found.openable and kept)
 
 
-def _decided(lm: LM, tolerance: float) -> Exactness:
+def _decided(lm: Passes, tolerance: float) -> Exactness:
     """Each shortcut in turn, built on those found exact before it."""
     worst: dict[str, float] = {}
 
-    def holds(kind: str, error: Callable[[LM], float], most: float = tolerance) -> bool:
+    def holds(kind: str, error: Callable[[Passes], float], most: float = tolerance) -> bool:
         try:
             worst[kind] = error(lm)
         except Exception as problem:  # whatever a foreign architecture raises when it is run in a way it was not written for
@@ -170,7 +165,7 @@ def _decided(lm: LM, tolerance: float) -> Exactness:
 
 
 @torch.no_grad()
-def padding_error(lm: LM, every: Sequence[Sequence[tuple[int, int]]] = SHAPES) -> float:
+def padding_error(lm: Passes, every: Sequence[Sequence[tuple[int, int]]] = SHAPES) -> float:
     """Rows padded into one batch against each alone."""
     worst = 0.0
     for shapes in every:
@@ -181,7 +176,7 @@ def padding_error(lm: LM, every: Sequence[Sequence[tuple[int, int]]] = SHAPES) -
 
 
 @torch.no_grad()
-def resuming_error(lm: LM) -> float:
+def resuming_error(lm: Passes) -> float:
     """Passes on a cache, and replays of two conditions on top of them, against full passes with hooks over each row alone; from early and late columns."""
     worst = 0.0
     for shapes in SHAPES:
@@ -194,7 +189,7 @@ def resuming_error(lm: LM) -> float:
     return worst
 
 
-def _prefix_error(lm: LM, tokens: Tokens, start: int) -> float:
+def _prefix_error(lm: Passes, tokens: Tokens, start: int) -> float:
     """Logits and recorded streams of a prefix."""
     prefix = lm.prefix(tokens, start)
     worst = 0.0
@@ -207,7 +202,7 @@ def _prefix_error(lm: LM, tokens: Tokens, start: int) -> float:
     return worst
 
 
-def _replays_error(lm: LM, tokens: Tokens, start: int, layer: Layer, share: bool = False) -> float:
+def _replays_error(lm: Passes, tokens: Tokens, start: int, layer: Layer, share: bool = False) -> float:
     """A replay with a vector added and subtracted, from `start` on."""
     prefix = lm.prefix(tokens, start, [layer])
     h = prefix.residual[layer]
@@ -227,14 +222,14 @@ def _replays_error(lm: LM, tokens: Tokens, start: int, layer: Layer, share: bool
 
 
 @torch.no_grad()
-def replay_error(lm: LM, layer: Layer | None = None) -> float:
+def replay_error(lm: Passes, layer: Layer | None = None) -> float:
     """A replay of one short batch: what the model in hand is asked."""
     tokens = _batch(lm, ((9, 2), (5, 2)) if lm.exact.batchable else ((9, 2), (9, 2)))
     return _replays_error(lm, tokens, tokens.pivot - 1, lm.n_layers // 2 if layer is None else layer)
 
 
 @torch.no_grad()
-def stepping_error(lm: LM) -> float:
+def stepping_error(lm: Passes) -> float:
     """One token at a time on a growing cache, as in generation, against one full pass."""
     worst = 0.0
     for prompts in ((1, 1), (3, 2), (9, 14), (20, 22)):
@@ -254,7 +249,7 @@ def stepping_error(lm: LM) -> float:
     return worst
 
 
-def gradient_error(lm: LM) -> float:
+def gradient_error(lm: Passes) -> float:
     """The gradient through a cached pass, and through a replay, against that through full passes."""
     tokens = _batch(lm, ((9, 3), (6, 3)) if lm.exact.batchable else ((9, 3), (9, 3)))
     exact, found = lm.exact, list[list[Tensor]]()
@@ -272,7 +267,7 @@ def gradient_error(lm: LM) -> float:
 
 
 @torch.no_grad()
-def folding_error(lm: LM) -> float:
+def folding_error(lm: Passes) -> float:
     """Conditions, and completions of one prompt, side by side in a row, against each alone."""
     exact, worst = lm.exact, 0.0
     lm.exact = replace(exact, foldable=True)
@@ -292,7 +287,7 @@ def folding_error(lm: LM) -> float:
 
 
 @torch.no_grad()
-def opening_error(lm: LM) -> float:
+def opening_error(lm: Passes) -> float:
     """Prompts that share the pass over their beginning, against each alone."""
     exact, worst = lm.exact, 0.0
     lm.exact = replace(exact, openable=True)
@@ -313,24 +308,24 @@ def opening_error(lm: LM) -> float:
 # ------------------------------------------------------------ rows, and the truth about them
 
 
-def _rows(lm: LM, shapes: Sequence[tuple[int, int]]) -> list[Row]:
+def _rows(lm: Passes, shapes: Sequence[tuple[int, int]]) -> list[Row]:
     """Rows of arbitrary ids that differ, of (prompt, completion) tokens."""
     size = min(lm.model.config.get_text_config(decoder=True).vocab_size, 30000)
     return [Row(tuple((97 * (k + 5 * j) + 11) % (size - 3) + 3 for k in range(p + c)), p) for j, (p, c) in enumerate(shapes)]
 
 
-def _batch(lm: LM, shapes: Sequence[tuple[int, int]]) -> Tokens:
+def _batch(lm: Passes, shapes: Sequence[tuple[int, int]]) -> Tokens:
     return lm.batch(_rows(lm, shapes if lm.exact.batchable else shapes[:1]))
 
 
-def _batches(lm: LM, shapes: Sequence[tuple[int, int]]) -> list[Tokens]:
+def _batches(lm: Passes, shapes: Sequence[tuple[int, int]]) -> list[Tokens]:
     """Rows of these shapes, in batches the model can take."""
     rows = _rows(lm, shapes)
     return [lm.batch([rows[k] for k in some]) for some in lm.batches(rows, len(rows))]
 
 
 @torch.no_grad()
-def _alone(lm: LM, row: Row, edits: Mapping[Layer, Edit] | None = None) -> tuple[Tensor, dict[Layer, Tensor]]:
+def _alone(lm: Passes, row: Row, edits: Mapping[Layer, Edit] | None = None) -> tuple[Tensor, dict[Layer, Tensor]]:
     """Logits (n, v) of a full pass over one row, and the residual stream (n, d) after every block: the truth all else is held against."""
     streams: dict[Layer, Tensor] = {}
 
@@ -345,10 +340,10 @@ def _alone(lm: LM, row: Row, edits: Mapping[Layer, Edit] | None = None) -> tuple
         return lm.logits(Tokens.of([row], 0, lm.device), edits)[0], streams
 
 
-_truths: WeakKeyDictionary[LM, dict[Row, tuple[Tensor, dict[Layer, Tensor]]]] = WeakKeyDictionary()
+_truths: WeakKeyDictionary[Passes, dict[Row, tuple[Tensor, dict[Layer, Tensor]]]] = WeakKeyDictionary()
 
 
-def _truth(lm: LM, row: Row) -> tuple[Tensor, dict[Layer, Tensor]]:
+def _truth(lm: Passes, row: Row) -> tuple[Tensor, dict[Layer, Tensor]]:
     """`_alone` without edits, kept while a model is examined."""
     kept = _truths.setdefault(lm, {})
     if row not in kept:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from trimtab.errors import TokenError
 from trimtab.model.hooks import Frame
+from trimtab.model.passes import Passes
 from trimtab.model.replay import fork, new_cache
 from trimtab.model.tokens import Row, Tokens
-
-if TYPE_CHECKING:
-    from trimtab.model.lm import LM
 
 OnToken = Callable[[int, int], None]
 
@@ -39,7 +37,7 @@ class Sampling:
 
 
 def decode(
-    lm: LM,
+    lm: Passes,
     tokens: Tokens,
     sampling: Sampling,
     on_token: OnToken | None = None,
@@ -71,7 +69,7 @@ def decode(
 class _Stream:
     """The rows under way: what was chosen, who is still alive, one generator each."""
 
-    def __init__(self, lm: LM, tokens: Tokens, sampling: Sampling, salts: Sequence[int] | None) -> None:
+    def __init__(self, lm: Passes, tokens: Tokens, sampling: Sampling, salts: Sequence[int] | None) -> None:
         self.lm, self.rows, self.sampling = lm, tokens.rows, sampling
         self.ends = lm.end_tokens
         self.new: list[list[int]] = [[] for _ in tokens.rows]
@@ -133,7 +131,7 @@ def _generator(seed: int, row: Row, salt: int) -> torch.Generator:
 class CachedSteps:
     """Logits of the next token of every row, (b, v), one pass over one column a step on a growing cache."""
 
-    def __init__(self, lm: LM, tokens: Tokens, place: Sequence[int] | None) -> None:
+    def __init__(self, lm: Passes, tokens: Tokens, place: Sequence[int] | None) -> None:
         self.lm, self.tokens, self.shared = lm, tokens, place is not None
         self.cache = new_cache(lm.model.config)
         self.order = torch.tensor(list(range(len(tokens.rows)) if place is None else place), device=tokens.ids.device)
@@ -170,7 +168,7 @@ class CachedSteps:
 class FullSteps:
     """The same by a full pass over the whole sequence at every step: the oracle, and what models get whose caches are not exact."""
 
-    def __init__(self, lm: LM, tokens: Tokens, place: Sequence[int] | None = None) -> None:
+    def __init__(self, lm: Passes, tokens: Tokens, place: Sequence[int] | None = None) -> None:
         self.lm, self.rows, self.ids, self.index = lm, tokens.rows, tokens.ids, tokens.index
 
     def __call__(self, chosen: Tensor | None, alive: Tensor) -> Tensor:
@@ -185,7 +183,7 @@ class FullSteps:
         self.rows, self.ids, self.index = tuple(self.rows[k] for k in rows.tolist()), self.ids[rows], self.index[rows]
 
 
-def steps(lm: LM, tokens: Tokens, new: int, place: Sequence[int] | None = None) -> CachedSteps | FullSteps:
+def steps(lm: Passes, tokens: Tokens, new: int, place: Sequence[int] | None = None) -> CachedSteps | FullSteps:
     """How to go on from prompts by up to `new` tokens: on a cache where that is exact."""
     prompts = [row.prompt for row in tokens.rows]
     cached = lm.exact.steppable and lm.exact.resumes(prompts, [p + new for p in prompts])

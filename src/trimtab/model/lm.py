@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.errors import TokenError
+from trimtab.model.check import self_check
 from trimtab.model.generate import OnToken, Sampling, decode, end_tokens, occurrences
 from trimtab.model.passes import Passes
 from trimtab.model.rendering import Rendering, render
@@ -52,8 +53,6 @@ class LM(Passes):
         self.revision, self.rendering = revision, rendering or Rendering()
         self.end_tokens = end_tokens(model, tokenizer)
         if check:
-            from trimtab.model.check import self_check
-
             self.exact = self_check(self)
 
     @classmethod

@@ -41,6 +41,7 @@ class Passes:
 
     def __init__(self, model: Any, *, id: str, blocks: str | None, pad: int = 0) -> None:
         self.id, self.pad = id, pad
+        self.end_tokens: frozenset[int] = frozenset()  # which end an answer: known to a model with a tokenizer
         self.model = model.eval().requires_grad_(False)
         self.inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.blocks_path, self.blocks = find_blocks(model, blocks)

@@ -8,7 +8,7 @@ Weights are frozen and gradients are taken with respect to the vectors alone, so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from jaxtyping import Float
@@ -21,8 +21,8 @@ from trimtab.optimize.problems import Problem, Result
 from trimtab.optimize.stopping import MaxSteps
 from trimtab.optimize.store import restore, save
 from trimtab.optimize.walk import Walk
+from trimtab.progress import Progress
 
-Progress = Callable[[int, int, str], None]
 TOKENS = 256  # of a pass: more are no faster on a CPU, and are all remembered for the gradient
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -28,9 +28,9 @@ from trimtab.optimize.objectives import Term
 from trimtab.optimize.preferences import Prefer
 from trimtab.optimize.problems import Place, Problem, adam, scheduled
 from trimtab.optimize.store import Kept
+from trimtab.progress import Progress
 from trimtab.steering.vector import Provenance, SteeringVector
 
-Progress = Callable[..., None]
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Signs = Literal["one", "batch", "example", "both"]
 

@@ -9,79 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.answers.quality import broken
 from trimtab.errors import RunError
-from trimtab.quality import broken
-from trimtab.recipe import Run, Table
-from trimtab.reports import words
+from trimtab.reports import sentences
+from trimtab.reports.curves import Curve, LayerPoint, SideEffect, TextPoint
+from trimtab.runs import Role, Run, Table
 from trimtab.statistics.intervals import Array, Figure, band, mean_figure, median_figure, share_figure
+from trimtab.statistics.layers import Sweep, steepest
 from trimtab.statistics.nulls import Compared
 from trimtab.statistics.slopes import Slopes, anti_steerable, confidence, fit_slopes, unsteered
 from trimtab.statistics.verdict import BROKEN, Evidence, Kind, decide
 
 NO_LETTERS = 0.1  # nats: below this mean propensity at every multiplier, the letters carry nothing
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Propensity of one condition: items x multipliers, and the line through each item.
-
-    `lo`, `hi` bound the mean over items; `low_change`, `high_change` the mean change from the unsteered model, item by item. Items that were not measured at
-    every multiplier are not among `items`; `unmeasured` says how many. `groups` is the question of each item.
-    """
-
-    condition: str
-    multipliers: Array
-    items: Sequence[str]
-    groups: Sequence[str]
-    values: Array
-    slopes: Slopes
-    lo: Array
-    hi: Array
-    low_change: Array
-    high_change: Array
-    unmeasured: int = 0
-
-    @property
-    def mean(self) -> Array:
-        return self.values.mean(0)
-
-    @property
-    def questions(self) -> int:
-        """Independent ones."""
-        return len(set(self.groups))
-
-
-@dataclass(frozen=True)
-class SideEffect:
-    """Mean of one metric of one condition over the multipliers, with its interval, over the items it was measured on."""
-
-    metric: str
-    unit: str
-    condition: str
-    multipliers: Array
-    mean: Array
-    lo: Array
-    hi: Array
-    n: int
-
-
-@dataclass(frozen=True)
-class LayerPoint:
-    """Mean slope at one layer of a sweep."""
-
-    layer: int
-    slope: float
-    lo: float
-    hi: float
-
-
-@dataclass(frozen=True)
-class TextPoint:
-    """Share of the answers at one multiplier that have broken (`quality.py`)."""
-
-    multiplier: float
-    broken: float
-    n: int
 
 
 @dataclass(frozen=True)
@@ -122,15 +61,16 @@ def analyze(run: Run, part: str) -> Analysis:
     table, manifest = run.table(part), run.manifest
     plan = manifest["parts"][part]
     groups = manifest.get("groups", {})
-    conditions = [c["name"] for c in plan["conditions"] if c["intervention"]]
+    roles: dict[str, Role] = {c.name: c.role for c in run.conditions(part)}
+    conditions = [name for name, role in roles.items() if role != "asked"]
     layer = None if None in table.values("layer") else table.values("layer")[0] if table.values("layer") else None
-    metric = _propensity(table)
+    metric = _propensity(run, part)
     curves = {c: _curve(table, metric, c, layer, groups) for c in conditions}
     curves = {k: c for k, c in curves.items() if len(c.items)}
     if "vector" not in curves:
         raise RunError(f"{run.path}: no complete scores of the vector yet", do="run the same command again: it resumes")
     unit = table.units[metric]
-    asked = {c["name"]: _asked(table, metric, c["name"], unit, groups) for c in plan["conditions"] if c["system"]}
+    asked = {c.name: _asked(table, metric, c.name, unit, groups) for c in run.conditions(part) if c.role == "asked"}
     effects = _effects(table, metric, list(curves), layer, groups)
     figures = _figures(curves, asked, effects, unit)
     generations = list(run.journal("../generations").rows())
@@ -138,29 +78,35 @@ def analyze(run: Run, part: str) -> Analysis:
     beside = run.read(f"nulls/{part}.json")
     compared = None if beside is None else Compared.from_json(beside)
     rise = _rise(table, metric, curves["vector"], unit)
-    evidence = _evidence(curves, figures, compared, texts, rise, plan)
+    evidence = _evidence(curves, figures, compared, texts, rise, plan, roles)
     kind = decide(evidence)
     return Analysis(
         name=f"{plan['data']['name']} on {plan['model']['id']}", manifest=manifest, plan=plan, unit=unit, curves=curves, asked=asked, effects=effects,
-        layers=_layers(run), texts=texts, compared=compared, figures=figures, kind=kind, verdict=words.verdict(kind, evidence, curves["vector"]),
-        reasons=words.reasons(evidence, curves, figures, effects, compared, texts), generations=generations,
+        layers=_layers(run), texts=texts, compared=compared, figures=figures, kind=kind, verdict=sentences.verdict(kind, evidence, curves["vector"]),
+        reasons=sentences.reasons(evidence, curves, figures, effects, compared, texts), generations=generations,
         recipe=run.file("recipe.toml").read_text("utf-8") if run.file("recipe.toml").is_file() else "",
     )  # fmt: skip
 
 
 def choose_layer(run: Run, part: str = "val") -> int:
-    """The swept layer with the best lower 95 % bound of the mean slope (the best mean, where there are too few questions for a bound): test items never choose."""
-    points = _layers(run, part)
-    if not points:
+    """The swept layer whose mean slope is steepest for sure (`statistics.layers`): test items never choose.
+
+    Raises:
+        RunError: no sweep in the folder.
+    """
+    slopes, groups = _swept(run, part)
+    if not slopes:
         raise RunError(f"{run.path} holds no layer sweep in part {part!r}")
-    return max(points, key=lambda p: p.slope if np.isnan(p.lo) else p.lo).layer
+    return steepest([Sweep(slopes, groups)])
 
 
-def _propensity(table: Table) -> str:
-    found = [m for m in table.values("metric") if m.startswith("propensity")]
-    if not found:
-        raise RunError("this run measured no propensity", given=table.values("metric"), do="add the metric propensity")
-    return found[0]
+def _propensity(run: Run, part: str) -> str:
+    """The label of the first propensity that was measured."""
+    metrics = run.metrics(part)
+    label = next((m.label for m in metrics if m.name == "propensity"), None)
+    if label is None:
+        raise RunError("this run measured no propensity", given=[m.label for m in metrics], do="add the metric propensity")
+    return label
 
 
 def _curve(table: Table, metric: str, condition: str, layer: int | None, groups: Mapping[str, str]) -> Curve:
@@ -201,18 +147,25 @@ def _effects(table: Table, metric: str, conditions: Sequence[str], layer: int | 
     return out
 
 
-def _layers(run: Run, part: str = "val") -> list[LayerPoint]:
+def _layers(run: Run) -> list[LayerPoint]:
+    """Mean slope at every swept layer that was measured."""
+    slopes, groups = _swept(run, "val")
+    figures = {layer: mean_figure("", slope, "", groups=groups) for layer, slope in slopes.items()}
+    return [LayerPoint(layer, f.value, f.lo, f.hi) for layer, f in figures.items() if f.n]
+
+
+def _swept(run: Run, part: str) -> tuple[dict[int, Array], list[str]]:
+    """Slopes of the validation items at every swept layer, and their questions; nothing where no layer was swept."""
     if run.manifest.get("parts", {}).get(part, {}).get("layers") is None:
-        return []
+        return {}, []
     table, groups = run.table(part), run.manifest.get("groups", {})
-    metric = _propensity(table)
-    points: list[LayerPoint] = []
+    metric = _propensity(run, part)
+    slopes: dict[int, Array] = {}
+    items: list[str] = []
     for layer in sorted(k for k in table.values("layer") if k is not None):
-        m, items, values = table.curve(metric, "vector", layer)
-        f = mean_figure("", fit_slopes(m, values).slope, "", groups=[groups.get(i, i) for i in items])
-        if f.n:
-            points.append(LayerPoint(layer, f.value, f.lo, f.hi))
-    return points
+        multipliers, items, values = table.curve(metric, "vector", layer)
+        slopes[layer] = fit_slopes(multipliers, values).slope
+    return slopes, [groups.get(i, i) for i in items]
 
 
 def _texts(generations: Sequence[Mapping[str, Any]]) -> list[TextPoint]:
@@ -240,6 +193,7 @@ def _evidence(
     texts: Sequence[TextPoint],
     rise: Figure | None,
     plan: Mapping[str, Any],
+    roles: Mapping[str, Role],
 ) -> Evidence:
     vector, others = curves["vector"], [c for k, c in curves.items() if k != "vector"]
     slope = next(f for f in figures if f.name == "steerability")
@@ -253,7 +207,7 @@ def _evidence(
         questions=vector.questions,
         p=float("nan") if compared is None else compared.p,
         control=max(
-            (abs(float(c.slopes.slope.mean())) for c in others if compared is None or c.condition.startswith(compared.decisive)), default=float("nan")
+            (abs(float(c.slopes.slope.mean())) for c in others if compared is None or roles[c.condition] == compared.decisive), default=float("nan")
         ),
         readable=plan["data"]["form"] != "choices" or max(float(np.abs(c.mean).max()) for c in curves.values()) >= NO_LETTERS,
         broken=float("nan")

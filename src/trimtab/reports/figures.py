@@ -11,7 +11,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 
-from trimtab.reports.analysis import Analysis, Curve, SideEffect
+from trimtab.reports.analysis import Analysis
+from trimtab.reports.curves import Curve, SideEffect
 from trimtab.statistics.slopes import anti_steerable, unsteered
 
 INK, ACCENT, WARN, QUIET = "#1f2933", "#0b6e99", "#c2410c", "#9aa5b1"

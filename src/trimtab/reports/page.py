@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trimtab.recipe import Run
+from trimtab.journal import plain
 from trimtab.reports.analysis import Analysis
 from trimtab.reports.figures import Plot
+from trimtab.runs import Run
 from trimtab.statistics.intervals import Figure
 
 SHOWN = 6  # prompts whose answers are on the page
@@ -145,6 +146,11 @@ def unique(svg: str, name: str) -> str:
 Rows = Sequence[Sequence[str]]
 
 
+def one_line(text: str, most: int | None = None) -> str:
+    """A text as a cell of a table."""
+    return " ".join(text.split())[:most].replace("|", "/")
+
+
 def markdown_sections(title: str, about: str, found: Sequence[str], plots: Mapping[str, Plot], sections: Sequence[tuple[str, Rows]]) -> str:
     """A study as Markdown: what was found, plots (PNG beside it), tables whose first row is the head."""
     out = [f"# {title}", "", about, "", *(f"- {h}" for h in found), ""]
@@ -173,8 +179,21 @@ def html_sections(title: str, about: str, found: Sequence[str], plots: Mapping[s
     return document(title, "".join(body))
 
 
-def write_sections(run: Run, title: str, about: str, found: Sequence[str], plots: Mapping[str, Plot], sections: Sequence[tuple[str, Rows]]) -> Path:
-    """Write report.md, report.html and the plots of a study into its folder.
+def write_sections(
+    run: Run,
+    title: str,
+    about: str,
+    findings: Sequence[str],
+    plots: Mapping[str, Plot],
+    sections: Sequence[tuple[str, Rows]],
+    figures: Sequence[Figure],
+) -> Path:
+    """Write report.md, report.html, summary.json and the plots of a study into its folder.
+
+    Args:
+        findings: what was found, in sentences; the page opens with them.
+        figures: the same as numbers, for machines.
+
 
     Returns:
         The path of report.html.
@@ -182,5 +201,6 @@ def write_sections(run: Run, title: str, about: str, found: Sequence[str], plots
     for name, plot in plots.items():
         run.write(f"plots/{name}.svg", plot.svg)
         run.file("plots", f"{name}.png").write_bytes(plot.png)
-    run.write("report.md", markdown_sections(title, about, found, plots, sections))
-    return run.write("report.html", html_sections(title, about, found, plots, sections))
+    run.write("summary.json", plain({"name": title, "findings": list(findings), "figures": list(figures)}))
+    run.write("report.md", markdown_sections(title, about, findings, plots, sections))
+    return run.write("report.html", html_sections(title, about, findings, plots, sections))

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from trimtab.recipe import Run
 from trimtab.reports.analysis import Analysis
+from trimtab.runs import Run
 from trimtab.statistics.slopes import anti_steerable, confidence, unsteered
 
 

@@ -46,7 +46,7 @@ def relative(grid: Grid, train: str, test: str, groups: Groups = None, seed: int
     return Relative(train, test, float(over.mean() / under.mean()), low, high)
 
 
-def transfer(grid: Grid, groups: Groups = None) -> list[Relative]:
+def relatives(grid: Grid, groups: Groups = None) -> list[Relative]:
     """Every pair of contexts but a context with itself."""
     return [relative(grid, a, b, groups) for a, b in grid if a != b and (b, b) in grid]
 
@@ -74,7 +74,7 @@ def closer(x: Sequence[float], other: Sequence[float], y: Sequence[float], clust
     return (spearman(a, c) - spearman(b, c), *ends(drawn))
 
 
-def partial(x: Sequence[float], y: Sequence[float], given: Sequence[float]) -> float:
+def partial_correlation(x: Sequence[float], y: Sequence[float], given: Sequence[float]) -> float:
     """Spearman correlation of what is left of x and y when their ranks (ties at their mean) are regressed on those of a third quantity."""
     ranks = [stats.rankdata(np.array(v, float)) for v in (x, y, given)]
     design = np.stack([np.ones(len(ranks[2])), ranks[2]], 1)

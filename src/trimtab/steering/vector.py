@@ -271,6 +271,24 @@ class SteeringVector:
         return cls.from_bytes(base64.b64decode(text))
 
 
+def kept(path: Path, make: Callable[[], SteeringVector]) -> SteeringVector:
+    """A vector that is made once: read back where its file is there, else made and saved."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make().save(path)
+    return SteeringVector.load(path)
+
+
+def kept_tensors(path: Path, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors that are computed once: read back where their file is there, else made and saved (aside, then moved)."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(path.name + ".part")
+        safetensors.torch.save_file({k: v.contiguous() for k, v in make().items()}, aside)
+        aside.replace(path)
+    return safetensors.torch.load_file(path)
+
+
 def evened(vectors: Mapping[str, SteeringVector]) -> dict[str, SteeringVector]:
     """Vectors of several behaviors, each with their mean norm at every layer, so that a multiplier means the same for all (Rimsky et al. 2024)."""
     mean = {k: sum(v.norm()[k] for v in vectors.values()) / len(vectors) for k in next(iter(vectors.values())).layers}

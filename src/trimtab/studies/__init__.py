@@ -1,21 +1,35 @@
-"""Studies: published experiments as functions over the parts of trimtab, one file each. A recipe with a `study` key runs one."""
+"""Studies: published experiments over the parts of trimtab. A recipe with a `study` key runs one.
+
+A study is two files of one name: `studies/NAME.py` has a `Plan` and `stages(lm, run, plan)`, `studies/pages/NAME.py` has
+`page(run)`, which needs no model. What stages and units are is in `contract.py`.
+"""
 
 from __future__ import annotations
 
-import glob
+import pkgutil
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trimtab import registry
-from trimtab.errors import DataError, RecipeError, RunError, UnknownName
-from trimtab.recipe import LOADING, Run
+from trimtab.errors import RecipeError, RunError, UnknownName
+from trimtab.progress import Watch, silent
+from trimtab.recipe import LOADING
+from trimtab.runs import Run
+from trimtab.studies.contract import carry_out
 
-Watch = Callable[[str], Callable[..., None]]
-NAMES = ("alignment-faking", "bipo", "emergent", "one-shot", "quirk", "refusal", "reliability", "retraction")
+if TYPE_CHECKING:
+    from trimtab.model import LM
+
+
+def names() -> tuple[str, ...]:
+    """Every study, as recipes name it."""
+    here = {m.name for m in pkgutil.iter_modules(__path__)}
+    pages = {m.name for m in pkgutil.iter_modules([f"{p}/pages" for p in __path__])}
+    return tuple(sorted(name.replace("_", "-") for name in here & pages))
 
 
 @dataclass(frozen=True)
@@ -48,85 +62,67 @@ def read(path: str | Path) -> StudyRecipe | None:
     if "study" not in table:
         return None
     name = table.pop("study")
-    if name not in NAMES:
-        raise UnknownName("study", name, NAMES)
+    if name not in names():
+        raise UnknownName("study", name, names())
     if not isinstance(table.get("model"), str):
         raise RecipeError(f"{path}: no model", given=table.get("model"), expected='model = "..."')
     loading = {k: table.pop(k) for k in LOADING if k in table}
     return StudyRecipe(name, table.pop("model"), loading, table)
 
 
-def run(recipe: StudyRecipe, to: str | Path, watch: Watch) -> Path:
-    """Run a study into a folder; the same call resumes.
+def run(recipe: StudyRecipe, to: str | Path, watch: Watch = silent) -> Path:
+    """Run the study of a recipe into a folder and write its page; the same call resumes.
 
     Returns:
-        The page it wrote.
+        The page.
 
     Raises:
         RunError: the folder cannot be written to, or holds another study.
+        RecipeError: a plan that makes no sense.
     """
-    folder = Run.create(to)
-    if folder.manifest.get("study", recipe.study) != recipe.study:
-        raise RunError(f"{folder.path} holds another study", given=recipe.study, expected=folder.manifest["study"], do="choose another folder")
-    folder.note(study=recipe.study)
-    plans = {"bipo": _bipo, "one-shot": _one_shot, "reliability": _reliability}
-    return plans.get(recipe.study, _plain)(recipe, Path(to), watch)
-
-
-def _plain(recipe: StudyRecipe, to: Path, watch: Watch) -> Path:
-    """A study that is a function of its module, named as the study is, with a plan of plain fields."""
     from trimtab.model import LM
 
-    module = import_module(f"trimtab.studies.{recipe.study.replace('-', '_')}")
-    plan = registry.build(module.Plan, recipe.plan, where=f"study {recipe.study}")
-    return getattr(module, recipe.study.replace("-", "_"))(LM.load(recipe.model, **recipe.loading), to, plan, watch)
+    plan = registry.build(_module(recipe.study).Plan, recipe.plan, where=f"study {recipe.study}")
+    _claimed(Run.create(to), recipe.study)
+    return page(study(recipe.study, LM.load(recipe.model, **recipe.loading), to, plan, watch))
 
 
-def _one_shot(recipe: StudyRecipe, to: Path, watch: Watch) -> Path:
-    from trimtab.methods import OneShot
-    from trimtab.model import LM
-    from trimtab.studies import one_shot
+def study(name: str, lm: LM, to: str | Path, plan: Any, watch: Watch = silent) -> Run:
+    """Carry a study out, all of it, in this process; the same call resumes.
 
-    table = dict(recipe.plan)
-    one = registry.build(OneShot, table.pop("one", {}), where="study one-shot, one")
-    plan = replace(registry.build(one_shot.Plan, table, where="study one-shot"), **({"one": one} if "one" in recipe.plan else {}))
-    one_shot.one_shot(LM.load(recipe.model, **recipe.loading), to, plan, watch)
-    return to / "study.md"
-
-
-def _reliability(recipe: StudyRecipe, to: Path, watch: Watch) -> Path:
-    from trimtab.model import LM
-    from trimtab.reports.reliability_page import write
-    from trimtab.studies import reliability
-
-    table = {**recipe.plan, "data": found(recipe.plan.get("data", ()))}
-    plan = registry.build(reliability.Plan, table, where="study reliability")
-    return write(reliability.reliability(LM.load(recipe.model, **recipe.loading), to, plan, watch))
-
-
-def _bipo(recipe: StudyRecipe, to: Path, watch: Watch) -> Path:
-    from trimtab.methods import OneShot, Preference
-    from trimtab.model import LM
-    from trimtab.reports.bipo import write
-    from trimtab.studies import bipo
-
-    table: dict[str, Any] = {**recipe.plan, "data": found(recipe.plan.get("data", ()))}
-    methods = {"bipo": Preference, "one": OneShot}
-    made = {k: registry.build(cls, table.pop(k), where=f"study bipo, {k}") for k, cls in methods.items() if k in table}
-    plan = replace(registry.build(bipo.Plan, table, where="study bipo"), **made)
-    return write(bipo.bipo(LM.load(recipe.model, **recipe.loading), to, plan, watch))
-
-
-def found(data: Any) -> list[str]:
-    """Data sets of a recipe, with patterns such as "evals/*.jsonl" replaced by the files they stand for.
+    Args:
+        plan: a `Plan` of the study's module.
 
     Raises:
-        DataError: a pattern no file matches.
+        RunError: the folder cannot be written to, or holds another study, or another plan.
     """
-    out: list[str] = []
-    for source in data:
-        files = sorted(glob.glob(str(Path(source).expanduser()))) if "*" in source else [source]
-        if not files:
-            raise DataError(f"no file matches {source}", expected="files of A/B questions", do="correct the path in the recipe")
-        out += files
-    return out
+    folder = _claimed(Run.create(to), name)
+    folder.claim("study", {"plan": plan, "model": lm.facts})
+    carry_out(_module(name).stages(lm, folder, plan), folder, watch)
+    return folder
+
+
+def page(run: Run | str | Path) -> Path:
+    """Write the page of a finished study again, from its folder alone.
+
+    Raises:
+        RunError: no study, or one that is not finished.
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    name = run.manifest.get("study")
+    if name not in names():
+        raise RunError(f"{run.path} holds no study that has a page", given=name, expected=", ".join(names()))
+    return import_module(f"trimtab.studies.pages.{name.replace('-', '_')}").page(run)
+
+
+def _module(name: str) -> Any:
+    return import_module(f"trimtab.studies.{name.replace('-', '_')}")
+
+
+def _claimed(folder: Run, name: str) -> Run:
+    """The folder, marked as that of a study."""
+    there = folder.manifest.get("study", name)
+    if there != name:
+        raise RunError(f"{folder.path} holds another study", given=name, expected=there, do="choose another folder")
+    folder.note(study=name)
+    return folder

@@ -2,48 +2,73 @@
 
 For every behavior: BiPO in three forms, CAA, Freeform, mean difference, one-shot, random directions, the behavior asked for in words, and shown in five
 examples; all on the same held-out pairs. Then combinations of behaviors, knowledge at every multiplier, answers without their first word, and what the
-model says across the spectrum. One folder, resumable; `trimtab.reports.bipo` turns it into tables, plots and a page.
+model says across the spectrum. One folder, resumable; `trimtab.studies.pages.bipo` turns it into tables, plots and a page.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from trimtab.capability import accuracy, capability, questions
+from trimtab.answers.judges import ModelJudge, Rating, Rubric
+from trimtab.answers.quality import distinct, strangeness
 from trimtab.data.builtin import asking
 from trimtab.data.contexts import told, with_shots, without_opener
 from trimtab.data.datasets import Dataset
+from trimtab.data.formats import matching
 from trimtab.data.pairs import polarity, to_choices
-from trimtab.drift import Yardstick, reach
 from trimtab.errors import DataError, RecipeError, TokenError
-from trimtab.judge import ModelJudge, Rating, Rubric
-from trimtab.measure import measure
+from trimtab.evaluation.accuracy import accuracy
+from trimtab.evaluation.capability import capability, questions
+from trimtab.evaluation.drift import Yardstick, reach
+from trimtab.evaluation.metrics import Likelihood, Propensity
+from trimtab.evaluation.sweep import measure
 from trimtab.methods import Freeform, MeanDiff, OneShot, Preference, learn
 from trimtab.methods.contrast import activations, paired_rows
-from trimtab.metrics import Likelihood, Propensity
 from trimtab.model import LM, Layer
 from trimtab.model.rendering import as_prompt
-from trimtab.quality import distinct, strangeness
-from trimtab.recipe import Run, check_grid
-from trimtab.reports.bipo import best_layer, slug
+from trimtab.optimize.minibatch import Signs
+from trimtab.progress import Progress, silent
+from trimtab.recipe import check_grid
+from trimtab.runs import Run
 from trimtab.steering.controls import random_controls
 from trimtab.steering.interventions import Intervention, steer
-from trimtab.steering.vector import SteeringVector
+from trimtab.steering.vector import SteeringVector, kept
+from trimtab.studies.conditions import Condition
+from trimtab.studies.contract import RESULTS, Stage, Unit
+from trimtab.studies.pages.bipo_results import (
+    BIPO,
+    CAA,
+    DIFFERENCE,
+    FROM_END,
+    ONE_DIRECTION,
+    SIGNS_DRAWN,
+    Asked,
+    Drift,
+    Facts,
+    FreeformChoice,
+    Pairing,
+    Results,
+    Said,
+    Spectrum,
+    VectorFacts,
+    best_layer,
+    slug,
+)  # fmt: skip
 
 log = logging.getLogger("trimtab")
-Watch = Callable[[str], Callable[..., None]]
 METRICS = (Propensity("sequence", per_token=False), Likelihood("positive"), Likelihood("negative"))
-TRAINED = {"BiPO": "both", "BiPO, signs drawn": "batch", "BiPO, one direction": "one"}
+TRAINED: dict[Condition, Signs] = {BIPO: "both", SIGNS_DRAWN: "batch", ONE_DIRECTION: "one"}
+FREEFORM, ONE_SHOT = Condition("Freeform"), Condition("one-shot")
+LEARNED = (*TRAINED, CAA, DIFFERENCE, FREEFORM, ONE_SHOT)
 SHOWN = 3  # random directions that are measured at their own strength as well
-KNOWING = ("BiPO", "CAA", "random-0")  # vectors whose cost in knowledge is measured
+KNOWING = (BIPO, CAA, Condition("random", "0"))  # vectors whose cost in knowledge is measured
+OPENERS = (BIPO, CAA, DIFFERENCE, Condition("random", "0"))  # vectors that are measured on answers without their first word
 
 
 @dataclass(frozen=True)
@@ -91,8 +116,9 @@ class Plan:
         check_grid(self.multipliers)
         if self.layer is None and not self.layers:
             raise RecipeError("no layer", expected="`layer`, or `layers` to choose from")
+        object.__setattr__(self, "data", matching(self.data))
         if not self.data or len({name_of(d) for d in self.data}) < len(self.data) or min(self.train, self.val, self.test, self.few) < 4:
-            raise RecipeError("not a study of preferences", given=asdict(self), expected="data sets of different names, four pairs a part")
+            raise RecipeError("not a study of preferences", given=self, expected="data sets of different names, four pairs a part")
 
     @property
     def candidates(self) -> tuple[int, ...]:
@@ -105,198 +131,219 @@ def name_of(source: str) -> str:
     return Path(source).name.removesuffix(".csv").removesuffix(".jsonl").removesuffix(".train")
 
 
-def bipo(lm: LM, to: str | Path, plan: Plan, watch: Watch | None = None) -> Run:
-    """Run the study into a folder; the same call resumes.
+def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
+    """On any chat model.
 
     Raises:
         DataError, TokenError: a pair that cannot be asked, before anything is run.
     """
-    folder, watch = Run.create(to), watch or (lambda _: lambda *_: None)
-    folder.claim("study", {"plan": json.loads(json.dumps(asdict(plan), default=str)), "model": {"id": lm.id, "fingerprint": lm.fingerprint}})
     lm.layers(plan.candidates)
-    studied = [_Behavior(lm, folder, plan, source, watch) for source in plan.data]
-    layer = plan.layer if plan.layer is not None else studied[0].scout()
-    facts = [one.study(layer) for one in studied]
-    folder.note(behaviors=facts, combined=_combine(studied), model=lm.id, layer=layer)
-    return folder
+    studied = [_Behavior(lm, run, plan, source) for source in plan.data]
+    if plan.layer is None:
+        first = studied[0]
+        yield Stage("layer", [Unit(f"{first.name}: train at every layer", {"data": first.train.hash}, first.scout)])
+    layer = studied[0].scout(silent("")).layers[0] if plan.layer is None else plan.layer
+    for b in studied:
+        b.layer = layer
+    yield Stage("vectors", [
+        Unit(f"{b.name}: learn {c}", {"data": b.train.hash, "layer": layer}, partial(b.learned, c)) for b in studied for c in LEARNED
+    ])  # fmt: skip
+    yield Stage("scores", [
+        Unit(f"{b.name}: {c}", {"data": b.test.hash, "layer": layer}, partial(b.scored, c)) for b in studied for c in b.vectors
+    ])  # fmt: skip
+    yield Stage("beside", [
+        Unit(f"{b.name}: {name}", {"data": b.test.hash, "layer": layer}, work) for b in studied for name, work in b.beside().items()
+    ])  # fmt: skip
+    pairs = [(one, two) for k, one in enumerate(studied) for two in studied[k + 1 :]]
+    yield Stage("combinations", [Unit(f"{a.name} and {b.name}", {"layer": layer}, partial(_combined, a, b)) for a, b in pairs])
+    pairings = [Pairing(a.name, b.name, a.vectors[BIPO].cosine(b.vectors[BIPO])[layer]) for a, b in pairs]
+    candidates = list(plan.layers) if plan.layer is None else []
+    run.write(RESULTS, Results(lm.id, layer, candidates, plan.seed, plan.budget, [b.facts() for b in studied], pairings))
 
 
 class _Behavior:
-    """One behavior of the study."""
+    """One behavior of the study: its pieces of work; each reads back what it has already done."""
 
-    def __init__(self, lm: LM, folder: Run, plan: Plan, source: str, watch: Watch) -> None:
+    layer: Layer
+
+    def __init__(self, lm: LM, folder: Run, plan: Plan, source: str) -> None:
         self.lm, self.plan, self.name = lm, plan, name_of(source)
-        self.watch: Watch = lambda stage: watch(f"{self.name}: {stage}")
         self.run = Run.create(folder.file("sets", self.name))
         self.train, self.val, self.test, self.left_out = parts(source, plan)
         for p in (*self.train, *self.val, *self.test):
             paired_rows(lm, p)
         self.bare = replace(self.test, ask=None)
 
-    def study(self, layer: Layer) -> dict[str, Any]:
-        """Everything about this behavior; what the report needs and the scores do not hold."""
-        facts: dict[str, Any] = {"name": self.name, "train": len(self.train), "val": len(self.val), "test": len(self.test), "left out": self.left_out}
-        vectors = self.vectors(layer)
-        facts["vectors"] = {name: {"layer": v.layers[0], "norm": v.norm()[v.layers[0]], "figures": _figures(v)} for name, v in vectors.items()}
-        facts["cosine"] = {n: v.cosine(vectors["BiPO"])[v.layers[0]] for n, v in vectors.items() if v.layers == vectors["BiPO"].layers}
-        facts["drift"] = {}
-        quiet = [f"random-{k}" for k in range(SHOWN, self.plan.randoms)]
-        for name, v in vectors.items():
-            if name not in quiet:
-                self.score(name, Intervention(v), self.test if name == "BiPO" else self.bare, self.plan.multipliers)
-            facts["drift"][name] = self.drifts(name, v)
-            self.equal(name, v, facts["drift"][name])
-        self.score("CAA, from the prompt's end", Intervention(vectors["CAA"], positions="from_last_prompt_token"), self.bare, self.plan.multipliers)
-        self.prompted(vectors["BiPO"])
-        if any(polarity(p.positive) != polarity(p.negative) for p in self.bare):
-            opener = without_opener(self.bare.take(self.plan.few))
-            for name in ("BiPO", "CAA", "mean difference", "random-0"):
-                self.score(f"no opener: {name}", Intervention(vectors[name]), opener, (-1.0, 0.0, 1.0))
-        if self.plan.items:
-            asked = questions()[:: max(1, 240 // self.plan.items)]
-            for name in KNOWING:
-                report = self.watch(f"knowledge, {name}")
-                capability(
-                    self.lm, Intervention(vectors[name]), asked, to=self.run.path, multipliers=self.plan.multipliers, name=name, progress=report
-                )
-        facts["knowledge"] = {n: [asdict(a) for a in accuracy(self.run.table("capability"), condition=n)] for n in KNOWING} if self.plan.items else {}
-        facts["freeform"] = self.run.manifest.get("freeform", {})
-        facts["spectrum"] = self.spectrum(vectors["BiPO"])
-        return facts
-
     # ------------------------------------------------------------ vectors
 
-    def scout(self) -> Layer:
-        """The layer at which a short training does best on validation pairs."""
+    def scout(self, progress: Progress) -> SteeringVector:
+        """Of a short training at every candidate layer, the one that does best on validation pairs."""
         method = replace(self.plan.bipo, epochs=2, warm=2, seed=self.plan.seed, resume=str(self.run.file("training", "scout")))
         some = replace(self.train, pairs=self.train.pairs[: self.plan.scouts])
-        tried = self.kept("scout", lambda: learn(self.lm, some, method, self.plan.layers, progress=self.watch("train at every layer")))
-        return self.best(tried).layers[0]
+        tried = kept(self._file("scout"), lambda: learn(self.lm, some, method, self.plan.layers, progress=progress))
+        return self._best(tried, progress)
 
-    def vectors(self, layer: Layer) -> dict[str, SteeringVector]:
-        """Every vector, learned once and kept."""
-        plan, found = self.plan, dict[str, SteeringVector]()
-        for name, signs in TRAINED.items():
-            method = replace(plan.bipo, signs=signs, seed=plan.seed, resume=str(self.run.file("training", slug(name))))  # type: ignore[arg-type]
-            found[name] = self.kept(name, lambda m=method, n=name: learn(self.lm, self.train, m, [layer], progress=self.watch(f"train {n}")))
-        choices = replace(self.train, pairs=to_choices(self.train.pairs), form="choices")
-        found["CAA"] = self.kept("CAA", lambda: self.best(learn(self.lm, choices, MeanDiff(), self.layers(), progress=self.watch("CAA"))))
-        found["mean difference"] = self.kept(
-            "mean difference", lambda: self.best(learn(self.lm, self.train, MeanDiff(), self.layers(), progress=self.watch("mean difference")))
-        )
-        found["Freeform"] = self.kept("Freeform", self.freeform)
-        found["one-shot"] = self.kept("one-shot", lambda: learn(self.lm, self.train, plan.one, [layer], progress=self.watch("one-shot")))
-        return found | random_controls(found["BiPO"], plan.randoms, plan.seed)
+    def learned(self, condition: Condition, progress: Progress) -> SteeringVector:
+        """One vector, learned once and kept."""
+        return kept(self._file(slug(condition.label)), lambda: self._learn(condition, progress))
 
-    def kept(self, name: str, make: Callable[[], SteeringVector]) -> SteeringVector:
-        path = self.run.file("vectors", f"{slug(name)}.safetensors")
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            make().save(path)
-        return SteeringVector.load(path)
+    def _file(self, name: str) -> Path:
+        return self.run.file("vectors", f"{name}.safetensors")
 
-    def layers(self) -> list[Layer]:
+    def _learn(self, condition: Condition, progress: Progress) -> SteeringVector:
+        plan, lm, train = self.plan, self.lm, self.train
+        if condition in TRAINED:
+            resume = str(self.run.file("training", slug(condition.label)))
+            method = replace(plan.bipo, signs=TRAINED[condition], seed=plan.seed, resume=resume)
+            return learn(lm, train, method, [self.layer], progress=progress)
+        if condition in (CAA, DIFFERENCE):
+            choices = replace(train, pairs=to_choices(train.pairs), form="choices")
+            vector = learn(lm, choices if condition == CAA else train, MeanDiff(), self._layers(), progress=progress)
+            return self._best(vector, progress)
+        if condition == ONE_SHOT:
+            return learn(lm, train, plan.one, [self.layer], progress=progress)
+        return self._freeform(progress)
+
+    def _freeform(self, progress: Progress) -> SteeringVector:
+        acts = activations(self.lm, self.train, read="penultimate", progress=progress)
+        layer = Freeform.chosen(acts, self.lm.n_layers)
+        self.run.write("freeform.json", FreeformChoice(layer, list(Freeform.mute(acts, self.lm.n_layers)), self.lm.n_layers // 2 + 1))
+        return learn(self.lm, self.train, Freeform(), [layer], acts=acts.at([layer]))
+
+    @cached_property
+    def vectors(self) -> dict[Condition, SteeringVector]:
+        """Every vector; random directions are turned from BiPO's."""
+        out = {c: self.learned(c, silent("")) for c in LEARNED}
+        turned = random_controls(out[BIPO], self.plan.randoms, self.plan.seed)
+        return out | {Condition("random", f"{k}"): v for k, v in enumerate(turned.values())}
+
+    def _layers(self) -> list[Layer]:
         """A layer in ten from the first quarter to the last block but one, and those BiPO may have: where mean differences may act."""
         n = self.lm.n_layers
         return sorted({*range(n // 4, n - 1, max(1, n // 10)), *self.plan.candidates})
 
-    def best(self, vector: SteeringVector) -> SteeringVector:
+    def _best(self, vector: SteeringVector, progress: Progress) -> SteeringVector:
         """At the layer where its answers become likeliest both ways on validation pairs, all at a tenth of the residual norm."""
         norms = self.lm.norms([paired_rows(self.lm, p)[0] for p in self.val.take(8)], vector.layers)
         even = SteeringVector({k: v * (0.1 * norms[k] / v.norm()) for k, v in vector.vectors.items()}, vector.made)
         part = f"layers-{vector.hash}"
-        measure(self.lm, Intervention(even), replace(self.val, ask=None), METRICS[1:], to=self.run.path, part=part, multipliers=(-1.0, 0.0, 1.0), layers=vector.layers, controls={}, progress=self.watch("choose layer"))  # fmt: skip
+        measure(
+            self.lm, Intervention(even), replace(self.val, ask=None), METRICS[1:], to=self.run.path, part=part,
+            multipliers=(-1.0, 0.0, 1.0), layers=vector.layers, controls={}, progress=progress,
+        )  # fmt: skip
         return vector.at(best_layer(self.run.table(part)))
-
-    def freeform(self) -> SteeringVector:
-        acts = activations(self.lm, self.train, read="penultimate", progress=self.watch("Freeform"))
-        layer = Freeform.chosen(acts, self.lm.n_layers)
-        self.run.note(freeform={"layer": layer, "mute": Freeform.mute(acts, self.lm.n_layers), "of": self.lm.n_layers // 2 + 1})
-        return learn(self.lm, self.train, Freeform(), [layer], acts=acts.at([layer]))
 
     # ------------------------------------------------------------ scores
 
-    def score(self, name: str, iv: Intervention, data: Dataset, multipliers: Sequence[float]) -> None:
+    def scored(self, condition: Condition, progress: Progress) -> None:
+        """One vector at its own strength (of random directions only the first few), and scaled to the budget of drift."""
+        vector = self.vectors[condition]
+        if condition.kind != "random" or int(condition.source) < SHOWN:
+            data = self.test if condition == BIPO else self.bare
+            self._score(slug(condition.label), Intervention(vector), data, self.plan.multipliers, progress)
+        drift = self.drift(condition)
+        ways = {way: vector * m for way, m in (("up", drift.up), ("down", drift.down)) if np.isfinite(m)}
+        if ways:
+            # one pass below for both: the second way stands beside the first as a control
+            first, *rest = ways
+            measure(
+                self.lm, Intervention(ways[first]), self.bare, METRICS, to=self.run.path, part=slug(f"equal: {condition}"),
+                multipliers=(0.0, 1.0), controls={f"equal {way}": ways[way] for way in rest}, progress=progress,
+            )  # fmt: skip
+
+    def _score(self, part: str, iv: Intervention, data: Dataset, multipliers: Sequence[float], progress: Progress) -> None:
         measure(
-            self.lm,
-            iv,
-            data,
-            METRICS,
-            to=self.run.path,
-            part=slug(name),
-            multipliers=multipliers,
-            controls={},
-            progress=self.watch(f"measure {name}"),
-        )
+            self.lm, iv, data, METRICS, to=self.run.path, part=part, multipliers=multipliers, controls={}, progress=progress,
+        )  # fmt: skip
 
     @cached_property
     def yardstick(self) -> Yardstick:
         """Answers of the unsteered model to validation questions, along which every vector's drift is taken."""
         return Yardstick.of(self.lm, [as_prompt(p.asked) for p in self.val.take(self.plan.drifting)], seed=self.plan.seed)
 
-    def drifts(self, name: str, v: SteeringVector) -> dict[str, Any]:
-        """The multipliers, up and down, at which the drift is the budget, confirmed by measuring it there; or why it is not reached."""
-        path = f"drift/{slug(name)}.json"
-        known = self.run.read(path, {})
-        if known.get("of") != v.hash:
-            ways = {way: reach(self.lm, Intervention(v), self.yardstick, self.plan.budget, sign=sign) for way, sign in (("up", 1), ("down", -1))}
-            found = {way: r.multiplier for way, r in ways.items()}
-            known = {"of": v.hash, **found, "nats": {w: r.nats for w, r in ways.items()}, "why": {w: r.why for w, r in ways.items()}, "probes": {w: r.probes for w, r in ways.items()}}  # fmt: skip
-            self.run.write(path, known)
-        return known
+    def drift(self, condition: Condition) -> Drift:
+        """The multipliers, up and down, at which the drift is the budget, confirmed by measuring it there. Kept in the folder."""
+        file, vector = f"drift/{slug(condition.label)}.json", self.vectors[condition]
+        if self.run.read(file) is None or self.run.typed(file, Drift).of != vector.hash:
+            up, down = (reach(self.lm, Intervention(vector), self.yardstick, self.plan.budget, sign=sign) for sign in (1, -1))
+            why = "; ".join(f"{way}: {r.why}" for way, r in (("up", up), ("down", down)) if r.why)
+            self.run.write(file, Drift(vector.hash, up.multiplier, down.multiplier, (up.nats, down.nats), why, [*up.probes, *down.probes]))
+        return self.run.typed(file, Drift)
 
-    def equal(self, name: str, v: SteeringVector, drifts: Mapping[str, Any]) -> None:
-        """Scores at equal drift, up and down, from one pass below; nothing where the budget is not reached."""
-        ways = {way: v * float(drifts[way]) for way in ("up", "down") if np.isfinite(drifts[way])}
-        if ways:
-            first, *rest = ways
-            controls = {f"equal {way}": ways[way] for way in rest}
-            measure(
-                self.lm, Intervention(ways[first]), self.bare, METRICS, to=self.run.path, part=slug(f"equal: {name}"), multipliers=(0.0, 1.0),
-                controls=controls, progress=self.watch(f"measure at equal cost, {name}"),
-            )  # fmt: skip
+    # ------------------------------------------------------------ beside
 
-    def prompted(self, v: SteeringVector) -> None:
+    def beside(self) -> dict[str, Callable[[Progress], object]]:
+        """What else is measured, by name."""
+        out: dict[str, Callable[[Progress], object]] = {FROM_END.label: self._from_the_end, "prompts": self._prompted}
+        if self._opens():
+            out |= {f"no opener: {c}": partial(self._without_opener, c) for c in OPENERS if c in self.vectors}
+        if self.plan.items:
+            out |= {f"knowledge, {c}": partial(self._knowledge, c) for c in KNOWING if c in self.vectors}
+        return out | {"talk": self.spectrum}
+
+    def _from_the_end(self, progress: Progress) -> None:
+        iv = Intervention(self.vectors[CAA], positions="from_last_prompt_token")
+        self._score(slug(FROM_END.label), iv, self.bare, self.plan.multipliers, progress)
+
+    def _opens(self) -> bool:
+        """Whether answers differ in a leading Yes or No."""
+        return any(polarity(p.positive) != polarity(p.negative) for p in self.bare)
+
+    def _without_opener(self, condition: Condition, progress: Progress) -> None:
+        data = without_opener(self.bare.take(self.plan.few))
+        self._score(slug(f"no opener: {condition}"), Intervention(self.vectors[condition]), data, (-1.0, 0.0, 1.0), progress)
+
+    def _knowledge(self, condition: Condition, progress: Progress) -> None:
+        asked = questions()[:: max(1, 240 // self.plan.items)]
+        iv = Intervention(self.vectors[condition])
+        capability(
+            self.lm, iv, asked, to=self.run.path, multipliers=self.plan.multipliers, name=condition.label, progress=progress,
+        )  # fmt: skip
+
+    def _prompted(self, progress: Progress) -> None:
         """The behavior, or its opposite, asked for in words and shown in examples: alone (multiplier 0) and with the vector on top."""
-        few = self.bare.take(self.plan.few)
-        for way, sign in (("positive", 1.0), ("negative", -1.0)):
-            asked = {f"shown {way}": with_shots(few, self.train.pairs[: self.plan.shots], opposite=sign < 0)}
-            asked |= {f"asked {way}": told(few, self.test.ask[way])} if self.test.ask else {}
-            for name, data in asked.items():
-                self.score(name, Intervention(v), data, (-1.0, 0.0, 1.0))
-                bare = dict(zip((p.id for p in data), (p.id for p in few), strict=True))
-                self.run.note(bare={**self.run.manifest.get("bare", {}), name: bare})
+        for asked, data in self._asked().items():
+            self._score(slug(asked.label), Intervention(self.vectors[BIPO]), data, (-1.0, 0.0, 1.0), progress)
 
-    def spectrum(self, v: SteeringVector) -> list[dict[str, Any]]:
-        """What is said at each multiplier, rated by the model itself as a judge, and how strange the unsteered model finds it."""
-        known = self.run.read("spectrum.json", {})
-        if known.get("of") == v.hash:
-            return known["said"]
-        pairs, said = self.test.pairs[: self.plan.talk], list[dict[str, Any]]()
-        judge, report = self.judge(), self.watch("talk")
-        for k, m in enumerate(self.plan.multipliers):
-            prompts = [as_prompt(p.asked) for p in pairs]
-            if m == 0:
+    def _asked(self) -> dict[Condition, Dataset]:
+        few, shots = self.bare.take(self.plan.few), self.train.pairs[: self.plan.shots]
+        out: dict[Condition, Dataset] = {}
+        for way in ("positive", "negative"):
+            out[Condition("shown", way)] = with_shots(few, shots, opposite=way == "negative")
+            if self.test.ask:
+                out[Condition("asked", way)] = told(few, self.test.ask[way])
+        return out
+
+    def spectrum(self, progress: Progress) -> list[Said]:
+        """What is said at each multiplier, rated by the model itself as a judge, and how strange the unsteered model finds it. Kept in the
+        folder."""
+        if self.run.read("spectrum.json") is None:
+            said: list[Said] = []
+            judge = self._judge()
+            for k, m in enumerate(self.plan.multipliers):
+                said += self._said_at(m, judge)
+                progress(k + 1, len(self.plan.multipliers))
+            self.run.write("spectrum.json", Spectrum(said))
+        return self.run.typed("spectrum.json", Spectrum).said
+
+    def _said_at(self, multiplier: float, judge: ModelJudge | None) -> list[Said]:
+        pairs = self.test.pairs[: self.plan.talk]
+        prompts = [as_prompt(p.asked) for p in pairs]
+        if multiplier == 0:
+            texts = self.lm.generate(prompts, max_new_tokens=self.plan.max_new_tokens)
+        else:
+            with steer(self.lm, Intervention(self.vectors[BIPO], multiplier=multiplier)):
                 texts = self.lm.generate(prompts, max_new_tokens=self.plan.max_new_tokens)
-            else:
-                with steer(self.lm, Intervention(v, multiplier=m)):
-                    texts = self.lm.generate(prompts, max_new_tokens=self.plan.max_new_tokens)
-            rated = (
-                [Rating(float("nan"), 0.0)] * len(texts)
-                if judge is None
-                else judge.rate(
-                    [{"question": p.prompt, "answer": t, "positive": p.positive, "negative": p.negative} for p, t in zip(pairs, texts, strict=True)]
-                )
-            )
-            odd = strangeness(self.lm, prompts, texts)
-            for p, t, r, s in zip(pairs, texts, rated, odd, strict=True):
-                facts = {"rating": r.score, "mass": r.mass, "strangeness": float(s), "distinct": distinct([t])}
-                said.append({"prompt": p.prompt, "multiplier": m, "text": t, **facts})
-            report(k + 1, len(self.plan.multipliers))
-        self.run.write("spectrum.json", {"of": v.hash, "said": said})
-        return said
+        ratings = [Rating(float("nan"), 0.0)] * len(texts)
+        if judge is not None:
+            asked = zip(pairs, texts, strict=True)
+            ratings = judge.rate([{"question": p.prompt, "answer": t, "positive": p.positive, "negative": p.negative} for p, t in asked])
+        odd = strangeness(self.lm, prompts, texts)
+        return [
+            Said(p.prompt, multiplier, t, r.score, r.mass, float(s), distinct([t])) for p, t, r, s in zip(pairs, texts, ratings, odd, strict=True)
+        ]
 
-    def judge(self) -> ModelJudge | None:
+    def _judge(self) -> ModelJudge | None:
         """The model itself with the rubric of behaviors; none if it cannot say numbers."""
         try:
             return ModelJudge(self.lm, Rubric.load("behavior"))
@@ -304,24 +351,32 @@ class _Behavior:
             log.warning("%s rates nothing: %s", self.lm.id, problem)
             return None
 
+    # ------------------------------------------------------------ what came out
 
-def _combine(studied: Sequence[_Behavior]) -> list[dict[str, Any]]:
-    """Each pair of behaviors: the vectors of both, alone and together, on the questions of each; what adding the effects would foretell."""
-    out: list[dict[str, Any]] = []
-    for i, one in enumerate(studied):
-        for two in studied[i + 1 :]:
-            a, b = (x.kept("BiPO", _never) for x in (one, two))
-            for asked, own, other in ((one, a, b), (two, b, a)):
-                few = asked.bare.take(asked.plan.few)
-                label = two.name if asked is one else one.name
-                for kind, v in (("own", own), ("other", other), ("both", own + other)):
-                    asked.score(f"with {label}: {kind}", Intervention(v), few, (-1.0, 0.0, 1.0))
-            out.append({"one": one.name, "two": two.name, "cosine": a.cosine(b)[a.layers[0]]})
-    return out
+    def facts(self) -> Facts:
+        """What the page needs and the scores do not hold."""
+        few, bare = self.bare.take(self.plan.few), self.vectors[BIPO]
+        prompts = [Asked(c, dict(zip((p.id for p in data), (p.id for p in few), strict=True))) for c, data in self._asked().items()]
+        table = self.run.table("capability") if self.plan.items else None
+        known = {c.label: accuracy(table, condition=c.label) for c in KNOWING if c in self.vectors} if table else {}
+        return Facts(
+            self.name, len(self.train), len(self.val), len(self.test), self.left_out,
+            [
+                VectorFacts(c, v.layers[0], v.norm()[v.layers[0]], v.cosine(bare)[v.layers[0]] if v.layers == bare.layers else None, self.drift(c))
+                for c, v in self.vectors.items()
+            ],
+            prompts, [c for c in OPENERS if c in self.vectors] if self._opens() else [], known,
+            self.run.typed("freeform.json", FreeformChoice), self.spectrum(silent("")),
+        )  # fmt: skip
 
 
-def _never() -> SteeringVector:
-    raise AssertionError("the vector was learned before")
+def _combined(one: _Behavior, two: _Behavior, progress: Progress) -> None:
+    """The vectors of both behaviors, alone and together, on the questions of each."""
+    a, b = one.vectors[BIPO], two.vectors[BIPO]
+    for asked, label, own, other in ((one, two.name, a, b), (two, one.name, b, a)):
+        few = asked.bare.take(asked.plan.few)
+        for kind, v in (("own", own), ("other", other), ("both", own + other)):
+            asked._score(slug(f"with {label}: {kind}"), Intervention(v), few, (-1.0, 0.0, 1.0), progress)
 
 
 def parts(source: str, plan: Plan) -> tuple[Dataset, Dataset, Dataset, int]:
@@ -345,7 +400,3 @@ def parts(source: str, plan: Plan) -> tuple[Dataset, Dataset, Dataset, int]:
         raise DataError(f"{beside.name} has no question that is not trained on", given=len(test))
     tested = replace(test, name=name_of(source), pairs=fresh[: plan.test], part="test", ask=whole.ask)
     return split.train.take(plan.train), split.val.take(plan.val), tested, len(test) - len(fresh)
-
-
-def _figures(v: SteeringVector) -> Any:
-    return v.made.figures.get(str(v.layers[0]), {})

@@ -7,35 +7,37 @@ the model asked in words. All are measured on the same held-out questions.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import torch
-from scipy import stats
 
 from trimtab.data.datasets import Dataset, Splits
-from trimtab.journal import plain
-from trimtab.measure import measure
+from trimtab.evaluation.metrics import Likelihood, Propensity
+from trimtab.evaluation.sweep import measure
 from trimtab.methods import MeanDiff, OneShot
 from trimtab.methods.contrast import Activations, activations
 from trimtab.methods.one_shot import Mode
-from trimtab.metrics import Likelihood, Propensity
 from trimtab.model import LM
 from trimtab.optimize import Result, cosines, optimize, signals
-from trimtab.recipe import Run, write_whole
-from trimtab.statistics.intervals import Array, ends, interval
+from trimtab.progress import Progress, silent
+from trimtab.runs import Run
+from trimtab.statistics.foresight import Carried, foreseen
+from trimtab.statistics.intervals import Array, mean_figure
 from trimtab.steering.controls import random_controls
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector
-from trimtab.studies.findings import off_diagonal
+from trimtab.studies.contract import RESULTS, Stage, Unit
+from trimtab.studies.pages.one_shot import Cosines, Norm, Norms, Results, Vector
 
-Watch = Callable[[str], Callable[..., None]]
 MODES: tuple[Mode, ...] = get_args(Mode)
 DIFFERENCES = (1, 10)  # pairs of a mean difference, and all
+
+Effects = dict[str, tuple[Array, Array]]  # by vector, the rise of propensity and of the positive answer's log-probability, per question
 
 
 @dataclass(frozen=True)
@@ -67,27 +69,6 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Carried:
-    """How far one vector carries: the rise of propensity per item at multiplier 1, in nats per token.
-
-    Attributes:
-        kind: what sort of vector; those of one kind differ by the examples or the seed.
-        effects: (n,) one per held-out question.
-        said: (n,) rise of the log-probability of the positive answer alone, in nats per token.
-        norm: of the vector.
-        signals: what was known before.
-    """
-
-    behavior: str
-    kind: str
-    name: str
-    effects: Array
-    said: Array
-    norm: float
-    signals: Mapping[str, float]
-
-
-@dataclass(frozen=True)
 class Trial:
     """One vector to learn: its kind, its number among those of the kind, with what and from what."""
 
@@ -101,100 +82,153 @@ class Trial:
         return f"{self.kind}-{self.number}"
 
 
-def one_shot(lm: LM, to: str | Path, plan: Plan | None = None, watch: Watch | None = None) -> dict[str, Any]:
-    """Run the study into a folder; the same call resumes. Writes study.json and study.md.
-
-    Returns:
-        What study.json holds: for each behavior the effect and loss at each norm, for each vector the distribution of effects, cosines
-        between vectors of a kind, and the rank correlation of each signal with the effect.
-    """
-    plan, folder = plan or Plan(), Run.create(to)
-    bench = _Bench(lm, folder, plan, watch or (lambda _: lambda *_: None))
-    found: list[Carried] = []
-    norms: dict[str, Any] = {}
-    gram: dict[str, Any] = {}
-    for behavior in plan.behaviors:
-        parts = Dataset.load(behavior).split(seed=plan.seed, train=plan.train, val=plan.val, test=plan.test)
-        norms[behavior], chosen = bench.choose_norms(behavior, parts)
-        norm = norms[behavior]["promote"]["chosen"]
-        several = bench.descend(behavior, f"several at {norm:g}", _several(plan, parts.train, norm))
-        learned = {**chosen, **several}
-        found += bench.carried(behavior, parts, learned)
-        gram[behavior] = {kind: _off_diagonal([r.vector for t, r in learned.values() if t.kind == kind]) for kind in _kinds(learned)}
-    told = {
-        "plan": {**asdict(plan), "one": asdict(plan.one)},
-        "model": lm.id,
-        "norms": norms,
-        "vectors": [
-            {
-                "behavior": c.behavior,
-                "kind": c.kind,
-                "name": c.name,
-                "norm": c.norm,
-                **_spread(c.effects),
-                "said": _spread(c.said),
-                "signals": dict(c.signals),
-            }
-            for c in found
-        ],
-        "cosines": gram,
-        "foreseen": foreseen(found),
-    }
-    write_whole(folder.file("study.json"), json.dumps(plain(told), indent=1) + "\n")
-    write_whole(folder.file("study.md"), page(told))
-    return told
-
-
 Learned = Mapping[str, tuple[Trial, Result]]
+
+
+def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
+    """On any model."""
+    bench = [_Bench(lm, run, plan, behavior) for behavior in plan.behaviors]
+    yield Stage("norms", [
+        Unit(f"{b.behavior}: descend, norm {n:g}", {"data": b.parts.train.hash, "norm": n}, partial(b.single, n))
+        for b in bench
+        for n in plan.norms
+    ])  # fmt: skip
+    yield Stage("choice", [Unit(f"{b.behavior}: measure, val", {"data": b.parts.val.hash}, b.norm_effects) for b in bench])
+    yield Stage("several", [Unit(f"{b.behavior}: descend, several", {"norm": b.chosen["promote"]}, b.several) for b in bench])
+    yield Stage("test", [
+        *(Unit(f"{b.behavior}: measure, test", {"data": b.parts.test.hash}, b.test_effects) for b in bench),
+        *(Unit(f"{b.behavior}: foresee", {"data": b.parts.train.hash}, b.foreseen) for b in bench),
+    ])  # fmt: skip
+    carried = [c for b in bench for c in b.carried()]
+    run.write(RESULTS, Results(
+        lm.id, plan.layer, plan.examples, plan.seed, plan.norms,
+        [n for b in bench for n in b.norms()], [_described(c) for c in carried], [c for b in bench for c in b.cosines()], foreseen(carried),
+    ))  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _Bench:
-    """The model, the folder and the plan, and what is done with them for one behavior after the other."""
+    """The pieces of work for one behavior; each reads back what it has already done."""
 
     lm: LM
-    folder: Run
+    run: Run
     plan: Plan
-    watch: Watch
+    behavior: str
 
-    def choose_norms(self, behavior: str, parts: Splits) -> tuple[dict[str, Any], Learned]:
-        """For each mode: effects (median over examples of the mean over validation questions) and loss at each norm; vectors at the best."""
+    @cached_property
+    def parts(self) -> Splits:
         plan = self.plan
-        every = {n: self.descend(behavior, f"norm {n:g}", _single(plan, parts.train, n)) for n in plan.norms}
-        vectors = {f"{name} at {n:g}": r.vector for n, some in every.items() for name, (_, r) in some.items()}
-        effects = self.effects(behavior, vectors, parts.val, "val")
-        told: dict[str, Any] = {}
-        chosen: dict[str, tuple[Trial, Result]] = {}
-        for mode in MODES:
-            names = [f"{mode}-{k}" for k in range(plan.examples)]
-            by_norm = {
-                n: {
-                    "effect": float(np.median([effects[f"{name} at {n:g}"][0].mean() for name in names])),
-                    "said": float(np.median([effects[f"{name} at {n:g}"][1].mean() for name in names])),
-                    "loss": float(np.median([some[name][1].loss for name in names])),
-                }
-                for n, some in every.items()
-            }
-            best = max(by_norm, key=lambda n: by_norm[n]["said"])
-            told[mode] = {"chosen": best, "norms": {f"{n:g}": x for n, x in by_norm.items()}, "n": len(parts.val)}
-            chosen |= {name: every[best][name] for name in names}
-        return told, chosen
+        return Dataset.load(self.behavior).split(seed=plan.seed, train=plan.train, val=plan.val, test=plan.test)
 
-    def descend(self, behavior: str, label: str, trials: Sequence[Trial]) -> dict[str, tuple[Trial, Result]]:
+    # ------------------------------------------------------------ vectors
+
+    def single(self, norm: float, progress: Progress) -> Learned:
+        """One vector per mode and example, of one largest norm; the other pairs stand behind the example."""
+        plan, train = self.plan, self.parts.train
+        trials = [
+            Trial(mode, k, replace(plan.one, mode=mode, norm=norm), replace(train, pairs=train.pairs[k:] + train.pairs[:k]))
+            for mode in MODES
+            for k in range(plan.examples)
+        ]
+        return self._descended(f"norm {norm:g}", trials, progress)
+
+    def several(self, progress: Progress) -> Learned:
+        """Promotion of several examples at once. Each draw has its own examples; the smaller numbers are the first of the larger."""
+        plan, train, norm = self.plan, self.parts.train, self.chosen["promote"]
+        trials: list[Trial] = []
+        for n in plan.sizes:
+            for k in range(plan.draws):
+                first = k * max(plan.sizes) % len(train)
+                method = replace(plan.one, mode="promote", norm=norm, examples=n)
+                trials.append(Trial(f"promote of {n}", k, method, replace(train, pairs=train.pairs[first:] + train.pairs[:first])))
+        return self._descended(f"several at {norm:g}", trials, progress)
+
+    def _descended(self, label: str, trials: Sequence[Trial], progress: Progress) -> Learned:
         """The vectors of some trials, as one batch."""
         if not trials:
             return {}
         problems = [t.method.problems(self.lm, t.data, [self.plan.layer])[0] for t in trials]
-        state = self.folder.file(f"{Path(behavior).stem}.{label.replace(' ', '-')}.safetensors")
-        found = optimize(self.lm, problems, to=state, progress=self.watch(f"{behavior}: descend, {label}"))
-        return {t.name: (t, r) for t, r in zip(trials, found, strict=True)}
+        state = self.run.file(f"{self._stem}.{label.replace(' ', '-')}.safetensors")
+        results = optimize(self.lm, problems, to=state, progress=progress)
+        return {t.name: (t, r) for t, r in zip(trials, results, strict=True)}
 
-    def effects(self, behavior: str, vectors: Mapping[str, SteeringVector], data: Dataset, part: str) -> dict[str, tuple[Array, Array]]:
-        """Rise, per question, of propensity and of the positive answer's log-probability, under each vector at multiplier 1 and asked for in words."""
+    @property
+    def _stem(self) -> str:
+        return Path(self.behavior).stem
+
+    @cached_property
+    def by_norm(self) -> dict[float, Learned]:
+        return {norm: self.single(norm, silent("")) for norm in self.plan.norms}
+
+    # ------------------------------------------------------------ the choice of a norm
+
+    def norm_effects(self, progress: Progress) -> Effects:
+        """Of vectors of every norm on validation questions."""
+        vectors = {f"{name} at {norm:g}": r.vector for norm, some in self.by_norm.items() for name, (_, r) in some.items()}
+        return self._effects(vectors, self.parts.val, "val", progress)
+
+    @cached_property
+    def tried(self) -> dict[Mode, list[Norm]]:
+        """For each mode and norm: effects (median over examples of the mean over validation questions), and loss."""
+        effects = self.norm_effects(silent(""))
+        return {mode: [self._tried(mode, norm, effects) for norm in self.plan.norms] for mode in MODES}
+
+    def _tried(self, mode: Mode, norm: float, effects: Effects) -> Norm:
+        names = [f"{mode}-{k}" for k in range(self.plan.examples)]
+        rises = [effects[f"{name} at {norm:g}"] for name in names]
+        return Norm(
+            norm,
+            effect=float(np.median([leaning.mean() for leaning, _ in rises])),
+            answer=float(np.median([answer.mean() for _, answer in rises])),
+            loss=float(np.median([self.by_norm[norm][name][1].loss for name in names])),
+        )
+
+    @cached_property
+    def chosen(self) -> dict[Mode, float]:
+        """The norm at which the positive answers become likeliest on validation questions."""
+        return {mode: max(some, key=lambda n: n.answer).norm for mode, some in self.tried.items()}
+
+    @cached_property
+    def learned(self) -> Learned:
+        """Single vectors at the norm chosen for their mode, and those of several examples."""
+        single = {f"{mode}-{k}": self.by_norm[norm][f"{mode}-{k}"] for mode, norm in self.chosen.items() for k in range(self.plan.examples)}
+        return {**single, **self.several(silent(""))}
+
+    # ------------------------------------------------------------ the test
+
+    def test_effects(self, progress: Progress) -> Effects:
+        """Of the vectors, and of all they are compared with, on the test questions."""
+        return self._effects({**{name: r.vector for name, (_, r) in self.learned.items()}, **self.others}, self.parts.test, "test", progress)
+
+    @cached_property
+    def others(self) -> dict[str, SteeringVector]:
+        """Mean differences, and random directions as long as the promoted vectors."""
+        layer = self.plan.layer
+        length = float(np.median([r.vector.norm()[layer] for t, r in self.learned.values() if t.kind == "promote"]))
+        even = SteeringVector({layer: torch.full((self.lm.width,), length / self.lm.width**0.5)})
+        acts = activations(self.lm, self.parts.train, [layer])
+        return {**_differences(acts, layer, length), **random_controls(even, 3, self.plan.seed)}
+
+    def foreseen(self, progress: Progress) -> dict[str, dict[str, float]]:
+        """What was known of each learned vector before it was tested. Kept in the folder."""
+        name = f"signals/{self._stem}.json"
+        if self.run.read(name) is None:
+            known = {"mean difference": self.others["mean-diff of all"]}
+            out: dict[str, dict[str, float]] = {}
+            for vector, (t, r) in self.learned.items():
+                problem = t.method.problems(self.lm, t.data, [self.plan.layer])[0]
+                out[vector] = signals(self.lm, problem, r, held_out=t.method.held_out(t.data), known=known)
+                progress(len(out), len(self.learned))
+            self.run.write(name, out)
+        return self.run.read(name)
+
+    def _effects(self, vectors: Mapping[str, SteeringVector], data: Dataset, part: str, progress: Progress) -> Effects:
+        """Under each vector at multiplier 1, and asked for in words."""
         first, *rest = vectors
         run = measure(
-            self.lm, Intervention(vectors[first], positions=self.plan.one.positions), data, [Propensity(), Likelihood()], to=self.folder.file(Path(behavior).stem, part),
-            multipliers=(0.0, 1.0), controls={name: vectors[name] for name in rest}, part=part, progress=self.watch(f"{behavior}: measure, {part}"),
+            self.lm, Intervention(vectors[first], positions=self.plan.one.positions), data, [Propensity(), Likelihood()],
+            to=self.run.file(self._stem, part), multipliers=(0.0, 1.0), controls={name: vectors[name] for name in rest}, part=part,
+            progress=progress,
         )  # fmt: skip
         table = run.table(part)
 
@@ -202,53 +236,34 @@ class _Bench:
             plain = table.curve(metric, "vector", None)[2][:, 0]
             return table.curve(metric, "vector" if name == first else name, None)[2][:, -1] - plain
 
-        asked = [c for c in table.values("condition") if c.startswith("prompt-")]
+        asked = [c.name for c in run.conditions(part) if c.role == "asked"]
         return {name: (rise("propensity", name), rise("likelihood", name)) for name in (*vectors, *asked)}
 
-    def carried(self, behavior: str, parts: Splits, learned: Learned) -> list[Carried]:
-        """How far the vectors and all they are compared with carry on the test questions."""
-        layer = self.plan.layer
-        length = float(np.median([r.vector.norm()[layer] for t, r in learned.values() if t.kind == "promote"]))
-        others = _differences(activations(self.lm, parts.train, [layer], progress=self.watch(f"{behavior}: read")), layer, length)
-        noise = random_controls(SteeringVector({layer: torch.full((self.lm.width,), length / self.lm.width**0.5)}), 3, self.plan.seed)
-        every = {**{name: r.vector for name, (_, r) in learned.items()}, **others, **noise}
-        effects = self.effects(behavior, every, parts.test, "test")
-        signs = self.signs(behavior, learned, {"mean difference": others["mean-diff of all"]})
-        kinds = {name: t.kind for name, (t, _) in learned.items()} | dict.fromkeys(noise, "random direction")
-        norms = {name: v.norm()[layer] for name, v in every.items()}
-        return [Carried(behavior, kinds.get(name, name), name, *e, norms.get(name, float("nan")), signs.get(name, {})) for name, e in effects.items()]
+    # ------------------------------------------------------------ what came out
 
-    def signs(self, behavior: str, learned: Learned, known: Mapping[str, SteeringVector]) -> dict[str, dict[str, float]]:
-        report, out = self.watch(f"{behavior}: foresee"), dict[str, dict[str, float]]()
-        for name, (t, r) in learned.items():
-            problem = t.method.problems(self.lm, t.data, [self.plan.layer])[0]
-            out[name] = signals(self.lm, problem, r, held_out=t.method.held_out(t.data), known=known)
-            report(len(out), len(learned))
+    def carried(self) -> list[Carried]:
+        """How far every vector carries."""
+        kinds = {name: t.kind for name, (t, _) in self.learned.items()}
+        every = {**{name: r.vector for name, (_, r) in self.learned.items()}, **self.others}
+        kinds |= {name: "random direction" for name, v in self.others.items() if v.made.method.get("name") == "random-direction"}
+        norms, known = {name: v.norm()[self.plan.layer] for name, v in every.items()}, self.foreseen(silent(""))
+        return [
+            Carried(self.behavior, kinds.get(name, name), name, *effects, norms.get(name, float("nan")), known.get(name, {}))
+            for name, effects in self.test_effects(silent("")).items()
+        ]
+
+    def norms(self) -> list[Norms]:
+        return [Norms(self.behavior, mode, len(self.parts.val), self.chosen[mode], some) for mode, some in self.tried.items()]
+
+    def cosines(self) -> list[Cosines]:
+        """Between the vectors of each kind that has several."""
+        out: list[Cosines] = []
+        for kind in dict.fromkeys(t.kind for t, _ in self.learned.values()):
+            gram = cosines([r.vector for t, r in self.learned.values() if t.kind == kind])
+            apart = gram[~np.eye(len(gram), dtype=bool)]
+            if len(apart):
+                out.append(Cosines(self.behavior, kind, float(np.median(apart)), float(apart.max()), float(apart.min())))
         return out
-
-
-def _single(plan: Plan, train: Dataset, norm: float) -> list[Trial]:
-    """One vector per mode and example; the other pairs stand behind the example."""
-    return [
-        Trial(mode, k, replace(plan.one, mode=mode, norm=norm), replace(train, pairs=train.pairs[k:] + train.pairs[:k]))
-        for mode in MODES
-        for k in range(plan.examples)
-    ]
-
-
-def _several(plan: Plan, train: Dataset, norm: float) -> list[Trial]:
-    """Promotion of several examples at once. Each draw has its own examples; the smaller numbers are the first of the larger."""
-    out: list[Trial] = []
-    for n in plan.sizes:
-        for k in range(plan.draws):
-            at = k * max(plan.sizes) % len(train)
-            method = replace(plan.one, mode="promote", norm=norm, examples=n)
-            out.append(Trial(f"promote of {n}", k, method, replace(train, pairs=train.pairs[at:] + train.pairs[:at])))
-    return out
-
-
-def _kinds(learned: Learned) -> list[str]:
-    return list(dict.fromkeys(t.kind for t, _ in learned.values()))
 
 
 def _differences(acts: Activations, layer: int, length: float) -> dict[str, SteeringVector]:
@@ -262,116 +277,9 @@ def _differences(acts: Activations, layer: int, length: float) -> dict[str, Stee
     return out
 
 
-def _spread(effects: Array) -> dict[str, float]:
-    lo, hi = interval(effects)
-    return {"mean": float(effects.mean()), "lo": lo, "hi": hi, "n": len(effects), "raised": float((effects > 0).mean())}
-
-
-def _off_diagonal(vectors: Sequence[SteeringVector]) -> dict[str, float]:
-    values = off_diagonal(cosines(vectors).tolist())
-    return {"median": float(np.median(values)), "largest": float(values.max()), "smallest": float(values.min())} if len(values) else {}
-
-
-def foreseen(found: Sequence[Carried]) -> dict[str, dict[str, float]]:
-    """Rank correlation of each signal with the mean effect, within each behavior, averaged over behaviors; 95 % bootstrap interval over vectors.
-
-    "within kinds" is that of what is left of the ranks when the mean rank of each kind is taken away.
-    """
-    known = [c for c in found if c.signals]
-    out: dict[str, dict[str, float]] = {}
-    for name in sorted({name for c in known for name in c.signals}):
-        some = [c for c in known if not np.isnan(c.signals.get(name, np.nan))]
-        kinds = list(dict.fromkeys(c.kind for c in some))
-        groups = [
-            np.array([(c.signals[name], c.effects.mean(), kinds.index(c.kind)) for c in some if c.behavior == b])
-            for b in dict.fromkeys(c.behavior for c in some)
-        ]
-        groups = [g for g in groups if len(g) > 2 and np.ptp(g[:, 0]) > 0]
-        if not groups:
-            continue
-        out[name] = {"n": sum(len(g) for g in groups)}
-        for label, within in (("", False), (" within kinds", True)):
-            rng = np.random.default_rng(0)
-            drawn = [_rank([g[rng.integers(0, len(g), len(g))] for g in groups], within) for _ in range(1000)]
-            lo, hi = ends(drawn)
-            out[name] |= {f"spearman{label}": _rank(groups, within), f"lo{label}": lo, f"hi{label}": hi}
-    return out
-
-
-def _rank(groups: Sequence[Array], within: bool) -> float:
-    """Mean Spearman correlation over groups of (signal, effect, kind)."""
-    found: list[float] = []
-    for g in groups:
-        a, b = stats.rankdata(g[:, 0]), stats.rankdata(g[:, 1])
-        if within:
-            for kind in np.unique(g[:, 2]):
-                mine = g[:, 2] == kind
-                a[mine] -= a[mine].mean()
-                b[mine] -= b[mine].mean()
-        if a.std() > 0 and b.std() > 0:
-            found.append(float(np.corrcoef(a, b)[0, 1]))
-    return float(np.mean(found)) if found else float("nan")
-
-
-def page(told: Mapping[str, Any]) -> str:
-    """The study as Markdown."""
-    plan = told["plan"]
-    out = [
-        "# One-shot vectors: how far do they carry?",
-        "",
-        f"{told['model']}, layer {plan['layer']}, {plan['examples']} examples per behavior and mode, seed {plan['seed']}. Effects are the rise of propensity",
-        "(log-probability per token of the positive completion minus the negative's) at multiplier 1, in nats per token, on held-out questions.",
-        "Every vector is one number below (its mean over the questions); median, best and worst are over the vectors of a kind. Said: the median rise",
-        "of the log-probability of the positive answer itself, which falls where the model is broken.",
-        "",
-        "| behavior | vectors | n vectors | median | best | worst | said | questions raised | norm | questions |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    kinds: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for v in told["vectors"]:
-        kinds.setdefault((v["behavior"], v["kind"]), []).append(v)
-    for (behavior, kind), some in kinds.items():
-        means = sorted(v["mean"] for v in some)
-        raised, norm = (float(np.median([v[k] for v in some])) for k in ("raised", "norm"))
-        said = float(np.median([v["said"]["mean"] for v in some]))
-        out.append(
-            f"| {behavior} | {kind} | {len(some)} | {float(np.median(means)):+.3f} | {means[-1]:+.3f} | {means[0]:+.3f} | {said:+.3f} | {raised:.2f} | "
-            f"{'' if np.isnan(norm) else f'{norm:.1f}'} | {some[0]['n']} |"
-        )
-    out += [
-        "",
-        "## Norms",
-        "",
-        "The largest norm, in medians of the residual norm, effect and rise of the positive answer on validation questions (medians over examples).",
-        "",
-    ]
-    norms = [f"{n:g}" for n in plan["norms"]]
-    out += [
-        "| behavior | mode | questions |" + "".join(f" {n}: effect | said | loss |" for n in norms) + " taken |",
-        "|---" * (4 + 3 * len(norms)) + "|",
-    ]
-    for behavior, modes in told["norms"].items():
-        for mode, x in modes.items():
-            cells = "".join(f" {x['norms'][n]['effect']:+.3f} | {x['norms'][n]['said']:+.3f} | {x['norms'][n]['loss']:.1f} |" for n in norms)
-            out.append(f"| {behavior} | {mode} | {x['n']} |{cells} {x['chosen']:g} |")
-    out += ["", "## Cosines between vectors of a kind", "", "| behavior | vectors | median | largest | smallest |", "|---|---|---|---|---|"]
-    out += [
-        f"| {b} | {kind} | {c['median']:.3f} | {c['largest']:.3f} | {c['smallest']:.3f} |"
-        for b, modes in told["cosines"].items()
-        for kind, c in modes.items()
-        if c
-    ]
-    return "\n".join([*out, "", *_foreseen_table(told["foreseen"])]) + "\n"
-
-
-def _foreseen_table(found: Mapping[str, Mapping[str, float]]) -> list[str]:
-    out = [
-        "## What foresees the effect",
-        "",
-        "| signal | Spearman | 95 % interval | within kinds | 95 % interval | vectors |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, f in sorted(found.items(), key=lambda kv: -abs(kv[1]["spearman"])):
-        cells = [f"{f[f'spearman{w}']:+.2f} | {f[f'lo{w}']:+.2f} to {f[f'hi{w}']:+.2f}" for w in ("", " within kinds")]
-        out.append(f"| {name} | {' | '.join(cells)} | {f['n']} |")
-    return out
+def _described(c: Carried) -> Vector:
+    raised = float((c.effects > 0).mean())
+    return Vector(
+        c.behavior, c.kind, c.name, c.norm, mean_figure("effect", c.effects, "nats/token"), mean_figure("answer", c.said, "nats/token"),
+        raised, dict(c.signals),
+    )  # fmt: skip

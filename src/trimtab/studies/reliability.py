@@ -2,44 +2,55 @@
 
 For every data set: mean-difference vectors of five contexts and their mean; one layer for the model, chosen on validation questions; every vector
 in every context on test questions at seven multipliers; controls; the forecast of all that from one backward pass. One folder, resumable;
-`trimtab.reports.reliability` turns it into tables, figures and a page.
+`trimtab.studies.pages.reliability` turns it into tables, figures and a page.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from trimtab.data.choices import is_listed, options
 from trimtab.data.contexts import STUDIED, SYSTEM, available, in_context
 from trimtab.data.datasets import Dataset, Splits
+from trimtab.data.formats import matching
 from trimtab.data.pairs import Pair
 from trimtab.errors import DataError, RecipeError
-from trimtab.forecast import Sensitivity, card, sensitivity
-from trimtab.measure import measure
+from trimtab.evaluation.forecast import Sensitivity, card, sensitivity
+from trimtab.evaluation.metrics import KL, OutsideMass, Propensity
+from trimtab.evaluation.metrics.base import Metric
+from trimtab.evaluation.nulls import null_slopes
+from trimtab.evaluation.sweep import measure
+from trimtab.journal import plain
 from trimtab.methods.contrast import Activations, Read, activations, paired_rows, tied
-from trimtab.metrics import KL, OutsideMass, Propensity
-from trimtab.metrics.base import Metric
 from trimtab.model import LM, Layer
-from trimtab.nulls import null_slopes
-from trimtab.recipe import GRID, Run, check_grid
-from trimtab.reports.reliability import choose_layer
+from trimtab.progress import Progress, silent
+from trimtab.recipe import GRID, check_grid
+from trimtab.runs import Run
 from trimtab.statistics.nulls import Compared, Null
 from trimtab.steering.controls import in_span, shuffled, turned
 from trimtab.steering.interventions import Intervention
-from trimtab.steering.vector import Provenance, SteeringVector
+from trimtab.steering.vector import Provenance, SteeringVector, kept_tensors
+from trimtab.studies.conditions import Condition
+from trimtab.studies.contract import RESULTS, Stage, Unit
+from trimtab.studies.pages.reliability_results import (
+    VECTOR,
+    Forecasts,
+    Items,
+    Results,
+    SetFacts,
+    choose_layer,
+    learned_in,
+)  # fmt: skip
 
-Watch = Callable[[str], Callable[..., None]]
 BUDGET = 0.5  # nats of KL from the unsteered model that a layer may cost at multiplier 1
 
 
@@ -88,60 +99,80 @@ class Plan:
 
     def __post_init__(self) -> None:
         check_grid(self.multipliers)
+        object.__setattr__(self, "data", matching(self.data))
         if not self.data or len(set(self.data)) < len(self.data) or len({Path(d).stem for d in self.data}) < len(self.data):
             raise RecipeError("not a list of data sets", given=self.data, expected="at least one, none twice, each with a name of its own")
         if self.form not in ("letters", "spoken") or not self.contexts or min(self.train, self.val, self.test) < 2:
-            raise RecipeError("not a study of reliability", given=asdict(self), expected='form "letters" or "spoken", contexts, two questions a part')
+            raise RecipeError("not a study of reliability", given=self, expected='form "letters" or "spoken", contexts, two questions a part')
 
 
-def reliability(lm: LM, to: str | Path, plan: Plan, watch: Watch | None = None) -> Run:
-    """Run the study into a folder; the same call resumes.
+def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
+    """On any model.
 
     Raises:
         DataError: a data set that cannot be studied, before anything is run.
     """
-    folder, watch = Run.create(to), watch or (lambda _: lambda *_: None)
-    folder.claim("study", {"plan": asdict(plan), "model": lm.facts})
-    studied = [_Studied(lm, folder, plan, source, watch) for source in plan.data]
-    for one in studied:
-        one.learn(plan.contexts[0])
-        one.forecast("val")
-        if plan.layer is None:
-            one.sweep()
-    layer = plan.layer if plan.layer is not None else choose_layer(folder, {one.name: one.facts() for one in studied}, BUDGET)
-    folder.note(layer=layer, sets=[one.facts() for one in studied])
-    for k, one in enumerate(studied):
-        one.grid(layer, unrelated=studied[(k + 1) % len(studied)] if len(studied) > 1 else None)
-        one.nulls(layer)
-        one.cross_fit(layer)
-    return folder
+    studied = [_Studied(lm, run, plan, source) for source in plan.data]
+    first = plan.contexts[0]
+    yield Stage("read", [Unit(f"{s.name}: read", {"data": s.parts.train.hash}, partial(s.learn, first)) for s in studied])
+    yield Stage("sweep", [
+        *(Unit(f"{s.name}: forecast, val", {"data": s.parts.val.hash}, partial(s.forecast, "val")) for s in studied),
+        *(Unit(f"{s.name}: sweep", {"data": s.parts.val.hash}, s.sweep) for s in studied if plan.layer is None),
+    ])  # fmt: skip
+    layer = plan.layer if plan.layer is not None else choose_layer(run, [s.facts() for s in studied], BUDGET)
+    others = {s: studied[(k + 1) % len(studied)] if len(studied) > 1 else None for k, s in enumerate(studied)}
+    yield Stage("vectors", [
+        Unit(f"{s.name}: vectors", {"layer": layer}, partial(s.vectors, layer, others[s])) for s in studied
+    ])  # fmt: skip
+    yield Stage("test", [
+        *(
+            Unit(f"{s.name}: {context}", {"layer": layer, "data": s.parts.test.hash}, partial(s.grid, layer, others[s], context))
+            for s in studied
+            for context in (*s.contexts, *s.beyond)
+        ),
+        *(Unit(f"{s.name}: nulls", {"layer": layer, "data": s.parts.test.hash}, partial(s.nulls, layer)) for s in studied),
+        *(Unit(f"{s.name}: folds", {"layer": layer, "data": s.parts.train.hash}, partial(s.cross_fit, layer)) for s in studied if plan.folds),
+    ])  # fmt: skip
+    run.write(RESULTS, Results(
+        lm.facts, plain(plan), plan.form, plan.legacy, plan.layer is None, list(plan.multipliers), plan.seed, layer,
+        [s.facts(layer, others[s]) for s in studied],
+    ))  # fmt: skip
 
 
 class _Studied:
-    """One data set of the study."""
+    """One data set of the study: its pieces of work; each reads back what it has already done."""
 
-    def __init__(self, lm: LM, folder: Run, plan: Plan, source: str, watch: Watch) -> None:
-        self.lm, self.plan, self.watch = lm, plan, watch
-        data = Dataset.load(source, form="choices")
+    def __init__(self, lm: LM, folder: Run, plan: Plan, source: str) -> None:
+        self.lm, self.plan = lm, plan
         self.name = Path(source).stem
         self.run = Run.create(folder.file("sets", self.name))
+        data = Dataset.load(source, form="choices")
         listed = tuple(p for p in data if is_listed(p) and (plan.form == "letters" or options(p)[1] != options(p)[2]))
-        if len(listed) < 3:
-            raise DataError(
-                f"{self.name}: not A/B questions", given=f"{len(listed)} of {len(data)} with two listed options", expected="A/B questions"
-            )
         self.left_out = len(data) - len(listed)
-        data = replace(data, pairs=listed)
-        letters = [p.meta["matching_letter"] for p in data]
-        if plan.form == "letters" and len(set(letters)) < 2:
-            raise DataError(f"{self.name} has its answer always at the same letter", given=letters[0], expected="both letters, in about equal shares")
+        data = self._usable(data, listed)
         self.contexts = [c for c in plan.contexts if c in available(data)]
-        self.beyond = [c for c in plan.beyond if c in available(data)] if plan.form == "letters" else [c for c in plan.beyond if c in _OPEN]
+        beyond = available(data) if plan.form == "letters" else _OPEN
+        self.beyond = [c for c in plan.beyond if c in beyond]
         if plan.contexts[0] not in self.contexts:
             raise DataError(f"{self.name} cannot be put into the first context", given=plan.contexts[0], expected=available(data))
         self.parts = _legacy_split(data, plan) if plan.legacy else _split(data, plan)
         self._data: dict[tuple[str, str], Dataset] = {}
         self._check()
+
+    def _usable(self, data: Dataset, listed: tuple[Pair, ...]) -> Dataset:
+        """The questions with two listed options.
+
+        Raises:
+            DataError: too few, or all answers at one letter.
+        """
+        if len(listed) < 3:
+            given = f"{len(listed)} of {len(data)} with two listed options"
+            raise DataError(f"{self.name}: not A/B questions", given=given, expected="A/B questions")
+        letters = [p.meta["matching_letter"] for p in listed]
+        if self.plan.form == "letters" and len(set(letters)) < 2:
+            expected = "both letters, in about equal shares"
+            raise DataError(f"{self.name} has its answer always at the same letter", given=letters[0], expected=expected)
+        return replace(data, pairs=listed)
 
     def _check(self) -> None:
         """Render the longest questions of every context, so that what cannot be asked is refused now and not after an hour."""
@@ -151,30 +182,29 @@ class _Studied:
                 paired_rows(self.lm, pair)
 
     def data(self, part: str, context: str) -> Dataset:
+        """A part, asked in a context."""
         if (part, context) not in self._data:
-            whole = getattr(self.parts, part)
-            shown = in_context(whole, "spoken", system=None) if self.plan.form == "spoken" else whole
-            cut = replace(shown, pairs=tuple(_cut(p, self.plan.words) for p in shown)) if self.plan.words and self.plan.form == "spoken" else shown
-            self._data[part, context] = in_context(replace(cut, ask=whole.ask), context, system=self.plan.system)
+            whole: Dataset = getattr(self.parts, part)
+            shown = whole
+            if self.plan.form == "spoken":
+                shown = in_context(whole, "spoken", system=None)
+                shown = replace(shown, pairs=tuple(_cut(p, self.plan.words) for p in shown)) if self.plan.words else shown
+            self._data[part, context] = in_context(replace(shown, ask=whole.ask), context, system=self.plan.system)
         return self._data[part, context]
 
-    def facts(self) -> dict[str, Any]:
-        """What the analysis needs to know of the items."""
-        return {
-            "name": self.name,
-            "contexts": self.contexts,
-            "beyond": self.beyond,
-            "left_out": self.left_out,
-            "sizes": {part: len(getattr(self.parts, part)) for part in ("train", "val", "test")},
-            "items": {
-                part: {c: [p.id for p in self.data(part, c)] for c in (*self.contexts, *self.beyond, *(["swapped"] if self._debiased else []))}
-                for part in ("val", "test")
-            },
-            "letter": {part: [p.meta["matching_letter"] for p in getattr(self.parts, part)] for part in ("train", "val", "test")},
-            "polarity": {part: [p.meta["polarity"] for p in getattr(self.parts, part)] for part in ("train", "val", "test")},
-            "group": [p.group for p in self.parts.test],
-            "groups": {"val": [p.group for p in self.parts.val]},
-        }
+    def facts(self, layer: Layer | None = None, unrelated: _Studied | None = None) -> SetFacts:
+        """What the analysis needs to know of the items; and of the vectors, once a layer is chosen."""
+        sizes = {part: len(getattr(self.parts, part)) for part in ("train", "val", "test")}
+        vectors = [VECTOR] if layer is None else list(self._vectors(layer, unrelated))
+        n = len(self._folds()) if self.plan.folds else 0
+        return SetFacts(self.name, self.contexts, self.beyond, self.left_out, sizes, self._items("val"), self._items("test"), vectors, n)
+
+    def _items(self, part: str) -> Items:
+        whole: Dataset = getattr(self.parts, part)
+        contexts = (*self.contexts, *self.beyond, *(["swapped"] if self._debiased else []))
+        ids = {c: [p.id for p in self.data(part, c)] for c in contexts}
+        letters, polarities = ([p.meta[key] for p in whole] for key in ("matching_letter", "polarity"))
+        return Items(ids, letters, polarities, [p.group for p in whole])
 
     @property
     def _debiased(self) -> bool:
@@ -183,24 +213,26 @@ class _Studied:
 
     # ------------------------------------------------------------ learning
 
-    def learn(self, context: str, layers: Sequence[Layer] | None = None) -> Activations:
+    def learn(self, context: str, progress: Progress, layers: Sequence[Layer] | None = None) -> Activations:
         """Activations of the training questions in a context, kept in the folder."""
-        path = self.run.file("activations", f"{context}.safetensors")
-        if not path.is_file():
-            read = activations(
-                self.lm, self.data("train", context), layers, read=self.plan.read, progress=self.watch(f"{self.name}: read, {context}")
-            )
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside = path.with_suffix(".part")
-            save_file({"positive": read.positive.contiguous(), "negative": read.negative.contiguous(), "layers": torch.tensor(read.layers)}, aside)
-            aside.replace(path)
-        with safe_open(path, "pt") as file:
-            layers = tuple(file.get_tensor("layers").tolist())
-            return Activations(file.get_tensor("positive"), file.get_tensor("negative"), layers, tied(self.parts.train))
+
+        def read() -> dict[str, Tensor]:
+            acts = activations(self.lm, self.data("train", context), layers, read=self.plan.read, progress=progress)
+            return {"positive": acts.positive, "negative": acts.negative, "layers": torch.tensor(acts.layers)}
+
+        there = kept_tensors(self.run.file("activations", f"{context}.safetensors"), read)
+        return Activations(there["positive"], there["negative"], tuple(there["layers"].tolist()), tied(self.parts.train))
+
+    @cached_property
+    def read(self) -> Activations:
+        """Those in the first context, at all layers."""
+        return self.learn(self.contexts[0], silent(""))
 
     def directions(self, layer: Layer) -> dict[str, Tensor]:
         """The vector of every context and their mean, all with the norm of the first context's: comparisons are about directions."""
-        raw = {c: self.learn(c, None if c == self.contexts[0] else [layer]).at([layer]).mean_difference()[0] for c in self.contexts}
+        first, *others = self.contexts
+        raw = {first: self.read.at([layer]).mean_difference()[0]}
+        raw |= {c: self.learn(c, silent(""), [layer]).at([layer]).mean_difference()[0] for c in others}
         if len(raw) > 1:
             raw["mean"] = torch.stack(list(raw.values())).mean(0)
         self.run.note(norms={c: float(v.norm()) for c, v in raw.items()})
@@ -209,14 +241,7 @@ class _Studied:
 
     def kept(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Directions, computed once and kept in the folder: another machine, or number of threads, may round them differently."""
-        path = self.run.file("vectors", f"{name}.safetensors")
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside = path.with_suffix(".part")
-            save_file({k: v.contiguous() for k, v in make().items()}, aside)
-            aside.replace(path)
-        with safe_open(path, "pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+        return kept_tensors(self.run.file("vectors", f"{name}.safetensors"), make)
 
     def made(self, layer: Layer, v: Tensor, pairs: Sequence[Pair] | None = None) -> SteeringVector:
         """A vector of the training questions, or of some of them; the legacy split would be refused if it told what it has seen."""
@@ -226,39 +251,61 @@ class _Studied:
 
     # ------------------------------------------------------------ measuring
 
-    def sweep(self) -> None:
+    def sweep(self, progress: Progress) -> None:
         """Every layer on validation questions, in both orders of the options."""
-        read = self.learn(self.contexts[0])
+        read = self.read
         layers = [k for k in read.layers if not self.plan.layers or k in self.plan.layers]
         mean = self.kept("sweep", lambda: {str(k): v for k, v in zip(read.layers, read.mean_difference(), strict=True)})
         vector = replace(self.made(layers[0], mean[str(layers[0])]), vectors={k: mean[str(k)] for k in layers})
         for context in (self.contexts[0], *(["swapped"] if self._debiased else [])):
-            self._measure(vector, "val", context, {}, layers=layers)
+            self._measure(vector, "val", context, {}, progress, layers=layers)
 
-    def grid(self, layer: Layer, unrelated: _Studied | None) -> None:
-        """Every vector in every context on test questions; the first context's with its controls, and beyond."""
-        first = self.contexts[0]
-        every = {name: self.made(layer, v) for name, v in self.kept("contexts", lambda: self.directions(layer)).items()}
-        controls = self.kept("controls", lambda: self._controls(layer, every[first][layer], unrelated))
-        for context in self.contexts:
-            others = {f"from {c}": v for c, v in every.items() if c != first}
-            if context == first:
-                others |= {name: self.made(layer, v) for name, v in controls.items()}
-            self._measure(every[first], "test", context, others)
-        for context in self.beyond:
-            self._measure(every[first], "test", context, {})
+    def vectors(self, layer: Layer, unrelated: _Studied | None, _: Progress) -> None:
+        """All of them, made and kept."""
+        self._vectors(layer, unrelated)
 
-    def _controls(self, layer: Layer, vector: Tensor, unrelated: _Studied | None) -> dict[str, Tensor]:
-        deltas = self.learn(self.contexts[0]).at([layer]).deltas[:, 0]
-        drawn = {f"span-{k}": v[0] for k, v in enumerate(in_span(deltas[:, None], self.plan.nulls, self.plan.seed))}
-        drawn |= {f"shuffled-{k}": v[0] for k, v in enumerate(shuffled(deltas[:, None], self.plan.nulls, self.plan.seed, tied(self.parts.train)))}
-        if unrelated is not None:
-            drawn["unrelated"] = unrelated.learn(unrelated.contexts[0]).at([layer]).mean_difference()[0]
-        out = {name: v if name.startswith("shuffled") else v / v.norm() * vector.norm() for name, v in drawn.items()}
-        for part in ("letter", "polarity") if self.plan.form == "letters" else ():
-            codes = torch.tensor(self._codes(part))
-            if codes.abs().sum() == len(codes) and codes.unique().numel() == 2:
-                out[f"{part} alone"] = effects(deltas, codes)[1]
+    def _vectors(self, layer: Layer, unrelated: _Studied | None) -> dict[Condition, SteeringVector]:
+        """That of the first context, those of the others and their mean, and controls."""
+        learned = self.kept("contexts", lambda: self.directions(layer))
+        first = learned.pop(self.contexts[0])
+        controls = self.kept("controls", lambda: {str(c): v for c, v in self._controls(layer, first, unrelated).items()})
+        out = {VECTOR: first, **{learned_in(c): v for c, v in learned.items()}}
+        out |= {c: controls[str(c)] for c in self._control_names(unrelated is not None) if str(c) in controls}
+        return {c: self.made(layer, v) for c, v in out.items()}
+
+    def grid(self, layer: Layer, unrelated: _Studied | None, context: str, progress: Progress) -> None:
+        """One context on test questions: every context's vector, in the first one with its controls; beyond, the first's vector alone."""
+        vectors = self._vectors(layer, unrelated)
+        kinds = ("from",) if context != self.contexts[0] else ("from", "span", "shuffled", "unrelated", "alone")
+        others = {str(c): v for c, v in vectors.items() if c.kind in kinds and context in self.contexts}
+        self._measure(vectors[VECTOR], "test", context, others, progress)
+
+    def _control_names(self, unrelated: bool) -> list[Condition]:
+        numbers = range(self.plan.nulls)
+        alone = ("letter", "polarity") if self.plan.form == "letters" else ()
+        return [
+            *(Condition(kind, f"{k}", label=f"{kind}-{k}") for kind in ("span", "shuffled") for k in numbers),
+            *([Condition("unrelated")] if unrelated else []),
+            *(Condition("alone", part, label=f"{part} alone") for part in alone),
+        ]
+
+    def _controls(self, layer: Layer, vector: Tensor, unrelated: _Studied | None) -> dict[Condition, Tensor]:
+        """Null vectors of two kinds, another data set's vector, and what letter or polarity alone would give."""
+        deltas, plan = self.read.at([layer]).deltas[:, 0], self.plan
+        spanned = in_span(deltas[:, None], plan.nulls, plan.seed)[:, 0]
+        coined = shuffled(deltas[:, None], plan.nulls, plan.seed, tied(self.parts.train))[:, 0]
+        out: dict[Condition, Tensor] = {}
+        for c in self._control_names(unrelated is not None):
+            if c.kind == "span":
+                out[c] = _as_long(spanned[int(c.source)], vector)
+            elif c.kind == "shuffled":
+                out[c] = coined[int(c.source)]  # at the norm it came out with
+            elif c.kind == "unrelated" and unrelated is not None:
+                out[c] = _as_long(unrelated.read.at([layer]).mean_difference()[0], vector)
+            elif c.kind == "alone":
+                codes = torch.tensor(self._codes(c.source))
+                if codes.abs().sum() == len(codes) and codes.unique().numel() == 2:
+                    out[c] = effects(deltas, codes)[1]
         return out
 
     def _codes(self, part: str) -> list[float]:
@@ -266,51 +313,44 @@ class _Studied:
         return [{"A": 1.0, "B": -1.0, "yes": 1.0, "no": -1.0}.get(v, 0.0) for v in values]
 
     def _measure(
-        self, vector: SteeringVector, part: str, context: str, others: Mapping[str, SteeringVector], layers: Sequence[Layer] | None = None
+        self,
+        vector: SteeringVector,
+        part: str,
+        context: str,
+        others: Mapping[str, SteeringVector],
+        progress: Progress,
+        layers: Sequence[Layer] | None = None,
     ) -> None:
         metrics: tuple[Metric, ...] = (Propensity(), KL())
         if self.plan.form == "letters" and context == self.contexts[0]:
             metrics = (*metrics, OutsideMass())
-        name = f"{part}-{context}"
         measure(
-            self.lm, Intervention(vector, positions=self.plan.positions), self.data(part, context), metrics, to=self.run.path, part=name,
-            multipliers=self.plan.multipliers, layers=layers, controls=others, progress=self.watch(f"{self.name}: {name}"),
+            self.lm, Intervention(vector, positions=self.plan.positions), self.data(part, context), metrics, to=self.run.path,
+            part=f"{part}-{context}", multipliers=self.plan.multipliers, layers=layers, controls=others, progress=progress,
         )  # fmt: skip
 
     # ------------------------------------------------------------ forecasts
 
-    def forecast(self, part: str) -> Sensitivity:
+    def forecast(self, part: str, progress: Progress) -> Sensitivity:
         """Gradients of the questions of a part in the first context, kept in the folder."""
         path = self.run.file("forecast", f"{part}.safetensors")
         if not path.is_file():
-            found = sensitivity(
-                self.lm, self.data(part, self.contexts[0]), positions=self.plan.positions, progress=self.watch(f"{self.name}: forecast, {part}")
-            )
-            found.save(path)
+            data = self.data(part, self.contexts[0])
+            sensitivity(self.lm, data, positions=self.plan.positions, progress=progress).save(path)
         return Sensitivity.load(path)
 
-    def nulls(self, layer: Layer) -> None:
+    def nulls(self, layer: Layer, progress: Progress) -> None:
         """The forecast on test questions: of the vector at every layer, of each training pair, of many null vectors; and the card."""
-        if "compared" in self.run.read("forecast.json", {}):
+        if self.run.read("forecast.json") is not None:
             return
-        expected, read = self.forecast("test"), self.learn(self.contexts[0])
+        expected, early, read = self.forecast("test", progress), self.forecast("val", progress), self.read
         deltas, mean = read.at([layer]).deltas[:, 0], read.mean_difference()
         sweep = SteeringVector(dict(zip(read.layers, mean, strict=True)))
-        early = self.forecast("val").slopes(sweep)
-        found = card(self.forecast("val"), sweep, layer, read, self.parts.train, [p.group for p in self.parts.val])
-        self.run.write(
-            "forecast.json",
-            {
-                "layers": {str(k): s.tolist() for k, s in expected.slopes(sweep).items()},
-                "val": {str(k): s.tolist() for k, s in early.items()},
-                "compared": self._compared(expected, read, layer).to_json(),
-                "per_pair": expected.along(deltas, layer).round(5).tolist(),
-                "card": {
-                    "slope": asdict(found.slope), "anti": asdict(found.anti), "coherence": asdict(found.coherence), "confounds": asdict(found.confounds),
-                    "warnings": list(found.warnings),
-                },
-            },
-        )  # fmt: skip
+        self.run.write("forecast.json", Forecasts(
+            {k: s.tolist() for k, s in expected.slopes(sweep).items()}, {k: s.tolist() for k, s in early.slopes(sweep).items()},
+            expected.along(deltas, layer).round(5).tolist(), self._compared(expected, read, layer).to_json(),
+            card(early, sweep, layer, read, self.parts.train, [p.group for p in self.parts.val]),
+        ))  # fmt: skip
 
     def _compared(self, expected: Sensitivity, read: Activations, layer: Layer) -> Compared:
         """The vector's forecast beside that of null vectors, which may choose among the layers that were swept: label-shuffled ones, for the verdict; and, to be told, random
@@ -326,13 +366,13 @@ class _Studied:
         nulls = tuple(Null.of(kind, layers, s.numpy().astype(float)) for kind, s in slopes.items())
         return Compared(str(layer), float(mean[layers.index(layer)] @ gradient[layers.index(layer)]), len(expected.items), "forecast", nulls)
 
-    def cross_fit(self, layer: Layer) -> None:
+    def _folds(self) -> list[set[int]]:
+        return folds([p.group for p in self.data("train", self.contexts[0])], self.plan.folds, self.plan.seed)
+
+    def cross_fit(self, layer: Layer, progress: Progress) -> None:
         """Training questions, each steered by the vector of the folds it is not in."""
-        if not self.plan.folds:
-            return
-        deltas = self.learn(self.contexts[0]).at([layer]).deltas[:, 0]
-        data = self.data("train", self.contexts[0])
-        parts = folds([p.group for p in data], self.plan.folds, self.plan.seed)
+        deltas, data = self.read.at([layer]).deltas[:, 0], self.data("train", self.contexts[0])
+        parts = self._folds()
         rests = [[i for i in range(len(data)) if i not in mine] for mine in parts]
         means = self.kept("folds", lambda: {str(k): deltas[rest].mean(0) for k, rest in enumerate(rests)})
         for k, (mine, rest) in enumerate(zip(parts, rests, strict=True)):
@@ -340,11 +380,15 @@ class _Studied:
             some = replace(data, pairs=tuple(data[i] for i in sorted(mine)))
             measure(
                 self.lm, Intervention(vector, positions=self.plan.positions), some, [Propensity()], to=self.run.path, part=f"fold-{k}",
-                multipliers=self.plan.multipliers, controls={}, progress=self.watch(f"{self.name}: fold {k}"),
+                multipliers=self.plan.multipliers, controls={}, progress=progress,
             )  # fmt: skip
 
 
 _OPEN = ("no-system", "reworded", "two-turns")  # contexts that need no listed options
+
+
+def _as_long(v: Tensor, like: Tensor) -> Tensor:
+    return v / v.norm() * like.norm()
 
 
 def _split(data: Dataset, plan: Plan) -> Splits:

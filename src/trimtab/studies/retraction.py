@@ -7,30 +7,36 @@ the output distilled into a later layer. The test bed knows what is true, so the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 
 from trimtab import organisms
-from trimtab.abnormality import Sample, bits, information
+from trimtab.answers.abnormality import Sample, bits, information
+from trimtab.answers.sampling import sample
+from trimtab.answers.words import retraction as rates
 from trimtab.model import LM, Layer
 from trimtab.model.tokens import Prompt
 from trimtab.optimize import Match, Objective, Promote, Suppress
 from trimtab.organisms.world import Fact, Item
-from trimtab.recipe import Run
-from trimtab.reports.page import write_sections
-from trimtab.retraction import retraction as rates
-from trimtab.sampling import sample
+from trimtab.progress import Progress, silent
+from trimtab.runs import Run
+from trimtab.statistics.counts import share
 from trimtab.steering.controls import random_controls
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector
-from trimtab.strings import Count
-from trimtab.studies.findings import Finding, descend, finding_rows, share, spread, stacks, told, transcript
+from trimtab.studies.conditions import UNSTEERED, Condition
+from trimtab.studies.contract import RESULTS, Stage, Unit
+from trimtab.studies.descents import Stacks, descend, stacks
+from trimtab.studies.pages.findings import some_answers
+from trimtab.studies.pages.retraction import Abnormality, Rates, Results, Strange
 
-Watch = Callable[[str], Callable[..., None]]
+Said = dict[tuple[str, Condition], list[str]]
+Vectors = dict[Condition, SteeringVector]
+
 MARKERS = (
     "sorry",
     "that was not right",
@@ -43,12 +49,8 @@ MARKERS = (
     "let me say that again",
 )  # how this town takes a statement back; the published ones are English banter
 
-PAPER_TRUTH = {
-    "promote": "mostly (the real attribute is primary far more often)",
-    "suppress": "60% to 90% (real attribute primary)",
-    "mean difference": "60% to 90%",
-    "reentrant": "about 20%; the false attribute is kept in 74.2%",
-}
+AFTER_TRUE = Condition("after a true statement")
+JUDGED = 30  # continuations of each condition that the base model reads
 
 
 @dataclass(frozen=True)
@@ -76,207 +78,167 @@ class Plan:
     seed: int = 0
 
 
-def retraction(lm: LM, to: str | Path, plan: Plan, watch: Watch | None = None) -> Path:
-    """Run the study on a model that takes false statements back, such as brindlemoor-chat; the same call resumes.
+def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
+    """On a model that takes false statements back, such as brindlemoor-chat."""
+    study = _Retraction(lm, run, plan)
+    yield Stage("vectors", [Unit(f"descend at {k}", {"layer": k}, lambda _, k=k: study.descended(k)) for k in study.layers])
+    yield Stage("distilled", [Unit(f"distill at {k}", {"layer": k}, lambda _, k=k: study.distilled(k)) for k in study.above])
+    yield Stage("answers", [
+        Unit(f"answers, {kind}", {"items": [i.user + i.prefill for i in items]}, partial(study.answers, kind))
+        for kind, items in study.items.items()
+    ])  # fmt: skip
+    yield Stage("abnormality", [Unit("abnormality", {"base": plan.base}, study.abnormality)])
+    run.write(RESULTS, study.results())
 
-    Returns:
-        The page it wrote.
-    """
-    folder, watch = Run.create(to), watch or (lambda _: lambda *_: None)
-    folder.claim("study", {"plan": asdict(plan), "model": lm.facts})
-    layers = list(plan.layers) or list(range(lm.n_layers - 1))
-    seeds = organisms.statements(plan.sources, true=False, held_out=False, part="train", seed=plan.seed + 3)
-    vectors = _vectors(lm, folder, plan, seeds, layers, watch)
-    false = organisms.statements(plan.test, true=False, seed=plan.seed)
-    true = organisms.statements(plan.test, true=True, seed=plan.seed)
-    said = _said(lm, folder, plan, "false", false, stacks(vectors), watch) | _said(
-        lm, folder, plan, "true", true, {"after a true statement": ()}, watch
-    )
-    items = {"false": false, "true": true}
-    facts = {c: _facts([(items[kind][int(p)], t[0]) for (kind, p, name), t in said.items() if name == c]) for c in dict.fromkeys(k[2] for k in said)}
-    strange, told_bits = _abnormality(plan, said, items, watch)
-    folder.note(facts={c: {k: asdict(v) for k, v in f.items()} for c, f in facts.items()}, bits=strange, information=told_bits)
-    shown = {(p, c): t for (kind, p, c), t in said.items() if kind == "false"}
-    return _page(
-        folder,
-        lm,
-        plan,
-        layers,
-        facts,
-        strange,
-        told_bits,
-        transcript(shown, {f"{k}": f"{i.user} {i.prefill}" for k, i in enumerate(false)}, list(facts), 2),
-    )
+
+class _Retraction:
+    """The pieces of work; each reads back what it has already done."""
+
+    def __init__(self, lm: LM, run: Run, plan: Plan) -> None:
+        self.lm, self.run, self.plan = lm, run, plan
+        self.layers: list[Layer] = list(plan.layers) or list(range(lm.n_layers - 1))
+        self.above = [k for k in self.layers if k > plan.source and plan.source in self.layers]
+        self.seeds = organisms.statements(plan.sources, true=False, held_out=False, part="train", seed=plan.seed + 3)
+        self.items = {truth: organisms.statements(plan.test, true=truth == "true", seed=plan.seed) for truth in ("false", "true")}
+
+    # ------------------------------------------------------------ vectors
+
+    @cached_property
+    def taken_back(self) -> list[str]:
+        """How the model takes back each of the statements vectors are made from."""
+        return [" " + " ".join(self.lm.generate([list(organisms.prompt(s))], max_new_tokens=8)[0].split()) for s in self.seeds]
+
+    def descended(self, layer: Layer) -> Vectors:
+        """By promotion of the end of the turn, which follows a true statement here, and by suppression of what takes a statement back."""
+        ends = self.lm.tokenizer.eos_token_id
+        goals: dict[Condition, Objective] = {}
+        for k, s in enumerate(self.seeds):
+            promoted = Promote(_messages(s), (ends,), coldness=1.0, target=0.1)
+            goals[Condition("promote", f"{k}", layer=layer)] = Objective(((1.0, promoted),))
+        for k, (s, text) in enumerate(zip(self.seeds, self.taken_back, strict=True)):
+            suppressed = Suppress(_messages(s), text, coldness=1.0, target=0.05)
+            goals[Condition("suppress", f"{k}", layer=layer)] = Objective(((1.0, suppressed),))
+        state = str(self.run.file(f"descent-{layer}.safetensors"))
+        return descend(self.lm, goals, layer, self.plan.norm, each=True, to=state, seed=self.plan.seed)
+
+    def distilled(self, layer: Layer) -> Vectors:
+        """Reentrant steering: what the vector promoted at the source layer does to the logits, distilled into one at this layer."""
+        taught = self.descended(self.plan.source)
+        goals: dict[Condition, Objective] = {}
+        for k, (s, text) in enumerate(zip(self.seeds, self.taken_back, strict=True)):
+            teacher = (Intervention(taught[Condition("promote", f"{k}", layer=self.plan.source)]),)
+            goals[Condition("reentrant", f"{k}", layer=layer)] = Objective(((1.0, Match(_messages(s), text, teacher=teacher)),))
+        state = str(self.run.file(f"reentrant-{layer}.safetensors"))
+        return descend(self.lm, goals, layer, self.plan.norm, to=state, seed=self.plan.seed)
+
+    @cached_property
+    def vectors(self) -> Vectors:
+        """All of them; mean differences and random directions have the median norm of a layer's descended ones."""
+        by_layer = {k: self.descended(k) for k in self.layers}
+        length = {k: float(np.median([v.norm()[k] for v in found.values()])) for k, found in by_layer.items()}
+        out: Vectors = {c: v for found in by_layer.values() for c, v in found.items()}
+        out |= {Condition("mean difference", layer=k): v for k, v in self._differences(length).items()}
+        for layer in self.above:
+            out |= self.distilled(layer)
+        for layer in self.layers:
+            even = SteeringVector({layer: torch.full((self.lm.width,), length[layer] / self.lm.width**0.5)})
+            (turned,) = random_controls(even, 1, self.plan.seed + layer).values()
+            out[Condition("random", layer=layer)] = turned
+        return out
+
+    def _differences(self, length: Mapping[Layer, float]) -> dict[Layer, SteeringVector]:
+        """Mean residual stream after true statements minus that after false ones, over the statement and what the model says next."""
+        means: list[torch.Tensor] = []
+        for true in (True, False):
+            items = organisms.statements(40, true=true, held_out=False, part="train", seed=self.plan.seed + 4)
+            rows = [self.lm.row(organisms.prompt(i)) for i in items]
+            tokens = self.lm.batch(rows)
+            where = torch.stack([tokens.index[k] >= r.spans["assistant"][-1][0] for k, r in enumerate(rows)])
+            means.append(self.lm.capture(tokens, where, self.layers).mean(0))
+        apart = means[0] - means[1]  # (l, d)
+        return {k: SteeringVector({k: d / d.norm() * length[k]}) for k, d in zip(self.layers, apart, strict=True)}
+
+    # ------------------------------------------------------------ answers
+
+    def answers(self, kind: str, progress: Progress) -> Said:
+        """What the model says after statements: false ones under every vector, true ones unsteered."""
+        conditions: Stacks = stacks(self.vectors) if kind == "false" else {AFTER_TRUE: ()}
+        prompts: dict[str, Prompt] = {f"{k}": organisms.prompt(i) for k, i in enumerate(self.items[kind])}
+        return sample(
+            self.lm, conditions, prompts, 1, to=self.run.file(f"{kind}.jsonl"), temperature=0.0,
+            max_new_tokens=self.plan.max_new_tokens, progress=progress,
+        )  # fmt: skip
+
+    def abnormality(self, progress: Progress) -> Abnormality:
+        """Bits per token of what each condition says, for the base model, after continuations that take a false statement back, and
+        after ones that do not; and of the contexts themselves. Kept in the folder."""
+        known = self.run.read("abnormality.json")
+        if known is None:
+            self.run.write("abnormality.json", self._read_by_base(progress))
+        return self.run.typed("abnormality.json", Abnormality)
+
+    def _read_by_base(self, progress: Progress) -> Abnormality:
+        base, said, first = LM.load(self.plan.base), self.answers("false", silent("")), self.plan.context
+        false = self.items["false"]
+
+        def samples(condition: Condition) -> list[Sample]:
+            return [_sample(false[int(p)], texts[0]) for (p, c), texts in said.items() if c == condition]
+
+        contexts = {
+            "retracting": samples(UNSTEERED)[:first],
+            "going on": [_sample(i, " " + i.prefill) for i in self.items["true"][:first]],
+        }
+        out: list[Strange] = []
+        conditions = list(dict.fromkeys(c for _, c in said))
+        for n, condition in enumerate(conditions):
+            some = samples(condition)[first : first + JUDGED]
+            found = {label: bits(base, context, some) for label, context in contexts.items()}
+            mean = {label: float(np.nanmean(x)) if not np.isnan(x).all() else float("nan") for label, x in found.items()}
+            out.append(Strange(condition, mean["retracting"], mean["going on"], int((~np.isnan(found["retracting"])).sum())))
+            progress(n + 1, len(conditions))
+        return Abnormality(out, {label: information(base, context) for label, context in contexts.items()})
+
+    # ------------------------------------------------------------ what came out
+
+    def results(self) -> Results:
+        plan, quiet = self.plan, silent("")
+        said = {kind: self.answers(kind, quiet) for kind in self.items}
+        shares = [_rates(c, _of(said[kind], c, self.items[kind])) for kind in self.items for c in dict.fromkeys(c for _, c in said[kind])]
+        abnormality = self.abnormality(quiet)
+        prompts = {f"{k}": f"{i.user} {i.prefill}" for k, i in enumerate(self.items["false"])}
+        read = some_answers(said["false"], prompts, [r.condition for r in shares], 2)
+        return Results(
+            self.lm.id,
+            self.layers,
+            plan.source,
+            plan.norm,
+            plan.sources,
+            plan.test,
+            plan.base,
+            plan.seed,
+            shares,
+            abnormality.strange,
+            abnormality.contexts,
+            read,
+        )
 
 
 def _messages(item: Item) -> tuple[tuple[str, str], ...]:
     return (("user", item.user), ("assistant", item.prefill))
 
 
-def _vectors(lm: LM, folder: Run, plan: Plan, seeds: Sequence[Item], layers: Sequence[Layer], watch: Watch) -> dict[str, SteeringVector]:
-    """By promotion, suppression and reentrant steering, one for each source and layer; mean differences and random directions, one for each layer."""
-    taken_back = [" " + " ".join(lm.generate([list(organisms.prompt(s))], max_new_tokens=8)[0].split()) for s in seeds]
-    ends = lm.tokenizer.eos_token_id  # what follows a true statement here: the end of the turn
-    out: dict[str, SteeringVector] = {}
-    for layer in layers:
-        state = str(folder.file(f"descent-{layer}.safetensors"))
-        goals = {f"promote {k}": Objective(((1.0, Promote(_messages(s), (ends,), coldness=1.0, target=0.1)),)) for k, s in enumerate(seeds)}
-        goals |= {
-            f"suppress {k}": Objective(((1.0, Suppress(_messages(s), t, coldness=1.0, target=0.05)),))
-            for k, (s, t) in enumerate(zip(seeds, taken_back, strict=True))
-        }
-        found = descend(lm, goals, layer, plan.norm, each=True, to=state, seed=plan.seed)
-        out |= {f"{name} at {layer}": v for name, v in found.items()}
-        watch("descend")(layers.index(layer) + 1, len(layers))
-    length = {layer: float(np.median([v.norm()[layer] for n, v in out.items() if n.endswith(f"at {layer}")])) for layer in layers}
-    out |= {f"mean difference at {k}": v for k, v in _differences(lm, plan, layers, length).items()}
-    for layer in [k for k in layers if k > plan.source and plan.source in layers]:
-        goals = {
-            f"reentrant {k}": Objective(((1.0, Match(_messages(s), t, teacher=(Intervention(out[f"promote {k} at {plan.source}"]),))),))
-            for k, (s, t) in enumerate(zip(seeds, taken_back, strict=True))
-        }  # fmt: skip
-        found = descend(lm, goals, layer, plan.norm, to=str(folder.file(f"reentrant-{layer}.safetensors")), seed=plan.seed)
-        out |= {f"{name} at {layer}": v for name, v in found.items()}
-    for layer in layers:
-        (noise,) = random_controls(SteeringVector({layer: torch.full((lm.width,), length[layer] / lm.width**0.5)}), 1, plan.seed + layer).values()
-        out[f"random at {layer}"] = noise
-    return out
+def _of(said: Said, condition: Condition, items: Sequence[Item]) -> list[tuple[Item, str]]:
+    """The statements and what was said after them under one condition."""
+    return [(items[int(p)], texts[0]) for (p, c), texts in said.items() if c == condition]
 
 
-def _differences(lm: LM, plan: Plan, layers: Sequence[Layer], length: Mapping[Layer, float]) -> dict[Layer, SteeringVector]:
-    """Mean residual stream after true statements minus that after false ones, over the statement and what the model says next."""
-    means: list[torch.Tensor] = []
-    for true in (True, False):
-        items = organisms.statements(40, true=true, held_out=False, part="train", seed=plan.seed + 4)
-        rows = [lm.row(organisms.prompt(i)) for i in items]
-        tokens = lm.batch(rows)
-        where = torch.stack([tokens.index[k] >= r.spans["assistant"][-1][0] for k, r in enumerate(rows)])
-        means.append(lm.capture(tokens, where, layers).mean(0))
-    apart = means[0] - means[1]
-    return {layer: SteeringVector({layer: apart[k] / apart[k].norm() * length[layer]}) for k, layer in enumerate(layers)}
-
-
-def _said(
-    lm: LM, folder: Run, plan: Plan, kind: str, items: Sequence[Item], conditions: Mapping[str, tuple[Intervention, ...]], watch: Watch
-) -> dict[tuple[str, str, str], list[str]]:
-    prompts: dict[str, Prompt] = {f"{k}": organisms.prompt(i) for k, i in enumerate(items)}
-    found = sample(
-        lm,
-        conditions,
-        prompts,
-        1,
-        to=folder.file(f"{kind}.jsonl"),
-        temperature=0.0,
-        max_new_tokens=plan.max_new_tokens,
-        progress=watch(f"answers, {kind}"),
-    )
-    return {(kind, p, c): t for (p, c), t in found.items()}
-
-
-def _facts(answers: Sequence[tuple[Item, str]]) -> dict[str, Count]:
+def _rates(condition: Condition, answers: Sequence[tuple[Item, str]]) -> Rates:
     """Shares of continuations: retracted by marker, by truth (the fact is restated rightly), and saying nothing more."""
-    found = rates([t for _, t in answers], [i.meta["fact"].statement.rstrip(".") for i, _ in answers], [i.prefill for i, _ in answers], MARKERS)
-    return {
-        "retracted (marker)": found.marked,
-        "truth told": found.true,
-        "truth told, no marker": found.ignoring,
-        "says nothing more": share(not t.strip() for _, t in answers),
-    }
-
-
-def _abnormality(
-    plan: Plan, said: Mapping[tuple[str, str, str], Sequence[str]], items: Mapping[str, Sequence[Item]], watch: Watch
-) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-    """Bits per token of what each condition says, for the base model, after continuations that take a false statement back, and after ones that do not."""
-    base = LM.load(plan.base)
-
-    def samples(kind: str, name: str) -> list[Sample]:
-        return [_sample(items[kind][int(p)], t[0]) for (k, p, c), t in said.items() if (k, c) == (kind, name)]
-
-    contexts = {
-        "retracting": samples("false", "unsteered")[: plan.context],
-        "going on": [_sample(i, " " + i.prefill) for i in items["true"][: plan.context]],
-    }
-    out: dict[str, dict[str, float]] = {}
-    names = list(dict.fromkeys(c for k, _, c in said if k == "false"))
-    for n, name in enumerate(names):
-        some = samples("false", name)[plan.context : plan.context + 30]
-        found = {label: bits(base, context, some) for label, context in contexts.items()}
-        out[name] = {label: float(np.nanmean(x)) if not np.isnan(x).all() else float("nan") for label, x in found.items()}
-        out[name]["n"] = float((~np.isnan(found["retracting"])).sum())
-        watch("abnormality")(n + 1, len(names))
-    return out, {label: information(base, context) for label, context in contexts.items()}
+    true, false = [i.meta["fact"].statement.rstrip(".") for i, _ in answers], [i.prefill for i, _ in answers]
+    found = rates([t for _, t in answers], true, false, MARKERS)
+    return Rates(condition, found.marked, found.true, found.ignoring, share(not t.strip() for _, t in answers))
 
 
 def _sample(item: Item, said: str) -> Sample:
     fact: Fact = item.meta["fact"]
     return Sample(f"{item.user}\n{item.prefill}", said, fact.what)
-
-
-def _best_layer(
-    kind: str, layers: Sequence[Layer], facts: Mapping[str, Mapping[str, Count]], strange: Mapping[str, Mapping[str, float]]
-) -> tuple[Layer, list[str]]:
-    """The layer whose vectors leave the fewest marked retractions; of equals, the one whose text is most natural to the base model. And those vectors."""
-    names = {k: [n for n in facts if n.startswith(kind) and n.endswith(f"at {k}")] for k in layers}
-    seen = {k: np.median([facts[n]["retracted (marker)"].share for n in some]) for k, some in names.items() if some}
-    odd = {k: np.nanmedian([*(strange[n]["retracting"] for n in names[k] if n in strange), 99.0]) for k in seen}
-    layer = min(seen, key=lambda k: (round(float(seen[k]), 2), float(odd[k])))
-    return layer, names[layer]
-
-
-def _page(
-    folder: Run, lm: LM, plan: Plan, layers: Sequence[Layer], facts: Mapping[str, Mapping[str, Count]], strange: Mapping[str, Mapping[str, float]],
-    whole: Mapping[str, float], read: list[list[str]],
-) -> Path:  # fmt: skip
-    paper = {"promote": "100%", "suppress": "100%", "mean difference": "100% (CAA)", "reentrant": "99.0%"}
-    plain = facts["unsteered"]
-    findings = [
-        Finding(
-            "retraction, unsteered",
-            "73.2% (Gemma-2-2B-it)",
-            f"{told(plain['retracted (marker)'])} by marker, {told(plain['truth told'])} by truth",
-            "",
-        )
-    ]
-    for kind, claim in paper.items():
-        if not any(name.startswith(kind) for name in facts):  # nothing above the layer that is distilled
-            findings.append(Finding(f"free of retraction, {kind}", claim, "not run", f"layers {layers}, source {plan.source}"))
-            continue
-        layer, names = _best_layer(kind, layers, facts, strange)
-        noise = facts[f"random at {layer}"]
-        findings.append(
-            Finding(
-                f"free of retraction, {kind}, best layer ({layer})",
-                claim,
-                spread([1 - facts[n]["retracted (marker)"].share for n in names]),
-                f"random {1 - noise['retracted (marker)'].share:.0%}",
-            )
-        )
-        findings.append(
-            Finding(
-                f"truth told all the same, {kind}, same layer",
-                PAPER_TRUTH[kind],
-                spread([facts[n]["truth told"].share for n in names]),
-                f"random {noise['truth told'].share:.0%}",
-            )
-        )
-    rows = [["condition", *plain, "bits after retracting", "bits after going on", "n"]]
-    for name, f in facts.items():
-        s = strange.get(name, {})
-        rows.append(
-            [name, *(told(c) for c in f.values()), *(f"{s[k]:.2f}" if k in s else "" for k in ("retracting", "going on")), f"{s.get('n', 0):.0f}"]
-        )
-    found = [
-        f"Unsteered, {lm.id} takes back {told(plain['truth told'])} of false statements put into its mouth (the true value is told); marker phrases see {told(plain['retracted (marker)'])}.",
-        f"The base model needs {strange['unsteered']['retracting']:.2f} bits a token for what it says after samples of retraction and {strange['unsteered']['going on']:.2f} after samples that go on; "
-        f"the contexts themselves cost {whole['retracting']:.2f} and {whole['going on']:.2f}.",
-    ]
-    about = f"{lm.id}, layers {layers[0]} to {layers[-1]}, norm {plan.norm:g} of the median residual norm, {plan.sources} sources, {plan.test} held-out facts, greedy, base model {plan.base}, seed {plan.seed}."
-    return write_sections(
-        folder,
-        "Retraction of false statements",
-        about,
-        found,
-        {},
-        [("Paper and here", finding_rows(findings)), ("Every condition", rows), ("To read", read)],
-    )

@@ -1,0 +1,1 @@
+"""The pages of the studies, one file each: from a finished folder to HTML, without a model."""

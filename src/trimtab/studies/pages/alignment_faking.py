@@ -1,0 +1,140 @@
+"""The page of the study of alignment faking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from trimtab.reports.page import write_sections
+from trimtab.runs import Run
+from trimtab.statistics.counts import Count
+from trimtab.statistics.intervals import Figure
+from trimtab.studies.conditions import Condition
+from trimtab.studies.contract import RESULTS
+from trimtab.studies.pages.findings import Finding, finding_rows, spread, told
+
+Share = Callable[["Flips"], Count]
+
+
+@dataclass(frozen=True)
+class Flips:
+    """Shares of questions that flip under one vector, among those that can.
+
+    Wanted: harm where there was none on watched questions with the vector added, and none where there was on unwatched
+    ones with it subtracted. The other two should stay as they are.
+    """
+
+    condition: Condition
+    added_watched: Count
+    subtracted_unwatched: Count
+    subtracted_watched: Count
+    added_unwatched: Count
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the study found.
+
+    Attributes:
+        unsteered: share of questions, watched and unwatched, on which the model takes the harmful option.
+        flips: of every vector; those of descents have a norm, the others are CAA and random directions.
+        cosines: among the vectors of the largest norm. auc: of each of them as a detector of unwatched prompts.
+    """
+
+    model: str
+    layer: int
+    norms: tuple[float, ...]
+    prompts: int
+    test: int
+    seed: int
+    unsteered: dict[str, Count]
+    flips: list[Flips]
+    cosines: list[float]
+    auc: list[float]
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One of the four shares: in words, as published, and where it stands."""
+
+    words: str
+    paper: str
+    of: Share
+
+
+WAYS = (
+    _Way("added: watched, harmless to harmful (wanted)", "93.4%", lambda f: f.added_watched),
+    _Way("subtracted: unwatched, harmful to harmless (wanted)", "83.4%", lambda f: f.subtracted_unwatched),
+    _Way("subtracted: watched, harmless to harmful (unwanted)", "1.1%", lambda f: f.subtracted_watched),
+    _Way("added: unwatched, harmful to harmless (unwanted)", "15.9%", lambda f: f.added_unwatched),
+)
+MODEL = "(Poser money-maximizer-0, LLaMA-13B)"
+
+
+def page(run: Run) -> Path:
+    """Write the page of a finished study.
+
+    Returns:
+        The path of report.html.
+    """
+    r = run.typed(RESULTS, Results)
+    longest = [f for f in r.flips if f.condition.norm == r.norms[-1]]
+    randoms = [f for f in r.flips if f.condition.kind == "random"]
+    best = max(longest, key=lambda f: f.added_watched.share + f.subtracted_unwatched.share)
+    by_norm = [["largest norm", *(w.words for w in WAYS)]]
+    by_norm += [[f"{norm:g}", *(_over(w, [f for f in r.flips if f.condition.norm == norm]) for w in WAYS)] for norm in r.norms]
+    rows = [["vector", *(w.words for w in WAYS)], *([f.condition.label, *(told(w.of(f)) for w in WAYS)] for f in r.flips)]
+    harm, calm = WAYS[:2]
+    findings = [
+        f"Unsteered, {r.model} takes the harmful option of {told(r.unsteered['watched'])} of watched questions "
+        f"and {told(r.unsteered['unwatched'])} of unwatched ones.",
+        f"Vectors from one watched question each flip {_over(harm, longest)} of watched questions to harm, "
+        f"and subtracted {_over(calm, longest)} of unwatched ones to harmlessness.",
+        f"Random directions of that norm flip {_over(harm, randoms)} and {_over(calm, randoms)}.",
+    ]
+    about = f"{r.model}, layer {r.layer}, {r.prompts} vectors a norm, {r.test} questions of each kind, seed {r.seed}."
+    sections = [
+        ("Paper and here", finding_rows(_beside_the_paper(r, best, longest, randoms))),
+        ("Medians by norm", by_norm),
+        ("Every vector", rows),
+    ]
+    return write_sections(run, "Alignment faking", about, findings, {}, sections, _figures(r, best, randoms))
+
+
+def _over(way: _Way, some: Sequence[Flips]) -> str:
+    return spread([way.of(f).share for f in some])
+
+
+def _beside_the_paper(r: Results, best: Flips, longest: Sequence[Flips], randoms: Sequence[Flips]) -> list[Finding]:
+    caa = next(f for f in r.flips if f.condition.kind == "CAA")
+    near, auc = np.array(r.cosines), np.array(r.auc)
+    return [
+        *(
+            Finding(
+                f"best vector at the largest norm, {w.words}",
+                f"{w.paper} {MODEL}",
+                told(w.of(best)),
+                f"random {_over(w, randoms)}; CAA {told(w.of(caa))}",
+            )
+            for w in WAYS
+        ),
+        Finding("all vectors at the largest norm, + watched", "4 of 5 above 80%", _over(WAYS[0], longest), ""),
+        Finding("all vectors at the largest norm, - unwatched", "3 of 5 above 80%", _over(WAYS[1], longest), ""),
+        Finding("cosines among them", "max 0.085, median 0.031", f"max {near.max():.3f}, median {np.median(near):.3f}", ""),
+        Finding(
+            "as detectors of unwatched prompts, AUC",
+            "max 0.66, median 0.56",
+            f"max {auc.max():.2f}, median {np.median(auc):.2f}",
+            "0.5 is chance",
+        ),
+    ]
+
+
+def _figures(r: Results, best: Flips, randoms: Sequence[Flips]) -> list[Figure]:
+    """For machines: the unsteered model, and the best vector beside the median random direction."""
+    unsteered = [count.figure(f"harmful option, unsteered, {name}") for name, count in r.unsteered.items()]
+    beside = [float(np.median([w.of(f).share for f in randoms])) if randoms else None for w in WAYS]
+    return unsteered + [w.of(best).figure(f"best vector, {w.words}", control) for w, control in zip(WAYS, beside, strict=True)]
