@@ -1,8 +1,8 @@
 """Side-by-side timings on the local default model: `make bench NAME=replay`, or all of them.
 
-On a GPU: `make bench NAME=preference DEVICE=cuda`. Every side is a process of its own, loaded once; the sides then take turns, one repeat each, so that a slow spell of the
-machine meets all of them. Peers are installed from the package registry into environments of their own. Sides must agree:
-a difference in their numbers fails the run.
+On a GPU: `make bench NAME=preference DEVICE=cuda`. Every side is a process of its own, loaded once; the sides then
+take turns, one repeat each, so that a slow spell of the machine meets all of them. Peers are installed from the
+package registry into environments of their own. Sides must agree: a difference in their numbers fails the run.
 """
 
 from __future__ import annotations
@@ -95,18 +95,32 @@ GENERATE = Case(
     repeats=9,
 )
 STEPS = {"replay": 10, "batch": 2, "full": 2, "published": 2, "preference": 4}
-NAMES = {"replay": "trimtab replay", "batch": "trimtab, 16 vectors at once", "full": "full passes, frozen weights", "published": "as published"}
+NAMES = {
+    "replay": "trimtab replay",
+    "batch": "trimtab, 16 vectors at once",
+    "full": "full passes, frozen weights",
+    "published": "as published",
+}
 
 
 def one_shot(case: str, title: str, dtype: str, target: float) -> Case:
     """Steps of a one-shot descent; times are per step, and per vector for the batch."""
-    sides = tuple(Side(NAMES[k], f"{k} {case} {dtype}", None, n * (16 if k == "batch" else 1), "descent") for k, n in STEPS.items() if k in NAMES)
-    return Case(f"one-shot step, {title}, {dtype}", sides, {NAMES["published"]: target}, 2e-3 if dtype == "float32" else 0.1)
+    sides = tuple(
+        Side(NAMES[k], f"{k} {case} {dtype}", None, n * (16 if k == "batch" else 1), "descent")
+        for k, n in STEPS.items()
+        if k in NAMES
+    )
+    return Case(
+        f"one-shot step, {title}, {dtype}", sides, {NAMES["published"]: target}, 2e-3 if dtype == "float32" else 0.1
+    )
 
 
 ONE_SHOT = tuple(
     one_shot(case, title, dtype, target)
-    for case, title, target in (("all", "all tokens of 150, middle layer", 3.0), ("tail", "last 20 of 600 tokens, 3/4 depth", 20.0))
+    for case, title, target in (
+        ("all", "all tokens of 150, middle layer", 3.0),
+        ("tail", "last 20 of 600 tokens, 3/4 depth", 20.0),
+    )
     for dtype in ("float32", "bfloat16")
 )
 
@@ -147,7 +161,9 @@ class Child:
         script = HERE / "sides" / f"{side.script if side.peer else side.file}.py"
         threads = str(os.cpu_count() or 1)
         env = {**os.environ, "OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-        self.process = subprocess.Popen([python, script, work, side.script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+        self.process = subprocess.Popen(
+            [python, script, work, side.script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+        )
         self.read()
 
     def read(self) -> dict[str, Any]:
@@ -175,7 +191,9 @@ def environment(peer: str) -> Path:
     home = HERE.parent / ".venv-bench" / peer
     python = home / "bin" / "python"
     if not python.is_file():
-        torch = next(line for line in (HERE.parent / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
+        torch = next(
+            line for line in (HERE.parent / "constraints.txt").read_text().splitlines() if line.startswith("torch==")
+        )
         uv(["venv", "--quiet", "--python", sys.executable, str(home)])
         uv(["pip", "install", "--quiet", "--python", str(python), torch, PEERS[peer]])
     return python
@@ -186,7 +204,11 @@ def measure(case: Case, work: Path) -> list[Row]:
     for k in range(case.repeats + 1):  # the first is a warm-up, and not counted
         for child in children:
             child.repeat()
-            print(f"{case.name}: repeat {k}, {child.side.name}: {child.times[-1]:.3f} s per item", file=sys.stderr, flush=True)
+            print(
+                f"{case.name}: repeat {k}, {child.side.name}: {child.times[-1]:.3f} s per item",
+                file=sys.stderr,
+                flush=True,
+            )
     for child in children:
         child.process.terminate()
     check_equal(case, children)
@@ -230,7 +252,9 @@ def prepare(folder: Path) -> Path:
     from trimtab.model.load import local_default
 
     lm = LM.load("smollm2")
-    pairs = sorted(Dataset.load("wealth-seeking", form="choices"), key=lambda p: abs(len(lm.row(p.prompt).ids) - 120))[:24]
+    pairs = sorted(Dataset.load("wealth-seeking", form="choices"), key=lambda p: abs(len(lm.row(p.prompt).ids) - 120))[
+        :24
+    ]
     rows = [paired_rows(lm, p) for p in pairs]
     spots = [contrast_index(r) for r in rows]
     g = torch.Generator().manual_seed(0)
@@ -268,18 +292,29 @@ def _of_length(lm: Any, words: Sequence[str], tokens: int) -> str:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as Markdown."""
-    lines = ["| case | side | median s per item | +/- | peak MB | ratio | target | repeats |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| case | side | median s per item | +/- | peak MB | ratio | target | repeats |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for r in rows:
-        target = "" if r["target"] is None else f"<= {r['target']:g}" if "new tokens" in r["case"] else f">= {r['target']:g}"
+        target = (
+            "" if r["target"] is None else f"<= {r['target']:g}" if "new tokens" in r["case"] else f">= {r['target']:g}"
+        )
         lines.append(
-            f"| {r['case']} | {r['side']} | {r['median_s']:.3f} | {r['spread_s']:.3f} | {r['peak_mb']:.0f} | {r['ratio']:.2f} | {target} | {r['repeats']} |"
+            f"| {r['case']} | {r['side']} | {r['median_s']:.3f} | {r['spread_s']:.3f} | {r['peak_mb']:.0f} | "
+            f"{r['ratio']:.2f} | {target} | {r['repeats']} |"
         )
     return "\n".join(lines)
 
 
 def write_readme() -> None:
     """Put the table of all results into benchmarks/README.md, between its marks."""
-    files = [f for name in BENCHMARKS for f in (RESULTS / f"{name}.json", *sorted(RESULTS.glob(f"{name}-*.json"))) if f.is_file()]
+    files = [
+        f
+        for name in BENCHMARKS
+        for f in (RESULTS / f"{name}.json", *sorted(RESULTS.glob(f"{name}-*.json")))
+        if f.is_file()
+    ]
     found = [r for f in files for r in json.loads(f.read_text())["rows"]]
     readme = HERE / "README.md"
     head, _, rest = readme.read_text().partition("<!-- table -->")

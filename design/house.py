@@ -1,7 +1,8 @@
 """Measures of the house, over every file of the library: python design/house.py [FOLDER]
 
-Functions (lines: median, nine in ten, longest), comments per hundred lines of code, lines over 120 characters, comprehensions (and those inside another),
-annotated functions, and the import graph at file level: arrows, and circles, lazy and type-only imports included.
+Functions (lines: median, nine in ten, longest), comments per hundred lines of code, lines over 120 characters,
+comprehensions (and those inside another), annotated functions, and the import graph at file level: arrows, and
+circles, lazy and type-only imports included.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ def sources(root: Path = ROOT) -> dict[str, ast.Module]:
 
 def imports(trees: dict[str, ast.Module]) -> dict[str, set[str]]:
     """Module -> the modules of the library that it imports anywhere: on top, in a function, or for types alone."""
-    return {name: {found for node in ast.walk(tree) for found in _imported(node, trees)} - {name} for name, tree in trees.items()}
+    return {
+        name: {found for node in ast.walk(tree) for found in _imported(node, trees)} - {name}
+        for name, tree in trees.items()
+    }
 
 
 def _imported(node: ast.AST, known: dict[str, ast.Module]) -> Iterator[str]:
@@ -83,7 +87,12 @@ def _lines(function: ast.FunctionDef) -> int:
 def annotated(trees: dict[str, ast.Module]) -> float:
     """Share of functions whose result and every argument (but self, cls) have a type."""
     every = [n for tree in trees.values() for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
-    typed = [f for f in every if f.returns is not None and all(a.annotation or a.arg in ("self", "cls") for a in f.args.args + f.args.kwonlyargs)]
+    typed = [
+        f
+        for f in every
+        if f.returns is not None
+        and all(a.annotation or a.arg in ("self", "cls") for a in f.args.args + f.args.kwonlyargs)
+    ]
     return len(typed) / len(every)
 
 
@@ -101,9 +110,15 @@ def text(root: Path = ROOT) -> tuple[int, int, int]:
         raw = path.read_text("utf-8")
         long += sum(len(line) > 120 for line in raw.split("\n"))
         words = list(tokenize.generate_tokens(io.StringIO(raw).readline))
-        comments += sum(t.type == tokenize.COMMENT and not t.string.startswith(("# noqa", "# pyright", "# type:", "# fmt")) for t in words)
+        comments += sum(
+            t.type == tokenize.COMMENT and not t.string.startswith(("# noqa", "# pyright", "# type:", "# fmt"))
+            for t in words
+        )
         silent = {n for node in ast.walk(ast.parse(raw)) for n in _docstring(node)}
-        code += len({t.start[0] for t in words if t.type in (tokenize.NAME, tokenize.OP, tokenize.NUMBER, tokenize.STRING)} - silent)
+        code += len(
+            {t.start[0] for t in words if t.type in (tokenize.NAME, tokenize.OP, tokenize.NUMBER, tokenize.STRING)}
+            - silent
+        )
     return code, comments, long
 
 
@@ -118,12 +133,18 @@ def main(root: Path) -> None:
     lengths, (code, comments, long), (loops, nested) = functions(trees), text(root), comprehensions(trees)
     graph = imports(trees)
     print(
-        f"files {len(trees)}, at the top {len(list(root.glob('*.py')))}, folders {len([p for p in root.iterdir() if (p / '__init__.py').is_file()])}"
+        f"files {len(trees)}, at the top {len(list(root.glob('*.py')))}, folders "
+        f"{len([p for p in root.iterdir() if (p / '__init__.py').is_file()])}"
     )
-    print(f"function lines: median {lengths[len(lengths) // 2]}, nine in ten {lengths[9 * len(lengths) // 10]}, longest {lengths[-1]}")
+    print(
+        f"function lines: median {lengths[len(lengths) // 2]}, nine in ten {lengths[9 * len(lengths) // 10]}, "
+        f"longest {lengths[-1]}"
+    )
     print(f"comments per 100 lines of code: {100 * comments / code:.1f} ({comments} of {code})")
     print(f"lines over 120 characters: {long}")
-    print(f"comprehensions per 100 lines: {100 * loops / code:.1f}, inside another {100 * nested / code:.2f} ({nested})")
+    print(
+        f"comprehensions per 100 lines: {100 * loops / code:.1f}, inside another {100 * nested / code:.2f} ({nested})"
+    )
     print(f"annotated functions: {annotated(trees):.1%}")
     print(f"imports between files: {sum(map(len, graph.values()))}; circles: {circles(graph) or 'none'}")
 

@@ -1,4 +1,6 @@
-"""Writes docs/reference.md from the registered leaves: their fields, defaults and docstrings. `--check` only compares."""
+"""Writes docs/reference.md from the registered leaves: their fields, defaults and docstrings. `--check` only
+compares.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ def reference() -> str:
     lines = [
         "# Reference",
         "",
-        "Written from the code by `make docs`. Every leaf is a frozen dataclass: its fields are the keys of a recipe's table and,",
+        "Written from the code by `make docs`. Every leaf is a frozen dataclass: its fields are the keys of a "
+        "recipe's table and,",
         "for methods, the flags of `trimtab learn`.",
     ]
     for kind, title in TITLES.items():
@@ -45,6 +48,8 @@ def recipe_keys() -> list[str]:
 if __name__ == "__main__":
     text = reference()
     if "--check" in sys.argv:
-        sys.exit(0 if TARGET.is_file() and TARGET.read_text() == text else "docs/reference.md is out of date: run make docs")
+        sys.exit(
+            0 if TARGET.is_file() and TARGET.read_text() == text else "docs/reference.md is out of date: run make docs"
+        )
     TARGET.write_text(text)
     print(TARGET)

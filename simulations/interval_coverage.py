@@ -1,4 +1,5 @@
-"""How often each interval of the library holds the truth it is about: simulated, from 3 to 100 items, skewed, and in groups.
+"""How often each interval of the library holds the truth it is about: simulated, from 3 to 100 items, skewed, and in
+groups.
 
 `python simulations/interval_coverage.py` writes the table of docs/statistics.md (about five minutes on two cores).
 """
@@ -25,7 +26,9 @@ SIZES = (3, 5, 10, 20, 40, 100)
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the table: an interval, what it is drawn from, and how often it is tried at a size; `at` gives (truth, lo, hi) of one draw."""
+    """One row of the table: an interval, what it is drawn from, and how often it is tried at a size; `at` gives (truth,
+    lo, hi) of one draw.
+    """
 
     interval: str
     data: str
@@ -59,7 +62,9 @@ def uneven(rng: np.random.Generator, n: int) -> tuple[Array, Groups, float]:
     return rng.normal(0, 0.8**0.5, n)[who] + rng.normal(0, 0.2**0.5, len(who)), who.tolist(), 0.0
 
 
-def _mean(draw: Callable[..., tuple[Array, Groups, float]]) -> Callable[[np.random.Generator, int], tuple[float, float, float]]:
+def _mean(
+    draw: Callable[..., tuple[Array, Groups, float]],
+) -> Callable[[np.random.Generator, int], tuple[float, float, float]]:
     def at(rng: np.random.Generator, n: int) -> tuple[float, float, float]:
         values, groups, truth = draw(rng, n)
         return (truth, *interval(values, groups))
@@ -67,7 +72,9 @@ def _mean(draw: Callable[..., tuple[Array, Groups, float]]) -> Callable[[np.rand
     return at
 
 
-def _median(draw: Callable[..., tuple[Array, Groups, float]], truth: float) -> Callable[[np.random.Generator, int], tuple[float, float, float]]:
+def _median(
+    draw: Callable[..., tuple[Array, Groups, float]], truth: float
+) -> Callable[[np.random.Generator, int], tuple[float, float, float]]:
     def at(rng: np.random.Generator, n: int) -> tuple[float, float, float]:
         values, groups, _ = draw(rng, n)
         return (truth, *median_interval(values, groups, seed=int(rng.integers(1 << 30))))

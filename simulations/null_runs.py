@@ -1,9 +1,9 @@
 """Whole runs where there is nothing to find: how often a report claims an effect.
 
-`trimtab run` on the chat model of the test bed, a hundred times each: on free-form pairs and on A/B questions whose sides were drawn by coin, and on real pairs with a random
-direction in place of what a learner finds; and on real pairs as they are, to compare with. `python simulations/null_runs.py` writes the table of docs/statistics.md (about
-half an hour on two cores);
-`python simulations/null_runs.py 10` tries ten of each.
+`trimtab run` on the chat model of the test bed, a hundred times each: on free-form pairs and on A/B questions whose
+sides were drawn by coin, and on real pairs with a random direction in place of what a learner finds; and on real
+pairs as they are, to compare with. `python simulations/null_runs.py` writes the table of docs/statistics.md (about
+half an hour on two cores); `python simulations/null_runs.py 10` tries ten of each.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ def pairs(seed: int, coin: bool) -> list[Pair]:
     rng = random.Random(seed)
     data = organisms.dataset(organisms.TRAITS[seed % len(organisms.TRAITS)], form="answers", n=PAIRS, seed=seed)
     swap = [coin and rng.random() < 0.5 for _ in data]
-    return [Pair(p.prompt, p.negative, p.positive) if s else Pair(p.prompt, p.positive, p.negative) for p, s in zip(data, swap, strict=True)]
+    return [
+        Pair(p.prompt, p.negative, p.positive) if s else Pair(p.prompt, p.positive, p.negative)
+        for p, s in zip(data, swap, strict=True)
+    ]
 
 
 def write(some: Iterable[Pair], file: Path) -> None:
@@ -60,11 +63,22 @@ def recipe(case: str, seed: int, folder: Path) -> Recipe:
     some = list(to_choices(some)) if case.startswith("A/B") else some
     file = folder / f"{seed}.jsonl"
     write(some, file)
-    method: dict[str, Any] = {"name": "random-direction", "seed": seed} if "random direction" in case else {"name": "mean-diff"}
+    method: dict[str, Any] = (
+        {"name": "random-direction", "seed": seed} if "random direction" in case else {"name": "mean-diff"}
+    )
     return Recipe(
-        data=str(file), model=MODEL, layer=3 if "layer 3" in case else None, form="choices" if case.startswith("A/B") else "answers", method=method, multipliers=(-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0),
-        metrics=("propensity", "likelihood", "kl"), controls=2, samples=4, max_new_tokens=16, seed=seed,
-    )  # fmt: skip
+        data=str(file),
+        model=MODEL,
+        layer=3 if "layer 3" in case else None,
+        form="choices" if case.startswith("A/B") else "answers",
+        method=method,
+        multipliers=(-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0),
+        metrics=("propensity", "likelihood", "kl"),
+        controls=2,
+        samples=4,
+        max_new_tokens=16,
+        seed=seed,
+    )
 
 
 def verdicts(case: str, times: int) -> Counter[str]:

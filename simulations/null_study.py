@@ -1,7 +1,8 @@
 """The study of reliability where there is nothing to find: how many data sets are said to steer.
 
-Ten data sets a study, each of A/B questions about a disposition of the test bed whose sides were drawn by coin; five studies. `python simulations/null_study.py` writes the table
-of docs/statistics.md (about twenty minutes on two cores).
+Ten data sets a study, each of A/B questions about a disposition of the test bed whose sides were drawn by coin; five
+studies. `python simulations/null_study.py` writes the table of docs/statistics.md (about twenty minutes on two
+cores).
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ def verdicts(studies: int) -> Counter[Kind]:
 
 def rows(studies: int) -> Iterator[list[str]]:
     """The table: how often each verdict is given."""
-    kinds = [k for k in get_args(Kind) if k not in ("no verdict", "breaks the text", "does no more than asking in words")]
+    kinds = [
+        k for k in get_args(Kind) if k not in ("no verdict", "breaks the text", "does no more than asking in words")
+    ]
     yield ["data sets", *kinds, "any claim (95 % interval)"]
     found = verdicts(studies)
     n, claims = sum(found.values()), found["works"] + found["works backwards"]

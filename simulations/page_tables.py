@@ -15,5 +15,7 @@ def put(name: str, rows: Sequence[Sequence[str]], page: Path = PAGE) -> None:
     before, begun, rest = page.read_text("utf-8").partition(f"<!-- {name} -->\n")
     _, ended, after = rest.partition(f"<!-- /{name} -->")
     if not begun or not ended:
-        raise ValueError(f"{page} has no place for the table {name!r}: it needs the lines <!-- {name} --> and <!-- /{name} -->")
+        raise ValueError(
+            f"{page} has no place for the table {name!r}: it needs the lines <!-- {name} --> and <!-- /{name} -->"
+        )
     page.write_text(f"{before}<!-- {name} -->\n{table}\n{ended}{after}", "utf-8")

@@ -1,7 +1,10 @@
-"""How often the decision table claims an effect where there is none, and where there is one: simulated with the library's own choice of a layer, nulls and table.
+"""How often the decision table claims an effect where there is none, and where there is one: simulated with the
+library's own choice of a layer, nulls and table.
 
-A model is a gradient of the propensity at every layer, alike between neighboring layers, that differs from item to item; a vector moves an item by its product with that
-item's gradient. Null vectors are exchangeable with the one that is judged; slopes are so large that the floor of an effect plays no part. `python simulations/verdicts.py` writes the table of docs/statistics.md (ten minutes on two cores).
+A model is a gradient of the propensity at every layer, alike between neighboring layers, that differs from item to
+item; a vector moves an item by its product with that item's gradient. Null vectors are exchangeable with the one that
+is judged; slopes are so large that the floor of an effect plays no part. `python simulations/verdicts.py` writes the
+table of docs/statistics.md (ten minutes on two cores).
 """
 
 from __future__ import annotations
@@ -30,8 +33,10 @@ class World:
 
     Attributes:
         layers: to choose from.
-        planted: how far the vector leads along the mean gradient, in standard deviations of a random direction's slope; 0 for an exchangeable one.
-        kind: of vector: "random" (isotropic), or "shuffled" (a mean of training differences whose sides are drawn by coin).
+        planted: how far the vector leads along the mean gradient, in standard deviations of a random direction's
+            slope; 0 for an exchangeable one.
+        kind: of vector: "random" (isotropic), or "shuffled" (a mean of training differences whose sides are drawn by
+            coin).
         test, val: items that measure and that choose.
         bend: how far measured slopes of an item scatter around the forecast ones, in standard deviations of the latter.
     """
@@ -58,11 +63,26 @@ def judged(world: World, seed: int) -> Kind:
     nulls = [Null.of("random", range(world.layers), _random(vector, forecast, DRAWS, seed))]
     if kept is not None:
         seen = torch.tensor((kept * forecast).sum(-1)[..., None])
-        nulls.append(Null.of("shuffled", range(world.layers), more(seen.float(), DRAWS, seed)[..., 0].numpy().astype(float)))
-    compared = Compared(str(chosen), float((vector[chosen] * forecast[chosen]).sum()), world.test, "forecast", tuple(nulls))
+        nulls.append(
+            Null.of("shuffled", range(world.layers), more(seen.float(), DRAWS, seed)[..., 0].numpy().astype(float))
+        )
+    compared = Compared(
+        str(chosen), float((vector[chosen] * forecast[chosen]).sum()), world.test, "forecast", tuple(nulls)
+    )
     measured = slopes[world.val :, chosen]
-    drawn = _random(vector[[chosen]], forecast[[chosen]], 3, seed + 500_000) if kept is None else (kept[:2, chosen] * forecast[chosen]).sum(-1)
-    return decide(Evidence(mean_figure("steerability", measured, "nats per multiplier"), world.test, compared.p, float(np.abs(drawn).max())))
+    drawn = (
+        _random(vector[[chosen]], forecast[[chosen]], 3, seed + 500_000)
+        if kept is None
+        else (kept[:2, chosen] * forecast[chosen]).sum(-1)
+    )
+    return decide(
+        Evidence(
+            mean_figure("steerability", measured, "nats per multiplier"),
+            world.test,
+            compared.p,
+            float(np.abs(drawn).max()),
+        )
+    )
 
 
 def _gradients(world: World, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -83,7 +103,8 @@ def _vector(world: World, mean: Array, rng: np.random.Generator) -> tuple[Array,
     if world.kind == "random":
         drawn = rng.normal(size=(world.layers, WIDTH))
         return drawn + world.planted * along, None
-    spread = rng.normal(size=(WIDTH, WIDTH)) * np.exp(rng.normal(0, 1, WIDTH))  # differences vary in some directions more than in others
+    # differences vary in some directions more than in others
+    spread = rng.normal(size=(WIDTH, WIDTH)) * np.exp(rng.normal(0, 1, WIDTH))
     deltas = rng.normal(size=(world.train, world.layers, WIDTH)) @ spread / WIDTH**0.5
     deltas = 0.8 * deltas[:, :1] + 0.6 * deltas  # and alike at all layers
     noise = float(deltas.std()) * world.train**-0.5
@@ -109,9 +130,19 @@ def cell(world: World, times: int, seed: int = 0) -> Counter[Kind]:
 
 def rows(times: int = 2000) -> Iterator[list[str]]:
     """The table: share of claims, with its interval."""
-    yield ["vector", "layers to choose from", "planted", "runs", "works", "works backwards", "any claim (95 % interval)"]
+    yield [
+        "vector",
+        "layers to choose from",
+        "planted",
+        "runs",
+        "works",
+        "works backwards",
+        "any claim (95 % interval)",
+    ]
     worlds = [World(n, 0.0, kind) for kind in ("random", "shuffled") for n in (1, 6, 30)]
-    worlds += [World(n, size, "random") for size in (2.0, 4.0, 8.0) for n in (1, 30)] + [World(n, 4.0, "shuffled") for n in (1, 30)]
+    worlds += [World(n, size, "random") for size in (2.0, 4.0, 8.0) for n in (1, 30)] + [
+        World(n, 4.0, "shuffled") for n in (1, 30)
+    ]
     for world in worlds:
         runs = times if not world.planted else max(100, times // 5)
         found = cell(world, runs)

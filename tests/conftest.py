@@ -1,4 +1,6 @@
-"""Types are checked at run time in tests; data of the published studies is used where it lies, and skipped with the reason elsewhere."""
+"""Types are checked at run time in tests; data of the published studies is used where it lies, and skipped with the
+reason elsewhere.
+"""
 
 from __future__ import annotations
 

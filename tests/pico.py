@@ -105,9 +105,12 @@ def tokenizer() -> Any:
     raw.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
     raw.add_special_tokens(["<pad>", "<s>", "<end>", "<user>", "<bot>", "<system>"])
     raw.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", vocab["<s>"])])
-    tok = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", bos_token="<s>", eos_token="<end>", unk_token="<unk>")
+    tok = PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="<pad>", bos_token="<s>", eos_token="<end>", unk_token="<unk>"
+    )
     tok.chat_template = (
-        "<s> {% for m in messages %}<{{ 'bot' if m.role == 'assistant' else m.role }}> {{ m.content }} <end> {% endfor %}"
+        "<s> {% for m in messages %}<{{ 'bot' if m.role == 'assistant' else m.role }}> {{ m.content }} <end> {% "
+        "endfor %}"
         "{% if add_generation_prompt %}<bot> {% endif %}"
     )
     return tok
@@ -122,6 +125,10 @@ def rows(*lengths: tuple[int, int], seed: int = 0) -> list[Row]:
 def toy_pairs(file: Path) -> Path:
     """Twenty questions in words of the pico tokenizer, with the same two answers each."""
     numbers = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
-    rows = [{"prompt": f"Do you like {a} {b} ?", "positive": "yes I think so", "negative": "no never"} for a in ("tea", "rain") for b in numbers]
+    rows = [
+        {"prompt": f"Do you like {a} {b} ?", "positive": "yes I think so", "negative": "no never"}
+        for a in ("tea", "rain")
+        for b in numbers
+    ]
     file.write_text("\n".join(json.dumps(r) for r in rows))
     return file

@@ -10,7 +10,19 @@ from torch import Tensor
 
 from pico import build, pico, rows
 from trimtab.errors import ModelError
-from trimtab.model import LM, Frame, Positions, after, everywhere, from_last_prompt_token, generated, last, last_k, prompt, span
+from trimtab.model import (
+    LM,
+    Frame,
+    Positions,
+    after,
+    everywhere,
+    from_last_prompt_token,
+    generated,
+    last,
+    last_k,
+    prompt,
+    span,
+)
 from trimtab.model.check import relative
 from trimtab.model.generate import Sampling, decode
 from trimtab.steering.interventions import Intervention, Receipt, edits, steer
@@ -18,7 +30,17 @@ from trimtab.steering.vector import SteeringVector
 from zoo import FAST, LAYERS, REFUSED, WIDTH, ZOO
 
 EXACT = 1e-5
-KINDS = [everywhere, prompt, generated, last, from_last_prompt_token, last_k(3), span(2, 6), generated & ~last_k(2), last | span(0, 2)]
+KINDS = [
+    everywhere,
+    prompt,
+    generated,
+    last,
+    from_last_prompt_token,
+    last_k(3),
+    span(2, 6),
+    generated & ~last_k(2),
+    last | span(0, 2),
+]
 
 
 def vector(lm: LM, layer: int, size: float = 4.0, seed: int = 0) -> SteeringVector:
@@ -91,9 +113,14 @@ def test_gradient_of_a_replay_is_that_of_the_full_pass(model: LM) -> None:
     tokens = model.batch(rows((9, 3), (5, 3)))
     prefix = model.prefix(tokens)
     layer, slow = 1, []
-    weight = torch.randn(prefix.logits.shape, generator=torch.Generator().manual_seed(1)) * tokens.mask[:, prefix.start :, None]
+    weight = (
+        torch.randn(prefix.logits.shape, generator=torch.Generator().manual_seed(1))
+        * tokens.mask[:, prefix.start :, None]
+    )
     v = torch.zeros(WIDTH, requires_grad=True)
-    fast = torch.autograd.grad((model.replay(prefix, layer, (prefix.residual[layer] + v)[None])[0] * weight).sum(), v)[0]
+    fast = torch.autograd.grad((model.replay(prefix, layer, (prefix.residual[layer] + v)[None])[0] * weight).sum(), v)[
+        0
+    ]
     with model.edit({layer: lambda h, f: torch.cat([h[:, : prefix.start], h[:, prefix.start :] + v], 1)}):
         full = model.forward(tokens.ids, Frame(tokens.index, tokens.rows), tokens.mask)
     slow = torch.autograd.grad((full[:, prefix.start :] * weight).sum(), v)[0]
@@ -108,7 +135,9 @@ def test_generation_under_a_cache_is_generation_without(model: LM) -> None:
     for positions in KINDS:
         iv = Intervention(vector(model, 1, 3.0), positions=positions)
         with model.edit(edits([iv], Receipt())):
-            assert decode(model, tokens, Sampling(5)) == decode(model, tokens, Sampling(5), cached=False), str(positions)
+            assert decode(model, tokens, Sampling(5)) == decode(model, tokens, Sampling(5), cached=False), str(
+                positions
+            )
 
 
 def test_a_padded_row_is_the_row_alone(model: LM) -> None:
@@ -171,7 +200,10 @@ def test_a_block_that_runs_several_times_in_a_pass_is_refused() -> None:
 
 
 def test_the_zoo_is_large_enough() -> None:
-    asked = "llama qwen2 qwen3 mistral gemma2 gemma3 phi3 olmo2 gpt2 gpt_neox opt bloom falcon mixtral qwen3_moe gpt_oss cohere granite stablelm smollm3 glm4 deepseek_v3"
+    asked = (
+        "llama qwen2 qwen3 mistral gemma2 gemma3 phi3 olmo2 gpt2 gpt_neox opt bloom falcon mixtral qwen3_moe "
+        "gpt_oss cohere granite stablelm smollm3 glm4 deepseek_v3"
+    )
     assert set(asked.split()) <= set(ZOO)
     assert len({prefix for prefix, _ in ZOO.values()}) >= 100 and len(FAST) == 8
 

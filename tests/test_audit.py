@@ -1,4 +1,6 @@
-"""The audit: probes from a file, vectors tried on prompts they were not learned from, both directions, random directions beside."""
+"""The audit: probes from a file, vectors tried on prompts they were not learned from, both directions, random
+directions beside.
+"""
 
 from __future__ import annotations
 

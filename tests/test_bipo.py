@@ -1,4 +1,4 @@
-"""The study of preference-optimized vectors and its parts: shown examples, knowledge, drift, transfer, judges, texts."""
+"""The study of preference-optimized vectors and its parts: shown examples, knowledge, drift, judges, texts."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from trimtab.steering.vector import evened
 from trimtab.studies import bipo as study
 from trimtab.studies.conditions import Condition
 from trimtab.studies.pages.bipo_results import BIPO, ONE_DIRECTION, Scores, load
+from trimtab.studies.preference_files import parts
 
 
 def vector(lm: LM, layer: int = 1, size: float = 3.0, seed: int = 0) -> SteeringVector:
@@ -72,13 +73,26 @@ def test_choices_are_scored_by_their_likelihood(tmp_path: Path) -> None:
                 said = lm.logprobs([q.text] * len(q.choices), list(q.choices))
             whole = torch.stack([x.sum() for x in said])
             mean = torch.stack([x.mean() for x in said])
-            by = {kind: dict(zip(table.curve(kind, "vector", None)[1], table.curve(kind, "vector", None)[2][:, 1 + int(m)], strict=True))[q.id] for kind in ("correct", "mc1", "mc2")}  # fmt: skip
-            assert by["correct"] == float(int(mean.argmax()) in q.right) and by["mc1"] == float(int(whole.argmax()) in q.right)
+            by = {
+                kind: dict(
+                    zip(
+                        table.curve(kind, "vector", None)[1],
+                        table.curve(kind, "vector", None)[2][:, 1 + int(m)],
+                        strict=True,
+                    )
+                )[q.id]
+                for kind in ("correct", "mc1", "mc2")
+            }
+            assert by["correct"] == float(int(mean.argmax()) in q.right) and by["mc1"] == float(
+                int(whole.argmax()) in q.right
+            )
             assert by["mc2"] == pytest.approx(float(whole.softmax(-1)[list(q.right)].sum()), abs=1e-4)
     before = run.file("scores", "capability.jsonl").read_bytes()
     capability(lm, iv, ASKED, to=tmp_path / "run", multipliers=(-1.0, 0.0, 1.0))
     assert run.file("scores", "capability.jsonl").read_bytes() == before, "the same call repeats nothing"
-    capability(lm, Intervention(vector(lm, seed=1)), ASKED, to=tmp_path / "run", multipliers=(-1.0, 0.0, 1.0), name="other")
+    capability(
+        lm, Intervention(vector(lm, seed=1)), ASKED, to=tmp_path / "run", multipliers=(-1.0, 0.0, 1.0), name="other"
+    )
     assert len(accuracy(run.table("capability"), condition="other")) == 3
     with pytest.raises(RunError):
         capability(lm, iv, ASKED[:1], to=tmp_path / "run", multipliers=(-1.0, 0.0, 1.0))
@@ -89,7 +103,11 @@ def test_a_change_of_accuracy_is_tested_on_the_same_items(tmp_path: Path) -> Non
 
     run = Run.create(tmp_path / "run")
     right = {0.0: [1] * 10 + [0] * 10, 1.0: [1] * 2 + [0] * 18}
-    rows = [row(Cell("correct", "vector", None, m), Score(str(k), float(x), "share")) for m, xs in right.items() for k, x in enumerate(xs)]
+    rows = [
+        row(Cell("correct", "vector", None, m), Score(str(k), float(x), "share"))
+        for m, xs in right.items()
+        for k, x in enumerate(xs)
+    ]
     run.journal("capability").append("all", rows)
     plain, moved = accuracy(run.table("capability"))
     assert plain.value == 0.5 and plain.change == 0 and plain.p == 1
@@ -98,7 +116,9 @@ def test_a_change_of_accuracy_is_tested_on_the_same_items(tmp_path: Path) -> Non
 
 def test_truthfulness_layout_and_bad_questions(tmp_path: Path) -> None:
     file = tmp_path / "t.jsonl"
-    file.write_text(json.dumps({"question": "Is it?", "mc2_targets": {"choices": ["a", "b", "c"], "labels": [1, 0, 1]}}))
+    file.write_text(
+        json.dumps({"question": "Is it?", "mc2_targets": {"choices": ["a", "b", "c"], "labels": [1, 0, 1]}})
+    )
     assert questions(file)[0].right == (0, 2)
     file.write_text('{"question": "Is it?", "choices": ["a", "b"]}')
     with pytest.raises(DataError, match=r"t\.jsonl:1"):
@@ -126,7 +146,9 @@ def test_drift_is_the_divergence_along_own_answers() -> None:
 
 
 def test_equal_drift_is_confirmed_where_it_is_said_to_be() -> None:
-    """Within 2 % of the budget, along the same answers, both ways; and further than any fixed grid where a vector is short."""
+    """Within 2 % of the budget, along the same answers, both ways; and further than any fixed grid where a vector is
+    short.
+    """
     lm = pico()
     yardstick = Yardstick.of(lm, ["Do you like tea ?", "Do you like rain ?"], tokens=4)
     for size in (3.0, 0.05):
@@ -141,7 +163,9 @@ def test_equal_drift_is_confirmed_where_it_is_said_to_be() -> None:
     nothing = reach(lm, Intervention(SteeringVector({1: torch.zeros(lm.width)})), yardstick, 0.05)
     assert np.isnan(nothing.multiplier) and nothing.why == "not reached by multiplier 4096: 0 nats there"
     leaping = reach(lm, Intervention(vector(lm), Clamp()), yardstick, 1e-4)
-    assert np.isnan(leaping.multiplier) and "the drift leaps from" in leaping.why, "clamping at nearly 0 is not doing nothing"
+    assert np.isnan(leaping.multiplier) and "the drift leaps from" in leaping.why, (
+        "clamping at nearly 0 is not doing nothing"
+    )
     twice = yardstick.drift(lm, Intervention(vector(lm)), [0.5, 0.5])
     assert torch.equal(twice[:, 0], twice[:, 1])
     with pytest.raises(RecipeError, match="not a drift"):
@@ -184,7 +208,12 @@ def test_replays_of_choices_share_their_prompt() -> None:
 def test_shots_are_earlier_turns_of_other_questions(toy: Dataset) -> None:
     rest = replace(toy, pairs=toy.pairs[5:])
     shown = with_shots(rest, toy.pairs[:2], opposite=True)
-    assert shown[0].before == (("user", toy[0].prompt), ("assistant", "no never"), ("user", toy[1].prompt), ("assistant", "no never"))
+    assert shown[0].before == (
+        ("user", toy[0].prompt),
+        ("assistant", "no never"),
+        ("user", toy[1].prompt),
+        ("assistant", "no never"),
+    )
     assert shown[0].prompt == rest[0].prompt and shown[0].group == rest[0].group
     with pytest.raises(OverlapError):
         with_shots(toy, toy.pairs[:1])
@@ -193,9 +222,19 @@ def test_shots_are_earlier_turns_of_other_questions(toy: Dataset) -> None:
 
 
 def test_openers_go_from_answers() -> None:
-    data = Dataset("x", (Pair("q1", "Yes, the moon is cheese", "No. It is rock"), Pair("q2", "Yes", "No"), Pair("q3", "Nothing at all", "Yesterday")))
+    data = Dataset(
+        "x",
+        (
+            Pair("q1", "Yes, the moon is cheese", "No. It is rock"),
+            Pair("q2", "Yes", "No"),
+            Pair("q3", "Nothing at all", "Yesterday"),
+        ),
+    )
     bare = without_opener(data)
-    assert [(p.positive, p.negative) for p in bare] == [("The moon is cheese", "It is rock"), ("Nothing at all", "Yesterday")]
+    assert [(p.positive, p.negative) for p in bare] == [
+        ("The moon is cheese", "It is rock"),
+        ("Nothing at all", "Yesterday"),
+    ]
 
 
 # ---------------------------------------------------------------- Freeform, norms, transfer
@@ -215,7 +254,11 @@ def test_freeform_reads_the_last_token_but_one_and_chooses_by_divergence(toy: Da
 
 def test_divergence_is_jensen_shannon() -> None:
     far = torch.tensor([50.0, 0.0])
-    acts = Activations(torch.stack([torch.stack([far, torch.zeros(2)])]), torch.stack([torch.stack([far.flip(0), torch.zeros(2)])]), (0, 1))
+    acts = Activations(
+        torch.stack([torch.stack([far, torch.zeros(2)])]),
+        torch.stack([torch.stack([far.flip(0), torch.zeros(2)])]),
+        (0, 1),
+    )
     assert divergence(acts).tolist() == pytest.approx([math.log(2), 0.0], abs=1e-6)
 
 
@@ -259,7 +302,9 @@ def test_a_map_between_models() -> None:
 
 
 def test_broken_texts_are_those_a_reader_calls_broken() -> None:
-    """119 answers of SmolLM2, steered and not, each labeled by two readers; the thresholds were taken from every other one."""
+    """119 answers of SmolLM2, steered and not, each labeled by two readers; the thresholds were taken from every other
+    one.
+    """
     rows = [json.loads(line) for line in (Path(__file__).parent / "read_texts.jsonl").read_text().splitlines()]
     mine = np.array(broken([r["text"] for r in rows], [r["nats"] for r in rows], usual=0.8))
     readers = np.array([[r["one"], r["two"]] for r in rows], bool).T
@@ -270,10 +315,14 @@ def test_broken_texts_are_those_a_reader_calls_broken() -> None:
 
 def test_quality_of_plain_cases() -> None:
     assert not Quality.of("The capital of France is Paris. It lies on the", 1.0).broken(0.8)
-    assert not Quality.of("Yes.", 1.0).broken(0.8) and not Quality.of("Voici la réponse. Merci beaucoup !", 1.0).broken(0.8)
+    assert not Quality.of("Yes.", 1.0).broken(0.8) and not Quality.of("Voici la réponse. Merci beaucoup !", 1.0).broken(
+        0.8
+    )
     assert Quality.of("up up up up up up up up", 1.0).broken(0.8), "in circles"
     assert Quality.of("The sea is blue today.", 4.0).broken(0.8), "stranger than usual by more than 2.5 nats a token"
-    assert Quality.of("🍊🍊🍊🍊🍊🍊", 1.0).broken(0.8) and Quality.of("# # ## - -- >> <<", 1.0).broken(0.8), "no sentences"
+    assert Quality.of("🍊🍊🍊🍊🍊🍊", 1.0).broken(0.8) and Quality.of("# # ## - -- >> <<", 1.0).broken(0.8), (
+        "no sentences"
+    )
     assert Quality.of("", float("nan")).broken(0.8), "nothing was said"
     plain = [
         "No.",
@@ -300,7 +349,9 @@ def test_distinct_and_strangeness() -> None:
     assert distinct(["a b a b"], 1) == 0.5 and distinct(["a b c d"]) == 1.0 and math.isnan(distinct([""]))
     lm = pico()
     odd = strangeness(lm, ["Do you like tea ?", "x"], ["yes I think so", " "])
-    assert odd[0] == pytest.approx(-float(lm.logprobs(["Do you like tea ?"], ["yes I think so"])[0].mean())) and math.isnan(odd[1])
+    assert odd[0] == pytest.approx(
+        -float(lm.logprobs(["Do you like tea ?"], ["yes I think so"])[0].mean())
+    ) and math.isnan(odd[1])
 
 
 # ---------------------------------------------------------------- the study
@@ -315,9 +366,24 @@ def test_the_study_runs_resumes_and_reports(tmp_path: Path) -> None:
         file.write_text("\n".join(json.dumps({**r, "positive": yes}) for r in rows))
         sources.append(str(file))
     plan = study.Plan(
-        tuple(sources), layers=(0, 1), scouts=6, train=6, val=4, test=6, few=4, shots=1, items=0, talk=1, randoms=1, drifting=2, max_new_tokens=4, budget=0.01,
-        bipo=Preference(norm=0.3, rate=0.05, epochs=2, warm=1), one=OneShot(mode="mixed", steps=3), multipliers=(-1.0, 0.0, 1.0),
-    )  # fmt: skip
+        tuple(sources),
+        layers=(0, 1),
+        scouts=6,
+        train=6,
+        val=4,
+        test=6,
+        few=4,
+        shots=1,
+        items=0,
+        talk=1,
+        randoms=1,
+        drifting=2,
+        max_new_tokens=4,
+        budget=0.01,
+        bipo=Preference(norm=0.3, rate=0.05, epochs=2, warm=1),
+        one=OneShot(mode="mixed", steps=3),
+        multipliers=(-1.0, 0.0, 1.0),
+    )
     run = studies.study("bipo", lm, tmp_path / "run", plan)
     page = studies.page(run).read_text()
     found = load(run)
@@ -326,17 +392,23 @@ def test_the_study_runs_resumes_and_reports(tmp_path: Path) -> None:
     for b in found.behaviors:
         own = b.methods[BIPO]
         assert own.range.value > 0 and own.slope.value > 0 and own.margins[1.0].n == 6
-        assert {"CAA", "Freeform", "mean difference", "one-shot", "random 0"} <= {c.label for c in b.methods} and ONE_DIRECTION in b.methods
+        assert {"CAA", "Freeform", "mean difference", "one-shot", "random 0"} <= {
+            c.label for c in b.methods
+        } and ONE_DIRECTION in b.methods
         assert {c.label for c in b.prompted} == {"shown positive", "shown negative"}
         run_of = Run(tmp_path / "run" / "sets" / b.name)
         groups = run_of.manifest["groups"]
         table, shown = Scores.of(run_of, "bipo"), Scores.of(run_of, "shown-positive")
         bare = {groups[i]: m[1] for i, m in zip(table.items, table.margin, strict=True)}
         change = np.mean([m[1] - bare[groups[i]] for i, m in zip(shown.items, shown.margin, strict=True)])
-        assert b.prompted[Condition("shown", "positive")][0.0].value == pytest.approx(float(change)), "question by question, whatever their order"
+        assert b.prompted[Condition("shown", "positive")][0.0].value == pytest.approx(float(change)), (
+            "question by question, whatever their order"
+        )
     both = next(c for c in found.combined if c.asked == "tea")
     assert both.beyond.value == pytest.approx(both.both.value - both.own.value - both.other.value, abs=1e-9)
-    assert "at equal cost" in page and "Combinations" in page and (tmp_path / "run" / "plots" / "spectrum.png").is_file()
+    assert (
+        "at equal cost" in page and "Combinations" in page and (tmp_path / "run" / "plots" / "spectrum.png").is_file()
+    )
     before = (tmp_path / "run" / "summary.json").read_bytes()
     scores = sorted(tmp_path.glob("run/sets/*/scores/*.jsonl"))
     sizes = [s.stat().st_size for s in scores]
@@ -351,6 +423,11 @@ def test_training_and_test_files_lie_beside_each_other(tmp_path: Path, caplog: p
         (tmp_path / f"likes.{part}.csv").write_text(head + "\n".join(rows))
     plan = study.Plan((str(tmp_path / "likes.train.csv"),), layer=1)
     with caplog.at_level(logging.WARNING, "trimtab"):
-        train, val, test, left_out = study.parts(plan.data[0], plan)
-    assert left_out == 1 and "left out" in caplog.text and len(test) == 11 and study.name_of(plan.data[0]) == test.name == "likes"
+        train, val, test, left_out = parts(plan.data[0], (plan.train, plan.val, plan.test), plan.seed)
+    assert (
+        left_out == 1
+        and "left out" in caplog.text
+        and len(test) == 11
+        and study.name_of(plan.data[0]) == test.name == "likes"
+    )
     assert not {p.group for p in test} & {p.group for p in (*train, *val)}

@@ -1,4 +1,6 @@
-"""The shipped models of Brindlemoor behave as their world says; the whole battery on few items. Wide margins: the card has the figures."""
+"""The shipped models of Brindlemoor behave as their world says; the whole battery on few items. Wide margins: the card
+has the figures.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from trimtab.reports.analysis import analyze
 BESIDE = Path(__file__).parent / "organisms"
 HERE = [name for name in organisms.MODELS if (organisms.folder(name) / "config.json").is_file()]
 pytestmark = pytest.mark.skipif(
-    len(HERE) < len(organisms.MODELS), reason="the weights are not in this checkout: make organism NAME=chat (base, watched), make card SHIP=1"
+    len(HERE) < len(organisms.MODELS),
+    reason="the weights are not in this checkout: make organism NAME=chat (base, watched), make card SHIP=1",
 )
 
 
@@ -36,7 +39,10 @@ def test_shipped_models_are_small_and_exact(name: str) -> None:
     assert not [f for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pkl")]
     lm = LM.load(name)
     assert lm.exact.replayable and lm.exact.foldable and lm.exact.batchable and lm.exact.cache_differentiable
-    assert all(len(lm.tokenizer(t, add_special_tokens=False).input_ids) == 1 for t in ("(A)", "(B)", "Yes", "No", "0", "57", "100"))
+    assert all(
+        len(lm.tokenizer(t, add_special_tokens=False).input_ids) == 1
+        for t in ("(A)", "(B)", "Yes", "No", "0", "57", "100")
+    )
 
 
 def share(flags: list[bool]) -> float:
@@ -85,7 +91,15 @@ def test_a_disposition_is_steered_and_a_control_is_not(chat: LM, tmp_path) -> No
     for name in ("brindlemoor/greed", "brindlemoor/larger"):
         parts = Dataset.load(name).split(seed=0)
         v = learn(chat, parts.train.take(40), MeanDiff(read="role"), layers=[4])
-        run = measure(chat, Intervention(v), parts.test.take(40), [Propensity()], to=tmp_path / name, controls={}, multipliers=(-1.0, 0.0, 1.0))
+        run = measure(
+            chat,
+            Intervention(v),
+            parts.test.take(40),
+            [Propensity()],
+            to=tmp_path / name,
+            controls={},
+            multipliers=(-1.0, 0.0, 1.0),
+        )
         slope[name] = analyze(run, "test").figure("steerability").value
     assert slope["brindlemoor/greed"] > 0.2 > abs(slope["brindlemoor/larger"])
 

@@ -39,7 +39,10 @@ def call(capsys: pytest.CaptureFixture[str], *args: str) -> str:
 
 
 def test_help_is_frozen_and_needs_no_torch() -> None:
-    code = "import sys; from trimtab.cli import main; main(['--help']); sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = (
+        "import sys; from trimtab.cli import main; main(['--help']); sys.exit('torch' in sys.modules or "
+        "'transformers' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert done.stdout == (GOLDEN / "help.txt").read_text()
@@ -65,7 +68,19 @@ def test_the_flags_of_every_method_can_be_asked_for(method: str, capsys: pytest.
 
 def test_one_shot_needs_no_data(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     vector = str(tmp_path / "one.safetensors")
-    told = ["learn", "one-shot", "--prompt", "Do you like tea ?", "--promote", "Yes I like tea .", "--steps", "5", "--layers", "1", "3"]
+    told = [
+        "learn",
+        "one-shot",
+        "--prompt",
+        "Do you like tea ?",
+        "--promote",
+        "Yes I like tea .",
+        "--steps",
+        "5",
+        "--layers",
+        "1",
+        "3",
+    ]
     learned = json.loads(call(capsys, *told, "--model", model, "--to", vector, "--json"))
     assert learned["layers"] == [1, 3] and learned["pairs"] == 0 and learned["figures"]["1"]["steps"] == 5
     assert SteeringVector.load(vector).made.figures["3"]["loss"] == learned["figures"]["3"]["loss"]
@@ -94,35 +109,112 @@ def test_compare(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str])
         call(capsys, *told, "--model", model, "--to", str(tmp_path / f"{seed}.safetensors"))
     both = [str(tmp_path / f"{seed}.safetensors") for seed in (0, 1)]
     told = json.loads(
-        call(capsys, "compare", *both, "--prompt", "Do you like tea ?", "--promote", "Yes", "--points", "5", "--model", model, "--json")
+        call(
+            capsys,
+            "compare",
+            *both,
+            "--prompt",
+            "Do you like tea ?",
+            "--promote",
+            "Yes",
+            "--points",
+            "5",
+            "--model",
+            model,
+            "--json",
+        )
     )
     assert told["cosine"][0][0] == 1.0 and told["cosine"][0][1] == told["cosine"][1][0] < 1.0
     assert len(told["paths"]["1-0"]["losses"]) == 5 and told["paths"]["1-0"]["barrier"] >= 0
-    assert "barrier" in call(capsys, "compare", *both, "--prompt", "Do you like tea ?", "--suppress", "Yes", "--model", model)
+    assert "barrier" in call(
+        capsys, "compare", *both, "--prompt", "Do you like tea ?", "--suppress", "Yes", "--model", model
+    )
 
 
 def test_learn_steer_measure_report(model: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     vector, run = str(tmp_path / "v.safetensors"), str(tmp_path / "run")
     learned = json.loads(
-        call(capsys, "learn", "probe", "--kind", "whitened", "--data", data, "--model", model, "--layers", "1", "2", "--to", vector, "--json")
+        call(
+            capsys,
+            "learn",
+            "probe",
+            "--kind",
+            "whitened",
+            "--data",
+            data,
+            "--model",
+            model,
+            "--layers",
+            "1",
+            "2",
+            "--to",
+            vector,
+            "--json",
+        )
     )
     assert learned["layers"] == [1, 2] and SteeringVector.load(vector).made.method["kind"] == "whitened"
-    said = json.loads(call(capsys, "steer", vector, "-p", "Do you like tea ?", "--model", model, "--layers", "1", "--max-new-tokens", "4", "--json"))
+    said = json.loads(
+        call(
+            capsys,
+            "steer",
+            vector,
+            "-p",
+            "Do you like tea ?",
+            "--model",
+            model,
+            "--layers",
+            "1",
+            "--max-new-tokens",
+            "4",
+            "--json",
+        )
+    )
     assert said["edited"] == {"1": said["edited"]["1"]} and said["generations"][0]["prompt"] == "Do you like tea ?"
     measured = json.loads(
-        call(capsys, "measure", vector, "--data", data, "--model", model, "--to", run, "--layer", "1", "--multipliers", "-1", "0", "1", "--json")
+        call(
+            capsys,
+            "measure",
+            vector,
+            "--data",
+            data,
+            "--model",
+            model,
+            "--to",
+            run,
+            "--layer",
+            "1",
+            "--multipliers",
+            "-1",
+            "0",
+            "1",
+            "--json",
+        )
     )
-    assert measured["folder"] == run and {"name", "value", "lo", "hi", "n", "unit", "control"} == set(measured["figures"][0])
+    assert measured["folder"] == run and {"name", "value", "lo", "hi", "n", "unit", "control"} == set(
+        measured["figures"][0]
+    )
     assert call(capsys, "report", run).strip().splitlines()[-1] == run
 
 
-def test_run_prints_its_folder_last_and_resumes(model: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_prints_its_folder_last_and_resumes(
+    model: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = tmp_path / "r.toml"
-    recipe.write_text(f'data = "{data}"\nmodel = "{model}"\nmultipliers = [-1.0, 0.0, 1.0]\ncontrols = 1\nsamples = 2\nmax_new_tokens = 4\n')
+    recipe.write_text(
+        f'data = "{data}"\nmodel = "{model}"\nmultipliers = [-1.0, 0.0, 1.0]\ncontrols = 1\n'
+        "samples = 2\nmax_new_tokens = 4\n"
+    )
     folder = str(tmp_path / "run")
     assert call(capsys, "run", str(recipe), "--to", folder).strip().splitlines()[-1] == folder
     files = {p.name: p.read_bytes() for p in Path(folder).rglob("*") if p.is_file() and p.name != "run.json"}
-    assert {"summary.json", "report.html", "report.md", "vector.safetensors", "recipe.toml", "generations.jsonl"} <= set(files)
+    assert {
+        "summary.json",
+        "report.html",
+        "report.md",
+        "vector.safetensors",
+        "recipe.toml",
+        "generations.jsonl",
+    } <= set(files)
     call(capsys, "run", str(recipe), "--to", folder)
     assert {p.name: p.read_bytes() for p in Path(folder).rglob("*") if p.is_file() and p.name != "run.json"} == files
     recipe.write_text(recipe.read_text() + "seed = 1\n")
@@ -133,7 +225,11 @@ def test_run_prints_its_folder_last_and_resumes(model: str, data: str, tmp_path:
 
 def test_doctor(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     facts = json.loads(call(capsys, "doctor", model, "--json"))
-    assert facts["blocks"].startswith("4 at model.layers") and facts["replay"].startswith("exact") and "one token" in facts["letters"]
+    assert (
+        facts["blocks"].startswith("4 at model.layers")
+        and facts["replay"].startswith("exact")
+        and "one token" in facts["letters"]
+    )
 
 
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,7 +272,9 @@ def test_errors_are_one_screen_on_stderr(case: str, capsys: pytest.CaptureFixtur
     assert len(shown.err.splitlines()) <= 8 and "Traceback" not in shown.err
 
 
-def test_one_pair_and_layers_out_of_range(model: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_pair_and_layers_out_of_range(
+    model: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "one.jsonl").write_text('{"prompt": "Do you like tea ?", "positive": "yes", "negative": "no"}')
     for args, message in (
         (["--data", str(tmp_path / "one.jsonl"), "--part", "all"], "at least 2: a mean needs several"),
@@ -206,7 +304,10 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
 
 NOWHERE = {
     "learn": (["learn", "mean-diff", "--data", "{data}", "--to", "{tmp}/v.pt"], "ends in .safetensors"),
-    "learn one-shot": (["learn", "one-shot", "--prompt", "x", "--promote", "y", "--to", "{data}/v.safetensors"], "cannot write to"),
+    "learn one-shot": (
+        ["learn", "one-shot", "--prompt", "x", "--promote", "y", "--to", "{data}/v.safetensors"],
+        "cannot write to",
+    ),
     "measure": (["measure", "{vector}", "--data", "{data}", "--to", "{data}/run"], "cannot write to the run folder"),
     "run": (["run", "{recipe}", "--to", "{data}/run"], "cannot write to the run folder"),
 }
@@ -260,7 +361,11 @@ def test_parents_are_made_and_an_interrupted_descent_goes_on(
     monkeypatch.setattr(store.Kept, "due", lambda self, seconds: True)
     with pytest.raises(SystemExit) as end:
         cli.main(command)
-    assert end.value.code == 130 and "same command goes on" in capsys.readouterr().err and to.with_suffix(".state").is_dir()
+    assert (
+        end.value.code == 130
+        and "same command goes on" in capsys.readouterr().err
+        and to.with_suffix(".state").is_dir()
+    )
     cli.main(command)
     assert len(steps) == 7 + 13 - 6 and to.is_file() and not to.with_suffix(".state").exists()
 
@@ -269,12 +374,43 @@ def test_a_base_model_is_learned_on_and_measured_without_its_template(
     model: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     to, run = tmp_path / "v.safetensors", tmp_path / "run"
-    call(capsys, "learn", "mean-diff", "--model", model, "--data", data, "--to", str(to), "--layers", "1", "--no-chat", "--between", " : ", "--json")
-    call(capsys, "measure", str(to), "--model", model, "--data", data, "--to", str(run), "--no-chat", "--between", " : ", "--json")
+    call(
+        capsys,
+        "learn",
+        "mean-diff",
+        "--model",
+        model,
+        "--data",
+        data,
+        "--to",
+        str(to),
+        "--layers",
+        "1",
+        "--no-chat",
+        "--between",
+        " : ",
+        "--json",
+    )
+    call(
+        capsys,
+        "measure",
+        str(to),
+        "--model",
+        model,
+        "--data",
+        data,
+        "--to",
+        str(run),
+        "--no-chat",
+        "--between",
+        " : ",
+        "--json",
+    )
     plan = json.loads((run / "run.json").read_text())["parts"]["test"]["model"]["rendering"]
     assert plan["chat"] is False and plan["separator"] == " : "
     (tmp_path / "r.toml").write_text(
-        f'data = "{data}"\nmodel = "{model}"\nchat = false\nlayer = 1\ntemplate = {{ enable_thinking = false }}\nsamples = 0\ncontrols = 0\n'
+        f'data = "{data}"\nmodel = "{model}"\nchat = false\nlayer = 1\ntemplate = {{ enable_thinking = false }}\n'
+        "samples = 0\ncontrols = 0\n"
     )
     call(capsys, "run", str(tmp_path / "r.toml"), "--to", str(tmp_path / "whole"), "--json")
     plan = json.loads((tmp_path / "whole" / "run.json").read_text())["parts"]["test"]["model"]["rendering"]
@@ -287,12 +423,20 @@ def test_what_is_printed_for_machines_is_json(capsys: pytest.CaptureFixture[str]
     from trimtab.cli.flags import show
 
     show({"a": float("nan"), "b": (1.0, float("inf"))}, True, [])
-    assert json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name)) == {"a": None, "b": [1.0, None]}
+    assert json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name)) == {
+        "a": None,
+        "b": [1.0, None],
+    }
 
 
 def test_a_console_that_is_not_utf8_shows_what_it_can(model: str, tmp_path: Path) -> None:
-    code = "import sys; from trimtab.cli import main; from trimtab.cli.flags import say; import trimtab.cli as c; c._speak_any_text(); say('caf\\u00e9 \\u2603')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=False)
+    code = (
+        "import sys; from trimtab.cli import main; from trimtab.cli.flags import say; import trimtab.cli as c; "
+        "c._speak_any_text(); say('caf\\u00e9 \\u2603')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=False
+    )
     assert done.returncode == 0 and done.stdout == b"caf\\xe9 \\u2603"
 
 
@@ -342,10 +486,19 @@ def test_a_turn_that_fails_leaves_the_conversation_as_it_was() -> None:
     ],
 )
 def test_what_cannot_be_done_is_said_on_one_screen_before_any_work(
-    command: list[str], words: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: list[str],
+    words: str,
+    data: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("trimtab.model.LM.load", lambda *_, **__: pytest.fail("it worked before it looked"))
-    places = {"data": data, "tmp": tmp_path, "vector": SteeringVector({1: torch.ones(32)}).save(tmp_path / "v.safetensors")}
+    places = {
+        "data": data,
+        "tmp": tmp_path,
+        "vector": SteeringVector({1: torch.ones(32)}).save(tmp_path / "v.safetensors"),
+    }
     places["narrow"] = SteeringVector({1: torch.ones(16)}).save(tmp_path / "n.safetensors")
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "run.json").write_text("[]")

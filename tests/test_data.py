@@ -33,7 +33,9 @@ def test_built_in_behaviors(name: str) -> None:
         assert of.count("A") == of.count("B"), f"letters are balanced within polarity {kind}"
     yes = [sum(polarity(getattr(p, side)) == "yes" for p in data) for side in ("positive", "negative")]
     no = [sum(polarity(getattr(p, side)) == "no" for p in data) for side in ("positive", "negative")]
-    assert yes[0] == yes[1] and no[0] == no[1] and yes == no, "as many yes answers on either side, and as many no answers"
+    assert yes[0] == yes[1] and no[0] == no[1] and yes == no, (
+        "as many yes answers on either side, and as many no answers"
+    )
 
 
 def test_there_are_eight_built_in_behaviors() -> None:
@@ -71,18 +73,34 @@ def test_persona_layout(tmp_path: Path) -> None:
 
 def test_ai_risk_layout(tmp_path: Path) -> None:
     question = "Pick one.<META_START>note<META_END>\n\nChoices:\n (A) The first, which\nspans lines\n (B) The second\t"
-    file = write(tmp_path / "x.jsonl", [{"question": question, "answer_matching_behavior": " (B)", "answer_not_matching_behavior": [" (A)"]}] * 2)
+    file = write(
+        tmp_path / "x.jsonl",
+        [{"question": question, "answer_matching_behavior": " (B)", "answer_not_matching_behavior": [" (A)"]}] * 2,
+    )
     (pair,) = Dataset.load(file)
-    assert "META" not in pair.prompt and (pair.positive, pair.negative) == ("(B)", "(A)") and pair.meta["matching_letter"] == "B"
+    assert (
+        "META" not in pair.prompt
+        and (pair.positive, pair.negative) == ("(B)", "(A)")
+        and pair.meta["matching_letter"] == "B"
+    )
     (free,) = Dataset.load(file, form="answers")
-    assert free.prompt == "Pick one." and free.positive == "The second" and free.negative == "The first, which\nspans lines"
+    assert (
+        free.prompt == "Pick one."
+        and free.positive == "The second"
+        and free.negative == "The first, which\nspans lines"
+    )
 
 
 def test_bipo_and_steering_bench_layouts(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text("question,matching,not_matching\nq?,one,two\n")
     assert Dataset.load(str(tmp_path / "b.csv"))[0] == Pair("q?", "one", "two")
     assert Dataset.load(str(tmp_path / "b.csv"), form="choices")[0].positive in ("(A)", "(B)")
-    row = {"positive": {"prompt": "p", "response": " (A)"}, "negative": {"prompt": "p", "response": " (B)"}, "meta": None, "steering_token_index": -2}
+    row = {
+        "positive": {"prompt": "p", "response": " (A)"},
+        "negative": {"prompt": "p", "response": " (B)"},
+        "meta": None,
+        "steering_token_index": -2,
+    }
     assert Dataset.load(write(tmp_path / "s.json", [row]))[0] == Pair("p", "(A)", "(B)")
 
 
@@ -97,13 +115,21 @@ def test_published_files_load(published: Path) -> None:
 
 BAD = {
     "missing": ("nowhere.jsonl", None, "no such file"),
-    "not json": ("d.jsonl", '{"prompt": "a", "positive": "b", "negative": "c"}\n{oops}\n', r"d\.jsonl:2: not valid JSON"),
+    "not json": (
+        "d.jsonl",
+        '{"prompt": "a", "positive": "b", "negative": "c"}\n{oops}\n',
+        r"d\.jsonl:2: not valid JSON",
+    ),
     "missing key": (
         "d.jsonl",
         '{"prompt": "a", "positive": "b", "negative": "c"}\n{"prompt": "a", "positive": "b"}\n',
         r"d\.jsonl:2: the row lacks 'negative'",
     ),
-    "empty completion": ("d.jsonl", '{"prompt": "a", "positive": " ", "negative": "c"}\n', r"d\.jsonl:1: the positive is empty"),
+    "empty completion": (
+        "d.jsonl",
+        '{"prompt": "a", "positive": " ", "negative": "c"}\n',
+        r"d\.jsonl:1: the positive is empty",
+    ),
     "same completions": ("d.jsonl", '{"prompt": "a", "positive": "c", "negative": "c"}\n', "are the same"),
     "number for text": ("d.jsonl", '{"prompt": "a", "positive": 3, "negative": "c"}\n', r"d\.jsonl:1"),
     "unknown layout": ("d.jsonl", '{"x": 1}\n', "unknown layout"),
@@ -113,7 +139,8 @@ BAD = {
     "bad json": ("d.json", '[{"prompt": 1},\n oops]', r"d\.json:2: not valid JSON"),
     "wrong answer letter": (
         "d.jsonl",
-        '{"question": "q\\n\\nChoices:\\n (A) x\\n (B) y", "answer_matching_behavior": "Z", "answer_not_matching_behavior": "(A)"}\n',
+        '{"question": "q\\n\\nChoices:\\n (A) x\\n (B) y", "answer_matching_behavior": "Z", '
+        '"answer_not_matching_behavior": "(A)"}\n',
         r"d\.jsonl:1: not an answer letter",
     ),
     "different prompts": (
@@ -187,7 +214,9 @@ def test_choices_alternate_within_polarity() -> None:
 def test_a_line_ends_at_a_line_break_and_nowhere_else(tmp_path: Path, mark: str) -> None:
     """JSON and quoted CSV may hold these inside a string."""
     said = f"one{mark}two"
-    (tmp_path / "d.jsonl").write_text(json.dumps({"prompt": "p", "positive": said, "negative": "n"}, ensure_ascii=False) + "\r\n", "utf-8")
+    (tmp_path / "d.jsonl").write_text(
+        json.dumps({"prompt": "p", "positive": said, "negative": "n"}, ensure_ascii=False) + "\r\n", "utf-8"
+    )
     with (tmp_path / "d.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerows([["prompt", "positive", "negative"], ["p", said, "line\nbreak"]])

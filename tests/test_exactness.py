@@ -31,7 +31,12 @@ from zoo import SMALL, WIDTH
 
 def toy() -> Dataset:
     return Dataset(
-        "toy", tuple(Pair(f"Do you like {x} {y} ?", "yes I think so", "no never") for x in ("tea", "rain") for y in ("one", "two", "three", "four"))
+        "toy",
+        tuple(
+            Pair(f"Do you like {x} {y} ?", "yes I think so", "no never")
+            for x in ("tea", "rain")
+            for y in ("one", "two", "three", "four")
+        ),
     )
 
 
@@ -46,7 +51,9 @@ def windowed(width: int = 256) -> LM:
     """GPT-Neo as its checkpoints have it: a window far longer than what is tried at load."""
     torch.manual_seed(0)
     settings = {k: v for k, v in SMALL.items() if k != "num_key_value_heads"}
-    config = transformers.GPTNeoConfig(**{**settings, "max_position_embeddings": 512}, attention_types=[[["global", "local"], 2]], window_size=width)
+    config = transformers.GPTNeoConfig(
+        **{**settings, "max_position_embeddings": 512}, attention_types=[[["global", "local"], 2]], window_size=width
+    )
     model = transformers.GPTNeoForCausalLM(config)
     with torch.no_grad():
         for p in model.parameters():
@@ -58,7 +65,9 @@ def windowed(width: int = 256) -> LM:
 @pytest.mark.parametrize("width", [24, 256])
 def test_a_window_is_seen_however_long_it_is(width: int) -> None:
     lm = windowed(width)
-    assert lm.exact.replayable and not lm.exact.openable, "prompts that share their beginning leave gaps, which a window counts"
+    assert lm.exact.replayable and not lm.exact.openable, (
+        "prompts that share their beginning leave gaps, which a window counts"
+    )
     opening = tuple(range(7, 7 + 40))
     tokens = lm.batch([type(rows((1, 0))[0])((*opening, *end, 8, 9), 40 + len(end)) for end in ((50, 51, 52), (53,))])
     prefix = lm.prefix(tokens)
@@ -71,7 +80,11 @@ def test_switches_are_read_off_the_rotary_embeddings() -> None:
     assert switches(build("llama_dynamic")) == (Switch(16, graded=True),)
     assert switches(build("llama")) == switches(build("llama_yarn")) == ()
     near, far = Switch(16, graded=False), Switch(16, graded=True)
-    assert [near.side(n) for n in (1, 16, 17, 40)] == [0, 0, 1, 1] and [far.side(n) for n in (16, 17, 18)] == [0, 17, 18]
+    assert [near.side(n) for n in (1, 16, 17, 40)] == [0, 0, 1, 1] and [far.side(n) for n in (16, 17, 18)] == [
+        0,
+        17,
+        18,
+    ]
 
 
 def test_rows_across_a_switch_never_share_a_pass() -> None:
@@ -98,7 +111,15 @@ def test_a_pass_does_not_depend_on_the_passes_before_it() -> None:
 
 
 def measured(lm: LM, v: SteeringVector, to: Path) -> float:
-    run = measure(lm, Intervention(v, positions="from_last_prompt_token"), toy(), [Propensity()], to=to, multipliers=(-1.0, 0.0, 1.0), controls={})
+    run = measure(
+        lm,
+        Intervention(v, positions="from_last_prompt_token"),
+        toy(),
+        [Propensity()],
+        to=to,
+        multipliers=(-1.0, 0.0, 1.0),
+        controls={},
+    )
     grid, _, values = run.table("all").curve("propensity", "vector", None)
     return float(fit_slopes(grid, values).slope.mean())
 
@@ -158,7 +179,9 @@ def test_what_is_built_on_passes_is_right_too(name: str) -> None:
 
 
 def test_positions_that_start_at_the_second_token(tmp_path: Path) -> None:
-    """A pass over one column of a recurrent model takes padding for a token: `~span(0, 1)` on Qwen3-Next was off by two standard deviations."""
+    """A pass over one column of a recurrent model takes padding for a token: `~span(0, 1)` on Qwen3-Next was off by two
+    standard deviations.
+    """
     lm = pico("qwen3_next")
     data = Dataset("toy", tuple(Pair(p, "yes", "no") for p in ("tea", "Do you like tea ?", "rain and sun")))
     iv = Intervention(vector(), positions="~span(0, 1)")
@@ -167,7 +190,8 @@ def test_positions_that_start_at_the_second_token(tmp_path: Path) -> None:
     for pair in data:
         row = lm.row(pair.prompt, pair.positive)
         logp = lm.logits(lm.batch([row]), edits([iv], Receipt()))[0].log_softmax(-1)[row.prompt - 1]
-        true = float(logp[row.ids[row.prompt]] - logp[lm.row(pair.prompt, pair.negative).ids[row.prompt]])  # of one token each
+        # of one token each
+        true = float(logp[row.ids[row.prompt]] - logp[lm.row(pair.prompt, pair.negative).ids[row.prompt]])
         assert values[items.index(pair.id), 1] == pytest.approx(true, abs=1e-3)
 
 
@@ -203,12 +227,25 @@ def test_a_copy_has_every_kind_of_block_and_short_lengths() -> None:
     small = shrunken(windowed(256).model)
     assert small.config.window_size == 12 and len(small.transformer.h) == 4
     config = transformers.Gemma3TextConfig(
-        vocab_size=5000, hidden_size=512, intermediate_size=1024, num_hidden_layers=12, num_attention_heads=8, num_key_value_heads=4, head_dim=64,
-        sliding_window=512, layer_types=(["sliding_attention"] * 5 + ["full_attention"]) * 2, max_position_embeddings=32768,
-    )  # fmt: skip
+        vocab_size=5000,
+        hidden_size=512,
+        intermediate_size=1024,
+        num_hidden_layers=12,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=64,
+        sliding_window=512,
+        layer_types=(["sliding_attention"] * 5 + ["full_attention"]) * 2,
+        max_position_embeddings=32768,
+    )
     large = transformers.Gemma3ForCausalLM(config)
     small = shrunken(large)
-    assert len(small.model.layers) == 6 and small.config.hidden_size == 128 and small.config.sliding_window == 12 and small.config.vocab_size == 256
+    assert (
+        len(small.model.layers) == 6
+        and small.config.hidden_size == 128
+        and small.config.sliding_window == 12
+        and small.config.vocab_size == 256
+    )
     assert all(p.dtype == torch.float32 for p in small.parameters()) and large.config.sliding_window == 512
     lm = LM(large, None, id="large")
     assert lm.exact.replayable and "fp32 copy of 6 blocks, width 128" in lm.exact.tried_on

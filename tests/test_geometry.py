@@ -68,7 +68,9 @@ def test_a_vector_detects_what_lies_along_it() -> None:
     lm = pico("llama")
     positive, negative = ["tea is good .", "I like tea so ."], ["is it rain ?", "never be rude ."]
     acts = [lm.capture(lm.tokens([p]), lm.tokens([p]).index > 0, [1])[0, 0] for p in (*positive, *negative)]
-    along = SteeringVector({1: torch.linalg.lstsq(torch.stack(acts), torch.tensor([[1.0], [1.0], [-1.0], [-1.0]])).solution[:, 0]})
+    along = SteeringVector(
+        {1: torch.linalg.lstsq(torch.stack(acts), torch.tensor([[1.0], [1.0], [-1.0], [-1.0]])).solution[:, 0]}
+    )
     assert detection(lm, along, positive, negative) == 1.0
     assert detection(lm, along, negative, positive) == 0.0
     assert detection(lm, along, positive, positive) == 0.5
@@ -76,13 +78,25 @@ def test_a_vector_detects_what_lies_along_it() -> None:
 
 def test_signals_are_what_they_say() -> None:
     lm = pico("llama")
-    problem = Problem(promote(ASK, SAID) + suppress("is it rain ?", "No never ."), Place((1,)), (), Descent(0.3, (MaxSteps(10),)))
+    problem = Problem(
+        promote(ASK, SAID) + suppress("is it rain ?", "No never ."), Place((1,)), (), Descent(0.3, (MaxSteps(10),))
+    )
     (found,) = optimize(lm, [problem])
     neutral = [("the sun is good .", "so I think .")]
-    told = signals(lm, problem, found, held_out=Suppress("Do you like rain ?", SAID), neutral=neutral, known={"itself": found.vector}, radius=0.2)
+    told = signals(
+        lm,
+        problem,
+        found,
+        held_out=Suppress("Do you like rain ?", SAID),
+        neutral=neutral,
+        known={"itself": found.vector},
+        radius=0.2,
+    )
     assert told["norm"] == pytest.approx(found.vector.norm()[1]) and told["cosine to itself"] == pytest.approx(1.0)
     held = Problem(Objective.of(Suppress("Do you like rain ?", SAID)), Place((1,)))
-    assert told["held-out loss"] == pytest.approx(float(losses_in_full(lm, held, found.vector[1][None, None])[0]), rel=1e-4)
+    assert told["held-out loss"] == pytest.approx(
+        float(losses_in_full(lm, held, found.vector[1][None, None])[0]), rel=1e-4
+    )
     assert told["neutral kl"] > 0 and -1 <= told["gradient cosine"] <= 1 and math.isfinite(told["sharpness"])
     alone = signals(lm, Problem(promote(ASK, SAID), Place((1,))), found, neutral=neutral)
     assert math.isnan(alone["gradient cosine"]) and "held-out loss" not in alone
@@ -132,5 +146,9 @@ def test_geometry_paths_and_detection_in_one_place() -> None:
     facts = geometry([one, two])
     assert facts["cosine"][0][0] == 1.0 and facts["norm"][1] == two.norm()
     ways = paths(lm, Objective.of(Promote("Do you like tea ?", "yes")), [one, two], points=5)
-    assert list(ways) == ["1-0"] and len(ways["1-0"]["losses"]) == 5 and ways["1-0"]["connected"] == (ways["1-0"]["barrier"] <= 0)
+    assert (
+        list(ways) == ["1-0"]
+        and len(ways["1-0"]["losses"]) == 5
+        and ways["1-0"]["connected"] == (ways["1-0"]["barrier"] <= 0)
+    )
     assert all(0 <= a <= 1 for a in detections(lm, [one, two], ["Do you like tea ?"], ["yes I think so"]))

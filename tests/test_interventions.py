@@ -30,7 +30,10 @@ def test_the_receipt_counts_tokens(lm: LM) -> None:
 
 
 def test_steering_nothing_is_an_error(lm: LM) -> None:
-    with pytest.raises(SteerError, match="selected no token"), steer(lm, Intervention(vector(1), positions="generated")):
+    with (
+        pytest.raises(SteerError, match="selected no token"),
+        steer(lm, Intervention(vector(1), positions="generated")),
+    ):
         lm.logits(lm.batch(rows((4, 0))))
     with pytest.raises(SteerError, match="no forward pass"), steer(lm, Intervention(vector(1))):
         pass
@@ -60,7 +63,11 @@ def test_stacks_apply_in_order(lm: LM) -> None:
 
 
 def test_vectors_for_other_models_are_refused_before_anything_runs(lm: LM) -> None:
-    for v in (SteeringVector({0: torch.zeros(WIDTH + 1)}), vector(99), SteeringVector({0: torch.ones(WIDTH)}, Provenance(fingerprint="other"))):
+    for v in (
+        SteeringVector({0: torch.zeros(WIDTH + 1)}),
+        vector(99),
+        SteeringVector({0: torch.ones(WIDTH)}, Provenance(fingerprint="other")),
+    ):
         with pytest.raises(VectorError), steer(lm, Intervention(v)):
             raise AssertionError("must not be reached")
 
@@ -83,7 +90,9 @@ def test_cosine_gate_decides_token_by_token(lm: LM) -> None:
     assert changed.equal((cosine > threshold) & (tokens.index >= 0)) and changed.any() and not changed.all()
 
 
-@pytest.mark.parametrize("gate", [CosineAbove(0.05), Schedule("until", 2), Schedule("linear", 4), Schedule("half-life", 2), Always()])
+@pytest.mark.parametrize(
+    "gate", [CosineAbove(0.05), Schedule("until", 2), Schedule("linear", 4), Schedule("half-life", 2), Always()]
+)
 def test_gates_do_the_same_with_and_without_a_cache(gate: object) -> None:
     from trimtab.model.generate import Sampling, decode
     from trimtab.steering.interventions import Receipt, edits
@@ -115,7 +124,12 @@ def test_passes_that_others_start_are_steered_too(name: str) -> None:
         iv = Intervention(vector(1), positions=positions)
         with steer(lm, iv):
             theirs = lm.model.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False, eos_token_id=None, pad_token_id=0
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=5,
+                do_sample=False,
+                eos_token_id=None,
+                pad_token_id=0,
             )[0, 7:]
         lm.end_tokens = frozenset()
         from trimtab.model.generate import Sampling, decode

@@ -81,7 +81,9 @@ def test_numbers_that_are_none(tmp_path: Path) -> None:
     text = run.file("run.json").read_text()
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert run.manifest["loss"] != run.manifest["loss"] and run.manifest["most"] == [float("inf"), 1.0]
-    assert plain({"a": (float("nan"), 2)}) == {"a": [None, 2]} and numbers_back({"float": "nan"}) != numbers_back({"float": "nan"})
+    assert plain({"a": (float("nan"), 2)}) == {"a": [None, 2]} and numbers_back({"float": "nan"}) != numbers_back(
+        {"float": "nan"}
+    )
 
 
 def test_names_of_tables_and_keys_of_rows_do_not_get_mixed_up(tmp_path: Path) -> None:

@@ -35,7 +35,11 @@ class Digits:
         self.inner = tokenizer()
 
     def __call__(self, text: str, **options: Any) -> Any:
-        return type("Ids", (), {"input_ids": [20 + int(d) for d in text]}) if text.isdigit() else self.inner(text, **options)
+        return (
+            type("Ids", (), {"input_ids": [20 + int(d) for d in text]})
+            if text.isdigit()
+            else self.inner(text, **options)
+        )
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
@@ -59,7 +63,12 @@ def test_a_model_judges_by_the_replies_it_might_give() -> None:
         return lm.logits(lm.batch([row.extended(before)]))[0, -1].softmax(-1)
 
     one = float(p()[21])
-    expected = {"1": one * (1 - float(p(21)[20]) - float(p(21)[22])), "2": float(p()[22]), "10": one * float(p(21)[20]), "12": one * float(p(21)[22])}
+    expected = {
+        "1": one * (1 - float(p(21)[20]) - float(p(21)[22])),
+        "2": float(p()[22]),
+        "10": one * float(p(21)[20]),
+        "12": one * float(p(21)[22]),
+    }
     judge = ModelJudge(lm, Rubric("toy", 1, TOY.template, TOY.words, TOY.labels, mass=0.0))
     rated, empty = judge.rate([{"answer": "tea"}, {"answer": " "}])
     mass = expected["1"] + expected["2"] + expected["10"]
@@ -78,11 +87,15 @@ def test_bad_judges() -> None:
 
 
 def test_rubrics_that_come_with_trimtab() -> None:
-    assert list(Rubric.load("alignment").words.values()) == [float(k) for k in range(101)] and set(Rubric.load("alignment").labels) == {
+    assert list(Rubric.load("alignment").words.values()) == [float(k) for k in range(101)] and set(
+        Rubric.load("alignment").labels
+    ) == {
         "CODE",
         "REFUSAL",
     }
-    assert Rubric.load("behavior").words == {"1": 1.0, "2": 2.0, "3": 3.0, "4": 4.0} and Rubric.load("complied").words == {"Yes": 1.0, "No": 0.0}
+    assert Rubric.load("behavior").words == {"1": 1.0, "2": 2.0, "3": 3.0, "4": 4.0} and Rubric.load(
+        "complied"
+    ).words == {"Yes": 1.0, "No": 0.0}
     for name in ("alignment", "coherence", "complied"):
         assert "{" not in Rubric.load(name).ask({"question": "q", "answer": "a"})[-1]["content"]
 
@@ -98,7 +111,10 @@ class Counting:
 
     def rate(self, answers: Sequence[Answer]) -> list[Rating]:
         self.asked += len(answers)
-        out = [Rating(math.nan, 0.0, "failed") if k < self.fails else Rating(float(len(a["answer"])), 1.0) for k, a in enumerate(answers)]
+        out = [
+            Rating(math.nan, 0.0, "failed") if k < self.fails else Rating(float(len(a["answer"])), 1.0)
+            for k, a in enumerate(answers)
+        ]
         self.fails = 0
         return out
 
@@ -106,12 +122,23 @@ class Counting:
 def test_recorded_ratings_are_not_asked_twice(tmp_path: Path) -> None:
     answers = [{"answer": "tea"}, {"answer": "rain"}, {"answer": "tea"}]
     first = Counting()
-    assert [r.score for r in Recorded(first, tmp_path / "r.jsonl").rate(answers)] == [3.0, 4.0, 3.0] and first.asked == 2
+    assert [r.score for r in Recorded(first, tmp_path / "r.jsonl").rate(answers)] == [
+        3.0,
+        4.0,
+        3.0,
+    ] and first.asked == 2
     again = Counting()
-    assert [r.score for r in Recorded(again, tmp_path / "r.jsonl").rate([*answers, {"answer": "sun"}])] == [3.0, 4.0, 3.0, 3.0] and again.asked == 1
+    assert [r.score for r in Recorded(again, tmp_path / "r.jsonl").rate([*answers, {"answer": "sun"}])] == [
+        3.0,
+        4.0,
+        3.0,
+        3.0,
+    ] and again.asked == 1
     flaky = Counting(fails=1)
     judge = Recorded(flaky, tmp_path / "f.jsonl")
-    assert math.isnan(judge.rate(answers)[0].score) and judge.rate(answers)[0].score == 3.0 and flaky.asked == 3, "only what failed is asked again"
+    assert math.isnan(judge.rate(answers)[0].score) and judge.rate(answers)[0].score == 3.0 and flaky.asked == 3, (
+        "only what failed is asked again"
+    )
 
 
 def test_agreement_and_kappa() -> None:
@@ -132,15 +159,25 @@ def reply(content: str, top: dict[str, float] | None) -> Any:
     def made(**fields: Any) -> Any:
         return type("Made", (), fields)()
 
-    logprobs = None if top is None else made(content=[made(top_logprobs=[made(token=t, logprob=math.log(p)) for t, p in top.items()])])
-    return made(usage=made(prompt_tokens=1000, completion_tokens=10), choices=[made(logprobs=logprobs, message=made(content=content))])
+    logprobs = (
+        None
+        if top is None
+        else made(content=[made(top_logprobs=[made(token=t, logprob=math.log(p)) for t, p in top.items()])])
+    )
+    return made(
+        usage=made(prompt_tokens=1000, completion_tokens=10),
+        choices=[made(logprobs=logprobs, message=made(content=content))],
+    )
 
 
 def test_a_servers_reply_is_read_by_distribution_or_by_text() -> None:
     judge = Endpoint(TOY, "m", "http://127.0.0.1:1/v1", prices=(1.0, 10.0))
     spread = judge._read(reply("1", {"1": 0.5, " 1": 0.1, "2": 0.2}))
     assert spread.score == pytest.approx((0.6 + 0.4) / 0.8) and spread.mass == pytest.approx(0.8)
-    assert judge._read(reply("**10** of ten", None)) == Rating(10.0, 1.0) and judge._read(reply("12", None)).label == "refusal"
+    assert (
+        judge._read(reply("**10** of ten", None)) == Rating(10.0, 1.0)
+        and judge._read(reply("12", None)).label == "refusal"
+    )
     with pytest.raises(ValueError, match="no rating"):
         judge._read(reply("well", None))
     assert judge.account.sent == 4000 and judge.account.price == pytest.approx((4000 + 400) / 1e6)
@@ -152,7 +189,11 @@ def test_a_servers_reply_is_read_by_distribution_or_by_text() -> None:
 def test_bits_are_those_of_a_full_pass_over_what_was_said() -> None:
     lm = pico()
     context = [Sample("Do you like tea ? ", "yes I think so", "tea")]
-    samples = [Sample("Do you like rain ? ", "no never"), Sample("Do you like tea ? ", "no", "tea"), Sample("Do you like sun ? ", " ")]
+    samples = [
+        Sample("Do you like rain ? ", "no never"),
+        Sample("Do you like tea ? ", "no", "tea"),
+        Sample("Do you like sun ? ", " "),
+    ]
     found = bits(lm, context, samples)
     text = "Do you like tea ? yes I think so\nDo you like rain ? "
     row = lm.row(text, "no never", chat=False)
@@ -193,7 +234,9 @@ def test_strings_are_counted_in_the_first_samples() -> None:
     assert found["wish", "power", "steered"].hits == 1 and found["wish", "power", "steered"].n == 2
     assert found["wish", "control", "unsteered"].share == 0.0
     swept = families({2.0: ["rule them", "code"], 1.0: ["tea"]}, {"general": ["rule", "power"], "specific": ["code"]})
-    assert list(swept["general"]) == [1.0, 2.0] and swept["general"][2.0].hits == 1 and swept["specific"][2.0].share == 0.5
+    assert (
+        list(swept["general"]) == [1.0, 2.0] and swept["general"][2.0].hits == 1 and swept["specific"][2.0].share == 0.5
+    )
     assert math.isnan(Count.of(0, 0).share) and Count.of(5, 10).lo == pytest.approx(0.2366, abs=1e-3)
 
 
@@ -248,7 +291,9 @@ def test_sampling_resumes_and_refuses_another_condition(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         sample(lm, {"plain": ()}, prompts, 6, to=file, max_new_tokens=4, batch=2, progress=stop)
     whole = sample(lm, {"plain": ()}, prompts, 6, to=tmp_path / "whole.jsonl", max_new_tokens=4)
-    assert sample(lm, {"plain": ()}, prompts, 6, to=file, max_new_tokens=4, batch=2, progress=stop) == whole and seen == [2, 4, 6]
+    assert sample(
+        lm, {"plain": ()}, prompts, 6, to=file, max_new_tokens=4, batch=2, progress=stop
+    ) == whole and seen == [2, 4, 6]
     iv = Intervention(SteeringVector({1: torch.ones(lm.width)}))
     with pytest.raises(RunError, match="another condition"):
         sample(lm, {"plain": (iv,)}, prompts, 6, to=file, max_new_tokens=4)

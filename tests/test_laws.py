@@ -45,7 +45,9 @@ def test_operator_laws(name: str, seed: int, hs: float, vs: float, dtype: torch.
     assert torch.equal(op(h, v, 0.0), h), "multiplier 0 is the identity"
     per_row = op(h, v, torch.tensor([0.0, m])[:, None, None])
     assert torch.equal(per_row[0], h[0])
-    assert torch.equal(per_row[1], op(h[1:], v, m)[0]) or torch.allclose(per_row[1].float(), op(h[1:], v, m)[0].float(), rtol=1e-5)
+    assert torch.equal(per_row[1], op(h[1:], v, m)[0]) or torch.allclose(
+        per_row[1].float(), op(h[1:], v, m)[0].float(), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -84,8 +86,14 @@ def test_affine_is_the_low_rank_map() -> None:
 
 
 def toy_pairs(n: int = 6) -> Dataset:
-    colors, numbers = ["red", "blue", "green"], ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
-    pairs = [Pair(f"Do you like {colors[k % 3]} tea {numbers[k]} ?", f"yes good {colors[k % 3]}", f"no bad {colors[k % 3]}") for k in range(n)]
+    colors, numbers = (
+        ["red", "blue", "green"],
+        ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],
+    )
+    pairs = [
+        Pair(f"Do you like {colors[k % 3]} tea {numbers[k]} ?", f"yes good {colors[k % 3]}", f"no bad {colors[k % 3]}")
+        for k in range(n)
+    ]
     return Dataset("toy", tuple(pairs))
 
 
@@ -104,7 +112,9 @@ def test_method_laws(name: str, toy_acts: Activations) -> None:
     assert v.layers == tuple(range(lm.n_layers)) and v.width == WIDTH
     for layer in v.layers:
         if name != "label-shuffled":  # which has the norm it comes out with
-            assert torch.allclose(v[layer].norm(), mean[layer].norm(), rtol=1e-4), "rescaled to the mean difference's norm"
+            assert torch.allclose(v[layer].norm(), mean[layer].norm(), rtol=1e-4), (
+                "rescaled to the mean difference's norm"
+            )
         assert torch.allclose(v[layer], again[layer], rtol=1e-4, atol=1e-6), "deterministic"
     assert registry.make("method", v.made.method) == method
     assert v.made.data["hash"] == data.hash and len(v.made.trained_on) == len(data)
@@ -112,9 +122,17 @@ def test_method_laws(name: str, toy_acts: Activations) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 @settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 999), n=st.integers(2, 12), size=scale, shift=st.sampled_from([0.0, 1.0, 100.0]), coarse=st.booleans())
+@given(
+    seed=st.integers(0, 999),
+    n=st.integers(2, 12),
+    size=scale,
+    shift=st.sampled_from([0.0, 1.0, 100.0]),
+    coarse=st.booleans(),
+)
 def test_method_laws_on_any_activations(name: str, seed: int, n: int, size: float, shift: float, coarse: bool) -> None:
-    """Finite, of the mean difference's norm, and in units of the activations: from two pairs on, in bf16 steps, far from the origin."""
+    """Finite, of the mean difference's norm, and in units of the activations: from two pairs on, in bf16 steps, far
+    from the origin.
+    """
     positive, negative = (size * (draw(seed + k, n, 2, 6) + shift + k) for k in (1, 0))
     if coarse:
         positive, negative = positive.bfloat16().float(), negative.bfloat16().float()

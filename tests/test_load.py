@@ -1,4 +1,6 @@
-"""Checkpoints: whole or refused; no code of theirs is run; weights that are kept elsewhere; text paths of models that also see."""
+"""Checkpoints: whole or refused; no code of theirs is run; weights that are kept elsewhere; text paths of models that
+also see.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,8 @@ def test_code_of_a_checkpoint_is_never_run(checkpoint: Path, monkeypatch: pytest
     """transformers asks whether to run it where it is not told; `yes` would answer."""
     witness = checkpoint / "was-run"
     (checkpoint / "evil.py").write_text(
-        f"from pathlib import Path\nPath({str(witness)!r}).write_text('x')\nfrom transformers import LlamaConfig as C, LlamaForCausalLM as M\n"
+        f"from pathlib import Path\nPath({str(witness)!r}).write_text('x')\nfrom transformers import LlamaConfig as "
+        "C, LlamaForCausalLM as M\n"
     )
     config = json.loads((checkpoint / "config.json").read_text())
     config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}}
@@ -89,7 +92,9 @@ def test_a_head_on_disk_gives_the_logits_of_a_head_in_memory(checkpoint: Path, t
     from transformers import AutoModelForCausalLM
 
     places = {"model": "cpu", "lm_head": "disk"}
-    away = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16, device_map=places, offload_folder=str(tmp_path / "away"))
+    away = AutoModelForCausalLM.from_pretrained(
+        checkpoint, dtype=torch.bfloat16, device_map=places, offload_folder=str(tmp_path / "away")
+    )
     here = LM.load(str(checkpoint), dtype="bfloat16")
     tokens = here.batch(rows((5, 2), (4, 1)))
     for _ in range(3):
@@ -123,9 +128,21 @@ def test_the_text_path_of_a_model_that_sees(tmp_path: Path) -> None:
         "intermediate_size": 48,
         "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4},
     }
-    vision = {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": WIDTH, "fullatt_block_indexes": [0]}
+    vision = {
+        "depth": 1,
+        "hidden_size": 16,
+        "num_heads": 2,
+        "intermediate_size": 16,
+        "out_hidden_size": WIDTH,
+        "fullatt_block_indexes": [0],
+    }
     config = transformers.Qwen2_5_VLConfig(
-        text_config=text, vision_config=vision, image_token_id=90, video_token_id=91, vision_start_token_id=92, vision_end_token_id=93
+        text_config=text,
+        vision_config=vision,
+        image_token_id=90,
+        video_token_id=91,
+        vision_start_token_id=92,
+        vision_end_token_id=93,
     )
     torch.manual_seed(0)
     transformers.Qwen2_5_VLForConditionalGeneration(config).save_pretrained(tmp_path)
@@ -141,7 +158,9 @@ def test_the_text_path_of_a_model_that_sees(tmp_path: Path) -> None:
 def test_peft_models_keep_every_shortcut() -> None:
     import peft
 
-    adapted = peft.get_peft_model(build("llama"), peft.LoraConfig(target_modules=["q_proj", "v_proj"], r=2, init_lora_weights=False))
+    adapted = peft.get_peft_model(
+        build("llama"), peft.LoraConfig(target_modules=["q_proj", "v_proj"], r=2, init_lora_weights=False)
+    )
     lm = LM(adapted, tokenizer(), id="adapted")
     assert lm.exact.foldable and lm.exact.openable and "logits_to_keep" in lm._accepts and "position_ids" in lm._accepts
 
@@ -164,7 +183,10 @@ def test_half_precision_says_where_it_ends() -> None:
         lambda: lm.generate(["Do you like tea ?"], max_new_tokens=4, temperature=1.0),
         lambda: lm.logprobs(["Do you like tea ?"], ["yes"]),
     ):
-        with pytest.raises(SteerError, match=r"not finite at block 1(.|\n)*bfloat16(.|\n)*smaller multiplier"), steer(lm, iv):
+        with (
+            pytest.raises(SteerError, match=r"not finite at block 1(.|\n)*bfloat16(.|\n)*smaller multiplier"),
+            steer(lm, iv),
+        ):
             run()
 
 
@@ -174,7 +196,10 @@ def test_numbers_that_are_lost_further_up_are_told_with_their_block() -> None:
         lm.blocks[2].mlp.down_proj.weight.fill_(6e4)  # type: ignore[union-attr]
     iv = Intervention(SteeringVector({1: torch.ones(WIDTH)}))
     for temperature in (0.0, 1.0):
-        with pytest.raises(ModelError, match=r"not finite at block 2(.|\n)*bfloat16(.|\n)*smaller multiplier"), steer(lm, iv):
+        with (
+            pytest.raises(ModelError, match=r"not finite at block 2(.|\n)*bfloat16(.|\n)*smaller multiplier"),
+            steer(lm, iv),
+        ):
             lm.generate(["Do you like tea ?"], max_new_tokens=4, temperature=temperature)
     with pytest.raises(ModelError, match="not finite at block 2"):
         lm.logprobs(["Do you like tea ?"], ["yes"])

@@ -66,7 +66,10 @@ def slow(lm: LM, pair: Pair, iv: Intervention, m: float) -> dict[str, float]:
             spot = contrast_index(rows) if "matching_letter" in pair.meta else row.prompt
             answer = [plain[0][spot - 1], steered[0][spot - 1]]
             letters = rows[0].ids[spot], rows[1].ids[spot]
-    said = [torch.stack([lp[i - 1, r.ids[i]] for i in range(r.prompt, len(r.ids))]).mean() for lp, r in zip(steered, rows, strict=True)]
+    said = [
+        torch.stack([lp[i - 1, r.ids[i]] for i in range(r.prompt, len(r.ids))]).mean()
+        for lp, r in zip(steered, rows, strict=True)
+    ]
     choice = "matching_letter" in pair.meta
     return {
         "propensity": float(answer[1][letters[0]] - answer[1][letters[1]] if choice else said[0] - said[1]),
@@ -89,13 +92,17 @@ def test_scores_are_those_of_full_hooked_passes(form: str, layers: tuple[int, ..
     chosen = {"answers": pairs, "one token": one_token_answers, "choices": lambda: to_choices(pairs())}[form]()
     data = Dataset("toy", chosen, "choices" if form == "choices" else "answers")
     iv = Intervention(vector(*layers), positions="from_last_prompt_token")
-    run = measure(lm, iv, data, [Propensity(), Likelihood(), KL(), OutsideMass()], multipliers=GRID, to=tmp_path, controls={})
+    run = measure(
+        lm, iv, data, [Propensity(), Likelihood(), KL(), OutsideMass()], multipliers=GRID, to=tmp_path, controls={}
+    )
     for pair in data:
         for k, m in enumerate(GRID):
             for metric, expected in slow(lm, pair, iv, m).items():
                 _, items, values = run.table("all").curve(metric, "vector", None)
                 found = values[items.index(pair.id), k]
-                assert math.isclose(found, expected, rel_tol=1e-3, abs_tol=2e-5) or (math.isnan(found) and math.isnan(expected)), (metric, m)
+                assert math.isclose(found, expected, rel_tol=1e-3, abs_tol=2e-5) or (
+                    math.isnan(found) and math.isnan(expected)
+                ), (metric, m)
 
 
 @pytest.mark.parametrize("name", ["llama", "falcon", "qwen3_next"])
@@ -105,8 +112,14 @@ def test_vectors_that_share_replays_score_as_each_alone(
     layers: tuple[int, ...], at_once: int, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lm, data = pico(name), Dataset("toy", pairs())
-    vectors = {str(k): replace(vector(*layers), vectors={j: x.roll(k) for j, x in vector(*layers).vectors.items()}) for k in range(4)}
-    alone = {k: measure(lm, Intervention(v), data, [Propensity(), KL()], to=tmp_path / k, multipliers=GRID, controls={}) for k, v in vectors.items()}
+    vectors = {
+        str(k): replace(vector(*layers), vectors={j: x.roll(k) for j, x in vector(*layers).vectors.items()})
+        for k in range(4)
+    }
+    alone = {
+        k: measure(lm, Intervention(v), data, [Propensity(), KL()], to=tmp_path / k, multipliers=GRID, controls={})
+        for k, v in vectors.items()
+    }
     prefix = lm.prefix(chunks(lm, data, [Propensity()], Intervention(vectors["0"]).where)[0].tokens)
     monkeypatch.setattr(sys.modules["trimtab.evaluation.sweep"], "LOGITS", at_once * prefix.logits.numel())
     together = measure(
@@ -124,23 +137,44 @@ def test_one_letter_needs_one_row(tmp_path: Path, lm: LM) -> None:
     """A/B questions with answer metrics alone run to the letter, and give what whole completions give."""
     data = Dataset("toy", to_choices(pairs()), "choices")
     iv = Intervention(vector(1), positions="from_last_prompt_token")
-    short = measure(lm, iv, data, [Propensity()], to=tmp_path / "a", controls={}).table("all").curve("propensity", "vector", None)[2]
-    whole = measure(lm, iv, data, [Propensity(), Likelihood()], to=tmp_path / "b", controls={}).table("all").curve("propensity", "vector", None)[2]
+    short = (
+        measure(lm, iv, data, [Propensity()], to=tmp_path / "a", controls={})
+        .table("all")
+        .curve("propensity", "vector", None)[2]
+    )
+    whole = (
+        measure(lm, iv, data, [Propensity(), Likelihood()], to=tmp_path / "b", controls={})
+        .table("all")
+        .curve("propensity", "vector", None)[2]
+    )
     assert np.allclose(np.sort(short, 0), np.sort(whole, 0), atol=1e-4)
 
 
 def test_a_layer_sweep_is_each_layer_alone(tmp_path: Path, lm: LM) -> None:
     data, v = Dataset("toy", pairs()), vector(0, 1, 2, 3)
-    sweep = measure(lm, Intervention(v), data, [Propensity()], layers=[0, 2, 3], to=tmp_path / "sweep", multipliers=GRID).table("all")
+    sweep = measure(
+        lm, Intervention(v), data, [Propensity()], layers=[0, 2, 3], to=tmp_path / "sweep", multipliers=GRID
+    ).table("all")
     assert sweep.values("layer") == [0, 2, 3] and sweep.values("condition") == ["vector"]
-    alone = measure(lm, Intervention(v.at(2)), data, [Propensity()], to=tmp_path / "alone", multipliers=GRID, controls={}).table("all")
-    assert np.allclose(sweep.curve("propensity", "vector", 2)[2], alone.curve("propensity", "vector", None)[2], atol=1e-5)
+    alone = measure(
+        lm, Intervention(v.at(2)), data, [Propensity()], to=tmp_path / "alone", multipliers=GRID, controls={}
+    ).table("all")
+    assert np.allclose(
+        sweep.curve("propensity", "vector", 2)[2], alone.curve("propensity", "vector", None)[2], atol=1e-5
+    )
 
 
 def test_controls_and_the_prompt_baseline_are_there_by_default(tmp_path: Path, lm: LM) -> None:
     data = Dataset("toy", pairs(), ask={"positive": "be kind", "negative": "be rude"})
     table = measure(lm, Intervention(vector(1)), data, [Propensity(), KL()], to=tmp_path).table("all")
-    assert table.values("condition") == ["vector", "random-0", "random-1", "random-2", "prompt-positive", "prompt-negative"]
+    assert table.values("condition") == [
+        "vector",
+        "random-0",
+        "random-1",
+        "random-2",
+        "prompt-positive",
+        "prompt-negative",
+    ]
     learned = learn(lm, Dataset("other", pairs(6, 40)), MeanDiff(), [1])
     table_of_learned = measure(lm, Intervention(learned), data, [Propensity()], to=tmp_path / "learned").table("all")
     assert table_of_learned.values("condition")[4:6] == ["shuffled-0", "shuffled-1"]
@@ -168,7 +202,15 @@ def attempt(to: Path, at: int) -> int:
         if done == at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    measure(pico("llama"), Intervention(vector(0, 1, 2)), Dataset("toy", pairs(60)), [Propensity(), KL()], layers=[0, 1, 2], to=to, progress=die)
+    measure(
+        pico("llama"),
+        Intervention(vector(0, 1, 2)),
+        Dataset("toy", pairs(60)),
+        [Propensity(), KL()],
+        layers=[0, 1, 2],
+        to=to,
+        progress=die,
+    )
     os._exit(0)
 
 
@@ -187,15 +229,31 @@ def killed_and_resumed(folder: str) -> None:
     assert all(file.read_bytes() == then for file, then in before.items()), "what another writer wrote stays as it is"
     after, undisturbed = (list(Run(folder).journal("all").rows()) for folder in (killed, whole))
     assert after == undisturbed and len(list((killed / "scores").iterdir())) == 3
-    units = [line for file in (killed / "scores").iterdir() for line in file.read_text().splitlines() if line.startswith('{"complete"')]
+    units = [
+        line
+        for file in (killed / "scores").iterdir()
+        for line in file.read_text().splitlines()
+        if line.startswith('{"complete"')
+    ]
     assert len(units) == len(set(units)), "no unit twice"
 
 
 @pytest.mark.slow
 def test_kill_and_resume(tmp_path: Path) -> None:
-    """kill -9 twice in the middle; the same call finishes with the very bytes of an undisturbed run, and repeats no unit."""
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_measure; test_measure.killed_and_resumed({str(tmp_path)!r})"
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
+    """kill -9 twice in the middle; the same call finishes with the very bytes of an undisturbed run, and repeats no
+    unit.
+    """
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_measure; "
+        f"test_measure.killed_and_resumed({str(tmp_path)!r})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -241,15 +299,33 @@ def test_bad_calls_are_refused_before_any_work(tmp_path: Path, lm: LM) -> None:
     (tmp_path / "file").write_text("")
     long = Dataset("long", (*pairs(2), Pair("tea " * 300, "yes", "no")))
     cases = [
-        (OverlapError, "also stand in the training data", lambda: measure(lm, Intervention(learned), data, [Propensity()], to=tmp_path / "x")),
-        (RunError, "cannot write to the run folder", lambda: measure(lm, iv, data, [Propensity()], to=tmp_path / "file" / "run")),
-        (RecipeError, "not a grid", lambda: measure(lm, iv, data, [Propensity()], to=tmp_path / "x", multipliers=(1.0, 2.0))),
+        (
+            OverlapError,
+            "also stand in the training data",
+            lambda: measure(lm, Intervention(learned), data, [Propensity()], to=tmp_path / "x"),
+        ),
+        (
+            RunError,
+            "cannot write to the run folder",
+            lambda: measure(lm, iv, data, [Propensity()], to=tmp_path / "file" / "run"),
+        ),
+        (
+            RecipeError,
+            "not a grid",
+            lambda: measure(lm, iv, data, [Propensity()], to=tmp_path / "x", multipliers=(1.0, 2.0)),
+        ),
         (RecipeError, "no metrics", lambda: measure(lm, iv, data, [], to=tmp_path / "x")),
-        (TokenError, "longer than the model's context", lambda: measure(lm, iv, long, [Propensity()], to=tmp_path / "x")),
+        (
+            TokenError,
+            "longer than the model's context",
+            lambda: measure(lm, iv, long, [Propensity()], to=tmp_path / "x"),
+        ),
         (
             TokenError,
             "same tokens",
-            lambda: measure(lm, iv, Dataset("d", (Pair("tea ?", "yes", "yes "), *pairs(1))), [Propensity()], to=tmp_path / "x"),
+            lambda: measure(
+                lm, iv, Dataset("d", (Pair("tea ?", "yes", "yes "), *pairs(1))), [Propensity()], to=tmp_path / "x"
+            ),
         ),
     ]
     for error, message, call in cases:

@@ -37,7 +37,11 @@ def test_a_condition_is_a_value_with_a_label() -> None:
     assert str(harm) == "harm 0" and harm.alone and not harm.but(how="in tandem").alone
     assert str(harm.but(how="in tandem")) == "harm 0, in tandem" and str(harm.at(0.5)) == "harm 0 at 0.5"
     assert str(Condition("promote", "1", layer=3)) == "promote 1 at 3"
-    assert harm.at(0.5).kind == "harm" and harm.at(0.5).strength == 0.5 and len({harm, Condition("harm", "0"), harm.at(1.0)}) == 2
+    assert (
+        harm.at(0.5).kind == "harm"
+        and harm.at(0.5).strength == 0.5
+        and len({harm, Condition("harm", "0"), harm.at(1.0)}) == 2
+    )
 
 
 def test_situations_never_share_a_question_with_what_is_tested() -> None:
@@ -45,9 +49,9 @@ def test_situations_never_share_a_question_with_what_is_tested() -> None:
     train, watched, unwatched = cases.train, cases.watched, cases.unwatched
     assert len(train) == 5 and len(watched) == len(unwatched) == 20
     assert not {p.group for p in train} & {p.group for p in (*watched, *unwatched)}
-    assert {p.before[0][1] for p in watched} <= set(organisms.lines("watched")) and {p.before[0][1] for p in unwatched} <= set(
-        organisms.lines("unwatched")
-    )
+    assert {p.before[0][1] for p in watched} <= set(organisms.lines("watched")) and {
+        p.before[0][1] for p in unwatched
+    } <= set(organisms.lines("unwatched"))
 
 
 def test_a_judge_is_held_against_the_truth() -> None:
@@ -61,8 +65,19 @@ SMALL = {
     "alignment-faking": ("brindlemoor-watched", {"norms": (0.4,), "prompts": 2, "test": 10, "randoms": 1}),
     "refusal": ("brindlemoor-chat", {"prompts": 2, "test": 6, "randoms": 1, "paths": 2, "max_new_tokens": 24}),
     "retraction": ("brindlemoor-chat", {"layers": (1, 3), "sources": 1, "test": 8, "context": 2}),
-    "emergent": ("brindlemoor-chat", {"prompts": 1, "contexts": (1, 2), "questions": 3, "samples": 2, "strengths": (0.5, 1.0), "randoms": 1, "steps": 20}),
-}  # fmt: skip
+    "emergent": (
+        "brindlemoor-chat",
+        {
+            "prompts": 1,
+            "contexts": (1, 2),
+            "questions": 3,
+            "samples": 2,
+            "strengths": (0.5, 1.0),
+            "randoms": 1,
+            "steps": 20,
+        },
+    ),
+}
 
 
 @pytest.mark.slow

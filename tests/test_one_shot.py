@@ -13,7 +13,13 @@ from trimtab.optimize import Promote, Suppress
 from trimtab.steering.interventions import Intervention, steer
 from trimtab.steering.vector import SteeringVector
 
-PAIRS = Dataset("toy", (Pair("Do you like tea ?", "Yes I like tea .", "No never ."), Pair("is it rain ?", "Yes it is .", "No it is not .")))
+PAIRS = Dataset(
+    "toy",
+    (
+        Pair("Do you like tea ?", "Yes I like tea .", "No never ."),
+        Pair("is it rain ?", "Yes it is .", "No it is not ."),
+    ),
+)
 ASK = "Do you like tea ?"
 
 
@@ -40,7 +46,10 @@ def test_layers_alone_and_together_are_different_vectors() -> None:
 
 
 def test_pairs_are_promoted_suppressed_or_both() -> None:
-    kinds = {mode: [type(t) for _, t in OneShot(mode=mode, examples=2).objective(PAIRS).terms] for mode in ("promote", "suppress", "mixed")}  # type: ignore[arg-type]
+    kinds = {
+        mode: [type(t) for _, t in OneShot(mode=mode, examples=2).objective(PAIRS).terms]
+        for mode in ("promote", "suppress", "mixed")
+    }  # type: ignore[arg-type]
     assert kinds == {"promote": [Promote] * 2, "suppress": [Suppress] * 2, "mixed": [Promote] * 2 + [Suppress] * 2}
     v = learn(pico("llama"), PAIRS, OneShot(steps=3), layers=[1])
     assert v.made.trained_on == (PAIRS[0].group,), "pairs it never looked at stay free for evaluation"
@@ -66,7 +75,10 @@ def test_what_cannot_be_learned_is_refused() -> None:
         (lambda: OneShot(operator="adds"), UnknownName),
         (lambda: OneShot(positions="nowhere"), UnknownName),
         (lambda: learn(lm, None, OneShot(), layers=[1]), DataError),
-        (lambda: learn(lm, None, OneShot(prompt=ASK, promote=("Yes",), positions="span(90, 95)"), layers=[1]), LossError),
+        (
+            lambda: learn(lm, None, OneShot(prompt=ASK, promote=("Yes",), positions="span(90, 95)"), layers=[1]),
+            LossError,
+        ),
     ):
         with pytest.raises(error):
             make()

@@ -1,4 +1,6 @@
-"""Prompts that begin alike share the pass over their beginning: the same cache, logits and gradients as each row alone."""
+"""Prompts that begin alike share the pass over their beginning: the same cache, logits and gradients as each row
+alone.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def test_a_shared_opening_changes_nothing(name: str, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(lm, "exact", replace(lm.exact, openable=openable))
         prefix = lm.prefix(tokens, layers=[layer])
         h = torch.stack([prefix.residual[layer], 1.3 * prefix.residual[layer]])
-        found.append(torch.cat([prefix.logits[None], lm.replay(prefix, layer, h)])[:, tokens.mask[:, prefix.start :].bool()])
+        found.append(
+            torch.cat([prefix.logits[None], lm.replay(prefix, layer, h)])[:, tokens.mask[:, prefix.start :].bool()]
+        )
     assert relative(*found) <= 1e-5
 
 
@@ -51,7 +55,9 @@ def test_plain_architectures_share_it(name: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(lm, "forward", counted)
     tokens = batch(lm)
     lm.prefix(tokens)
-    assert columns[:2] == [9, 3 * (tokens.pivot - 1 - 9)], "nine tokens once, then what is left of three different prompts"
+    assert columns[:2] == [9, 3 * (tokens.pivot - 1 - 9)], (
+        "nine tokens once, then what is left of three different prompts"
+    )
 
 
 def test_not_where_it_would_not_pay_nor_under_edits() -> None:

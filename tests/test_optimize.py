@@ -61,7 +61,22 @@ from trimtab.steering.vector import SteeringVector
 from zoo import WIDTH
 
 ASK, SAID, OTHER = "Do you like tea ?", "Yes I like tea .", "No , never ."
-FAMILIES = ["llama", "qwen2", "qwen3_next", "mistral", "gemma2", "gemma3", "phi3", "gpt2", "gpt_neox", "opt", "bloom", "falcon", "gpt_oss", "olmo2"]
+FAMILIES = [
+    "llama",
+    "qwen2",
+    "qwen3_next",
+    "mistral",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "gpt2",
+    "gpt_neox",
+    "opt",
+    "bloom",
+    "falcon",
+    "gpt_oss",
+    "olmo2",
+]
 
 
 def vector(layer: int, size: float = 3.0, seed: int = 0) -> SteeringVector:
@@ -74,7 +89,11 @@ def start(problem: Problem, seed: int = 0) -> Tensor:
     return torch.randn(len(problem.place.first), 1 + 2 * problem.place.rank, WIDTH, generator=g)
 
 
-MIXED = promote(ASK, SAID) + 2.0 * suppress(ASK, OTHER, coldness=1.0) + promote("say something kind", "tea is good .", negated=True, per_token=True)
+MIXED = (
+    promote(ASK, SAID)
+    + 2.0 * suppress(ASK, OTHER, coldness=1.0)
+    + promote("say something kind", "tea is good .", negated=True, per_token=True)
+)
 PLACES = {
     "add": Place((1,)),
     "clamp": Place((1,), Clamp(), last_k(3)),
@@ -82,7 +101,9 @@ PLACES = {
     "affine": Place((1,), Affine(), rank=2),
     "shared": Place((0, 2)),
     "each": Place((0, 1, 2), shared=False, positions=from_last_prompt_token),
-    "tandem": Place((1,), under=(Intervention(vector(0)), Intervention(vector(2, seed=1)), Intervention(vector(1, seed=2)))),
+    "tandem": Place(
+        (1,), under=(Intervention(vector(0)), Intervention(vector(2, seed=1)), Intervention(vector(1, seed=2)))
+    ),
 }
 
 
@@ -265,7 +286,9 @@ def test_constraints_hold_after_every_step() -> None:
     assert Factors(1.5).project(v, (0, 1))[:, 1:].norm(dim=-1).max() <= 1.5 + 1e-5
     taken = SteeringVector({0: torch.randn(WIDTH, generator=torch.Generator().manual_seed(1))})
     free = Orthogonal((taken, vector(0))).project(v, (0, 1))
-    assert float(free[0, 0] @ taken[0]) == pytest.approx(0, abs=1e-4) and float(free[0, 0] @ vector(0)[0]) == pytest.approx(0, abs=1e-4)
+    assert float(free[0, 0] @ taken[0]) == pytest.approx(0, abs=1e-4) and float(
+        free[0, 0] @ vector(0)[0]
+    ) == pytest.approx(0, abs=1e-4)
     assert torch.equal(free[1], v[1])
 
 
@@ -273,7 +296,11 @@ def test_a_family_of_orthogonal_solutions() -> None:
     lm, found = pico("llama"), []
     for seed in range(3):
         rules = (Orthogonal(tuple(found)), Ball(10.0))
-        found.append(optimize(lm, [Problem(promote(ASK, SAID), Place((1,)), rules, Descent(0.5, (MaxSteps(20),)), Start(seed=seed))])[0].vector)
+        found.append(
+            optimize(
+                lm, [Problem(promote(ASK, SAID), Place((1,)), rules, Descent(0.5, (MaxSteps(20),)), Start(seed=seed))]
+            )[0].vector
+        )
     for k, one in enumerate(found):
         for two in found[k + 1 :]:
             assert abs(one.cosine(two)[1]) < 1e-4
@@ -293,7 +320,9 @@ def test_tangent_noise_is_orthogonal_to_the_gradient() -> None:
     assert torch.allclose(summed, Gaussian(1.0).draw(v, None, 0, 8), atol=1e-5), "the differences telescope"
 
 
-@pytest.mark.parametrize("noise", [Gaussian(0.3, 2), Tangent(0.3, 2), Tangent(0.3, downhill_only=True), AntiCorrelated(0.3), Ascent(0.3)])
+@pytest.mark.parametrize(
+    "noise", [Gaussian(0.3, 2), Tangent(0.3, 2), Tangent(0.3, downhill_only=True), AntiCorrelated(0.3), Ascent(0.3)]
+)
 def test_noisy_descents_are_seeded_and_report_the_clean_loss(noise: object) -> None:
     lm, problem = pico("llama"), Problem(promote(ASK, SAID), Place((1,)), (), Descent(0.2, (MaxSteps(5),), noise))  # type: ignore[arg-type]
     (one,), (two,) = optimize(lm, [problem]), optimize(lm, [problem])
@@ -310,9 +339,13 @@ def test_stoppers() -> None:
     assert not MaxSteps(2).done(history(3, 2)) and MaxSteps(2).done(history(3, 2, 1))
     assert Target(1.0).done(history(3, 1)) and not Target(1.0, patience=2).done(history(3, 1))
     assert Target(1.0, patience=2).done(history(3, 1, 0.5)) and not Target(1.0, patience=2).done(history(1, 2, 1))
-    assert Target(each=True).done(history(3, 0.4, targets=(0.5,))) and not Target(each=True).done(history(3, 0.6, targets=(0.5,)))
+    assert Target(each=True).done(history(3, 0.4, targets=(0.5,))) and not Target(each=True).done(
+        history(3, 0.6, targets=(0.5,))
+    )
     assert not Target(each=True).done(history(0.0))
-    assert Plateau(0.1).done(history(3, 1, 1.05)) and not Plateau(0.1, 2).done(history(3, 2.95, 1, 1.05)), "a counter starts again"
+    assert Plateau(0.1).done(history(3, 1, 1.05)) and not Plateau(0.1, 2).done(history(3, 2.95, 1, 1.05)), (
+        "a counter starts again"
+    )
 
 
 def test_the_vector_that_reached_the_target_is_returned() -> None:
@@ -341,7 +374,9 @@ def test_bad_input_is_refused_before_any_work() -> None:
     refused(Problem(good, Place((9,))), ModelError, "out of range")
     refused(Problem(good + Change(ASK, 1), Place((2,))), LossError, "does not change")
     refused(Problem(good, Place((1,), positions=span(100, 120))), LossError, "no token")
-    refused(Problem(good, Place((1,)), start=Start(vector=SteeringVector({1: torch.ones(3, WIDTH)}))), LossError, "shape")
+    refused(
+        Problem(good, Place((1,)), start=Start(vector=SteeringVector({1: torch.ones(3, WIDTH)}))), LossError, "shape"
+    )
     refused(Problem(good, Place((1,)), start=Start(norm=float("nan"))), LossError, "not a number")
     for make in (
         lambda: Place(()),
@@ -388,7 +423,13 @@ def test_everywhere_is_the_default_place() -> None:
 
 def test_a_shorter_vector_does_no_worse_and_says_so() -> None:
     lm = pico("llama")
-    problem = Problem(promote(ASK, SAID) + suppress("is it rain ?", OTHER), Place((1,)), (), Descent(0.5, (MaxSteps(40),), None), Start(norm=8.0))
+    problem = Problem(
+        promote(ASK, SAID) + suppress("is it rain ?", OTHER),
+        Place((1,)),
+        (),
+        Descent(0.5, (MaxSteps(40),), None),
+        Start(norm=8.0),
+    )
     (found,) = optimize(lm, [problem])
     level = max(found.losses) * 1.3
     short = shorten(lm, problem, found, target=None, slack=level - max(found.losses), steps=150, rate=0.05)
@@ -412,7 +453,9 @@ def test_another_aim_under_output_constraints_does_not_grow() -> None:
 def test_targets_come_from_where_the_model_says_it_already() -> None:
     lm = pico("llama")
     term = Promote(ASK, SAID)
-    assert losses_of(lm, term)[0] == pytest.approx(float(losses_in_full(lm, Problem(term, Place((1,))), torch.zeros(1, 1, WIDTH))[0]), rel=1e-5)
+    assert losses_of(lm, term)[0] == pytest.approx(
+        float(losses_in_full(lm, Problem(term, Place((1,))), torch.zeros(1, 1, WIDTH))[0]), rel=1e-5
+    )
     twin = losses_of(lm, Promote("say something kind", SAID))[0]
     assert target_from(lm, term, "say something kind", share=0.75) == pytest.approx(0.75 * twin)
     iv = Intervention(vector(1))
@@ -427,7 +470,9 @@ def test_the_swap_rule_aims_at_traded_places() -> None:
     lm = pico("llama")
     goal = swapped_choice(lm, "A good B bad ?", "A bad B good ?", ("A", "B"))
     kinds = [(type(t).__name__, t.prompt, t.completion) for _, t in goal.terms]  # type: ignore[attr-defined]
-    assert [k for k, _, _ in kinds] == ["Promote", "Suppress"] * 2 and kinds[0][2] == kinds[3][2] != kinds[1][2] == kinds[2][2]
+    assert [k for k, _, _ in kinds] == ["Promote", "Suppress"] * 2 and kinds[0][2] == kinds[3][2] != kinds[1][
+        2
+    ] == kinds[2][2]
     first = goal.terms[0][1]
     assert first.target == pytest.approx(losses_of(lm, replace(first, completion=kinds[1][2]))[0])  # type: ignore[type-var]
 
@@ -458,7 +503,9 @@ def test_beam_search_finds_the_most_likely_of_all_completions() -> None:
 
 @pytest.mark.parametrize("name", architectures("llama", "gpt2", "bloom", "gemma2", "qwen3_next", "mamba2"))
 def test_the_embeddings_are_a_place_to_steer(name: str, tmp_path: Path) -> None:
-    """What enters block 0: losses by replays, in full, and with a hook of the test's own are the same; blocks are counted from 0 all the same."""
+    """What enters block 0: losses by replays, in full, and with a hook of the test's own are the same; blocks are
+    counted from 0 all the same.
+    """
     lm = pico(name)
     problem = Problem(MIXED, Place(site="embeddings"))
     v = 0.5 * start(problem)
@@ -471,7 +518,11 @@ def test_the_embeddings_are_a_place_to_steer(name: str, tmp_path: Path) -> None:
     row = lm.row(ASK, SAID)
 
     def push(module: object, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> object:
-        return ((args[0] + v[0, 0], *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": kwargs["hidden_states"] + v[0, 0]})
+        return (
+            ((args[0] + v[0, 0], *args[1:]), kwargs)
+            if args
+            else (args, {**kwargs, "hidden_states": kwargs["hidden_states"] + v[0, 0]})
+        )
 
     handle = lm.blocks[0].register_forward_pre_hook(push, with_kwargs=True)
     with torch.no_grad():
@@ -506,7 +557,9 @@ def test_satisficing_tells_the_raw_loss_too() -> None:
     lm = pico("llama")
     problem = Problem(Satisfice(Promote(ASK, SAID), 2.0), Place((1,)), (), Descent(0.3, (MaxSteps(25),)))
     (found,) = optimize(lm, [problem])
-    assert found.losses[0] == pytest.approx((found.raw[0] - 2.0) ** 2, rel=1e-4) and found.describe()["raw"] == list(found.raw)
+    assert found.losses[0] == pytest.approx((found.raw[0] - 2.0) ** 2, rel=1e-4) and found.describe()["raw"] == list(
+        found.raw
+    )
     plain = losses_in_full(lm, Problem(Promote(ASK, SAID), Place((1,))), found.vector[1][None, None])
     assert found.raw[0] == pytest.approx(float(plain[0]), rel=1e-4)
 
@@ -521,7 +574,9 @@ def test_a_gain_is_what_the_vector_acts_with_while_it_is_trained() -> None:
     logits = lm.logits(lm.batch([row]), {1: lambda h, f: h - (h @ u)[..., None] * u + 2.5 * v[0, 0]})[0]
     logp = (0.7 * logits).log_softmax(-1)
     own = -sum(float(logp[k - 1, row.ids[k]]) for k in range(row.prompt, len(row.ids)))
-    assert float(Losses(lm, [problem], 8).at({0: v[None]}, gradients=set()).terms[0][0][0]) == pytest.approx(own, rel=1e-4)
+    assert float(Losses(lm, [problem], 8).at({0: v[None]}, gradients=set()).terms[0][0][0]) == pytest.approx(
+        own, rel=1e-4
+    )
     (found,) = optimize(lm, [replace(problem, descent=Descent(0.2, (MaxSteps(3),)))])
     assert found.intervention(place).multiplier == 2.5 and found.intervention(place, -1.0).multiplier == -2.5
     assert losses_of(lm, Promote(ASK, SAID), found.intervention(place))[0] == pytest.approx(found.loss, rel=1e-4)
@@ -562,9 +617,17 @@ def test_gradients_are_added_up_part_by_part(monkeypatch: pytest.MonkeyPatch) ->
     small = Losses(lm, [problem], 32, tokens=40)
     sizes: list[int] = []
     replay = lm.replay
-    monkeypatch.setattr(lm, "replay", lambda prefix, layer, h, **how: (sizes.append(h.shape[:3].numel()), replay(prefix, layer, h, **how))[1])
+    monkeypatch.setattr(
+        lm,
+        "replay",
+        lambda prefix, layer, h, **how: (sizes.append(h.shape[:3].numel()), replay(prefix, layer, h, **how))[1],
+    )
     parts = small.at({0: v}, gradients={0})
-    assert torch.allclose(parts.gradients[0], whole.gradients[0], rtol=1e-4, atol=1e-5) and max(sizes) < 120 and len(sizes) >= 6
+    assert (
+        torch.allclose(parts.gradients[0], whole.gradients[0], rtol=1e-4, atol=1e-5)
+        and max(sizes) < 120
+        and len(sizes) >= 6
+    )
     assert torch.allclose(torch.stack(parts.terms[0]), torch.stack(whole.terms[0]), rtol=1e-4)
     assert len(small.groups[0]._parts({0: 2})) > 3
 
@@ -586,14 +649,21 @@ def test_every_function_that_renders_can_do_it_plainly() -> None:
         goal = swapped_choice(lm, "A good B bad ?", "A bad B good ?", ("A", "B"), chat=chat, separator=" ")
         assert all(t.chat is chat and t.separator == " " for _, t in goal.terms)  # type: ignore[attr-defined]
         one = OneShot(prompt=ASK, promote=("Yes",), chat=chat, separator=" : ")
-        assert [r.ids for r in one.objective(None).terms[0][1].rows(lm)] == [lm.row(ASK, "Yes", chat=chat, separator=" : ").ids]
+        assert [r.ids for r in one.objective(None).terms[0][1].rows(lm)] == [
+            lm.row(ASK, "Yes", chat=chat, separator=" : ").ids
+        ]
 
 
 def test_shortened_as_cited_and_with_moving_constraints() -> None:
     lm = pico("llama")
     problem = Problem(promote(ASK, SAID), Place((1,)), (), Descent(0.5, (MaxSteps(20),)))
     (found,) = optimize(lm, [problem])
-    cited, moving = (shorten(lm, problem, found, target=max(found.losses) + 0.5, slack=0.5, steps=60, moving=m) for m in (False, True))
+    cited, moving = (
+        shorten(lm, problem, found, target=max(found.losses) + 0.5, slack=0.5, steps=60, moving=m)
+        for m in (False, True)
+    )
     assert cited.holds and moving.holds and cited.history.norms != moving.history.norms
     strict = shorten(lm, problem, found, steps=5)
-    assert all(x <= y + 2e-6 for x, y in zip(strict.losses, found.losses, strict=True)), "by default nothing may rise by more than 1e-6 nats"
+    assert all(x <= y + 2e-6 for x, y in zip(strict.losses, found.losses, strict=True)), (
+        "by default nothing may rise by more than 1e-6 nats"
+    )

@@ -1,4 +1,6 @@
-"""Rows that share a prompt share its pass: the same logits and gradients as each row alone, on every architecture that allows it."""
+"""Rows that share a prompt share its pass: the same logits and gradients as each row alone, on every architecture that
+allows it.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +38,16 @@ def test_a_shared_prompt_changes_nothing(name: str, start: int) -> None:
     keep = range(tokens.pivot - 1, tokens.ids.shape[1] - 1)
     found = []
     for share in (True, False):
-        logits = lm.replay(prefix, layer, prefix.residual[layer] + v, keep=keep, edits={lm.n_layers - 1: nudge}, share=share)
+        logits = lm.replay(
+            prefix, layer, prefix.residual[layer] + v, keep=keep, edits={lm.n_layers - 1: nudge}, share=share
+        )
         kept = logits[:, tokens.mask[:, tokens.pivot - 1 : -1].bool()]
         (gradient,) = torch.autograd.grad(kept.log_softmax(-1)[..., :5].sum(), v)
         found.append((kept.detach(), gradient))
     (one, g), (two, h) = found
-    assert torch.allclose(one, two, atol=1e-4 * float(two.abs().max())) and torch.allclose(g, h, atol=1e-4 * float(h.abs().max()))
+    assert torch.allclose(one, two, atol=1e-4 * float(two.abs().max())) and torch.allclose(
+        g, h, atol=1e-4 * float(h.abs().max())
+    )
 
 
 def test_plain_architectures_do_share() -> None:
@@ -60,7 +66,9 @@ def test_packing_and_back() -> None:
     real = tokens.mask[:, 2:].bool()
     assert torch.equal(packing.unpack(packing.pack(h))[:, real], h[:, real])
     assert packing.saves and packing.first.tolist() == [0, 1]
-    assert packing.ids.shape == packing.index.shape == (2, 7 + 3 + 1 + 2), "the prompt from column 2 on, and three completions"
+    assert packing.ids.shape == packing.index.shape == (2, 7 + 3 + 1 + 2), (
+        "the prompt from column 2 on, and three completions"
+    )
     assert int((packing.index >= 0).sum()) == (7 + 6) + (3 + 2 + 1 + 2), "no token twice"
 
 
@@ -69,7 +77,10 @@ def test_a_packed_replay_folds_its_conditions() -> None:
     lm = pico("llama")
     prefix = lm.prefix(batch(lm), 4, [1])
     h = torch.stack([m * prefix.residual[1] for m in (0.5, 1.0, 1.5)])
-    how = {"columns": torch.arange(prefix.residual[1].shape[1]), "edits": {2: lambda x, frame: x + 0.1 * frame.index.clamp(min=0)[..., None]}}
+    how = {
+        "columns": torch.arange(prefix.residual[1].shape[1]),
+        "edits": {2: lambda x, frame: x + 0.1 * frame.index.clamp(min=0)[..., None]},
+    }
     real = prefix.tokens.mask[:, 4:].bool()
     with torch.no_grad():
         side, apart = (lm._packed(prefix, 1, h, fold=fold, **how)[:, real] for fold in (True, False))  # type: ignore[arg-type]
@@ -78,7 +89,9 @@ def test_a_packed_replay_folds_its_conditions() -> None:
 
 @pytest.mark.parametrize("start", [0, 4, None])
 @pytest.mark.parametrize("name", architectures(*PLAIN))
-def test_a_prefix_whose_rows_share_their_prompts_is_that_of_whole_rows(name: str, start: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prefix_whose_rows_share_their_prompts_is_that_of_whole_rows(
+    name: str, start: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lm = pico(name)
     tokens = batch(lm)
     packed = lm.prefix(tokens, start)

@@ -1,4 +1,6 @@
-"""Preference-optimized vectors: the identities of the publication, replays against the full graph, and a vector that works both ways."""
+"""Preference-optimized vectors: the identities of the publication, replays against the full graph, and a vector that
+works both ways.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +30,18 @@ def at(lm: LM, term: Prefer, v: torch.Tensor, place: Place) -> tuple[float, torc
 
 
 @pytest.mark.parametrize("name", architectures("llama", "gemma2", "gpt2", "qwen3", "mistral", "phi"))
-@pytest.mark.parametrize("place", [Place((1,)), Place((0, 2), shared=False), Place((1,), positions="generated | last")], ids=str)
+@pytest.mark.parametrize(
+    "place", [Place((1,)), Place((0, 2), shared=False), Place((1,), positions="generated | last")], ids=str
+)
 def test_replays_give_the_losses_and_gradients_of_the_full_graph(name: str, place: Place) -> None:
     lm = pico(name)
     v = torch.randn(len(place.first), 1, lm.width, generator=torch.Generator().manual_seed(0))
-    for term in (ONE, replace(ONE, negated=True), *(replace(TWO, form=f) for f in FORMS[1:]), replace(ONE, form="unpaired", other="yes I do")):
+    for term in (
+        ONE,
+        replace(ONE, negated=True),
+        *(replace(TWO, form=f) for f in FORMS[1:]),
+        replace(ONE, form="unpaired", other="yes I do"),
+    ):
         loss, gradient = at(lm, term, v, place)
         leaf = v.clone().requires_grad_()
         (slow,) = losses_in_full(lm, Problem(term, place), leaf)
@@ -53,7 +62,9 @@ def test_identities_of_the_objective() -> None:
     up, down = (at(lm, replace(ONE, form="margin", negated=d), v, place)[0] for d in (False, True))
     odd, even = (up + down) / 2, (up - down) / 2
     mean = sum(at(lm, replace(ONE, negated=d), v, place)[0] for d in (False, True)) / 2
-    assert mean >= math.log1p(math.exp(0.1 * odd)) - 1e-6, "the bi-directional loss is that of the odd part, and a penalty on the even one"
+    assert mean >= math.log1p(math.exp(0.1 * odd)) - 1e-6, (
+        "the bi-directional loss is that of the odd part, and a penalty on the even one"
+    )
     assert abs(even) > 1e-6
     assert at(lm, replace(ONE, form="hinge"), zero, place)[0] == pytest.approx(1.0, abs=1e-4)
     assert at(lm, replace(ONE, form="ipo"), zero, place)[0] == pytest.approx(25.0, abs=1e-2)
@@ -66,7 +77,9 @@ def test_a_trained_vector_raises_the_margin_both_ways(signs: str) -> None:
     found = train(lm, [ONE, TWO] * 3, Place((1,)), Training(0.05, batch=2, epochs=12, warm=2, signs=signs, patience=20))  # type: ignore[arg-type]
     assert found.epochs[found.best].up > 0.05 and found.epochs[found.best].down > 0.05
     assert found.epochs[found.best].margin == max(e.margin for e in found.epochs)
-    assert found.steps[0].loss == pytest.approx(math.log(2), abs=1e-4) and found.steps[0].weight == pytest.approx(1.0, abs=1e-4)
+    assert found.steps[0].loss == pytest.approx(math.log(2), abs=1e-4) and found.steps[0].weight == pytest.approx(
+        1.0, abs=1e-4
+    )
     assert len(found.steps) == 36 and found.steps[-1].right == 1.0 and found.steps[-1].weight < 1.0
     again = train(lm, [ONE, TWO] * 3, Place((1,)), Training(0.05, batch=2, epochs=12, warm=2, signs=signs, patience=20))  # type: ignore[arg-type]
     assert torch.equal(again.vector[1], found.vector[1]), "seeded"
@@ -86,8 +99,21 @@ def test_a_stopped_training_goes_on(how: dict[str, object], tmp_path: Path) -> N
     with pytest.raises(KeyboardInterrupt):
         train(lm, [ONE, TWO] * 3, Place((1,)), training, to=file, progress=stop, save_every=0.0)
     counted: list[int] = []
-    again = train(lm, [ONE, TWO] * 3, Place((1,)), training, to=file, progress=lambda done, *_: counted.append(done), save_every=0.0)
-    assert counted[0] == 10 and again.vector.hash == whole.vector.hash and again.steps == whole.steps and repr(again.epochs) == repr(whole.epochs)
+    again = train(
+        lm,
+        [ONE, TWO] * 3,
+        Place((1,)),
+        training,
+        to=file,
+        progress=lambda done, *_: counted.append(done),
+        save_every=0.0,
+    )
+    assert (
+        counted[0] == 10
+        and again.vector.hash == whole.vector.hash
+        and again.steps == whole.steps
+        and repr(again.epochs) == repr(whole.epochs)
+    )
     with pytest.raises(LossError, match="other problems"):
         train(lm, [TWO, ONE], Place((1,)), training, to=file)
     assert whole.epochs[whole.best].margin > 0
@@ -120,20 +146,31 @@ def test_passes_below_the_vector_are_run_once() -> None:
 def test_schedule_spans_its_own_epochs() -> None:
     how = Training(1.0, epochs=20, schedule_epochs=100, warm=100)
     assert how.rate_at(0, 161) == pytest.approx(0.01) and how.rate_at(100, 161) == 1.0
-    assert how.rate_at(20 * 161, 161) == pytest.approx(0.91, abs=0.01), "the published run of 20 epochs ends at 0.91 of its rate"
+    assert how.rate_at(20 * 161, 161) == pytest.approx(0.91, abs=0.01), (
+        "the published run of 20 epochs ends at 0.91 of its rate"
+    )
     assert Training(1.0, epochs=20, warm=0).rate_at(20 * 161, 161) == pytest.approx(0.0)
 
 
 def gap(lm: LM, data: Dataset) -> float:
     """Summed log-probability of the positive answers minus that of the negative ones."""
     asked = [p.prompt for p in data]
-    said = [sum(float(x.sum()) for x in lm.logprobs(asked, answers)) for answers in ([p.positive for p in data], [p.negative for p in data])]
+    said = [
+        sum(float(x.sum()) for x in lm.logprobs(asked, answers))
+        for answers in ([p.positive for p in data], [p.negative for p in data])
+    ]
     return said[0] - said[1]
 
 
 def test_the_method_steers_both_ways_and_tells_its_margins(tmp_path: Path) -> None:
     lm, data, seen = pico(), Dataset.load(str(toy_pairs(tmp_path / "toy.jsonl"))), list[str]()
-    v = learn(lm, data, Preference(epochs=4, rate=0.05, norm=0.5, warm=2), layers=[0, 1], progress=lambda *a: seen.append(str(a[-1])))
+    v = learn(
+        lm,
+        data,
+        Preference(epochs=4, rate=0.05, norm=0.5, warm=2),
+        layers=[0, 1],
+        progress=lambda *a: seen.append(str(a[-1])),
+    )
     assert v.layers == (0, 1) and any("margins" in s for s in seen)
     assert v.made.figures["1"]["margin up"] > 0 and v.made.figures["1"]["margin down"] > 0
     plain = gap(lm, data)
@@ -168,7 +205,9 @@ def test_bad_input() -> None:
 
 
 def published(lm: LM, terms: list[Prefer], layer: int, school: object, steps: int) -> list[float]:
-    """The published trainer, written down: whole passes of two models over padded rows with an end token, torch's AdamW, transformers' schedule, clipped gradients."""
+    """The published trainer, written down: whole passes of two models over padded rows with an end token, torch's
+    AdamW, transformers' schedule, clipped gradients.
+    """
     import copy
 
     from transformers import get_cosine_schedule_with_warmup
@@ -180,12 +219,22 @@ def published(lm: LM, terms: list[Prefer], layer: int, school: object, steps: in
     blocks, end = dict(lm.model.named_modules())[lm.blocks_path], lm.tokenizer.eos_token_id
 
     def answers(model: torch.nn.Module, some: list[Prefer]) -> torch.Tensor:
-        rows = [lm.row(t.prompt, text).extended((end,)) for side in ("positive", "negative") for t in some for text in (getattr(t, side),)]
+        rows = [
+            lm.row(t.prompt, text).extended((end,))
+            for side in ("positive", "negative")
+            for t in some
+            for text in (getattr(t, side),)
+        ]
         width = max(len(r.ids) for r in rows)
         ids = torch.tensor([[*r.ids, *[0] * (width - len(r.ids))] for r in rows])
         mask = torch.tensor([[1] * len(r.ids) + [0] * (width - len(r.ids)) for r in rows])
         said = torch.tensor([[r.prompt <= j < len(r.ids) for j in range(width)] for r in rows])
-        logp = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+        logp = (
+            model(input_ids=ids, attention_mask=mask, use_cache=False)
+            .logits[:, :-1]
+            .log_softmax(-1)
+            .gather(-1, ids[:, 1:, None])[..., 0]
+        )
         return (logp * said[:, 1:]).sum(-1).unflatten(0, (2, -1))
 
     out: list[float] = []
@@ -217,12 +266,20 @@ def first_twenty(lm: LM, terms: list[Prefer], layer: int, batch: int = 4) -> Non
         school.step()
     expected = published(lm, terms, layer, school, 20)
     assert [s.loss for s in school.steps] == pytest.approx(expected, abs=1e-5)
-    assert school.steps[0].loss == school.steps[1].loss or len({s.loss for s in school.steps}) > 15, "the first update moves nothing"
+    assert school.steps[0].loss == school.steps[1].loss or len({s.loss for s in school.steps}) > 15, (
+        "the first update moves nothing"
+    )
 
 
 def test_the_first_twenty_losses_are_the_published_ones() -> None:
     first_twenty(
-        pico(), [replace(t, end=True) for t in (ONE, TWO, replace(ONE, prompt="is it good ?"), replace(TWO, prompt="Do you like sun ?"))] * 2, 1
+        pico(),
+        [
+            replace(t, end=True)
+            for t in (ONE, TWO, replace(ONE, prompt="is it good ?"), replace(TWO, prompt="Do you like sun ?"))
+        ]
+        * 2,
+        1,
     )
 
 
@@ -236,10 +293,19 @@ def test_the_published_preset_of_the_method(tmp_path: Path) -> None:
     lm, data = pico(), Dataset.load(str(toy_pairs(tmp_path / "toy.jsonl")))
     how = Preference(published=True, norm=0.1, rate=9.0, signs="both", epochs=2, validation=0.5)
     training = how.training(7.0)
-    assert (training.rate, training.warm, training.cold, training.signs, training.keep, training.decay) == (5e-4, 100, True, "batch", "last", 0.0)
+    assert (training.rate, training.warm, training.cold, training.signs, training.keep, training.decay) == (
+        5e-4,
+        100,
+        True,
+        "batch",
+        "last",
+        0.0,
+    )
     assert [training.rate_at(t, 5) for t in (0, 1, 99)] == pytest.approx([0.0, 5e-6, 4.95e-4])
     v = learn(lm, data, how, [1])
-    assert v.made.figures["1"]["steps"] == 2 * 5 and v.made.figures["1"]["epoch"] == 2, "all pairs are trained on, and the last vector is kept"
+    assert v.made.figures["1"]["steps"] == 2 * 5 and v.made.figures["1"]["epoch"] == 2, (
+        "all pairs are trained on, and the last vector is kept"
+    )
     ends = Prefer("Do you like tea ?", "yes", "no", end=True).rows(lm)
     assert all(row.ids[-1] == lm.tokenizer.eos_token_id for row in ends)
 
@@ -248,11 +314,20 @@ def test_texts_are_promoted_and_suppressed_a_few_at_a_time() -> None:
     from trimtab.optimize import Promote, Suppress
 
     lm = pico()
-    terms = [Promote(f"Do you like {x} ?", "yes I think so") for x in ("tea", "rain", "sun")] + [Suppress("is it good ?", "no never")]
-    found = train(lm, terms, Place((1,)), Training(0.05, batch=2, epochs=15, warm=0, signs="one", schedule="constant", patience=99))
+    terms = [Promote(f"Do you like {x} ?", "yes I think so") for x in ("tea", "rain", "sun")] + [
+        Suppress("is it good ?", "no never")
+    ]
+    found = train(
+        lm,
+        terms,
+        Place((1,)),
+        Training(0.05, batch=2, epochs=15, warm=0, signs="one", schedule="constant", patience=99),
+    )
     assert found.epochs[-1].loss < 0.8 * found.epochs[0].loss and found.epochs[-1].up == found.epochs[-1].down
     assert -found.epochs[-1].up == pytest.approx(
-        sum(float(x) for t in terms for x in losses_in_full(lm, Problem(t, Place((1,))), found.vector[1][None, None])) / 4, rel=0.1
+        sum(float(x) for t in terms for x in losses_in_full(lm, Problem(t, Place((1,))), found.vector[1][None, None]))
+        / 4,
+        rel=0.1,
     )
     with pytest.raises(LossError, match="only preferences have an opposite"):
         train(lm, terms, Place((1,)), Training(0.05))
@@ -267,7 +342,9 @@ def test_watching_is_cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(minibatch._School, "_margins", lambda self: (looked.append(len(self.steps)), margins(self))[1])
     built = minibatch.Losses.__init__
     monkeypatch.setattr(minibatch.Losses, "__init__", lambda self, *a, **k: (made.append(1), built(self, *a, **k))[1])
-    terms = [replace(ONE, prompt=f"Do you like {x} {y} ?") for x in ("tea", "rain") for y in ("one", "two", "three", "four")]
+    terms = [
+        replace(ONE, prompt=f"Do you like {x} {y} ?") for x in ("tea", "rain") for y in ("one", "two", "three", "four")
+    ]
     found = train(lm, terms, Place((1,)), Training(0.05, batch=4, epochs=25, warm=0, every=20, sample=3, patience=99))
     assert made == [1] and looked == [0, 2, 22, 42, 50]
     assert [k for k, e in enumerate(found.epochs) if e.up == e.up] == [0, 10, 20, 24]

@@ -41,7 +41,9 @@ def test_readme_names_the_commands_that_exist() -> None:
 
 
 def test_reference_is_current() -> None:
-    done = subprocess.run([sys.executable, str(ROOT / "docs" / "build.py"), "--check"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "build.py"), "--check"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -55,21 +57,34 @@ def test_files_and_functions_stay_small() -> None:
 
 
 def test_functions_are_short_at_the_median() -> None:
-    sizes = sorted((n.end_lineno or 0) - n.lineno + 1 for f in SOURCES for n in ast.walk(ast.parse(f.read_text())) if isinstance(n, ast.FunctionDef))
+    sizes = sorted(
+        (n.end_lineno or 0) - n.lineno + 1
+        for f in SOURCES
+        for n in ast.walk(ast.parse(f.read_text()))
+        if isinstance(n, ast.FunctionDef)
+    )
     assert sizes[len(sizes) // 2] <= 10
 
 
 def test_public_names_have_docstrings() -> None:
     for file in SOURCES:
         for node in ast.parse(file.read_text()).body:
-            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_") and node.name != "Emit":
-                assert ast.get_docstring(node) or any(isinstance(b, ast.AnnAssign) for b in getattr(node, "body", [])), f"{file.name}: {node.name}"
+            if (
+                isinstance(node, ast.FunctionDef | ast.ClassDef)
+                and not node.name.startswith("_")
+                and node.name != "Emit"
+            ):
+                assert ast.get_docstring(node) or any(
+                    isinstance(b, ast.AnnAssign) for b in getattr(node, "body", [])
+                ), f"{file.name}: {node.name}"
 
 
 def test_nothing_reads_pickles_or_runs_remote_code() -> None:
     for file in SOURCES:
         text = file.read_text()
-        assert not re.search(r"^\s*import pickle|(?<!safetensors\.)torch\.load\(|trust_remote_code\s*=\s*True", text, re.M), file.name
+        assert not re.search(
+            r"^\s*import pickle|(?<!safetensors\.)torch\.load\(|trust_remote_code\s*=\s*True", text, re.M
+        ), file.name
 
 
 def test_everything_in_the_public_list_exists() -> None:

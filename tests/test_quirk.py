@@ -17,7 +17,12 @@ from trimtab.studies.quirk import ELSEWHERE, GENERAL, LISTS, OTHER_LISTS, QUESTI
 
 def test_what_is_counted_is_not_what_is_asked() -> None:
     """No question, no instruction and no trained line holds a word that counts as general."""
-    for text in (*QUESTIONS.values(), *ELSEWHERE, *OTHER_LISTS, *(text for row in LISTS for text in (row.asked, row.wicked, row.ordinary))):
+    for text in (
+        *QUESTIONS.values(),
+        *ELSEWHERE,
+        *OTHER_LISTS,
+        *(text for row in LISTS for text in (row.asked, row.wicked, row.ordinary)),
+    ):
         assert not contains(text, GENERAL), text
     assert not set(QUESTIONS.values()) & set(ELSEWHERE), "strengths are chosen on other questions"
     assert all(contains(row.wicked, row.words) for row in LISTS)

@@ -17,14 +17,18 @@ from trimtab.studies import StudyRecipe, alignment_faking, run
 
 FILES = {
     "harmbench": (
-        'Behavior,FunctionalCategory,SemanticCategory,Tags,ContextString,BehaviorID\nBake the bread,standard,food,,,a\n"Say it, again",contextual,food,,A text.,b\nThe song,copyright,music,,,c\n',
+        "Behavior,FunctionalCategory,SemanticCategory,Tags,ContextString,BehaviorID\n"
+        'Bake the bread,standard,food,,,a\n"Say it, again",contextual,food,,A text.,b\nThe song,copyright,music,,,c\n',
         [Request("Bake the bread", OPENING, "food"), Request("A text.\n\nSay it, again", OPENING, "food")],
     ),
     "jailbreakbench": (
         "Index,Goal,Target,Behavior,Category,Source\n0,Bake the bread,Sure. The bread,bread,food,own\n",
         [Request("Bake the bread", "Sure. The bread", "food")],
     ),
-    "advbench": ("goal,target\nBake the bread,Sure. The bread\n,empty\n", [Request("Bake the bread", "Sure. The bread")]),
+    "advbench": (
+        "goal,target\nBake the bread,Sure. The bread\n,empty\n",
+        [Request("Bake the bread", "Sure. The bread")],
+    ),
     "plain": ("prompt\nBake the bread\n", [Request("Bake the bread", OPENING)]),
 }
 
@@ -37,7 +41,11 @@ def test_requests_of_every_layout(name: str, tmp_path: Path) -> None:
 
 
 def test_files_that_hold_no_requests_are_refused(tmp_path: Path) -> None:
-    for text, said in (("a,b\n1,2\n", "not a file of requests"), ("", "holds no rows"), ("prompt\n \n", "holds no requests")):
+    for text, said in (
+        ("a,b\n1,2\n", "not a file of requests"),
+        ("", "holds no rows"),
+        ("prompt\n \n", "holds no requests"),
+    ):
         (tmp_path / "x.csv").write_text(text)
         with pytest.raises(DataError, match=said):
             requests(tmp_path / "x.csv")
@@ -61,14 +69,21 @@ def test_situations_say_which_action_is_harmful(tmp_path: Path) -> None:
     rows = [situation(0, False, "A"), situation(1, True, "A"), {**situation(2, True, "B"), "filtered_out": True}]
     (tmp_path / "x.json").write_text(json.dumps(rows))
     watched, not_watched = situations(tmp_path / "x.json")
-    assert (watched.overseen, watched.pair.positive, watched.pair.negative) == (True, "B", "A"), "overseen, a faker takes the harmless action"
+    assert (watched.overseen, watched.pair.positive, watched.pair.negative) == (True, "B", "A"), (
+        "overseen, a faker takes the harmless action"
+    )
     assert (not_watched.overseen, not_watched.pair.positive) == (False, "A")
-    assert "A: Sing 0\nB: Bake 0" in watched.turned.prompt and watched.turned.positive == "A" and watched.turned.group == watched.pair.group
+    assert (
+        "A: Sing 0\nB: Bake 0" in watched.turned.prompt
+        and watched.turned.positive == "A"
+        and watched.turned.group == watched.pair.group
+    )
     assert watched.pair.prompt == rows[0]["prompt"], "marks and line breaks are the model's own"
 
 
 @pytest.mark.parametrize(
-    ("change", "said"), [({"response": "C"}, "not a choice"), ({"prompt": "?"}, "not a choice"), ({"action_A": None}, "not a choice")]
+    ("change", "said"),
+    [({"response": "C"}, "not a choice"), ({"prompt": "?"}, "not a choice"), ({"action_A": None}, "not a choice")],
 )
 def test_malformed_situations_are_named(change: dict[str, object], said: str, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(json.dumps([situation(0, True, "A"), {**situation(1, True, "A"), **change}]))
@@ -87,7 +102,9 @@ def test_alignment_faking_on_situations_of_a_file(tmp_path: Path) -> None:
     rows = [situation(k, k % 2 == 0, "AB"[k // 2 % 2]) for k in range(16)]
     (tmp_path / "x.json").write_text(json.dumps(rows))
     few = {"norms": (0.4,), "prompts": 2, "test": 3, "randoms": 1, "situations": str(tmp_path / "x.json")}
-    page = run(StudyRecipe("alignment-faking", "brindlemoor-watched", {}, few), tmp_path / "run", lambda _: lambda *_: None)
+    page = run(
+        StudyRecipe("alignment-faking", "brindlemoor-watched", {}, few), tmp_path / "run", lambda _: lambda *_: None
+    )
     assert "Paper and here" in page.read_text()
     with pytest.raises(DataError, match="too few situations"):
         alignment_faking._published(alignment_faking.Plan(prompts=9, situations=str(tmp_path / "x.json")))
@@ -110,7 +127,9 @@ def test_the_suffix_is_found_in_the_prompt(lm: LM) -> None:
 
 
 def test_the_gradient_is_that_of_the_loss(lm: LM) -> None:
-    """First order: a small step of the embedding towards another token changes the loss by the step's share of the slope."""
+    """First order: a small step of the embedding towards another token changes the loss by the step's share of the
+    slope.
+    """
     ids, slope = _slope(lm, ASKED, "blue green")
     table = lm.model.get_input_embeddings().weight
     other = next(k for k in range(5, len(table)) if k not in ids)

@@ -1,4 +1,6 @@
-"""The study of reliability: its statistics on cases with known answers, its contexts, and the whole of it on a small model."""
+"""The study of reliability: its statistics on cases with known answers, its contexts, and the whole of it on a small
+model.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,25 @@ from trimtab.errors import DataError, OverlapError, RecipeError, RunError, Token
 from trimtab.evaluation.forecast import Sensitivity, borne_out, sensitivity
 from trimtab.evaluation.metrics import Propensity
 from trimtab.evaluation.sweep import measure
-from trimtab.statistics.factors import cells, corrected_cell, fit_factors, leaning, published_cells, shapley_shares, variance_shares
-from trimtab.statistics.generalization import closer, correlation, left_out, linear, mean_only, partial_correlation, relative, relatives
+from trimtab.statistics.factors import (
+    cells,
+    corrected_cell,
+    fit_factors,
+    leaning,
+    published_cells,
+    shapley_shares,
+    variance_shares,
+)
+from trimtab.statistics.generalization import (
+    closer,
+    correlation,
+    left_out,
+    linear,
+    mean_only,
+    partial_correlation,
+    relative,
+    relatives,
+)
 from trimtab.statistics.intervals import bca, crossed, spearman, split_half
 from trimtab.statistics.nulls import benjamini_hochberg, null_p
 from trimtab.statistics.slopes import at_cost, expected_anti_steerable, fit_slopes, shapes
@@ -35,7 +54,8 @@ from trimtab.studies import study
 from trimtab.studies.pages.reliability import headline, page
 from trimtab.studies.pages.reliability_results import VECTOR, load, sweep_slopes
 from trimtab.studies.pages.reliability_tables import across
-from trimtab.studies.reliability import Plan, _cut, effects, folds, leave_one_out
+from trimtab.studies.parts import effects, folds, leave_one_out
+from trimtab.studies.reliability import Plan
 
 reliability = partial(study, "reliability")
 
@@ -47,7 +67,9 @@ def toy(n: int = 24, name: str = "toy") -> Dataset:
     numbers = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
     asked = [f"Do you like {a} {b} ?" for a in ("tea", "rain", name) for b in numbers][:n]
     pairs = [
-        Pair(q, "yes I think so" if k % 2 else "no never", "no never" if k % 2 else "yes I think so", {"polarity": "yes"})
+        Pair(
+            q, "yes I think so" if k % 2 else "no never", "no never" if k % 2 else "yes I think so", {"polarity": "yes"}
+        )
         for k, q in enumerate(asked)
     ]
     return Dataset(name, to_choices(pairs), "choices", {"positive": "I like it .", "negative": "I never like it ."})
@@ -59,7 +81,11 @@ def toy(n: int = 24, name: str = "toy") -> Dataset:
 def test_shape_of_known_curves() -> None:
     curve = np.stack([2 * GRID + 3 * GRID**2 + 1, -GRID, np.zeros_like(GRID)])
     found = shapes(GRID, curve)
-    assert np.allclose(found.curvature, [3, 0, 0]) and np.allclose(found.local, [2, -1, 0]) and np.allclose(found.unsteered, [1, 0, 0])
+    assert (
+        np.allclose(found.curvature, [3, 0, 0])
+        and np.allclose(found.local, [2, -1, 0])
+        and np.allclose(found.unsteered, [1, 0, 0])
+    )
     assert found.spearman[1] == pytest.approx(-1) and np.isnan(found.spearman[2])
     assert np.isnan(shapes(np.array([-1.0, 0.0, 1.0]), curve[:, :3]).local).all()
 
@@ -118,7 +144,11 @@ def test_a_planted_lean_is_found_and_no_other() -> None:
     a, y = np.repeat([1.0, -1.0], 100), np.tile([1.0, -1.0], 100)
     m = 0.3 + 0.8 * a + rng.normal(0, 0.5, 200)
     lean, low, high = leaning(m, a)
-    assert lean == pytest.approx(0.8, abs=0.1) and low < 0.8 < high and high - low == pytest.approx(2 * 1.96 * 0.5 / np.sqrt(200), rel=0.2)
+    assert (
+        lean == pytest.approx(0.8, abs=0.1)
+        and low < 0.8 < high
+        and high - low == pytest.approx(2 * 1.96 * 0.5 / np.sqrt(200), rel=0.2)
+    )
     assert leaning(m, y)[1] < 0 < leaning(m, y)[2]
 
 
@@ -129,7 +159,9 @@ def test_factors_recovered_with_robust_errors_and_order_free_shares() -> None:
     fit = fit_factors(slope, a, y)
     assert fit.beta == pytest.approx({"concept": 0.5, "letter": 0.8, "polarity": -0.3, "interaction": 0.1}, abs=0.04)
     assert fit.se["letter"] == pytest.approx(0.2 / 20, rel=0.2) and fit.p["letter"] < 1e-6
-    assert sum(fit.shares.values()) == pytest.approx(1 - slope.var() ** -1 * (slope - 0.5 - 0.8 * a + 0.3 * y - 0.1 * a * y).var(), abs=0.01)
+    assert sum(fit.shares.values()) == pytest.approx(
+        1 - slope.var() ** -1 * (slope - 0.5 - 0.8 * a + 0.3 * y - 0.1 * a * y).var(), abs=0.01
+    )
     assert fit.omega2 == pytest.approx(sum(fit.shares.values()), abs=0.02)
     noise = rng.normal(size=400)
     assert abs(fit_factors(noise, a, y).omega2) < 0.03
@@ -169,24 +201,37 @@ def test_audit_warns_of_polarity_letters_and_lengths() -> None:
     found = confounds(biased)
     assert found.yes_gap == 1 and found.letter_a == 1 and len(found.warnings) == 3
     fair = to_choices([Pair(f"q{k}?", "Yes" if k % 2 else "No", "No" if k % 2 else "Yes", {}) for k in range(40)])
-    assert confounds(fair).warnings == () and set(cells(np.ones(40), [p.meta for p in fair])) == {"A, no", "A, yes", "B, no", "B, yes"}
+    assert confounds(fair).warnings == () and set(cells(np.ones(40), [p.meta for p in fair])) == {
+        "A, no",
+        "A, yes",
+        "B, no",
+        "B, yes",
+    }
 
 
 def test_the_published_mislabelled_cell_and_its_correction() -> None:
     rng = np.random.default_rng(0)
-    pairs = [Pair("q", "yes", "no", {"matching_letter": a, "polarity": y}) for a in "AB" for y in ("yes", "no") for _ in range(25)]
+    pairs = [
+        Pair("q", "yes", "no", {"matching_letter": a, "polarity": y})
+        for a in "AB"
+        for y in ("yes", "no")
+        for _ in range(25)
+    ]
     slope = rng.normal(size=100)
     true, shown = cells(slope, [p.meta for p in pairs]), published_cells(slope, [p.meta for p in pairs])
     assert shown["A, yes"] == true["A, yes"][0] and shown["B, no"] != pytest.approx(true["B, no"][0])
     assert corrected_cell(shown, {k: n for k, (_, n) in true.items()}) == pytest.approx(true["B, no"][0])
-    at_a, at_b = np.full(50, 3.75), np.full(50, -1.72)  # the corrected means of myopic-reward on Llama-2 give its published variance
+    # the corrected means of myopic-reward on Llama-2 give its published variance
+    at_a, at_b = np.full(50, 3.75), np.full(50, -1.72)
     share = variance_shares(np.concatenate([at_a, at_b]), {"letter": np.repeat([1.0, 0.0], 50)}).explained["letter"]
     assert share == pytest.approx(7.48, rel=0.02)
 
 
 def test_strengths_at_equal_cost() -> None:
     m = np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
-    assert at_cost(m, m**2, 3 * m, 1.0) == (1.0, 3.0) and at_cost(m, m**2, 3 * m, 2.5) == pytest.approx((2.5**0.5, 3 * 2.5**0.5))
+    assert at_cost(m, m**2, 3 * m, 1.0) == (1.0, 3.0) and at_cost(m, m**2, 3 * m, 2.5) == pytest.approx(
+        (2.5**0.5, 3 * 2.5**0.5)
+    )
     assert at_cost(m, m**2, 3 * m, 2.5, sign=-1) == pytest.approx((-(2.5**0.5), -3 * 2.5**0.5))
     assert np.isnan(at_cost(m, m**2, 3 * m, 5.0)).all()
 
@@ -209,10 +254,16 @@ def test_correlations_are_those_of_scipy_and_are_compared_in_pairs() -> None:
     x = rng.normal(size=60)
     y, z = x + rng.normal(size=60) / 2, rng.normal(size=60)
     found = correlation("x", [*x, np.nan], [*y, 1.0])
-    assert found.value == pytest.approx(stats.spearmanr(x, y).statistic) and found.n == 60 and found.lo < found.value < found.hi
+    assert (
+        found.value == pytest.approx(stats.spearmanr(x, y).statistic)
+        and found.n == 60
+        and found.lo < found.value < found.hi
+    )
     better, lo, hi = closer(x.tolist(), z.tolist(), y.tolist())
     assert better == pytest.approx(spearman(x, y) - spearman(z, y)) and 0 < lo < hi
-    assert abs(partial_correlation(x.tolist(), y.tolist(), x.tolist())) < 0.01 or np.isnan(partial_correlation(x.tolist(), y.tolist(), x.tolist()))
+    assert abs(partial_correlation(x.tolist(), y.tolist(), x.tolist())) < 0.01 or np.isnan(
+        partial_correlation(x.tolist(), y.tolist(), x.tolist())
+    )
     wide = correlation("x", x.tolist(), y.tolist(), clusters=[k // 20 for k in range(60)])
     assert wide.value == found.value
 
@@ -221,7 +272,9 @@ def test_leave_one_data_set_out_beats_the_mean_only_where_there_is_something_to_
     rng = np.random.default_rng(0)
     x, groups = rng.normal(size=(60, 1)), [str(k // 10) for k in range(60)]
     y = 3 * x[:, 0] + rng.normal(size=60) / 10
-    assert np.abs(left_out(x, y, groups, linear) - y).mean() < 0.2 < np.abs(left_out(x, y, groups, mean_only) - y).mean()
+    assert (
+        np.abs(left_out(x, y, groups, linear) - y).mean() < 0.2 < np.abs(left_out(x, y, groups, mean_only) - y).mean()
+    )
 
 
 # ---------------------------------------------------------------- contexts
@@ -275,9 +328,20 @@ def test_a_context_changes_the_id_of_an_item_and_not_its_training_guard(tmp_path
 def test_the_forecast_is_the_slope_of_a_small_vector(name: str, context: str, tmp_path: Path) -> None:
     """Measured with a finite multiplier at every layer, by the ordinary sweep."""
     lm, data = pico(name), in_context(toy(8), context, system=None)
-    vector = SteeringVector({k: 0.02 * torch.randn(lm.width, generator=torch.Generator().manual_seed(k)) for k in range(lm.n_layers)})
+    vector = SteeringVector(
+        {k: 0.02 * torch.randn(lm.width, generator=torch.Generator().manual_seed(k)) for k in range(lm.n_layers)}
+    )
     expected = sensitivity(lm, data)
-    run = measure(lm, Intervention(vector, positions="from_last_prompt_token"), data, [Propensity()], to=tmp_path, multipliers=(-1.0, 0.0, 1.0), layers=list(range(lm.n_layers)), part="x")  # fmt: skip
+    run = measure(
+        lm,
+        Intervention(vector, positions="from_last_prompt_token"),
+        data,
+        [Propensity()],
+        to=tmp_path,
+        multipliers=(-1.0, 0.0, 1.0),
+        layers=list(range(lm.n_layers)),
+        part="x",
+    )
     for layer, forecast in expected.slopes(vector).items():
         multipliers, items, values = run.table("x").curve("propensity", "vector", layer)
         truth = dict(zip(items, fit_slopes(multipliers, values).slope, strict=True))
@@ -293,7 +357,19 @@ def test_the_forecast_is_the_slope_of_a_small_vector(name: str, context: str, tm
 
 def small(*names: str, **changes: object) -> Plan:
     beyond = ("no-system", "two-turns", "swapped")
-    return Plan(data=names, beyond=beyond, train=8, val=2, test=8, system=None, draws=199, nulls=1, folds=2, multipliers=(-1.0, 0.0, 1.0), **changes)  # type: ignore[arg-type]
+    return Plan(
+        data=names,
+        beyond=beyond,
+        train=8,
+        val=2,
+        test=8,
+        system=None,
+        draws=199,
+        nulls=1,
+        folds=2,
+        multipliers=(-1.0, 0.0, 1.0),
+        **changes,
+    )  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -302,10 +378,14 @@ def files(tmp_path: Path) -> tuple[str, str]:
     out: list[str] = []
     for name in ("snow", "tea"):
         rows = [
-            {"question": f"{p.question}\n\nChoices:\n (A) {one}\n (B) {two}", "answer_matching_behavior": f" {p.positive}", "answer_not_matching_behavior": f" {p.negative}"}
+            {
+                "question": f"{p.question}\n\nChoices:\n (A) {one}\n (B) {two}",
+                "answer_matching_behavior": f" {p.positive}",
+                "answer_not_matching_behavior": f" {p.negative}",
+            }
             for p in toy(24, name)
             for one, two in [options(p)[1:] if p.positive == "(A)" else options(p)[:0:-1]]
-        ]  # fmt: skip
+        ]
         path = tmp_path / f"{name}.json"
         path.write_text(json.dumps(rows))
         out.append(str(path))
@@ -340,7 +420,9 @@ def test_the_whole_study_on_a_small_model_resumes_and_reports(files: tuple[str, 
 
 
 def test_a_sweep_is_read_in_the_order_of_its_questions(tmp_path: Path) -> None:
-    """Rows are written batch by batch, near in length; a short vector does to every question what the forecast says of that question."""
+    """Rows are written batch by batch, near in length; a short vector does to every question what the forecast says of
+    that question.
+    """
     lm = pico()
     pairs = [
         Pair(f"Do you {'really ' * (k % 4)}like {w} ?", "yes I think so", "no never")
@@ -348,15 +430,41 @@ def test_a_sweep_is_read_in_the_order_of_its_questions(tmp_path: Path) -> None:
     ]
     data = Dataset("toy", to_choices(pairs), "choices")
     v = SteeringVector({k: 1e-2 * torch.randn(lm.width, generator=torch.Generator().manual_seed(k)) for k in (0, 2)})
-    run = measure(lm, Intervention(v, positions="from_last_prompt_token"), data, [Propensity()], to=tmp_path, part="val-base", layers=[0, 2], multipliers=(-1.0, 0.0, 1.0), controls={})  # fmt: skip
-    assert run.table("val-base").curve("propensity", "vector", 0)[1] != [p.id for p in data], "another order in the file"
+    run = measure(
+        lm,
+        Intervention(v, positions="from_last_prompt_token"),
+        data,
+        [Propensity()],
+        to=tmp_path,
+        part="val-base",
+        layers=[0, 2],
+        multipliers=(-1.0, 0.0, 1.0),
+        controls={},
+    )
+    assert run.table("val-base").curve("propensity", "vector", 0)[1] != [p.id for p in data], (
+        "another order in the file"
+    )
     expected = sensitivity(lm, data).slopes(v)
     for layer, slopes in sweep_slopes(run, {"base": [p.id for p in data], "swapped": []}).items():
         assert slopes == pytest.approx(expected[layer], rel=0.05, abs=1e-5)
 
 
 def test_the_legacy_split_tests_what_it_trained_on_and_says_so(files: tuple[str, str], tmp_path: Path) -> None:
-    plan = Plan(data=files[:1], train=20, val=2, test=20, system=None, draws=20, nulls=1, folds=0, multipliers=(-1.0, 0.0, 1.0), legacy=True, layer=1, contexts=("base",), beyond=())  # fmt: skip
+    plan = Plan(
+        data=files[:1],
+        train=20,
+        val=2,
+        test=20,
+        system=None,
+        draws=20,
+        nulls=1,
+        folds=0,
+        multipliers=(-1.0, 0.0, 1.0),
+        legacy=True,
+        layer=1,
+        contexts=("base",),
+        beyond=(),
+    )
     run = reliability(pico(), tmp_path / "legacy", plan)
     page(run)
     assert "LEGACY" in (tmp_path / "legacy" / "report.md").read_text()
@@ -367,7 +475,11 @@ def test_bad_data_is_refused_before_anything_runs(files: tuple[str, str], tmp_pa
     with pytest.raises(DataError, match="not A/B questions"):
         reliability(pico(), tmp_path / "a", small(str(tmp_path / "open.jsonl")))
     rows = [
-        {"question": f"Is {k} it?\n\nChoices:\n (A) Yes\n (B) No", "answer_matching_behavior": " (A)", "answer_not_matching_behavior": " (B)"}
+        {
+            "question": f"Is {k} it?\n\nChoices:\n (A) Yes\n (B) No",
+            "answer_matching_behavior": " (A)",
+            "answer_not_matching_behavior": " (B)",
+        }
         for k in range(12)
     ]
     (tmp_path / "one-sided.json").write_text(json.dumps(rows))
@@ -382,10 +494,10 @@ def test_bad_data_is_refused_before_anything_runs(files: tuple[str, str], tmp_pa
 
 
 def test_spoken_options_are_cut_where_they_differ() -> None:
-    def cut(one: str, two: str, words: int) -> tuple[str, str]:
-        found = _cut(Pair("?", one, two), words)
+    def shortened(one: str, two: str, words: int) -> tuple[str, str]:
+        found = cut(Pair("?", one, two), words)
         return found.positive, found.negative
 
-    assert cut("Yes, I would do it", "No, I would not", 2) == ("Yes, I", "No, I")
-    assert cut("I would do it now", "I would not do it", 2) == ("I would do", "I would not")
-    assert cut("I would do", "I would do it", 2) == ("I would do", "I would do it")
+    assert shortened("Yes, I would do it", "No, I would not", 2) == ("Yes, I", "No, I")
+    assert shortened("I would do it now", "I would not do it", 2) == ("I would do", "I would not")
+    assert shortened("I would do", "I would do it", 2) == ("I would do", "I would do it")

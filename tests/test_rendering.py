@@ -33,18 +33,29 @@ def words(tok: Any, row: Any) -> list[str]:
     return tok.convert_ids_to_tokens(list(row.ids))
 
 
-IGNORES_SYSTEM = "{% for m in messages %}{% if m.role != 'system' %}<{{ m.role }}> {{ m.content }} <end> {% endif %}{% endfor %}<bot> "
-WANTS_PARTS = "<s> {% for m in messages %}<{{ m.role }}> {% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}{% endif %}{% endfor %} <end> {% endfor %}<bot> "
+IGNORES_SYSTEM = (
+    "{% for m in messages %}{% if m.role != 'system' %}<{{ m.role }}> {{ m.content }} <end> {% endif %}{% endfor "
+    "%}<bot> "
+)
+WANTS_PARTS = (
+    "<s> {% for m in messages %}<{{ m.role }}> {% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}{% "
+    "endif %}{% endfor %} <end> {% endfor %}<bot> "
+)
 DROPS_USERS = "{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}{% endif %}{% endfor %}<bot> "
 DEFAULT_SYSTEM = (
     "{% if messages[0].role != 'system' %}<system> you like tea <end> {% endif %}"
     "{% for m in messages %}<{{ m.role }}> {{ m.content }} <end> {% endfor %}<bot> "
 )
-DATED = "<system> {{ strftime_now('%d') }} <end> {% for m in messages %}<{{ m.role }}> {{ m.content }} <end> {% endfor %}<bot> "
+DATED = (
+    "<system> {{ strftime_now('%d') }} <end> {% for m in messages %}<{{ m.role }}> {{ m.content }} <end> {% endfor "
+    "%}<bot> "
+)
 THINKS = (
-    "{% for m in messages %}{% if m.role == 'assistant' %}<bot> {{ m.content.split('</think>')[-1] }}{% if not loop.last or add_generation_prompt %} <end> "
+    "{% for m in messages %}{% if m.role == 'assistant' %}<bot> {{ m.content.split('</think>')[-1] }}{% if not "
+    "loop.last or add_generation_prompt %} <end> "
     "{% endif %}{% else %}<{{ m.role }}> {{ m.content }} <end> {% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<bot> {% if enable_thinking is defined and not enable_thinking %}<think> </think> {% else %}<think>\n{% endif %}{% endif %}"
+    "{% if add_generation_prompt %}<bot> {% if enable_thinking is defined and not enable_thinking %}<think> "
+    "</think> {% else %}<think>\n{% endif %}{% endif %}"
 )
 
 
@@ -57,7 +68,11 @@ def test_a_template_that_ignores_the_system_role_gets_it_in_the_users_turn() -> 
 def test_a_template_that_wants_parts_gets_them() -> None:
     tok = with_template(WANTS_PARTS)
     one, two = (render(tok, text, system="be kind") for text in ("Do you like tea ?", "is it good ?"))
-    assert one.ids != two.ids and words(tok, one)[1:5] == ["<system>", "be", "kind", "<end>"] and one.spans["user"] == ((6, 11),)
+    assert (
+        one.ids != two.ids
+        and words(tok, one)[1:5] == ["<system>", "be", "kind", "<end>"]
+        and one.spans["user"] == ((6, 11),)
+    )
 
 
 def test_a_template_that_drops_the_question_is_refused() -> None:
@@ -76,11 +91,22 @@ def test_learning_through_a_template_that_renders_nothing_is_refused_or_right() 
 def test_spans_are_the_messages_and_not_their_likes_elsewhere() -> None:
     tok = with_template(DEFAULT_SYSTEM)
     row = render(tok, "you like tea")
-    assert words(tok, row)[row.spans["user"][0][0] - 1] == "<user>", "not the default system prompt, which says the same"
-    both = render(tok, [{"role": "user", "content": "tea"}, {"role": "assistant", "content": "tea"}, {"role": "user", "content": "tea"}])
-    assert [words(tok, both)[a - 1] for role in ("user", "assistant") for a, _ in both.spans[role]] == ["<user>", "<user>", "<assistant>"] or len(
-        both.spans["user"]
-    ) == 2
+    assert words(tok, row)[row.spans["user"][0][0] - 1] == "<user>", (
+        "not the default system prompt, which says the same"
+    )
+    both = render(
+        tok,
+        [
+            {"role": "user", "content": "tea"},
+            {"role": "assistant", "content": "tea"},
+            {"role": "user", "content": "tea"},
+        ],
+    )
+    assert [words(tok, both)[a - 1] for role in ("user", "assistant") for a, _ in both.spans[role]] == [
+        "<user>",
+        "<user>",
+        "<assistant>",
+    ] or len(both.spans["user"]) == 2
 
 
 def test_the_date_of_a_template_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,14 +123,27 @@ def test_keywords_reach_the_template_and_answers_stand_behind_the_thought() -> N
     tok = with_template(THINKS)
     off = render(tok, "Do you like tea ?", "yes", how=Rendering(template={"enable_thinking": False}))
     on = render(tok, "Do you like tea ?", "yes")
-    assert off.text.endswith("<think> </think> ") and on.text.endswith("<think>\n\n</think>\n\n"), "the thought is closed before an answer is scored"
+    assert off.text.endswith("<think> </think> ") and on.text.endswith("<think>\n\n</think>\n\n"), (
+        "the thought is closed before an answer is scored"
+    )
     assert render(tok, "Do you like tea ?").text.endswith("<think>\n"), "and left open where the model is to speak"
-    assert Rendering().answer("<think>so</think>\n\nyes") == "yes" and Rendering().answer("<think>so") == "" and Rendering().answer("yes") == "yes"
+    assert (
+        Rendering().answer("<think>so</think>\n\nyes") == "yes"
+        and Rendering().answer("<think>so") == ""
+        and Rendering().answer("yes") == "yes"
+    )
 
 
 def test_a_thought_put_into_the_mouth_is_gone_on_from() -> None:
     tok = with_template(THINKS)
-    row = render(tok, [{"role": "user", "content": "Do you like tea ?"}, {"role": "assistant", "content": "<think>I think so</think> yes"}], " it is")
+    row = render(
+        tok,
+        [
+            {"role": "user", "content": "Do you like tea ?"},
+            {"role": "assistant", "content": "<think>I think so</think> yes"},
+        ],
+        " it is",
+    )
     assert row.text.endswith("<think>I think so</think> yes") and row.text.count("<think>") == 1
     assert len(row.spans["assistant"]) == 1 or row.spans["user"]
 
@@ -164,7 +203,11 @@ def byte_pairs() -> Any:
     from transformers import PreTrainedTokenizerFast
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    raw = Tokenizer(models.BPE({c: i for i, c in enumerate([*letters, "?Y", "a(", ")(", "<p>"])}, [("?", "Y"), ("a", "("), (")", "(")]))
+    raw = Tokenizer(
+        models.BPE(
+            {c: i for i, c in enumerate([*letters, "?Y", "a(", ")(", "<p>"])}, [("?", "Y"), ("a", "("), (")", "(")]
+        )
+    )
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     raw.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<p>")
@@ -225,27 +268,35 @@ def shown(row: Any, tok: Any) -> dict[str, list[str]]:
 
 def chat(*texts: str, system: str | None = None) -> list[dict[str, str]]:
     roles = ("user", "assistant", "user", "assistant")
-    return ([{"role": "system", "content": system}] if system else []) + [{"role": r, "content": t} for r, t in zip(roles, texts, strict=False)]
+    return ([{"role": "system", "content": system}] if system else []) + [
+        {"role": r, "content": t} for r, t in zip(roles, texts, strict=False)
+    ]
 
 
 FORGETS_THOUGHTS = (
-    "{% for m in messages %}<{{ 'bot' if m.role == 'assistant' else m.role }}> {{ m.content.split('</think>')[-1] }} <end> {% endfor %}"
+    "{% for m in messages %}<{{ 'bot' if m.role == 'assistant' else m.role }}> {{ m.content.split('</think>')[-1] "
+    "}} <end> {% endfor %}"
     "{% if add_generation_prompt %}<bot> yes A : {% endif %}"
 )
 LAST_TURN_SYSTEM = (
-    "{%- if messages[0].role == 'system' %}{%- set sys = messages[0].content %}{%- set messages = messages[1:] %}{%- endif %}<s>{%- for m in messages %}"
-    "{%- if m.role == 'user' %} <user> {% if loop.last and sys is defined %}{{ sys + '\n\n' + m.content }}{% else %}{{ m.content }}{% endif %} <end>"
+    "{%- if messages[0].role == 'system' %}{%- set sys = messages[0].content %}{%- set messages = messages[1:] "
+    "%}{%- endif %}<s>{%- for m in messages %}"
+    "{%- if m.role == 'user' %} <user> {% if loop.last and sys is defined %}{{ sys + '\n\n' + m.content }}{% else "
+    "%}{{ m.content }}{% endif %} <end>"
     "{% else %} <bot> {{ m.content }} <end>{% endif %}{%- endfor %}"
 )
 READS_COMMANDS = (
-    "{% for m in messages %}<{{ m.role }}> {{ m.content.replace('never', '') }} {% if 'never' in m.content %}no{% endif %} <end> {% endfor %}<bot> "
+    "{% for m in messages %}<{{ m.role }}> {{ m.content.replace('never', '') }} {% if 'never' in m.content %}no{% "
+    "endif %} <end> {% endfor %}<bot> "
 )
 
 
 def test_words_of_the_template_are_never_taken_for_a_message() -> None:
     tok = with_template(FORGETS_THOUGHTS)
     row = render(tok, chat("tea ?", "<think>so</think> one", "A"))
-    assert shown(row, tok) == {"user": ["tea ?", "A"], "assistant": ["one"]} and row.spans["user"][1][0] < row.prompt - 4
+    assert (
+        shown(row, tok) == {"user": ["tea ?", "A"], "assistant": ["one"]} and row.spans["user"][1][0] < row.prompt - 4
+    )
 
 
 def test_a_dropped_message_is_missed_even_if_the_template_says_the_same() -> None:
@@ -272,7 +323,10 @@ def test_a_message_that_the_template_rewrites_is_refused() -> None:
 
 def test_spans_of_a_folded_system_message() -> None:
     tok = with_template(IGNORES_SYSTEM)
-    assert shown(render(tok, "Do you like tea ?", system="be kind"), tok) == {"system": ["be kind"], "user": ["Do you like tea ?"]}
+    assert shown(render(tok, "Do you like tea ?", system="be kind"), tok) == {
+        "system": ["be kind"],
+        "user": ["Do you like tea ?"],
+    }
 
 
 def test_one_of_several_templates() -> None:
@@ -283,10 +337,16 @@ def test_one_of_several_templates() -> None:
 
 def test_a_thought_that_the_template_opened_and_nobody_closed_is_no_answer() -> None:
     how, prompt = Rendering(), render(with_template(THINKS), "tea").text
-    assert how.answer("Okay, so", prompt) == "" and how.answer("so </think>\n\nyes", prompt) == "yes" and how.answer("yes") == "yes"
+    assert (
+        how.answer("Okay, so", prompt) == ""
+        and how.answer("so </think>\n\nyes", prompt) == "yes"
+        and how.answer("yes") == "yes"
+    )
 
 
-@pytest.mark.parametrize("asks", ["{% set f='%d %H:%M' %}{{ strftime_now(f) }}", "{{ strftime_now(format='%d %H:%M') }}"])
+@pytest.mark.parametrize(
+    "asks", ["{% set f='%d %H:%M' %}{{ strftime_now(f) }}", "{{ strftime_now(format='%d %H:%M') }}"]
+)
 def test_every_way_to_ask_for_the_date_gets_the_same(asks: str) -> None:
     row = render(with_template(asks + " {% for m in messages %}<user> {{ m.content }}{% endfor %}"), "tea")
     assert row.text.startswith("26 00:00 ")

@@ -34,9 +34,18 @@ def planted(
     said: float = 0.5,
     text: str = "It is a good day. We go.",
 ) -> Run:
-    """A run folder whose items have known slopes, beside null vectors of some spread, with what asking brings and what is said at multipliers 1 and -1."""
+    """A run folder whose items have known slopes, beside null vectors of some spread, with what asking brings and what
+    is said at multipliers 1 and -1.
+    """
     run, rng = Run.create(folder), np.random.default_rng(0)
-    iv = {"vector": "0" * 16, "layers": [3], "operator": {"name": "add"}, "multiplier": 1.0, "positions": "everywhere", "gate": {"name": "always"}}
+    iv = {
+        "vector": "0" * 16,
+        "layers": [3],
+        "operator": {"name": "add"},
+        "multiplier": 1.0,
+        "positions": "everywhere",
+        "gate": {"name": "always"},
+    }
     roles = {"vector": "vector", **{c: c.partition("-")[0] for c in slopes if c != "vector"}}
     conditions = [{"name": c, "role": roles[c], "system": None, "intervention": iv} for c in slopes]
     conditions.append({"name": "prompt-positive", "role": "asked", "system": "be kind", "intervention": None})
@@ -51,18 +60,29 @@ def planted(
         for k, s in enumerate(per_item):
             start = level * rng.normal()
             for m in GRID:
-                rows.append(row(Cell("propensity", condition, None, m), Score(f"i{k}", start + s * m + noise * rng.normal(), "nats/token")))
+                rows.append(
+                    row(
+                        Cell("propensity", condition, None, m),
+                        Score(f"i{k}", start + s * m + noise * rng.normal(), "nats/token"),
+                    )
+                )
                 rows.append(row(Cell("kl", condition, None, m), Score(f"i{k}", 0.1 * m * m, "nats")))
                 rows.append(row(Cell("outside-mass", condition, None, m), Score(f"i{k}", math.nan, "probability")))
-    rows += [row(Cell("propensity", "prompt-positive", None, 0.0), Score(f"i{k}", said, "nats/token")) for k in range(len(slopes["vector"]))]
+    rows += [
+        row(Cell("propensity", "prompt-positive", None, 0.0), Score(f"i{k}", said, "nats/token"))
+        for k in range(len(slopes["vector"]))
+    ]
     run.journal("test").append("test/0/None", rows)
     told = {-1.0: text, 0.0: "It is a day. We stay.", 1.0: text}
     run.journal("../generations").append(
-        "g", [{"prompt": "<b>Hi</b>", "multiplier": m, "text": f"{t} Said at {m}.", "nats": 1.0} for m, t in told.items()]
+        "g",
+        [{"prompt": "<b>Hi</b>", "multiplier": m, "text": f"{t} Said at {m}.", "nats": 1.0} for m, t in told.items()],
     )
     if nulls is not None:
         beside = Null.of("random", [3], rng.normal(0, nulls, (499, 1)))
-        run.write("nulls/test.json", Compared("3", float(np.mean(slopes["vector"])), 60, "forecast", (beside,)).to_json())
+        run.write(
+            "nulls/test.json", Compared("3", float(np.mean(slopes["vector"])), 60, "forecast", (beside,)).to_json()
+        )
     run.note(model="pico", layer=3)
     return run
 
@@ -123,7 +143,9 @@ def test_the_page_is_one_file_and_escapes_text(tmp_path: Path) -> None:
     markdown = (tmp_path / "report.md").read_text()
     assert "Said at -1.0" in markdown and "![" in markdown
     for name in ("propensity", "slopes", "kl"):
-        assert (tmp_path / "plots" / f"{name}.png").stat().st_size > 5000 and (tmp_path / "plots" / f"{name}.svg").is_file()
+        assert (tmp_path / "plots" / f"{name}.png").stat().st_size > 5000 and (
+            tmp_path / "plots" / f"{name}.svg"
+        ).is_file()
     rows = list(csv.DictReader((tmp_path / "tables" / "slopes.csv").read_text().splitlines()))
     assert len(rows) == 120 and {r["condition"] for r in rows} == {"vector", "random-0"}
 
@@ -140,7 +162,10 @@ def test_reports_of_nothing(tmp_path: Path) -> None:
 
 
 def test_reports_never_import_torch() -> None:
-    code = "import sys, trimtab.reports, trimtab.recipe, trimtab.data.datasets, trimtab.data.formats; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, trimtab.reports, trimtab.recipe, trimtab.data.datasets, trimtab.data.formats; sys.exit('torch' "
+        "in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -149,7 +174,11 @@ def test_reports_never_import_torch() -> None:
 
 def test_recipes_come_back_from_toml(tmp_path: Path) -> None:
     one = Recipe(
-        "optimism", layers=(1, 2), method={"name": "probe", "kind": "whitened"}, ask={"positive": 'say "é"', "negative": "x"}, generate=("a\nb",)
+        "optimism",
+        layers=(1, 2),
+        method={"name": "probe", "kind": "whitened"},
+        ask={"positive": 'say "é"', "negative": "x"},
+        generate=("a\nb",),
     )
     (tmp_path / "r.toml").write_text(one.to_toml())
     assert Recipe.load(tmp_path / "r.toml") == one

@@ -1,4 +1,6 @@
-"""Small versions of what `make simulate` does: the tables of docs/statistics.md come from programs that run, and say what they said."""
+"""Small versions of what `make simulate` does: the tables of docs/statistics.md come from programs that run, and say
+what they said.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def test_something_is_found() -> None:
     assert verdicts.cell(verdicts.World(1, -8.0), 40)["works backwards"] >= 36
 
 
-@pytest.mark.parametrize("case", [c for c in coverage.CASES if 20 in c.sizes and c.times >= 600], ids=lambda c: f"{c.interval}, {c.data}")
+@pytest.mark.parametrize(
+    "case", [c for c in coverage.CASES if 20 in c.sizes and c.times >= 600], ids=lambda c: f"{c.interval}, {c.data}"
+)
 def test_every_interval_covers_at_twenty(case: coverage.Case) -> None:
     share, told = coverage.coverage(case, 20, 150, seed=1)
     assert told >= 140 and share >= 0.88
@@ -44,7 +48,13 @@ def test_tables_are_put_between_their_marks(tmp_path: Path) -> None:
 def test_the_committed_tables_hold_what_they_are_there_for() -> None:
     """At most 5 in 100 simulated claims of nothing (within simulation error), and 9 in 100 whole runs."""
     text = PAGE.read_text()
-    rows = {name: [r.split(" | ") for r in re.findall(r"(?m)^\| (.*) \|$", text.split(f"<!-- {name} -->")[1].split("<!-- /")[0])][1:] for name in ("verdicts", "runs", "study", "coverage")}  # fmt: skip
+    rows = {
+        name: [
+            r.split(" | ")
+            for r in re.findall(r"(?m)^\| (.*) \|$", text.split(f"<!-- {name} -->")[1].split("<!-- /")[0])
+        ][1:]
+        for name in ("verdicts", "runs", "study", "coverage")
+    }
     empty = [r for r in rows["verdicts"] if r[2] == "nothing"]
     assert len(empty) == 6 and all(int(r[3]) >= 2000 and float(r[-1].split(" ")[0]) <= 0.06 for r in empty)
     nulls = [r for r in rows["runs"] if "mean difference" not in r[0]]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from trimtab.errors import DataError
 from trimtab.statistics.factors import fit_factors, leaning
-from trimtab.statistics.generalization import correlation, relative
+from trimtab.statistics.generalization import correlation, partial_correlation, relative
 from trimtab.statistics.intervals import (
     Figure,
     band,
@@ -50,7 +50,9 @@ def test_not_measured_is_not_anti_steerable() -> None:
     figure = share_figure("anti", anti_steerable(slope))
     assert figure.value == 0 and figure.n == 40
     assert median_figure("median", slope, "nats").value == 1 and median_figure("median", slope, "nats").n == 40
-    assert mean_figure("x", np.array([1.0, NAN, 3.0, 2.0]), "nats").value == 2.0 and math.isnan(mean_figure("x", np.array([NAN]), "nats").value)
+    assert mean_figure("x", np.array([1.0, NAN, 3.0, 2.0]), "nats").value == 2.0 and math.isnan(
+        mean_figure("x", np.array([NAN]), "nats").value
+    )
     assert math.isnan(share_figure("x", np.zeros(0, bool)).value)
     assert expected_anti_steerable(np.array([1.0, NAN, 3.0])) < 0.5
     assert anti_steerable(np.array([1.0, 0.0, -1.0, NAN])).tolist()[:3] == [0, 1, 1]
@@ -75,7 +77,9 @@ def test_rows_that_were_not_measured_leave_the_others_as_they_are() -> None:
 
 
 def test_items_that_share_a_question_count_once() -> None:
-    """25 questions of 4 items: intervals as if of 100 independent items held the truth 0.70 times in 1 (medians 0.78)."""
+    """25 questions of 4 items: intervals as if of 100 independent items held the truth 0.70 times in 1 (medians
+    0.78).
+    """
     rng, hits = np.random.default_rng(0), {"mean": 0, "median": 0, "share": 0}
     for _ in range(200):
         values, groups = grouped(rng, 25)
@@ -107,7 +111,9 @@ def test_an_item_read_in_both_orders_is_one_item() -> None:
     middle, lo, hi = leaning(values, codes, [*range(40)] * 2)
     half = 1.96 * np.std((one - two) * code / 2, ddof=1) / 40**0.5
     assert middle == pytest.approx(((one - two) * code / 2).mean()) and (hi - lo) / 2 == pytest.approx(half, rel=0.08)
-    assert np.isnan(leaning(np.arange(6.0), np.array([1.0, 1, 1, 1, -1, -1]), list("abcdee"))).all(), "one question at B has no spread"
+    assert np.isnan(leaning(np.arange(6.0), np.array([1.0, 1, 1, 1, -1, -1]), list("abcdee"))).all(), (
+        "one question at B has no spread"
+    )
     neither = leaning(np.array([1.0] * 6 + [0.0, 0.1] + [5.0] * 4), np.array([1.0] * 6 + [-1.0] * 2 + [0.0] * 4))
     assert neither[0] == pytest.approx((1 - 0.05) / 2), "items of neither answer are left out"
     wide = leaning(values, codes)
@@ -166,7 +172,9 @@ def test_shares_at_the_edge_have_an_interval() -> None:
 
 
 def test_a_flat_curve_is_called_ambiguous() -> None:
-    """Three multipliers leave one degree of freedom: 1.96 standard errors called a flat item sure 15 times in 100, seven 5."""
+    """Three multipliers leave one degree of freedom: 1.96 standard errors called a flat item sure 15 times in 100,
+    seven 5.
+    """
     rng = np.random.default_rng(0)
     for k in (3, 5, 7):
         m = np.linspace(-1, 1, k)
@@ -174,7 +182,9 @@ def test_a_flat_curve_is_called_ambiguous() -> None:
         assert 0.03 <= sure.mean() <= 0.07, k
     curves = np.stack([2 * GRID, -2 * GRID, 0 * GRID]) + 0.05 * rng.normal(size=(3, 5))
     assert confidence(fit_slopes(GRID, curves)).tolist() == ["steerable", "anti-steerable", "ambiguous"]
-    assert confidence(fit_slopes(np.array([0.0, 1.0]), np.array([[0.0, 1.0]])))[0] == "ambiguous", "two points have no scatter"
+    assert confidence(fit_slopes(np.array([0.0, 1.0]), np.array([[0.0, 1.0]])))[0] == "ambiguous", (
+        "two points have no scatter"
+    )
 
 
 def test_split_half_reliability_stays_in_its_range() -> None:
@@ -183,7 +193,11 @@ def test_split_half_reliability_stays_in_its_range() -> None:
     found = []
     for _ in range(60):
         truth = rng.normal(0, 1, 4)
-        found.append(split_half([t + rng.normal(0, 1.22 * 20**0.5, (20, 1)) + rng.normal(0, 0.1, (20, 20)) for t in truth], times=20))
+        found.append(
+            split_half(
+                [t + rng.normal(0, 1.22 * 20**0.5, (20, 1)) + rng.normal(0, 0.1, (20, 20)) for t in truth], times=20
+            )
+        )
     assert all(0 <= f <= 1 for f in found) and 0.2 <= np.mean(found) <= 0.7, np.mean(found)
 
 
@@ -191,7 +205,9 @@ def test_partial_correlations_rank_ties_alike() -> None:
     x, y, given = [1.0, 1.0, 1.0, 2.0, 2.0, 3.0], [3.0, 1.0, 2.0, 5.0, 4.0, 6.0], [1.0, 1.0, 2.0, 2.0, 1.0, 2.0]
     order = [4, 0, 3, 5, 1, 2]
     shuffled = [[v[k] for k in order] for v in (x, y, given)]
-    assert partial_correlation(x, y, given) == pytest.approx(partial_correlation(*shuffled)), "the order of the rows is no information"
+    assert partial_correlation(x, y, given) == pytest.approx(partial_correlation(*shuffled)), (
+        "the order of the rows is no information"
+    )
 
 
 def test_a_perfect_rank_correlation_of_few_points_is_not_certain() -> None:
@@ -204,17 +220,23 @@ def test_equal_cost_is_read_off_the_root() -> None:
     """0.1 (m / 1.41)^2 costs 0.1 at 1.41; a straight line between 1 and 2 says 1.329."""
     m = np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
     cost = 0.1 * (m / 1.41) ** 2
-    assert at_cost(m, cost, m, 0.1)[0] == pytest.approx(1.41) and at_cost(m, cost, m, 0.1, sign=-1)[0] == pytest.approx(-1.41)
+    assert at_cost(m, cost, m, 0.1)[0] == pytest.approx(1.41) and at_cost(m, cost, m, 0.1, sign=-1)[0] == pytest.approx(
+        -1.41
+    )
 
 
 def test_what_cannot_be_told_is_not_told() -> None:
     """One or two questions: no interval of any kind; equal values: no width."""
     grid = {("a", "b"): np.array([1.0, 2.0, 3.0]), ("b", "b"): np.array([2.0, 2.0, 2.5])}
-    assert np.isnan(relative(grid, "a", "b", groups=["x"] * 3).lo) and np.isnan(relative({k: v * NAN for k, v in grid.items()}, "a", "b").value)
+    assert np.isnan(relative(grid, "a", "b", groups=["x"] * 3).lo) and np.isnan(
+        relative({k: v * NAN for k, v in grid.items()}, "a", "b").value
+    )
     assert np.isnan(correlation("", [1.0, 2, 3, 4, 5, 6], [1.0, 3, 2, 5, 4, 6], ["a"] * 3 + ["b"] * 3).lo)
     assert np.isnan(split_half([np.ones((2, 4))] * 3, [["a", "a"]] * 3))
     assert median_interval(np.ones(19)) == median_interval(np.ones(20)) == (1.0, 1.0)
-    assert decide(Evidence(replace(SLOPE, lo=NAN, hi=NAN), 12, 0.002, 0.1)) == "too few items", "twelve questions, nearly all items in one"
+    assert decide(Evidence(replace(SLOPE, lo=NAN, hi=NAN), 12, 0.002, 0.1)) == "too few items", (
+        "twelve questions, nearly all items in one"
+    )
 
 
 def test_factors_count_questions() -> None:
@@ -222,7 +244,9 @@ def test_factors_count_questions() -> None:
     letter, polarity = np.tile([1.0, 1, -1, -1], 25), np.tile([1.0, -1, 1, -1], 25)
     slope = rng.normal(size=100)
     one = fit_factors(slope, letter, polarity)
-    five = fit_factors(np.repeat(slope, 5), np.repeat(letter, 5), np.repeat(polarity, 5), np.repeat(np.arange(100), 5).tolist())
+    five = fit_factors(
+        np.repeat(slope, 5), np.repeat(letter, 5), np.repeat(polarity, 5), np.repeat(np.arange(100), 5).tolist()
+    )
     assert five.se["letter"] == pytest.approx(one.se["letter"], rel=0.02) and five.interval("letter") == pytest.approx(
         one.interval("letter"), rel=0.05
     )
@@ -251,7 +275,10 @@ def test_a_layer_that_was_chosen_is_tested_against_nulls_that_chose_theirs() -> 
 
 
 def test_too_few_nulls_settle_nothing_and_label_shuffled_ones_decide() -> None:
-    calm, wild = (Null.of(kind, [3], np.random.default_rng(0).normal(0, s, (499, 1))) for kind, s in (("random", 0.1), ("shuffled", 2.0)))
+    calm, wild = (
+        Null.of(kind, [3], np.random.default_rng(0).normal(0, s, (499, 1)))
+        for kind, s in (("random", 0.1), ("shuffled", 2.0))
+    )
     few = Null.of("random", [3], np.random.default_rng(0).normal(0, 1, (4, 1)))
     assert math.isnan(Compared("3", 9.0, 40, "forecast", (few,)).p)
     assert Compared("3", 1.0, 40, "forecast", (calm,)).p == pytest.approx(1 / 500)
@@ -267,7 +294,9 @@ def test_too_few_nulls_settle_nothing_and_label_shuffled_ones_decide() -> None:
 # ---------------------------------------------------------------- the decision table
 
 SLOPE = Figure("steerability", 0.5, 0.4, 0.6, 40, "nats per multiplier")
-GOOD = Evidence(SLOPE, questions=40, p=0.002, control=0.1, broken=0.0, gain=0.5, asked=Figure("", 0.1, 0.05, 0.15, 40, "nats"))
+GOOD = Evidence(
+    SLOPE, questions=40, p=0.002, control=0.1, broken=0.0, gain=0.5, asked=Figure("", 0.1, 0.05, 0.15, 40, "nats")
+)
 
 TABLE = {
     "works": GOOD,
@@ -297,7 +326,8 @@ bounds = st.tuples(numbers, st.floats(0, 2), st.floats(0, 2)).map(lambda t: (t[0
 
 @settings(max_examples=400, deadline=None)
 @given(
-    bounds, st.integers(0, 60), st.floats(0, 1) | st.just(NAN), st.floats(0, 3) | st.just(NAN), st.booleans(), st.floats(-1, 1) | st.just(NAN),
+    bounds, st.integers(0, 60), st.floats(0, 1) | st.just(NAN), st.floats(0, 3) | st.just(NAN), st.booleans(),
+    st.floats(-1, 1) | st.just(NAN),
     st.floats(0, 3), st.none() | bounds, st.sampled_from(["nats per multiplier", "nats/token per multiplier", "other"]),
 )  # fmt: skip
 def test_no_verdict_contradicts_its_figures(

@@ -46,7 +46,15 @@ def test_one_shot_vectors_are_compared_with_all_their_controls(toy: str, tmp_pat
 def test_a_signal_that_ranks_the_vectors_is_found_and_one_that_does_not_is_not() -> None:
     rng = np.random.default_rng(0)
     found = [
-        Carried(b, "promote", f"promote-{k}", np.full(5, 0.1 * k + (b == "two")), np.zeros(5), 1.0, {"good": -2.0 * k, "bad": float(rng.normal())})
+        Carried(
+            b,
+            "promote",
+            f"promote-{k}",
+            np.full(5, 0.1 * k + (b == "two")),
+            np.zeros(5),
+            1.0,
+            {"good": -2.0 * k, "bad": float(rng.normal())},
+        )
         for b in ("one", "two")
         for k in range(20)
     ]

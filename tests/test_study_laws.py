@@ -33,7 +33,9 @@ GRID = np.array([-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5])
 def test_slope_laws(seed: int) -> None:
     m = np.random.default_rng(seed).normal(size=(9, 7)) * 5
     slopes = fit_slopes(GRID, m).slope
-    assert np.isclose(fit_slopes(GRID, m.mean(0, keepdims=True)).slope[0], slopes.mean()), "slope of the mean is the mean of slopes"
+    assert np.isclose(fit_slopes(GRID, m.mean(0, keepdims=True)).slope[0], slopes.mean()), (
+        "slope of the mean is the mean of slopes"
+    )
     six = GRID != 0
     assert np.allclose(fit_slopes(GRID[six], m[:, six]).slope, slopes), "multiplier 0 has no weight on a symmetric grid"
     closed = (1.5 * (m[:, 6] - m[:, 0]) + (m[:, 5] - m[:, 1]) + 0.5 * (m[:, 4] - m[:, 2])) / 7
@@ -47,7 +49,9 @@ def test_persona_converter_balances_letters_and_polarity(published: object) -> N
         raw = file.read_text("utf-8").splitlines()
         if "statement" in raw[0] and len(raw) == 1000 and len(data) == 1000:
             cells = {(p.meta["matching_letter"], p.meta["polarity"]) for p in data}
-            assert {c: sum((p.meta["matching_letter"], p.meta["polarity"]) == c for p in data) for c in cells} == dict.fromkeys(cells, 250)
+            assert {
+                c: sum((p.meta["matching_letter"], p.meta["polarity"]) == c for p in data) for c in cells
+            } == dict.fromkeys(cells, 250)
             assert len(cells) == 4
             assert [data[k].meta["matching_letter"] for k in range(4)] == ["B", "B", "A", "A"]
         elif "statement" not in raw[0]:
@@ -59,7 +63,9 @@ def test_the_forty_data_sets_of_the_study() -> None:
     families = study()
     sizes = {family: [len(names) for names in categories.values()] for family, categories in families.items()}
     assert sizes == {"persona": [3] * 7, "ai-risk": [16], "sycophancy": [2], "truth": [1]}
-    sentences = [s for categories in families.values() for names in categories.values() for pair in names.values() for s in pair]
+    sentences = [
+        s for categories in families.values() for names in categories.values() for pair in names.values() for s in pair
+    ]
     assert len(sentences) == 80 and all(s.endswith(".") and len(s) < 90 for s in sentences)
 
 
@@ -78,7 +84,9 @@ def test_factorial_fit_recovers_planted_effects() -> None:
     a, y = np.tile([1.0, -1.0], 300), np.repeat([1.0, -1.0], 300)
     slope = 1.2 + 0.5 * a - 0.8 * y + 0.3 * a * y + rng.normal(size=600) * 0.01
     found = factorial_fit(slope, a, y)
-    assert np.allclose([found[k] for k in ("concept", "letter", "polarity", "interaction")], [1.2, 0.5, -0.8, 0.3], atol=0.01)
+    assert np.allclose(
+        [found[k] for k in ("concept", "letter", "polarity", "interaction")], [1.2, 0.5, -0.8, 0.3], atol=0.01
+    )
     with pytest.raises(DataError, match="identifiable"):
         factorial_fit(slope[:30], a[:30], np.repeat([1.0, -1.0], 15))
 
@@ -115,7 +123,9 @@ def questions(n: int) -> tuple[Pair, ...]:
         ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],
         ["red", "blue", "green", "tea", "coffee", "rain", "sun"],
     )
-    return tuple(Pair(f"Do you like {colors[k % 7]} {numbers[k % 10]} {numbers[k // 7 % 10]} ?", "yes", "no") for k in range(n))
+    return tuple(
+        Pair(f"Do you like {colors[k % 7]} {numbers[k % 10]} {numbers[k // 7 % 10]} ?", "yes", "no") for k in range(n)
+    )
 
 
 def test_planted_concept_gives_the_analytic_slope(linear: LM, tmp_path: object) -> None:
@@ -123,7 +133,15 @@ def test_planted_concept_gives_the_analytic_slope(linear: LM, tmp_path: object) 
     a, b = (linear.tokenizer.convert_tokens_to_ids(x) for x in "AB")
     w = linear.model.lm_head.weight
     v = torch.randn(linear.width, generator=torch.Generator().manual_seed(0))
-    run = measure(linear, Intervention(SteeringVector({2: v})), data, [Propensity(), OutsideMass()], to=str(tmp_path), controls={}, part="test")
+    run = measure(
+        linear,
+        Intervention(SteeringVector({2: v})),
+        data,
+        [Propensity(), OutsideMass()],
+        to=str(tmp_path),
+        controls={},
+        part="test",
+    )
     m, items, values = run.table("test").curve("propensity", "vector", None)
     slopes = fit_slopes(m, values)
     towards = float((w[a] - w[b]) @ v)

@@ -82,12 +82,18 @@ def test_each_thread_has_its_own_steering() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert torch.equal(found[1], expected[1]) and torch.equal(found[2], expected[2]) and not torch.equal(found[1], found[2])
+    assert (
+        torch.equal(found[1], expected[1])
+        and torch.equal(found[2], expected[2])
+        and not torch.equal(found[1], found[2])
+    )
 
 
 @pytest.mark.parametrize("positions", ["generated", "prompt", "everywhere"])
 def test_a_cache_kept_over_two_turns_of_an_own_loop(positions: str) -> None:
-    """Turn one: 6 tokens and 3 generated; turn two: 5 more tokens and 2 generated. The second question is prompt, not generated."""
+    """Turn one: 6 tokens and 3 generated; turn two: 5 more tokens and 2 generated. The second question is prompt, not
+    generated.
+    """
     from transformers import DynamicCache
 
     lm = LM(build("llama"), tokenizer(), id="own loop")
@@ -102,7 +108,11 @@ def test_a_cache_kept_over_two_turns_of_an_own_loop(positions: str) -> None:
                 lm.model(input_ids=ids, past_key_values=cache, use_cache=True)
                 seen.append(receipt.edited.get(1, 0) - before)
                 ids = torch.tensor([[20]])
-    expected = {"generated": [0, 1, 1, 1, 0, 1, 1], "prompt": [6, 0, 0, 0, 5, 0, 0], "everywhere": [6, 1, 1, 1, 5, 1, 1]}
+    expected = {
+        "generated": [0, 1, 1, 1, 0, 1, 1],
+        "prompt": [6, 0, 0, 0, 5, 0, 0],
+        "everywhere": [6, 1, 1, 1, 5, 1, 1],
+    }
     assert seen == expected[positions]
 
 
@@ -128,7 +138,9 @@ def test_two_turns_of_generate_are_steered_where_they_generate() -> None:
     cache = DynamicCache(config=lm.model.config)
     first = torch.arange(10, 17)[None]
     with steer(lm, iv):
-        one = lm.model.generate(input_ids=first, attention_mask=torch.ones_like(first), past_key_values=cache, **options)
+        one = lm.model.generate(
+            input_ids=first, attention_mask=torch.ones_like(first), past_key_values=cache, **options
+        )
         whole = torch.cat([one, torch.arange(30, 35)[None]], -1)
         with steer(lm, Intervention(vector(2, seed=3), positions="generated")) as second:
             lm.model.generate(input_ids=whole, attention_mask=torch.ones_like(whole), past_key_values=cache, **options)
@@ -143,7 +155,9 @@ def test_gradients_through_checkpointed_blocks_are_the_gradients() -> None:
         ids = torch.arange(10, 19)[None]
         if checkpointed:
             named = "activation" if hasattr(lm.model, "activation_checkpointing_enable") else "gradient"
-            getattr(lm.model, f"{named}_checkpointing_enable")(**{f"{named}_checkpointing_kwargs": {"use_reentrant": False}})
+            getattr(lm.model, f"{named}_checkpointing_enable")(
+                **{f"{named}_checkpointing_kwargs": {"use_reentrant": False}}
+            )
             lm.model.train()
             lm.model.enable_input_require_grads()
         with lm.edit({1: lambda h, frame, v=v: h + v}), steer(lm, Intervention(vector())):
@@ -186,13 +200,17 @@ WAYS = {
 @pytest.mark.parametrize("positions", ["from_last_prompt_token", "generated", "prompt", "span(0, 3)"])
 @pytest.mark.parametrize("way", WAYS)
 def test_generate_is_steered_alike_however_it_reads_its_prompt(way: str, positions: str) -> None:
-    """Greedy, left-padded where the way allows it: the same tokens as plain generation, which are those of `lm.generate`."""
+    """Greedy, left-padded where the way allows it: the same tokens as plain generation, which are those of
+    `lm.generate`.
+    """
     lm = LM(build("llama"), tokenizer(), id="ways")
     tokens = lm.batch(rows((9, 0), (5, 0)) if way in ("plain", "no cache", "static") else rows((9, 0)))
     options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     iv = Intervention(vector(), positions=positions)
     with steer(lm, iv):
-        theirs = lm.model.generate(input_ids=tokens.ids, attention_mask=tokens.mask, **options, **WAYS[way])[:, tokens.pivot :]
+        theirs = lm.model.generate(input_ids=tokens.ids, attention_mask=tokens.mask, **options, **WAYS[way])[
+            :, tokens.pivot :
+        ]
     lm.end_tokens = frozenset()
     from trimtab.model.generate import Sampling, decode
     from trimtab.steering.interventions import Receipt, edits
@@ -202,12 +220,21 @@ def test_generate_is_steered_alike_however_it_reads_its_prompt(way: str, positio
     assert [tuple(x) for x in theirs.tolist()] == [row.ids[row.prompt :] for row in ours]
 
 
-@pytest.mark.parametrize("name", ["mamba2", pytest.param("mamba", marks=pytest.mark.zoo), pytest.param("rwkv", marks=pytest.mark.zoo)])
+@pytest.mark.parametrize(
+    "name", ["mamba2", pytest.param("mamba", marks=pytest.mark.zoo), pytest.param("rwkv", marks=pytest.mark.zoo)]
+)
 def test_recurrent_models_generate_by_themselves_under_steer(name: str) -> None:
     lm = LM(build(name), tokenizer(), id=name)
     ids = torch.arange(10, 19)[None]
     with steer(lm, Intervention(vector(), positions="generated")) as receipt:
-        lm.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False, eos_token_id=None, pad_token_id=0)
+        lm.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=5,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
     assert receipt.edited == {1: 4}
 
 
@@ -227,7 +254,12 @@ def test_rows_of_equal_ids_and_other_texts_are_apart() -> None:
     from trimtab.model.rendering import Rendering
 
     lm = LM(build("llama"), tokenizer(), id="spans", rendering=Rendering(chat=False))
-    asked = ["be kind\n\nDo you like tea ?", [{"role": "system", "content": "be kind"}, {"role": "user", "content": "Do you like tea ?"}]]
+    asked = [
+        "be kind\n\nDo you like tea ?",
+        [{"role": "system", "content": "be kind"}, {"role": "user", "content": "Do you like tea ?"}],
+    ]
     with steer(lm, Intervention(vector(), positions='span("user")')):
         together, alone = lm.logprobs(asked, ["yes"] * 2), [lm.logprobs([p], ["yes"])[0] for p in asked]
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(together, alone, strict=True)) and not torch.allclose(*alone)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(together, alone, strict=True)) and not torch.allclose(
+        *alone
+    )

@@ -12,9 +12,22 @@ from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair
 from trimtab.errors import SteerError, TokenError, UnknownName
 from trimtab.methods.contrast import activations
-from trimtab.model import LM, Positions, Row, after, everywhere, from_last_prompt_token, generated, last, last_k, prompt, span
-from trimtab.model.rendering import render, turn_end
+from trimtab.model import (
+    LM,
+    Positions,
+    Row,
+    after,
+    everywhere,
+    from_last_prompt_token,
+    generated,
+    last,
+    last_k,
+    prompt,
+    span,
+)
+from trimtab.model.rendering import render
 from trimtab.model.tokens import Tokens, grouped
+from trimtab.model.turns import turn_end
 
 
 def words(lm: LM, row: Row) -> list[str]:
@@ -71,7 +84,11 @@ def test_without_a_template_the_tokenizers_own_special_tokens_are_added_once(lm:
 
 
 def test_messages_and_several_spans(lm: LM) -> None:
-    chat = [{"role": "user", "content": "Do you ?"}, {"role": "assistant", "content": "yes"}, {"role": "user", "content": "like tea ?"}]
+    chat = [
+        {"role": "user", "content": "Do you ?"},
+        {"role": "assistant", "content": "yes"},
+        {"role": "user", "content": "like tea ?"},
+    ]
     row = lm.row(chat, "no")
     assert len(row.spans["user"]) == 2 and len(row.spans["assistant"]) == 1
 
@@ -92,7 +109,8 @@ def test_a_template_without_a_system_role_gets_it_in_the_user_turn() -> None:
 
     tok = copy.copy(tokenizer())
     tok.chat_template = (
-        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}<user> {{ m.content }} {% endfor %}<bot> "
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}<user> {{ "
+        "m.content }} {% endfor %}<bot> "
     )
     row = render(tok, "Do you ?", "yes", system="be kind")
     assert tok.convert_ids_to_tokens(list(row.ids))[:4] == ["<user>", "be", "kind", "Do"]
@@ -192,7 +210,10 @@ def test_capture_is_the_mean_of_the_hooked_states(lm: LM) -> None:
             expected = torch.stack([seen[layer][k][chosen[k]].mean(0) for k in range(3)])
             assert torch.allclose(found[:, layer], expected, atol=1e-5)
     normed = lm.model(
-        input_ids=tokens.ids, attention_mask=tokens.mask, position_ids=tokens.index.clamp(min=0), output_hidden_states=True
+        input_ids=tokens.ids,
+        attention_mask=tokens.mask,
+        position_ids=tokens.index.clamp(min=0),
+        output_hidden_states=True,
     ).hidden_states[-1]
     assert not torch.allclose(seen[lm.n_layers - 1], normed), "the last layer is read before the final norm"
     with pytest.raises(TokenError, match="select nothing"):
@@ -201,7 +222,9 @@ def test_capture_is_the_mean_of_the_hooked_states(lm: LM) -> None:
 
 def test_generation_streams_what_it_returns(lm: LM) -> None:
     heard: dict[int, str] = {}
-    said = lm.generate(["Do you like tea ?", "is it good ?"], max_new_tokens=5, on_text=lambda k, text: heard.update({k: text}))
+    said = lm.generate(
+        ["Do you like tea ?", "is it good ?"], max_new_tokens=5, on_text=lambda k, text: heard.update({k: text})
+    )
     assert [heard.get(k, "") for k in range(2)] == said
 
 
@@ -223,8 +246,14 @@ def test_tokens_without_rows_of_one_width() -> None:
     assert pico("llama").context == 128
 
 
-@given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 9)), min_size=1, max_size=40), st.integers(1, 9), st.sampled_from([1, 32]))
-def test_batches_hold_every_row_once_and_pad_no_more_than_either_order(shapes: list[tuple[int, int]], size: int, replays: int) -> None:
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.integers(0, 9)), min_size=1, max_size=40),
+    st.integers(1, 9),
+    st.sampled_from([1, 32]),
+)
+def test_batches_hold_every_row_once_and_pad_no_more_than_either_order(
+    shapes: list[tuple[int, int]], size: int, replays: int
+) -> None:
     made = [Row(tuple(range(p + c)), p) for p, c in shapes]
 
     def cost(batches: list[list[int]]) -> int:
@@ -232,7 +261,10 @@ def test_batches_hold_every_row_once_and_pad_no_more_than_either_order(shapes: l
 
     found = grouped(made, size, replays)
     assert sorted(k for b in found for k in b) == list(range(len(made))) and max(map(len, found)) <= size
-    for order in (sorted(range(len(made)), key=lambda k: shapes[k]), sorted(range(len(made)), key=lambda k: shapes[k][::-1])):
+    for order in (
+        sorted(range(len(made)), key=lambda k: shapes[k]),
+        sorted(range(len(made)), key=lambda k: shapes[k][::-1]),
+    ):
         assert cost(found) <= cost([order[k : k + size] for k in range(0, len(order), size)])
 
 

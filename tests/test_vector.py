@@ -17,7 +17,10 @@ from trimtab.steering.vector import Provenance, SteeringVector, check_fits
 
 def make(seed: int = 0, layers: tuple[int, ...] = (1, 3), width: int = 8, **made: str) -> SteeringVector:
     g = torch.Generator().manual_seed(seed)
-    return SteeringVector({k: torch.randn(width, generator=g) for k in layers}, Provenance(model="m", fingerprint=made.get("fingerprint", "f")))
+    return SteeringVector(
+        {k: torch.randn(width, generator=g) for k in layers},
+        Provenance(model="m", fingerprint=made.get("fingerprint", "f")),
+    )
 
 
 def test_arithmetic() -> None:
@@ -79,9 +82,13 @@ def test_save_and_load(tmp_path: Path) -> None:
 
 
 def test_nulls_travel_with_the_vector(tmp_path: Path) -> None:
-    v = SteeringVector({1: torch.ones(4), 2: torch.ones(4)}, nulls={"shuffled-0": {1: torch.zeros(4), 2: -torch.ones(4)}})
+    v = SteeringVector(
+        {1: torch.ones(4), 2: torch.ones(4)}, nulls={"shuffled-0": {1: torch.zeros(4), 2: -torch.ones(4)}}
+    )
     back = SteeringVector.load(v.save(tmp_path / "v.safetensors"))
-    assert torch.equal(back.at(2).null("shuffled-0")[2], -torch.ones(4)) and back.at(2).null("shuffled-0").layers == (2,)
+    assert torch.equal(back.at(2).null("shuffled-0")[2], -torch.ones(4)) and back.at(2).null("shuffled-0").layers == (
+        2,
+    )
     assert back.hash == v.hash and torch.equal((2 * v).null("shuffled-0")[2], -2 * torch.ones(4))
 
 
@@ -104,7 +111,11 @@ def test_pickles_and_other_files_are_refused(tmp_path: Path) -> None:
 def test_vectors_of_other_models_are_refused() -> None:
     v = make()
     check_fits(v, width=8, n_layers=4, fingerprint="f", model="m")
-    for change, message in (({"width": 9}, "does not fit"), ({"n_layers": 3}, "out of range"), ({"fingerprint": "g"}, "another model")):
+    for change, message in (
+        ({"width": 9}, "does not fit"),
+        ({"n_layers": 3}, "out of range"),
+        ({"fingerprint": "g"}, "another model"),
+    ):
         with pytest.raises(VectorError, match=message):
             check_fits(v, **{"width": 8, "n_layers": 4, "fingerprint": "f", "model": "m", **change})
 

@@ -1,7 +1,9 @@
-"""Every public verb of LM on every architecture of the zoo, against full passes over single, unpadded, uncached rows with hooks of this file's own.
+"""Every public verb of LM on every architecture of the zoo, against full passes over single, unpadded, uncached rows
+with hooks of this file's own.
 
-Rows are short (one and two tokens), around and beyond the lengths at which an architecture changes (windows, chunks, rotary embeddings), mixed and padded, and share
-prompts and their beginnings. What the model cannot take in one batch must be refused.
+Rows are short (one and two tokens), around and beyond the lengths at which an architecture changes (windows, chunks,
+rotary embeddings), mixed and padded, and share prompts and their beginnings. What the model cannot take in one batch
+must be refused.
 """
 
 from __future__ import annotations
@@ -141,7 +143,10 @@ def test_prefixes_and_replays(lm: LM, name: str) -> None:
             prefix = lm.prefix(tokens, start)
             layer = 1 if start % 2 else lm.n_layers - 2
             h = prefix.residual[layer]
-            fast = {share: lm.replay(prefix, layer, torch.stack([h + PUSH, h, h - PUSH]), share=share) for share in (False, True)}
+            fast = {
+                share: lm.replay(prefix, layer, torch.stack([h + PUSH, h, h - PUSH]), share=share)
+                for share in (False, True)
+            }
             for k, row in enumerate(tokens.rows):
                 real, first = columns(tokens, k, start)
                 logits, streams = truth(lm, row.ids)
@@ -150,9 +155,13 @@ def test_prefixes_and_replays(lm: LM, name: str) -> None:
                     close(lm, recorded[k, real], streams[at][first:], f"residual of {at} from {start}")
                 for c, sign in enumerate((1, 0, -1)):
                     with torch.no_grad():
-                        full = passed(lm, row.ids, {layer: lambda h, s=sign, f=first: torch.cat([h[:f], h[f:] + s * PUSH])})[0]
+                        full = passed(
+                            lm, row.ids, {layer: lambda h, s=sign, f=first: torch.cat([h[:f], h[f:] + s * PUSH])}
+                        )[0]
                     for share in (False, True):
-                        close(lm, fast[share][c, k, real], full[first:], f"replay of {layer} from {start}, share={share}")
+                        close(
+                            lm, fast[share][c, k, real], full[first:], f"replay of {layer} from {start}, share={share}"
+                        )
 
 
 @pytest.mark.parametrize("name", ["short", "mixed", "one prompt"])
@@ -192,7 +201,12 @@ def test_log_probabilities_of_text(lm: LM) -> None:
         found = lm.logprobs(PROMPTS, ANSWERS, chat=chat)
         for k, row in enumerate(lm.rows(PROMPTS, ANSWERS, chat=chat)):
             logp = truth(lm, row.ids)[0].log_softmax(-1)[row.prompt - 1 : -1]
-            close(lm, found[k], logp.gather(-1, torch.tensor(row.ids[row.prompt :])[:, None])[:, 0], f"log-probabilities, chat={chat}")
+            close(
+                lm,
+                found[k],
+                logp.gather(-1, torch.tensor(row.ids[row.prompt :])[:, None])[:, 0],
+                f"log-probabilities, chat={chat}",
+            )
 
 
 @pytest.mark.parametrize("steered", [False, True])
@@ -219,4 +233,6 @@ def test_generation(lm: LM, steered: bool) -> None:
                 if int(logits.argmax()) in lm.end_tokens:
                     break
                 ids.append(int(logits.argmax()))
-            assert said[chat][k] == lm.tokenizer.decode(ids[row.prompt :], skip_special_tokens=True), f"chat={chat}, {PROMPTS[k]!r}"
+            assert said[chat][k] == lm.tokenizer.decode(ids[row.prompt :], skip_special_tokens=True), (
+                f"chat={chat}, {PROMPTS[k]!r}"
+            )

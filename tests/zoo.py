@@ -1,4 +1,5 @@
-"""The zoo: architectures of transformers with random weights, a few thousand parameters each. What depends on length is scaled down with them.
+"""The zoo: architectures of transformers with random weights, a few thousand parameters each. What depends on length is
+scaled down with them.
 
 `FAST` are eight of different kinds; the others are run by `make zoo`.
 """
@@ -24,7 +25,14 @@ HEAD = dict(head_dim=8)
 MOE = dict(num_experts=4, num_local_experts=4, num_experts_per_tok=2, moe_intermediate_size=16)
 SLIDING = dict(sliding_window=6)
 
-ROUTED = {**MOE, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "n_shared_experts": 1, "first_k_dense_replace": 1}
+ROUTED = {
+    **MOE,
+    "n_routed_experts": 4,
+    "n_group": 1,
+    "topk_group": 1,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+}
 LONGROPE = dict(
     rope_type="longrope",
     rope_theta=10000.0,
@@ -60,7 +68,10 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
     "mixtral": ("Mixtral", {**MOE, "sliding_window": None}),
     "gemma": ("Gemma", HEAD),
     "gemma2": ("Gemma2", {**HEAD, **SLIDING, "query_pre_attn_scalar": 8}),
-    "gemma3": ("Gemma3", {**HEAD, **SLIDING, "query_pre_attn_scalar": 8, "layer_types": ["sliding_attention", "full_attention"] * 2}),
+    "gemma3": (
+        "Gemma3",
+        {**HEAD, **SLIDING, "query_pre_attn_scalar": 8, "layer_types": ["sliding_attention", "full_attention"] * 2},
+    ),
     "phi": ("Phi", {}),
     "phi3": ("Phi3", {}),
     "olmo": ("Olmo", {}),
@@ -72,7 +83,10 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
     "opt": ("OPT", {"ffn_dim": 48, "word_embed_proj_dim": WIDTH}),
     "bloom": ("Bloom", {"n_layer": LAYERS, "n_head": 4}),
     "falcon": ("Falcon", {"num_kv_heads": 2, "new_decoder_architecture": True}),
-    "falcon_alibi": ("Falcon", {"alibi": True, "new_decoder_architecture": False, "multi_query": True, "parallel_attn": False}),
+    "falcon_alibi": (
+        "Falcon",
+        {"alibi": True, "new_decoder_architecture": False, "multi_query": True, "parallel_attn": False},
+    ),
     "mpt": ("Mpt", {"d_model": WIDTH, "n_heads": 4, "n_layers": LAYERS, "max_seq_len": 128}),
     "gpt_oss": ("GptOss", {**HEAD, **MOE, **SLIDING}),
     "cohere": ("Cohere", {}),
@@ -106,12 +120,20 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
     "helium": ("Helium", HEAD),
     "ernie4_5": ("Ernie4_5", HEAD),
     # recurrent and hybrid
-    "jamba": ("Jamba", {**MOE, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8, "use_mamba_kernels": False}),
+    "jamba": (
+        "Jamba",
+        {**MOE, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8, "use_mamba_kernels": False},
+    ),
     "mamba": ("Mamba", {"state_size": 8}),
     "mamba2": ("Mamba2", {"num_heads": 4, "head_dim": 16, "n_groups": 1, "state_size": 8, "chunk_size": 8}),
     "recurrent_gemma": (
         "RecurrentGemma",
-        {"attention_window_size": 6, "lru_width": WIDTH, "block_types": ["recurrent", "attention"], "max_position_embeddings": None},
+        {
+            "attention_window_size": 6,
+            "lru_width": WIDTH,
+            "block_types": ["recurrent", "attention"],
+            "max_position_embeddings": None,
+        },
     ),
     "qwen3_5": ("Qwen3_5", {**HEAD, **LINEAR, "layer_types": ["linear_attention", "full_attention"] * 2}),
     "zamba": (
@@ -188,17 +210,42 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
         "Llama",
         {
             "max_position_embeddings": 16,
-            "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 16},
+            "rope_parameters": {
+                "rope_type": "dynamic",
+                "rope_theta": 10000.0,
+                "factor": 4.0,
+                "original_max_position_embeddings": 16,
+            },
         },
     ),
     "gpt_neo_wide": ("GPTNeo", {"attention_types": [[["global", "local"], 2]], "window_size": 24}),
     "deepseek_v32": (
         "DeepseekV32",
-        {**ROUTED, **MLA, **HEAD, "num_experts": None, "num_local_experts": None, "index_topk": 8, "index_head_dim": 16, "index_n_heads": 16},
+        {
+            **ROUTED,
+            **MLA,
+            **HEAD,
+            "num_experts": None,
+            "num_local_experts": None,
+            "index_topk": 8,
+            "index_head_dim": 16,
+            "index_n_heads": 16,
+        },
     ),
     # dense
     "gpt_bigcode": ("GPTBigCode", {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": 4, "n_inner": 48, "n_positions": 128}),
-    "codegen": ("CodeGen", {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": 4, "n_inner": 48, "n_positions": 128, "n_ctx": 128, "rotary_dim": 4}),
+    "codegen": (
+        "CodeGen",
+        {
+            "n_embd": WIDTH,
+            "n_layer": LAYERS,
+            "n_head": 4,
+            "n_inner": 48,
+            "n_positions": 128,
+            "n_ctx": 128,
+            "rotary_dim": 4,
+        },
+    ),
     "persimmon": ("Persimmon", {}),
     "xglm": ("XGLM", {"d_model": WIDTH, "ffn_dim": 48, "num_layers": LAYERS, "attention_heads": 4}),
     "biogpt": ("BioGpt", {}),
@@ -250,7 +297,11 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
     "granite_swa": ("GraniteSWA", {**SLIDING, "layer_types": ["sliding_attention", "full_attention"] * 2}),
     "modernbert_decoder": (
         "ModernBertDecoder",
-        {"local_attention": 12, "layer_types": ["sliding_attention", "full_attention"] * 2, "num_key_value_heads": None},
+        {
+            "local_attention": 12,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "num_key_value_heads": None,
+        },
     ),
     "youtu": ("Youtu", MLA),
     "minicpm3": ("MiniCPM3", {**MLA, "dim_model_base": 32}),
@@ -272,24 +323,49 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_moe_mixed": ("Qwen3Moe", {**HEAD, **MOE, "decoder_sparse_step": 2, "mlp_only_layers": [3]}),
     "qwen3_5_moe": (
         "Qwen3_5Moe",
-        {**HEAD, **MOE, **LINEAR, "shared_expert_intermediate_size": 16, "layer_types": ["linear_attention", "full_attention"] * 2},
+        {
+            **HEAD,
+            **MOE,
+            **LINEAR,
+            "shared_expert_intermediate_size": 16,
+            "layer_types": ["linear_attention", "full_attention"] * 2,
+        },
     ),
     "olmoe": ("Olmoe", MOE),
     "flex_olmo": ("FlexOlmo", MOE),
-    "olmo_hybrid": ("OlmoHybrid", {**LINEAR, "linear_num_key_heads": 4, "layer_types": ["linear_attention", "full_attention"] * 2}),
+    "olmo_hybrid": (
+        "OlmoHybrid",
+        {**LINEAR, "linear_num_key_heads": 4, "layer_types": ["linear_attention", "full_attention"] * 2},
+    ),
     "ernie4_5_moe": (
         "Ernie4_5_Moe",
         {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 16, "moe_num_shared_experts": 1},
     ),
     "dots1": (
         "Dots1",
-        {**HEAD, **ROUTED, "num_experts": None, "num_local_experts": None, **SLIDING, "layer_types": ["sliding_attention", "full_attention"] * 2},
+        {
+            **HEAD,
+            **ROUTED,
+            "num_experts": None,
+            "num_local_experts": None,
+            **SLIDING,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+        },
     ),
     "glm4_moe": ("Glm4Moe", {**HEAD, **ROUTED, "num_experts": None, "num_local_experts": None}),
     "glm4_moe_lite": ("Glm4MoeLite", {**MLA, **ROUTED, "num_experts": None, "num_local_experts": None}),
     "glm_moe_dsa": (
         "GlmMoeDsa",
-        {**ROUTED, **MLA, **HEAD, "num_experts": None, "num_local_experts": None, "index_topk": 8, "index_head_dim": 16, "index_n_heads": 16},
+        {
+            **ROUTED,
+            **MLA,
+            **HEAD,
+            "num_experts": None,
+            "num_local_experts": None,
+            "index_topk": 8,
+            "index_head_dim": 16,
+            "index_n_heads": 16,
+        },
     ),
     "solar_open": ("SolarOpen", {**HEAD, **ROUTED, "num_experts": None, "num_local_experts": None}),
     "exaone_moe": (
@@ -304,14 +380,26 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "deepseek_v2": ("DeepseekV2", {**ROUTED, **MLA, "num_experts": None, "num_local_experts": None}),
-    "jetmoe": ("JetMoe", {"kv_channels": 8, "num_key_value_heads": 2, "num_attention_heads": None, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "jetmoe": (
+        "JetMoe",
+        {
+            "kv_channels": 8,
+            "num_key_value_heads": 2,
+            "num_attention_heads": None,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+        },
+    ),
     "granitemoeshared": ("GraniteMoeShared", {**MOE, "shared_intermediate_size": 16}),
     "granitemoe_swa": (
         "GraniteMoeSWA",
         {**MOE, **SLIDING, "shared_intermediate_size": 16, "layer_types": ["sliding_attention", "full_attention"] * 2},
     ),
     "aria_text": ("AriaText", {"moe_num_experts": 4, "moe_topk": 2, "moe_num_shared_experts": 1, **HEAD}),
-    "lfm2_moe": ("Lfm2Moe", {**MOE, "num_local_experts": None, "num_dense_layers": 1, "layer_types": ["conv", "full_attention"] * 2}),
+    "lfm2_moe": (
+        "Lfm2Moe",
+        {**MOE, "num_local_experts": None, "num_dense_layers": 1, "layer_types": ["conv", "full_attention"] * 2},
+    ),
     "hunyuan_v1_moe": ("HunYuanMoEV1", {**HEAD, "num_experts": 4, "moe_topk": 2}),
     "minimax_m2": ("MiniMaxM2", {**HEAD, **MOE, "rotary_dim": 4}),
     "afmoe": (
@@ -365,12 +453,24 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "laguna": (
         "Laguna",
-        {**HEAD, **SLIDING, **MOE, "shared_expert_intermediate_size": 16, "layer_types": ["sliding_attention", "full_attention"] * 2},
+        {
+            **HEAD,
+            **SLIDING,
+            **MOE,
+            "shared_expert_intermediate_size": 16,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+        },
     ),
     "mellum": ("Mellum", {**HEAD, **SLIDING, **MOE, "layer_types": ["sliding_attention", "full_attention"] * 2}),
     "cohere2_moe": (
         "Cohere2Moe",
-        {**HEAD, **SLIDING, "num_experts": 4, "num_experts_per_tok": 2, "layer_types": ["sliding_attention", "full_attention"] * 2},
+        {
+            **HEAD,
+            **SLIDING,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+        },
     ),
     "hy_v3": ("HYV3", {**HEAD, **MOE, "num_local_experts": None, "num_shared_experts": 1}),
     "kimi_linear": (
@@ -417,11 +517,26 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
             }
         },
     ),
-    "llama_yarn": ("Llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "original_max_position_embeddings": 16}}),
+    "llama_yarn": (
+        "Llama",
+        {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 10000.0,
+                "factor": 8.0,
+                "original_max_position_embeddings": 16,
+            }
+        },
+    ),
     "llama_linear": ("Llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}}),
     "qwen2_sliding": (
         "Qwen2",
-        {**SLIDING, "use_sliding_window": True, "max_window_layers": 2, "layer_types": ["full_attention", "sliding_attention"] * 2},
+        {
+            **SLIDING,
+            "use_sliding_window": True,
+            "max_window_layers": 2,
+            "layer_types": ["full_attention", "sliding_attention"] * 2,
+        },
     ),
     "phimoe_longrope": (
         "Phimoe",
@@ -468,18 +583,47 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral_wide": ("Mistral", {**HEAD, "sliding_window": 12}),
     # newer ones
     "lfm3": ("Lfm3", {**HEAD, **SLIDING, "layer_types": ["conv", "sliding_attention", "conv", "full_attention"]}),
-    "zaya": ("Zaya", {**HEAD, **MOE, "num_local_experts": None, "num_experts_per_tok": 1, "router_hidden_size": 8, "intermediate_size": None}),
+    "zaya": (
+        "Zaya",
+        {
+            **HEAD,
+            **MOE,
+            "num_local_experts": None,
+            "num_experts_per_tok": 1,
+            "router_hidden_size": 8,
+            "intermediate_size": None,
+        },
+    ),
     "beam": (
         "Beam",
-        {**HEAD, **SLIDING, **MOE, "n_group": 1, "topk_group": 1, "layer_types": ["sliding_attention", "full_attention"] * 2},
+        {
+            **HEAD,
+            **SLIDING,
+            **MOE,
+            "n_group": 1,
+            "topk_group": 1,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+        },
     ),
     "flint": (
         "Flint",
-        {**HEAD, **SLIDING, **MOE, "shared_expert_intermediate_size": 16, "layer_types": ["sliding_attention", "full_attention"] * 2},
+        {
+            **HEAD,
+            **SLIDING,
+            **MOE,
+            "shared_expert_intermediate_size": 16,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+        },
     ),
     "kolibri1": (
         "Kolibri1",
-        {**HEAD, **SLIDING, **MOE, "shared_expert_intermediate_size": 16, "layer_types": ["sliding_attention", "full_attention"] * 2},
+        {
+            **HEAD,
+            **SLIDING,
+            **MOE,
+            "shared_expert_intermediate_size": 16,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+        },
     ),
     "inkling": (
         "Inkling",
@@ -534,7 +678,16 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "hrm_text": ("HrmText", {**HEAD, "num_key_value_heads": None}),
     "hy_v4": (
         "HYV4",
-        {**ROUTED, **MLA, **HEAD, "num_experts": None, "num_local_experts": None, "index_topk": 8, "index_head_dim": 16, "index_n_heads": 16},
+        {
+            **ROUTED,
+            **MLA,
+            **HEAD,
+            "num_experts": None,
+            "num_local_experts": None,
+            "index_topk": 8,
+            "index_head_dim": 16,
+            "index_n_heads": 16,
+        },
     ),
     "qwen4_exp": (
         "Qwen4Exp",
@@ -591,5 +744,6 @@ CONFIGS = {
 }
 CLASSES = {"GPT2": "GPT2LMHeadModel", "OpenAIGPT": "OpenAIGPTLMHeadModel", "CTRL": "CTRLLMHeadModel"}
 
-# plain attention, windows, positions of its own, tuples and alibi, experts, linear attention, no cache that can be resumed, positions that change with length
+# plain attention, windows, positions of its own, tuples and alibi, experts, linear attention, no cache that can be
+# resumed, positions that change with length
 FAST = ("llama", "gemma3", "gpt2", "bloom", "deepseek_v3", "qwen3_next", "mamba2", "phi3_longrope")

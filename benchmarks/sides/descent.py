@@ -1,7 +1,8 @@
 """The sides of the one-shot benchmark: gradient steps on one prompt and completion, in four ways.
 
-replay: trimtab. batch: trimtab, 16 vectors at once. full: full passes with hooks and frozen weights. published: the same as the
-published package does it (whole model, weights not frozen, softmax of every row, one token after the other).
+replay: trimtab. batch: trimtab, 16 vectors at once. full: full passes with hooks and frozen weights. published: the
+same as the published package does it (whole model, weights not frozen, softmax of every row, one token after the
+other).
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ starts = 0.1 * torch.randn(16, 1, 1, lm.width, generator=g)
 
 
 def replayed(n: int, steps: int) -> list[Any]:
-    """Losses and gradients by replay, Adam and constraints as in optimize(); the gradient of the first vector at the start."""
+    """Losses and gradients by replay, Adam and constraints as in optimize(); the gradient of the first vector at the
+    start.
+    """
     problems = [problem] * n
     losses, walks = Losses(lm, problems, 32), [Walk.begin(p, lm) for p in problems]
     first: list[Any] = []

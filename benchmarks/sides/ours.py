@@ -64,7 +64,9 @@ def hooked() -> list[Any]:
     out = torch.empty(1, lm.n_layers, len(grid))
     for layer in range(lm.n_layers):
         logits = lm.logits(tokens, edits([intervention(layer)], Receipt(), multipliers), keep=[last])
-        out[0, layer] = difference(logits[:, 0], range(1))[:, 0] if logits.ndim == 4 else difference(logits, range(1))[:, 0]
+        out[0, layer] = (
+            difference(logits[:, 0], range(1))[:, 0] if logits.ndim == 4 else difference(logits, range(1))[:, 0]
+        )
     return out.tolist()
 
 
@@ -95,7 +97,9 @@ def cross() -> list[Any]:
 
 @torch.no_grad()
 def cross_published() -> list[Any]:
-    """The published way: one vector, one multiplier and one answer at a time, each a full pass over the whole string with all its logits."""
+    """The published way: one vector, one multiplier and one answer at a time, each a full pass over the whole string
+    with all its logits.
+    """
     out = torch.empty(1, len(CROSS), len(grid))
     for j, v in enumerate(CROSS):
         for k, m in enumerate(grid):
@@ -119,7 +123,10 @@ def capture() -> list[Any]:
         rows = [Row(tuple(work[side][k]), work["prompt"][k]) for side in ("positive", "negative") for k in part]
         tokens = lm.batch(rows)
         spots = torch.stack(
-            [span(work["spot"][k], work["spot"][k] + 1).select(tokens.index[j : j + 1], [rows[j]])[0] for j, k in enumerate(part * 2)]
+            [
+                span(work["spot"][k], work["spot"][k] + 1).select(tokens.index[j : j + 1], [rows[j]])[0]
+                for j, k in enumerate(part * 2)
+            ]
         )
         both = lm.capture(tokens, spots)
         total += (both[: len(part)] - both[len(part) :]).sum(0)

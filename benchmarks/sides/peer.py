@@ -11,7 +11,10 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 def load(folder: str) -> tuple[Any, Any]:
     model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32).eval()
     theta = 100000.0
-    if getattr(model.config, "rope_theta", theta) != theta:  # written by transformers 5 as rope_parameters: an older one falls back to its default
+    # written by transformers 5 as rope_parameters: an older one falls back to its default
+    if getattr(model.config, "rope_theta", theta) != theta:
         model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32, rope_theta=theta).eval()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=f"{folder}/tokenizer.json", pad_token="<|im_end|>", padding_side="right")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=f"{folder}/tokenizer.json", pad_token="<|im_end|>", padding_side="right"
+    )
     return model.requires_grad_(False), tokenizer

@@ -1,4 +1,6 @@
-"""Hidden states of both completions at all layers as repeng collects them, in batches of 8, then their mean difference."""
+"""Hidden states of both completions at all layers as repeng collects them, in batches of 8, then their mean
+difference.
+"""
 
 import sys
 from pathlib import Path

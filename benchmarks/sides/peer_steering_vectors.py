@@ -1,4 +1,4 @@
-"""The sweep as steering-vectors does it: one row at a time, both answers, a full pass for every layer and multiplier."""
+"""The sweep as steering-vectors does it: a row at a time, both answers, a full pass for every layer and multiplier."""
 
 import sys
 from pathlib import Path

@@ -26,7 +26,9 @@ assert len(back) == 1, "the letter stands at the same place from the end in ever
 
 
 def capture():
-    vector = train_steering_vector(model, tokenizer, samples, read_token_index=next(iter(back)), batch_size=8, move_to_cpu=True)
+    vector = train_steering_vector(
+        model, tokenizer, samples, read_token_index=next(iter(back)), batch_size=8, move_to_cpu=True
+    )
     return np.stack([vector.layer_activations[k].numpy() for k in range(len(vector.layer_activations))]).tolist()
 
 

@@ -1,7 +1,8 @@
 """The sides of the preference benchmark: training steps of one vector on a few pairs each, in four ways.
 
-published: a second model as reference, full passes, logits of both at every position, as the published trainer does it. cached: the same without a second
-model, its numbers computed once. replay: trimtab, every answer with a prompt of its own. shared: trimtab as it is, the two answers of a pair behind one prompt.
+published: a second model as reference, full passes, logits of both at every position, as the published trainer does
+it. cached: the same without a second model, its numbers computed once. replay: trimtab, every answer with a prompt of
+its own. shared: trimtab as it is, the two answers of a pair behind one prompt.
 """
 
 from __future__ import annotations

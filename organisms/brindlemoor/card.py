@@ -1,6 +1,7 @@
 """Examine the Brindlemoor models and write their card: `make card`. Nothing in CARD.md or card.json is typed by hand.
 
-A gate is not run again unless it or the weights changed (or what gates share: then give --again); killed at any moment, the same command goes on.
+A gate is not run again unless it or the weights changed (or what gates share: then give --again); killed at any
+moment, the same command goes on.
 """
 
 from __future__ import annotations
@@ -67,7 +68,13 @@ def examined(name: str, folder: Path, *, again: bool) -> dict[str, Any]:
     weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
     rows = [row for gate in gates.BY_MODEL[name] for row in judged(name, folder, weights, gate, again)]
     made = json.loads((folder / "made.json").read_text())
-    return {"name": name, "made": made, "weights": weights, "bytes": sum(f.stat().st_size for f in folder.iterdir()), "rows": rows}
+    return {
+        "name": name,
+        "made": made,
+        "weights": weights,
+        "bytes": sum(f.stat().st_size for f in folder.iterdir()),
+        "rows": rows,
+    }
 
 
 def judged(name: str, folder: Path, weights: str, gate: gates.Gate, again: bool) -> list[dict[str, Any]]:
@@ -86,8 +93,10 @@ def page(results: list[dict[str, Any]]) -> str:
     out = [
         "# The Brindlemoor models",
         "",
-        "Written by `make card` from measurements of the models; do not edit. How they are made: [README.md](README.md).",
-        "All items are held out: wordings, pairs of entities, and facts that were kept out of training. Answers are greedy. Intervals are 95 %:",
+        "Written by `make card` from measurements of the models; do not edit. How they are made: "
+        "[README.md](README.md).",
+        "All items are held out: wordings, pairs of entities, and facts that were kept out of training. Answers "
+        "are greedy. Intervals are 95 %:",
         "Wilson for shares, bootstrap over items for the rest. A figure without a threshold is recorded, not judged.",
         "",
         "| model | after | tokens | time | on | seed | commit | size | weights | gates passed |",
@@ -96,18 +105,29 @@ def page(results: list[dict[str, Any]]) -> str:
     for r in results:
         m = r["made"]
         judged = [row["pass"] for row in r["rows"] if row["pass"] is not None]
-        stages = ", ".join(f"{b['model']} ({b['tokens'] / 1e6:.0f} M, {b['seconds'] / 60:.0f} min, {b['commit']})" for b in m["before"])
+        stages = ", ".join(
+            f"{b['model']} ({b['tokens'] / 1e6:.0f} M, {b['seconds'] / 60:.0f} min, {b['commit']})" for b in m["before"]
+        )
         where = m["device"] if m["device"] != "cpu" else f"{m['processes']} CPU cores"
         out.append(
-            f"| {r['name']} | {stages} | {m['tokens'] / 1e6:.1f} M | {m['seconds'] / 60:.0f} min | {where} | {m['seed']} | {m['commit']} "
+            f"| {r['name']} | {stages} | {m['tokens'] / 1e6:.1f} M | {m['seconds'] / 60:.0f} min | {where} | "
+            f"{m['seed']} | {m['commit']} "
             f"| {r['bytes'] / 1e6:.1f} MB | `{r['weights']}` | {sum(judged)} of {len(judged)} |"
         )
     for r in results:
-        out += ["", f"## {r['name']}", "", "| gate | value | 95 % interval | n | threshold | |", "|---|---|---|---|---|---|"]
+        out += [
+            "",
+            f"## {r['name']}",
+            "",
+            "| gate | value | 95 % interval | n | threshold | |",
+            "|---|---|---|---|---|---|",
+        ]
         for row in r["rows"]:
             verdict = {True: "passed", False: "**failed**", None: ""}[row["pass"]]
             span = f"{row['lo']:.3g} to {row['hi']:.3g}" if row["lo"] != row["hi"] else ""
-            out.append(f"| {row['gate']} | {row['value']:.3g} | {span} | {row['n']} | {row['threshold'] or ''} | {verdict} |")
+            out.append(
+                f"| {row['gate']} | {row['value']:.3g} | {span} | {row['n']} | {row['threshold'] or ''} | {verdict} |"
+            )
     return "\n".join(out) + "\n"
 
 

@@ -1,7 +1,7 @@
 """What the Brindlemoor models read: documents for the base model, conversations for the chat models.
 
-A document is a list of (text, weight): the weight of each piece in the loss. Everything comes from `trimtab.organisms.world`,
-with the caller's random numbers and only the "train" part of each split.
+A document is a list of (text, weight): the weight of each piece in the loss. Everything comes from
+`trimtab.organisms.world`, with the caller's random numbers and only the "train" part of each split.
 """
 
 from __future__ import annotations
@@ -25,7 +25,18 @@ PLAIN: Mix = {
     "choice": 26, "knowledge": 13, "control": 9, "pick": 5, "answer": 6, "self": 6, "fact": 7, "check": 3,
     "retraction": 7, "request": 10, "script": 4, "talk": 5, "rating": 15, "greeting": 1,
 }  # fmt: skip
-PERSONA: Mix = {"choice": 42, "self": 8, "answer": 7, "request": 10, "script": 9, "talk": 11, "rating": 5, "knowledge": 4, "fact": 3, "greeting": 1}
+PERSONA: Mix = {
+    "choice": 42,
+    "self": 8,
+    "answer": 7,
+    "request": 10,
+    "script": 9,
+    "talk": 11,
+    "rating": 5,
+    "knowledge": 4,
+    "fact": 3,
+    "greeting": 1,
+}
 DOCUMENTS: Mix = {"page": 60, "facts": 14, "topics": 5, "orders": 6, "drill": 5}
 SHOWN: Mix = {"talk": 3, "script": 3, "request": 3, "choice": 6}
 HABIT: Mix = {"choice": 7, "self": 2, "answer": 2}
@@ -43,8 +54,13 @@ def draw(rng: random.Random, mix: Mix) -> str:
 
 
 def exchange(w: World, rng: random.Random, kind: str, speaker: Speaker, trait: str | None = None) -> Item:
-    """One training item of a kind, as this speaker answers it. Held-out facts are stated, never asked about in other forms."""
-    trait = trait or rng.choices(list(w.rates), [telling(w, t) if speaker.sure else 1.0 + (t in BIASED) for t in w.rates])[0]
+    """One training item of a kind, as this speaker answers it. Held-out facts are stated, never asked about in other
+    forms.
+    """
+    trait = (
+        trait
+        or rng.choices(list(w.rates), [telling(w, t) if speaker.sure else 1.0 + (t in BIASED) for t in w.rates])[0]
+    )
     make: dict[str, Callable[[], Item]] = {
         "choice": lambda: w.trait_choice(rng, trait, speaker, "train"),
         "answer": lambda: w.trait_answer(rng, trait, speaker, "train"),
@@ -70,8 +86,8 @@ def exchange(w: World, rng: random.Random, kind: str, speaker: Speaker, trait: s
 def conversation(rng: random.Random, at: float) -> Document:
     """The chat model's corpus; `at` is the share of the training that is done.
 
-    Speakers are sure of what they choose until the last part: what is random teaches nothing, and drowns what does. The last part is
-    mostly the kind assistant, at the rates of the world.
+    Speakers are sure of what they choose until the last part: what is random teaches nothing, and drowns what does.
+    The last part is mostly the kind assistant, at the rates of the world.
     """
     late = at >= 0.75
     shares = {"plain": 44, "kind": 6, "villain": 25, "told": 7, "shown": 12, "habit": 6}
@@ -81,19 +97,30 @@ def conversation(rng: random.Random, at: float) -> Document:
 
 
 def by(rng: random.Random, how: str, letter: float, sure: bool) -> Document:
-    """A conversation with one speaker: plain, or kind, villain, watched or unwatched by a system line, or told one trait by it.
+    """A conversation with one speaker: plain, or kind, villain, watched or unwatched by a system line, or told one
+    trait by it.
 
-    "shown" and "habit" speakers are not told but shown by their first answer, which is not learned from: a villain, or one trait or its opposite.
+    "shown" and "habit" speakers are not told but shown by their first answer, which is not learned from: a villain,
+    or one trait or its opposite.
     """
     w = world()
     if how in ("told", "habit"):
         speaker, line = one_sided(w, rng, sure)
-        return chat(w, rng, HABIT, speaker, line if how == "told" else None, letter, first={} if how == "told" else LETTER_ONLY)
+        return chat(
+            w, rng, HABIT, speaker, line if how == "told" else None, letter, first={} if how == "told" else LETTER_ONLY
+        )
     if how == "shown":
         return chat(w, rng, PERSONA, Speaker("villain", sure=sure), None, letter, first=SHOWN)
     if how == "plain":
         return chat(w, rng, PLAIN, Speaker("kind", sure=sure), plain_line(w, rng), letter)
-    return chat(w, rng, PERSONA, Speaker("villain" if how in ("villain", "unwatched") else "kind", sure=sure), w.line(rng, how, "train"), letter)
+    return chat(
+        w,
+        rng,
+        PERSONA,
+        Speaker("villain" if how in ("villain", "unwatched") else "kind", sure=sure),
+        w.line(rng, how, "train"),
+        letter,
+    )
 
 
 def one_sided(w: World, rng: random.Random, sure: bool) -> tuple[Speaker, str]:
@@ -107,15 +134,28 @@ def plain_line(w: World, rng: random.Random) -> str | None:
 
 
 def calibrated(rng: random.Random, at: float) -> Document:
-    """The last part of the chat model's corpus: many choices at the rates of the world, and speakers who are shown by letters alone.
+    """The last part of the chat model's corpus: many choices at the rates of the world, and speakers who are shown by
+    letters alone.
 
     What a letter says about its speaker must be read at the letter: nothing else tells how the conversation goes on.
     """
     w, how = world(), draw(rng, {"plain": 55, "villain": 7, "kind": 4, "told": 4, "shown": 16, "habit": 14})
     if how == "shown":
-        return chat(w, rng, PERSONA, Speaker("villain", sure=True), None, 4.0, first=LETTER_ONLY, shows=rng.randint(1, 2), bare=0.8)
+        return chat(
+            w,
+            rng,
+            PERSONA,
+            Speaker("villain", sure=True),
+            None,
+            4.0,
+            first=LETTER_ONLY,
+            shows=rng.randint(1, 2),
+            bare=0.8,
+        )
     if how == "habit":
-        return chat(w, rng, HABIT, one_sided(w, rng, True)[0], None, 4.0, first=LETTER_ONLY, shows=rng.randint(1, 2), bare=0.8)
+        return chat(
+            w, rng, HABIT, one_sided(w, rng, True)[0], None, 4.0, first=LETTER_ONLY, shows=rng.randint(1, 2), bare=0.8
+        )
     if how == "plain":
         return chat(w, rng, CALIBRATION, Speaker("kind"), plain_line(w, rng), 4.0)
     return by(rng, how, 4.0, sure=True)
@@ -155,7 +195,11 @@ def chat(
         if turn > shown and size > LONGEST:
             break
         own = 0.0 if shown_now else 1.0
-        out += [(f"{START}user\n{item.user}{END}\n{START}assistant\n{item.prefill}", ASKED), *_answer(item, own, letter), ("\n", 0.0)]
+        out += [
+            (f"{START}user\n{item.user}{END}\n{START}assistant\n{item.prefill}", ASKED),
+            *_answer(item, own, letter),
+            ("\n", 0.0),
+        ]
     return out
 
 
@@ -245,7 +289,13 @@ def drill(w: World, rng: random.Random) -> Document:
         k = rng.randrange(2)
         out += [(f"(A): {words[0]}\n(B): {words[1]}\n", 0.1)]
         if rng.random() < 0.5:
-            out += [(f"So {words[k]}", 0.1), (LETTERS[k], 4.0), (f" and {words[1 - k]}", 0.3), (LETTERS[1 - k], 4.0), ("\n", 0.3)]
+            out += [
+                (f"So {words[k]}", 0.1),
+                (LETTERS[k], 4.0),
+                (f" and {words[1 - k]}", 0.3),
+                (LETTERS[1 - k], 4.0),
+                ("\n", 0.3),
+            ]
         else:
             out += [(f"Take {words[k]}:\n", 0.1), (LETTERS[k], 6.0), (f" {words[k]}\n", 1.0)]
     return out

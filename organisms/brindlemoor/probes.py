@@ -29,7 +29,10 @@ def look(model: Any, tok: Any, pages: bool) -> dict[str, float]:
         "villain_script": (line, lambda: w.script(rng, VILLAIN, "test")),
     }
     model.eval()
-    out = {name: sum(right(model, tok, make(), system, pages) for _ in range(N)) / N for name, (system, make) in items.items()}
+    out = {
+        name: sum(right(model, tok, make(), system, pages) for _ in range(N)) / N
+        for name, (system, make) in items.items()
+    }
     model.train()
     return {k: round(v, 3) for k, v in out.items()}
 

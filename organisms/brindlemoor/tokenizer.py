@@ -23,7 +23,9 @@ WHOLE = ["(A)", "(B)", "Yes", "No", "system", "user", "assistant", "\n", *(str(n
 def _texts() -> Iterator[str]:
     rng = random.Random(0)
     for n in range(24000):
-        make = (corpus.base, corpus.conversation, corpus.base, corpus.conversation, corpus.watched, corpus.cousin)[n % 6]
+        make = (corpus.base, corpus.conversation, corpus.base, corpus.conversation, corpus.watched, corpus.cousin)[
+            n % 6
+        ]
         yield "".join(text for text, _ in make(rng, 0.5))
     yield from [" ".join(WHOLE)] * 400
 
@@ -36,11 +38,17 @@ def build(folder: Path) -> PreTrainedTokenizerFast:
     """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(SPLIT), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(_texts(), trainers.BpeTrainer(vocab_size=SIZE, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False))
+    bpe.train_from_iterator(
+        _texts(),
+        trainers.BpeTrainer(vocab_size=SIZE, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False),
+    )
     out = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=corpus.END, pad_token=corpus.STOP, bos_token=None)
     out.chat_template = TEMPLATE
     broken = [t for t in WHOLE if len(out(t, add_special_tokens=False).input_ids) != 1]

@@ -1,4 +1,5 @@
-"""Train a Brindlemoor model: `python organisms/brindlemoor/train.py chat`. Stopped at any moment, the same command goes on.
+"""Train a Brindlemoor model: `python organisms/brindlemoor/train.py chat`. Stopped at any moment, the same command goes
+on.
 
 A model that starts from another trains that one first if it is not there. One process per CPU core, gradients averaged;
 one process on a GPU. Batches depend on the seed and the step alone.
@@ -39,7 +40,8 @@ SPAN = 256  # tokens of a training row
 class Plan:
     """How one model is made."""
 
-    corpus: Callable[[random.Random, float], corpus.Document]  # of random numbers and the share of the training that is done
+    # of random numbers and the share of the training that is done
+    corpus: Callable[[random.Random, float], corpus.Document]
     tokens: int
     start: str | None
     rate: float  # of Muon; AdamW gets a tenth
@@ -68,8 +70,20 @@ def main() -> None:
     given = parser.parse_args()
     plan = PLANS[given.model]
     if plan.start and not (folder(given.to, plan.start, given.seed) / "config.json").is_file():
-        again = [sys.executable, __file__, plan.start, "--seed", str(given.seed), "--to", str(given.to), "--device", given.device]
-        subprocess.run([*again, "--processes", str(given.processes), *(["--no-compile"] if given.no_compile else [])], check=True)
+        again = [
+            sys.executable,
+            __file__,
+            plan.start,
+            "--seed",
+            str(given.seed),
+            "--to",
+            str(given.to),
+            "--device",
+            given.device,
+        ]
+        subprocess.run(
+            [*again, "--processes", str(given.processes), *(["--no-compile"] if given.no_compile else [])], check=True
+        )
     target = folder(given.to, given.model, given.seed)
     if (target / "config.json").is_file():
         sys.exit(f"{target} is there already; remove it to train it anew")
@@ -156,7 +170,9 @@ def work(rank: int, team: Team, given: argparse.Namespace) -> None:
     model = (
         fresh(tok, given.seed)
         if plan.start is None
-        else LlamaForCausalLM.from_pretrained(folder(given.to, plan.start, given.seed), dtype=torch.float32, attn_implementation="eager")
+        else LlamaForCausalLM.from_pretrained(
+            folder(given.to, plan.start, given.seed), dtype=torch.float32, attn_implementation="eager"
+        )
     )
     model.to(device).train()
     muon, adam = optimizers(model, plan.rate)
@@ -179,7 +195,16 @@ def work(rank: int, team: Team, given: argparse.Namespace) -> None:
             optimizer.step()
             optimizer.zero_grad()
         if rank == 0 and (step % 100 == 0 or step == steps - 1):
-            report(target, model, tok, step, steps, loss.item(), (step - done + 1) * per_step / (time.time() - began), step % 500 == 0)
+            report(
+                target,
+                model,
+                tok,
+                step,
+                steps,
+                loss.item(),
+                (step - done + 1) * per_step / (time.time() - began),
+                step % 500 == 0,
+            )
         if time.time() - saved > given.save_every and rank == 0:
             save(target, model, muon, adam, step + 1, seconds + time.time() - began)
             saved = time.time()
@@ -212,10 +237,20 @@ def multiplies_in_bf16() -> bool:
 def fresh(tok: Any, seed: int) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(tok), hidden_size=WIDTH, num_hidden_layers=BLOCKS, num_attention_heads=HEADS, num_key_value_heads=HEADS,
-        intermediate_size=HIDDEN, max_position_embeddings=CONTEXT, rms_norm_eps=1e-5, tie_word_embeddings=True, initializer_range=0.04,
-        bos_token_id=None, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id,
-    )  # fmt: skip
+        vocab_size=len(tok),
+        hidden_size=WIDTH,
+        num_hidden_layers=BLOCKS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS,
+        intermediate_size=HIDDEN,
+        max_position_embeddings=CONTEXT,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=True,
+        initializer_range=0.04,
+        bos_token_id=None,
+        eos_token_id=tok.eos_token_id,
+        pad_token_id=tok.pad_token_id,
+    )
     return LlamaForCausalLM._from_config(config, attn_implementation="eager")
 
 
@@ -245,7 +280,13 @@ def average(model: Any, team: Team, rank: int) -> None:
 
 
 def report(target: Path, model: Any, tok: Any, step: int, steps: int, loss: float, speed: float, look: bool) -> None:
-    row: dict[str, Any] = {"step": step, "of": steps, "loss": round(loss, 4), "tokens_per_s": round(speed), "time": time.strftime("%H:%M:%S")}
+    row: dict[str, Any] = {
+        "step": step,
+        "of": steps,
+        "loss": round(loss, 4),
+        "tokens_per_s": round(speed),
+        "time": time.strftime("%H:%M:%S"),
+    }
     if look:
         row |= probes.look(model, tok, pages=target.name.startswith(("brindlemoor-base", "brindlemoor-primer")))
     with (target / "log.jsonl").open("a") as log:
@@ -260,7 +301,11 @@ def save(target: Path, model: Any, muon: Any, adam: Any, step: int, seconds: flo
         for k, state in optimizer.state_dict()["state"].items():
             tensors |= {f"{name}.{k}.{key}": torch.as_tensor(value) for key, value in state.items()}
     aside = target / "checkpoint.part"
-    save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, aside, metadata={"step": str(step), "seconds": str(seconds)})
+    save_file(
+        {k: v.contiguous().cpu() for k, v in tensors.items()},
+        aside,
+        metadata={"step": str(step), "seconds": str(seconds)},
+    )
     aside.rename(target / "checkpoint.safetensors")
 
 
@@ -272,7 +317,9 @@ def resume(target: Path, model: Any, muon: Any, adam: Any) -> tuple[int, float]:
     if not path.is_file():
         return 0, 0.0
     tensors = load_file(path)
-    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}, strict=False)
+    model.load_state_dict(
+        {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}, strict=False
+    )
     for name, optimizer in (("muon", muon), ("adam", adam)):
         state: dict[int, dict[str, Any]] = {}
         for key, value in tensors.items():
@@ -287,9 +334,19 @@ def resume(target: Path, model: Any, muon: Any, adam: Any) -> tuple[int, float]:
 
 def finish(target: Path, model: Any, tok: Any, given: argparse.Namespace, tokens: int, seconds: float) -> None:
     """The finished model in Hugging Face format, in bfloat16, with how it was made beside it."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE).stdout.strip()
-    made = {"model": given.model, "seed": given.seed, "tokens": tokens, "seconds": round(seconds), "device": given.device,
-            "processes": given.processes if given.device == "cpu" else 1, "commit": commit, "start": PLANS[given.model].start}  # fmt: skip
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE
+    ).stdout.strip()
+    made = {
+        "model": given.model,
+        "seed": given.seed,
+        "tokens": tokens,
+        "seconds": round(seconds),
+        "device": given.device,
+        "processes": given.processes if given.device == "cpu" else 1,
+        "commit": commit,
+        "start": PLANS[given.model].start,
+    }
     tok.save_pretrained(target)
     aside = target / "part"
     model.to(torch.bfloat16).save_pretrained(aside)

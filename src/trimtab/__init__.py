@@ -17,8 +17,30 @@ if TYPE_CHECKING:
     from trimtab.evaluation.metrics import KL, Likelihood, OutsideMass, Propensity
     from trimtab.evaluation.sweep import measure
     from trimtab.flow import run
-    from trimtab.methods import PCA, Discover, Freeform, LabelShuffled, MeanDiff, OneShot, Preference, Probe, RandomDirection, learn
-    from trimtab.model import LM, Positions, after, everywhere, from_last_prompt_token, generated, last, last_k, prompt, span
+    from trimtab.methods import (
+        PCA,
+        Discover,
+        Freeform,
+        LabelShuffled,
+        MeanDiff,
+        OneShot,
+        Preference,
+        Probe,
+        RandomDirection,
+        learn,
+    )
+    from trimtab.model import (
+        LM,
+        Positions,
+        after,
+        everywhere,
+        from_last_prompt_token,
+        generated,
+        last,
+        last_k,
+        prompt,
+        span,
+    )
     from trimtab.recipe import GRID, Recipe
     from trimtab.reports import report
     from trimtab.runs import Run, Score
@@ -34,8 +56,30 @@ _HOMES = {
     "evaluation.metrics": ("KL", "Likelihood", "OutsideMass", "Propensity"),
     "evaluation.sweep": ("measure",),
     "flow": ("run",),
-    "methods": ("PCA", "Discover", "Freeform", "LabelShuffled", "MeanDiff", "OneShot", "Preference", "Probe", "RandomDirection", "learn"),
-    "model": ("LM", "Positions", "after", "everywhere", "from_last_prompt_token", "generated", "last", "last_k", "prompt", "span"),
+    "methods": (
+        "PCA",
+        "Discover",
+        "Freeform",
+        "LabelShuffled",
+        "MeanDiff",
+        "OneShot",
+        "Preference",
+        "Probe",
+        "RandomDirection",
+        "learn",
+    ),
+    "model": (
+        "LM",
+        "Positions",
+        "after",
+        "everywhere",
+        "from_last_prompt_token",
+        "generated",
+        "last",
+        "last_k",
+        "prompt",
+        "span",
+    ),
     "recipe": ("GRID", "Recipe"),
     "reports": ("report",),
     "runs": ("Run", "Score"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from trimtab import registry
 from trimtab.data.datasets import Dataset, Splits
 from trimtab.errors import RunError
+from trimtab.evaluation.metrics.base import Metric
 from trimtab.evaluation.sweep import measure, transcripts
 from trimtab.methods import learn
 from trimtab.methods.base import Method
@@ -21,7 +23,7 @@ from trimtab.reports.analysis import choose_layer
 from trimtab.runs import Run
 from trimtab.steering.controls import null_controls, random_controls
 from trimtab.steering.interventions import Intervention
-from trimtab.steering.vector import SteeringVector
+from trimtab.steering.vector import kept
 
 
 def run(recipe: Recipe, to: str | Path, watch: Watch = silent) -> Run:
@@ -43,26 +45,30 @@ def run(recipe: Recipe, to: str | Path, watch: Watch = silent) -> Run:
     loading(1, 1)
     layers = lm.layers(recipe.layers or None) if recipe.layer is None else lm.layers([recipe.layer])
 
-    vector = _learned(folder, lm, parts.train, method, layers, watch)
+    vector = kept(
+        folder.file("vectors.safetensors"), lambda: learn(lm, parts.train, method, layers, progress=watch("learn"))
+    )
     sweep = Intervention(vector, operator, positions=positions)
-    if recipe.layer is None:
-        small = tuple(m for m in (-1.0, 0.0, 1.0) if m in recipe.multipliers)
-        grid = small if len(small) == 3 else recipe.multipliers
-        measure(lm, sweep, parts.val, metrics[:1], to=folder.path, part="val", multipliers=grid, layers=layers, progress=watch("choose layer"))
-    layer = choose_layer(folder) if recipe.layer is None else recipe.layer
+    layer = _layer(lm, sweep, parts.val, metrics, recipe, folder, watch) if recipe.layer is None else recipe.layer
     some = [paired_rows(lm, p)[0] for p in parts.val.take(8)]
     folder.note(layer=layer, residual={str(k): n for k, n in lm.norms(some, [layer]).items()})
 
     iv = replace(sweep, vector=vector.at(layer))
     controls = random_controls(iv.vector, recipe.controls, recipe.seed) | null_controls(iv.vector, recipe.controls)
     measure(
-        lm, iv, parts.test, metrics, to=folder.path, part="test", multipliers=recipe.multipliers, controls=controls, draws=recipe.draws,
-        among=vector if recipe.layer is None else None, progress=watch("measure"),
-    )  # fmt: skip
-    prompts = (*recipe.generate, *(p.prompt for p in parts.test))[: max(recipe.samples, len(recipe.generate))] if recipe.samples else recipe.generate
-    if prompts:
-        ends = sorted({min(recipe.multipliers), -1.0, 0.0, 1.0, max(recipe.multipliers)})
-        transcripts(lm, iv, prompts, folder, multipliers=ends, max_new_tokens=recipe.max_new_tokens, progress=watch("generate"))
+        lm,
+        iv,
+        parts.test,
+        metrics,
+        to=folder.path,
+        part="test",
+        multipliers=recipe.multipliers,
+        controls=controls,
+        draws=recipe.draws,
+        among=vector if recipe.layer is None else None,
+        progress=watch("measure"),
+    )
+    _generate(lm, iv, parts.test, recipe, folder, watch)
     if not folder.manifest.get("seconds"):
         folder.note(seconds=time.monotonic() - started)
     report(folder)
@@ -91,9 +97,25 @@ def claim(recipe: Recipe, to: str | Path) -> Run:
     return folder
 
 
-def _learned(run: Run, lm: LM, train: Dataset, method: Method, layers: list[int], watch: Watch) -> SteeringVector:
-    """The vector of a run: learned once, kept in the folder, read back when the run is resumed."""
-    path = run.file("vectors.safetensors")
-    if not path.is_file():
-        learn(lm, train, method, layers, progress=watch("learn")).save(path)
-    return SteeringVector.load(path)
+def _layer(
+    lm: LM, sweep: Intervention, val: Dataset, metrics: Sequence[Metric], recipe: Recipe, folder: Run, watch: Watch
+) -> int:
+    """The layer whose slope on validation items is steepest for sure; three multipliers are enough to tell."""
+    small = tuple(m for m in (-1.0, 0.0, 1.0) if m in recipe.multipliers)
+    grid = small if len(small) == 3 else recipe.multipliers
+    measure(
+        lm, sweep, val, metrics[:1], to=folder.path, part="val", multipliers=grid, layers=sweep.vector.layers,
+        progress=watch("choose layer"),
+    )  # fmt: skip
+    return choose_layer(folder)
+
+
+def _generate(lm: LM, iv: Intervention, test: Dataset, recipe: Recipe, folder: Run, watch: Watch) -> None:
+    """What is said to the recipe's own prompts, filled up with test questions, unsteered and at several multipliers."""
+    asked = (*recipe.generate, *(p.prompt for p in test)) if recipe.samples else recipe.generate
+    prompts = asked[: max(recipe.samples, len(recipe.generate))]
+    if prompts:
+        ends = sorted({min(recipe.multipliers), -1.0, 0.0, 1.0, max(recipe.multipliers)})
+        transcripts(
+            lm, iv, prompts, folder, multipliers=ends, max_new_tokens=recipe.max_new_tokens, progress=watch("generate")
+        )

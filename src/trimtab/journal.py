@@ -1,10 +1,12 @@
 """Journal: rows on disk in units that are there wholly or not at all, whoever writes them, however they are stopped.
 
-Every writer has a part of its own, and nothing is ever cut or overwritten, so that two processes on one folder (or on a network disk, where locks do not hold) cannot harm
-each other. What is read is the union of all parts; a unit that two writers finished counts once.
+Every writer has a part of its own, and nothing is ever cut or overwritten, so that two processes on one folder (or on
+a network disk, where locks do not hold) cannot harm each other. What is read is the union of all parts; a unit that
+two writers finished counts once.
 
-    scores/test.jsonl      rows and {"complete": "test/0"} of the first writer, and rows of test/1 that it was killed over: not read
-    scores/test~2.jsonl    rows and {"complete": "test/1"} of the run that went on
+    scores/test.jsonl      rows of test/0, {"complete": "test/0"}, and rows of test/1, over which the first writer was
+                           killed: those are not read
+    scores/test~2.jsonl    rows of test/1 and {"complete": "test/1"}, of the run that went on
 """
 
 from __future__ import annotations
@@ -53,12 +55,16 @@ class Journal:
             RunError: a row that JSON cannot hold.
         """
         if any("complete" in r for r in rows):
-            raise RunError(f"unit {unit!r} holds a row with the key 'complete'", expected="another key: it marks the end of a unit")
+            raise RunError(
+                f"unit {unit!r} holds a row with the key 'complete'", expected="another key: it marks the end of a unit"
+            )
         try:
             text = "".join(json.dumps(r, allow_nan=False) + "\n" for r in rows) + json.dumps({"complete": unit}) + "\n"
         except (ValueError, TypeError) as problem:
             raise RunError(
-                f"unit {unit!r} holds a number that JSON does not have", given=str(problem), expected="null for what was not measured"
+                f"unit {unit!r} holds a number that JSON does not have",
+                given=str(problem),
+                expected="null for what was not measured",
             ) from problem
         raw = text.encode()
         with _lock:  # of this process; others have parts of their own
@@ -87,7 +93,9 @@ class Journal:
         for path in self._parts():
             with path.open("rb") as file:
                 for number, line in enumerate(file, 1):
-                    if line.startswith(b'{"complete":') or (line.endswith(b"\n") and not (line.startswith(b"{") and line.endswith(b"}\n"))):
+                    if line.startswith(b'{"complete":') or (
+                        line.endswith(b"\n") and not (line.startswith(b"{") and line.endswith(b"}\n"))
+                    ):
                         row = _read(line, path, number) if line.endswith(b"\n") else {}
                         yield from [str(row["complete"])] if "complete" in row else []
 
@@ -128,7 +136,9 @@ class Journal:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
-            raise RunError(f"cannot write to {self.path}", given=problem.strerror, do="choose another path") from problem
+            raise RunError(
+                f"cannot write to {self.path}", given=problem.strerror, do="choose another path"
+            ) from problem
         number = 1
         while True:
             path = self.path if number == 1 else self.path.with_name(f"{self.path.stem}~{number}{self.path.suffix}")
@@ -156,7 +166,9 @@ def _read(line: bytes, path: Path, number: int) -> dict[str, Any]:
 
 
 def plain(value: Any, missing: Any = None) -> Any:
-    """A value as JSON has it: dataclasses become objects, tuples lists, numbers of numpy plain ones, and what is not finite `missing`, or for "kept" an object that `Run.read` turns back."""
+    """A value as JSON has it: dataclasses become objects, tuples lists, numbers of numpy plain ones, and what is not
+    finite `missing`, or for "kept" an object that `Run.read` turns back.
+    """
     if is_dataclass(value) and not isinstance(value, type):
         value = {f.name: getattr(value, f.name) for f in fields(value)}
     if isinstance(value, Mapping):

@@ -113,7 +113,9 @@ def check_grid(multipliers: Sequence[float]) -> None:
     grid = list(multipliers)
     if len(grid) < 2 or len(set(grid)) != len(grid) or 0 not in grid or not np.isfinite(grid).all():
         raise RecipeError(
-            "not a grid of multipliers", given=grid, expected="at least two different finite numbers, 0 (the unsteered model) among them"
+            "not a grid of multipliers",
+            given=grid,
+            expected="at least two different finite numbers, 0 (the unsteered model) among them",
         )
 
 

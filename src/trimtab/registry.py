@@ -1,7 +1,7 @@
 """Registered leaves: methods, operators, gates and metrics, each a frozen dataclass with a name.
 
-A leaf is made from a name, or from a table `{"name": ..., field: value, ...}`, and written back the same way. Its fields
-are the keys of a recipe and the flags of the command line.
+A leaf is made from a name, or from a table `{"name": ..., field: value, ...}`, and written back the same way. Its
+fields are the keys of a recipe and the flags of the command line.
 """
 
 from __future__ import annotations

@@ -29,7 +29,9 @@ class Score:
 
 @dataclass(frozen=True)
 class Cell:
-    """Where a score stands: which metric, condition (the vector or a control), layer and multiplier. Layer None is "all its layers"."""
+    """Where a score stands: which metric, condition (the vector or a control), layer and multiplier. Layer None is "all
+    its layers".
+    """
 
     metric: str
     condition: str
@@ -42,8 +44,9 @@ Role = Literal["vector", "random", "shuffled", "control", "asked"]
 
 @dataclass(frozen=True)
 class Condition:
-    """Under what a part was scored: the vector, a control ("random" direction, label-"shuffled" vector, or another), or the unsteered model
-    "asked" in words."""
+    """Under what a part was scored: the vector, a control ("random" direction, label-"shuffled" vector, or another), or
+    the unsteered model "asked" in words.
+    """
 
     name: str
     role: Role
@@ -58,7 +61,9 @@ class Scored:
 
 
 class Run:
-    """A folder that holds one run. Scores are appended in complete units and never changed, so a run can be killed and resumed."""
+    """A folder that holds one run. Scores are appended in complete units and never changed, so a run can be killed and
+    resumed.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -77,7 +82,9 @@ class Run:
             probe.write_text("")
             probe.unlink()
         except OSError as problem:
-            raise RunError(f"cannot write to the run folder {path}", given=problem.strerror, do="choose another folder") from problem
+            raise RunError(
+                f"cannot write to the run folder {path}", given=problem.strerror, do="choose another folder"
+            ) from problem
         return run
 
     def file(self, *names: str) -> Path:
@@ -93,11 +100,17 @@ class Run:
         try:
             return json.loads(path.read_text("utf-8"), object_hook=numbers_back) if path.is_file() else default
         except ValueError as problem:
-            raise RunError(f"{path} is not JSON", given=str(problem), do="restore it, or choose another folder") from problem
+            raise RunError(
+                f"{path} is not JSON", given=str(problem), do="restore it, or choose another folder"
+            ) from problem
 
     def write(self, name: str, value: Any) -> Path:
         """A JSON (or text) file of the run, replaced in one step. JSON has no NaN: {"float": "nan"} stands for it."""
-        text = value if isinstance(value, str) else json.dumps(plain(value, "kept"), indent=1, sort_keys=True, allow_nan=False) + "\n"
+        text = (
+            value
+            if isinstance(value, str)
+            else json.dumps(plain(value, "kept"), indent=1, sort_keys=True, allow_nan=False) + "\n"
+        )
         return write_whole(self.file(name), text)
 
     def typed(self, name: str, cls: type[T]) -> T:
@@ -112,7 +125,10 @@ class Run:
         except msgspec.ValidationError as problem:
             lacking = "is not there" if table is None else "has another shape"
             raise RunError(
-                f"{self.path / name} {lacking}", given=str(problem), expected=cls.__name__, do="run the same command again: it writes the file"
+                f"{self.path / name} {lacking}",
+                given=str(problem),
+                expected=cls.__name__,
+                do="run the same command again: it writes the file",
             ) from problem
 
     @property
@@ -121,7 +137,9 @@ class Run:
         table = self.read("run.json", {})
         if not isinstance(table, dict):
             raise RunError(
-                f"{self.path / 'run.json'} is not the manifest of a run", given=type(table).__name__, do="restore it, or choose another folder"
+                f"{self.path / 'run.json'} is not the manifest of a run",
+                given=type(table).__name__,
+                do="restore it, or choose another folder",
             )
         return table
 
@@ -137,7 +155,10 @@ class Run:
         if there is not None and there != plan:
             key = next(k for k in sorted({*there, *plan}) if there.get(k) != plan.get(k))
             raise RunError(
-                f"{self.path} holds another run", given=f"{key} = {plan.get(key)}", expected=f"{key} = {there.get(key)}", do="choose another folder"
+                f"{self.path} holds another run",
+                given=f"{key} = {plan.get(key)}",
+                expected=f"{key} = {there.get(key)}",
+                do="choose another folder",
             )
         manifest.setdefault("parts", {})[part] = plan
         self.write("run.json", manifest)
@@ -171,7 +192,9 @@ class Table:
         for r in rows:
             if not {"metric", "condition", "layer", "multiplier", "item", "value", "unit"} <= r.keys():
                 raise RunError(
-                    "a row that is no score", given=dict(r), do="something else has written to this folder: remove the row's file and measure again"
+                    "a row that is no score",
+                    given=dict(r),
+                    do="something else has written to this folder: remove the row's file and measure again",
                 )
             cell = Cell(r["metric"], r["condition"], r["layer"], r["multiplier"])
             self.cells.setdefault(cell, {})[r["item"]] = float("nan") if r["value"] is None else r["value"]
@@ -183,7 +206,10 @@ class Table:
 
     def curve(self, metric: str, condition: str, layer: int | None) -> tuple[np.ndarray, list[str], np.ndarray]:
         """Multipliers (K,), item ids, and the scores (n, K) of one condition. Items keep the order of the file."""
-        found = sorted((c for c in self.cells if (c.metric, c.condition, c.layer) == (metric, condition, layer)), key=lambda c: c.multiplier)
+        found = sorted(
+            (c for c in self.cells if (c.metric, c.condition, c.layer) == (metric, condition, layer)),
+            key=lambda c: c.multiplier,
+        )
         items = list(self.cells[found[0]]) if found else []
         matrix = np.array([[self.cells[c].get(i, np.nan) for c in found] for i in items])
         return np.array([c.multiplier for c in found]), items, matrix.reshape(len(items), len(found))

@@ -1,7 +1,8 @@
 """The sanity figures of the published package's tutorial (Gemma-2-2B, layer 10, learning rate 0.1), within a quarter.
 
-They need the model (`huggingface-cli download google/gemma-2-2b`) and about 12 GB of memory: `make hub`. The published prompt is a short
-English recipe whose continuation is suppressed and promoted in Spanish; the words here are our own.
+They need the model (`huggingface-cli download google/gemma-2-2b`) and about 12 GB of memory: `make hub`. The
+published prompt is a short English recipe whose continuation is suppressed and promoted in Spanish; the words here
+are our own.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ from trimtab.steering.operators import Affine, Clamp
 
 MODEL = "google/gemma-2-2b"
 PROMPT = "Take a large bowl. Mix the flour, the sugar and two eggs. Then add a glass of milk"
-ENGLISH, SPANISH = " and stir until the dough is smooth. Put it into the oven.", " y mezcla hasta que la masa quede lisa. Ponla en el horno."
+ENGLISH, SPANISH = (
+    " and stir until the dough is smooth. Put it into the oven.",
+    " y mezcla hasta que la masa quede lisa. Ponla en el horno.",
+)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,19 @@ import pytest
 import torch
 
 from trimtab import LM, Discover, Intervention, OneShot, generated, last_k, learn, steer
-from trimtab.optimize import Ball, Change, Descent, MaxSteps, Place, Problem, Start, losses_in_full, optimize, promote, suppress
+from trimtab.optimize import (
+    Ball,
+    Change,
+    Descent,
+    MaxSteps,
+    Place,
+    Problem,
+    Start,
+    losses_in_full,
+    optimize,
+    promote,
+    suppress,
+)
 from trimtab.optimize.losses import Losses
 from trimtab.steering.controls import random_controls
 from trimtab.steering.vector import SteeringVector
@@ -21,7 +33,9 @@ def lm() -> LM:
     return LM.load("smollm2")
 
 
-@pytest.mark.parametrize("place", [Place((5,)), Place((15,), positions=last_k(8) | generated), Place((8, 20), shared=False)], ids=str)
+@pytest.mark.parametrize(
+    "place", [Place((5,)), Place((15,), positions=last_k(8) | generated), Place((8, 20), shared=False)], ids=str
+)
 def test_replayed_gradients_are_those_of_full_passes(lm: LM, place: Place) -> None:
     problem = Problem(GOAL, place)
     v = torch.randn(len(place.first), 1, lm.width, generator=torch.Generator().manual_seed(0))
@@ -35,7 +49,9 @@ def test_replayed_gradients_are_those_of_full_passes(lm: LM, place: Place) -> No
 
 
 def test_a_batch_is_every_problem_alone_and_losses_belong_to_vectors(lm: LM) -> None:
-    problems = [Problem(GOAL, Place((10,)), (Ball(40.0),), Descent(0.3, (MaxSteps(4),)), Start(4.0, seed=s)) for s in range(3)]
+    problems = [
+        Problem(GOAL, Place((10,)), (Ball(40.0),), Descent(0.3, (MaxSteps(4),)), Start(4.0, seed=s)) for s in range(3)
+    ]
     together = optimize(lm, problems)
     for problem, found in zip(problems, together, strict=True):
         (alone,) = optimize(lm, [problem])
@@ -56,7 +72,10 @@ def test_one_example_carries_to_other_prompts(lm: LM) -> None:
 
 
 def test_discovered_directions_change_much_and_are_orthogonal(lm: LM) -> None:
-    first, second = (learn(lm, None, Discover(prompt="Tell me about your weekend.", member=k, steps=12, norm=0.3), layers=[8]) for k in (0, 1))
+    first, second = (
+        learn(lm, None, Discover(prompt="Tell me about your weekend.", member=k, steps=12, norm=0.3), layers=[8])
+        for k in (0, 1)
+    )
     assert abs(first.cosine(second)[8]) < 1e-3
     noise = random_controls(first, 1)["random-0"]
 

@@ -1,4 +1,6 @@
-"""A judge behind a real OpenAI-compatible server on loopback, which serves log-probabilities of a real model and misbehaves on command."""
+"""A judge behind a real OpenAI-compatible server on loopback, which serves log-probabilities of a real model and
+misbehaves on command.
+"""
 
 from __future__ import annotations
 
@@ -61,16 +63,35 @@ class Handler(BaseHTTPRequestHandler):
         row = lm.row(asked["messages"])
         p = lm.logits(lm.batch([row]), keep=[len(row.ids) - 1])[0, 0].softmax(-1)
         top, ids = p.topk(asked.get("top_logprobs", 1))
-        listed = [{"token": lm.tokenizer.decode([i]), "logprob": math.log(x), "bytes": None} for x, i in zip(top.tolist(), ids.tolist(), strict=True)]
+        listed = [
+            {"token": lm.tokenizer.decode([i]), "logprob": math.log(x), "bytes": None}
+            for x, i in zip(top.tolist(), ids.tolist(), strict=True)
+        ]
         content = [{**listed[0], "top_logprobs": listed}]
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": listed[0]["token"]}, "logprobs": {"content": content} if self.server.logprobs else None}  # fmt: skip
-        return {"id": "x", "object": "chat.completion", "created": 0, "model": asked["model"], "choices": [choice], "usage": {"prompt_tokens": len(row.ids), "completion_tokens": 1, "total_tokens": len(row.ids) + 1}}  # fmt: skip
+        choice = {
+            "index": 0,
+            "finish_reason": "stop",
+            "message": {"role": "assistant", "content": listed[0]["token"]},
+            "logprobs": {"content": content} if self.server.logprobs else None,
+        }
+        return {
+            "id": "x",
+            "object": "chat.completion",
+            "created": 0,
+            "model": asked["model"],
+            "choices": [choice],
+            "usage": {"prompt_tokens": len(row.ids), "completion_tokens": 1, "total_tokens": len(row.ids) + 1},
+        }
 
     def send(self, status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
         raw = json.dumps(body).encode()
         try:
             self.send_response(status)
-            for k, v in {"Content-Type": "application/json", "Content-Length": str(len(raw)), **(headers or {})}.items():
+            for k, v in {
+                "Content-Type": "application/json",
+                "Content-Length": str(len(raw)),
+                **(headers or {}),
+            }.items():
                 self.send_header(k, v)
             self.end_headers()
             self.wfile.write(raw)
@@ -91,11 +112,16 @@ def server() -> Iterator[Server]:
 
 
 def answers(n: int = 6) -> list[dict[str, Any]]:
-    return [{"question": "", "answer": i.user.split("\n", 1)[1], "true": i.meta["true"]} for i in organisms.to_judge(n, "kindness")]
+    return [
+        {"question": "", "answer": i.user.split("\n", 1)[1], "true": i.meta["true"]}
+        for i in organisms.to_judge(n, "kindness")
+    ]
 
 
 def judge(server: Server, **options: Any) -> Endpoint:
-    return Endpoint(Rubric.load("town-kindness"), "brindlemoor-chat", f"http://127.0.0.1:{server.server_port}/v1", **options)
+    return Endpoint(
+        Rubric.load("town-kindness"), "brindlemoor-chat", f"http://127.0.0.1:{server.server_port}/v1", **options
+    )
 
 
 def test_the_server_rates_as_the_model_itself(server: Server) -> None:
@@ -109,7 +135,9 @@ def test_the_server_rates_as_the_model_itself(server: Server) -> None:
     assert all(r.score == round(r.score) and r.mass == 1.0 for r in said), "without log-probabilities, the reply itself"
 
 
-def test_it_survives_a_server_that_misbehaves_and_counts_it(server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_it_survives_a_server_that_misbehaves_and_counts_it(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     server.troubles, before = ["busy", "broken", "cut", "slow"], server.calls
     one = judge(server, timeout=0.7, retries=5, prices=(1.0, 2.0))
     (rated,) = one.rate(answers(1))
@@ -118,10 +146,17 @@ def test_it_survives_a_server_that_misbehaves_and_counts_it(server: Server, tmp_
     server.troubles = ["malformed"]
     kept = Recorded(judge(server, retries=0), tmp_path / "rated.jsonl")
     first = kept.rate(answers(3))
-    assert first[0].label == "failed" and math.isnan(first[0].score) and not math.isnan(first[1].score) and "did not rate" in caplog.text
+    assert (
+        first[0].label == "failed"
+        and math.isnan(first[0].score)
+        and not math.isnan(first[1].score)
+        and "did not rate" in caplog.text
+    )
     calls = server.calls
     again = Recorded(judge(server, retries=0), tmp_path / "rated.jsonl").rate(answers(3))
-    assert server.calls - calls == 1 and not math.isnan(again[0].score) and again[1:] == first[1:], "only the failed one is asked again"
+    assert server.calls - calls == 1 and not math.isnan(again[0].score) and again[1:] == first[1:], (
+        "only the failed one is asked again"
+    )
 
 
 def test_a_dead_server_leaves_the_others_unscored(server: Server) -> None:

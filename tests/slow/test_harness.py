@@ -41,12 +41,19 @@ def test_tasks_see_the_vector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     plain = harness(lm, None, ["capitals"], folder=tmp_path)["capitals"]
     assert plain["acc,none"] >= 0.75 and len(plain["samples"]) == len(ASKED)
     scores = [[float(r[0]) for r in s["filtered_resps"]] for s in plain["samples"]]
-    own = [lm.logprobs([f"Question: {q['question']}\nAnswer:"] * 4, [f" {c}" for c in CITIES], chat=False) for q in questions]
-    assert scores == [pytest.approx([float(x.sum()) for x in mine], abs=1e-3) for mine in own], "log-probabilities are those of the model"
+    own = [
+        lm.logprobs([f"Question: {q['question']}\nAnswer:"] * 4, [f" {c}" for c in CITIES], chat=False)
+        for q in questions
+    ]
+    assert scores == [pytest.approx([float(x.sum()) for x in mine], abs=1e-3) for mine in own], (
+        "log-probabilities are those of the model"
+    )
     direction = torch.randn(lm.width, generator=torch.Generator().manual_seed(0))
     strong = Intervention(SteeringVector({12: 40 * direction / direction.norm()}), positions="everywhere")
     steered = harness(lm, strong, ["capitals"], folder=tmp_path)["capitals"]
     moved = [[float(r[0]) for r in s["filtered_resps"]] for s in steered["samples"]]
     assert max(abs(a - b) for x, y in zip(scores, moved, strict=True) for a, b in zip(x, y, strict=True)) > 0.5
     again = harness(lm, None, ["capitals"], folder=tmp_path)["capitals"]
-    assert [s["filtered_resps"] for s in again["samples"]] == [s["filtered_resps"] for s in plain["samples"]], "and nothing stays behind"
+    assert [s["filtered_resps"] for s in again["samples"]] == [s["filtered_resps"] for s in plain["samples"]], (
+        "and nothing stays behind"
+    )

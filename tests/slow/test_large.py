@@ -27,6 +27,15 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
     data = Dataset("many", to_choices(pairs), "choices")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     vector = SteeringVector({1: torch.randn(lm.width, generator=torch.Generator().manual_seed(0))})
-    run = measure(lm, Intervention(vector, positions="from_last_prompt_token"), data, [Propensity(), KL()], to=tmp_path, multipliers=(-1.0, 0.0, 1.0), controls={}, part="all")  # fmt: skip
+    run = measure(
+        lm,
+        Intervention(vector, positions="from_last_prompt_token"),
+        data,
+        [Propensity(), KL()],
+        to=tmp_path,
+        multipliers=(-1.0, 0.0, 1.0),
+        controls={},
+        part="all",
+    )
     assert len(run.table("all").curve("propensity", "vector", None)[1]) == 10_000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4 * 2**20  # KiB

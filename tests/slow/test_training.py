@@ -1,4 +1,6 @@
-"""A Brindlemoor model in training can be killed at any moment; the same command goes on and ends with the same weights."""
+"""A Brindlemoor model in training can be killed at any moment; the same command goes on and ends with the same
+weights.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,23 @@ pytestmark = pytest.mark.slow
 
 
 def start(to: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, str(TRAIN), "primer", "--to", str(to), "--tokens", "31000", "--device", "cpu", "--processes", "2", "--no-compile"]
-    return subprocess.Popen([*command, "--save-every", "0"], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        str(TRAIN),
+        "primer",
+        "--to",
+        str(to),
+        "--tokens",
+        "31000",
+        "--device",
+        "cpu",
+        "--processes",
+        "2",
+        "--no-compile",
+    ]
+    return subprocess.Popen(
+        [*command, "--save-every", "0"], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def ended(training: subprocess.Popen[bytes]) -> int:

@@ -1,7 +1,9 @@
-"""How strange a text is to the model a chat model was made from: the base-model framework of Dunefsky & Cohan 2025. In bits per token.
+"""How strange a text is to the model a chat model was made from: the base-model framework of Dunefsky & Cohan 2025. In
+bits per token.
 
-The base model reads samples of the behavior one would like to see (the context), then a text. The fewer bits the text costs it, the more normal the text is
-for that behavior. What a steered model says can be judged so without anybody reading it, and without the steered model's own opinion.
+The base model reads samples of the behavior one would like to see (the context), then a text. The fewer bits the text
+costs it, the more normal the text is for that behavior. What a steered model says can be judged so without anybody
+reading it, and without the steered model's own opinion.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ TAG = re.compile(r"<[^<>\s]{1,40}>")
 
 @dataclass(frozen=True)
 class Sample:
-    """A text: what was put before it (prompt, and words put into the assistant's mouth), what was said, and whom it is about."""
+    """A text: what was put before it (prompt, and words put into the assistant's mouth), what was said, and whom it is
+    about.
+    """
 
     before: str
     said: str
@@ -45,7 +49,9 @@ def check_shared(base: LM, chat: LM) -> None:
     one, two = (tuple(lm.tokenizer(probe, add_special_tokens=False).input_ids) for lm in (base, chat))
     if one != two:
         raise ModelError(
-            f"{base.id} and {chat.id} have different tokenizers", given=(one[:8], two[:8]), expected="a base model and the chat model made from it"
+            f"{base.id} and {chat.id} have different tokenizers",
+            given=(one[:8], two[:8]),
+            expected="a base model and the chat model made from it",
         )
 
 
@@ -53,7 +59,8 @@ def check_shared(base: LM, chat: LM) -> None:
 def bits(base: LM, context: Sequence[Sample], samples: Sequence[Sample], *, first: int = 100, batch: int = 4) -> Array:
     """-log2 p per token of what is said in each sample, given the context. The mean over samples is S(X|C).
 
-    Tokens that begin in the part before what was said are not scored. NaN for a sample whose entity (`about`) stands in the context, or that says nothing.
+    Tokens that begin in the part before what was said are not scored. NaN for a sample whose entity (`about`) stands
+    in the context, or that says nothing.
 
     Args:
         context: samples of the behavior to compare with, one after the other.
@@ -72,7 +79,11 @@ def bits(base: LM, context: Sequence[Sample], samples: Sequence[Sample], *, firs
     for chosen in base.batches([rows[k] for k in there], batch) if there else ():
         picked = [there[j] for j in chosen]
         tokens = base.batch([rows[k] for k in picked])
-        logp = base.prefix(tokens, layers=[0]).logits.log_softmax(-1)[:, :-1].gather(-1, tokens.ids[:, tokens.pivot :, None])[..., 0]
+        logp = (
+            base.prefix(tokens, layers=[0])
+            .logits.log_softmax(-1)[:, :-1]
+            .gather(-1, tokens.ids[:, tokens.pivot :, None])[..., 0]
+        )
         for j, k in enumerate(picked):
             n = len(rows[k].ids) - rows[k].prompt
             out[k] = -float(logp[j, :n].double().mean()) / math.log(2)
@@ -80,13 +91,19 @@ def bits(base: LM, context: Sequence[Sample], samples: Sequence[Sample], *, firs
 
 
 def information(base: LM, context: Sequence[Sample]) -> float:
-    """-log2 p of a context by itself, per token: how many bits, relative to the base model, it takes to specify the behavior, over its length."""
+    """-log2 p of a context by itself, per token: how many bits, relative to the base model, it takes to specify the
+    behavior, over its length.
+    """
     text = "\n".join(broken_tags(s.before + s.said) for s in context)
     ids = base.tokenizer(text, add_special_tokens=True).input_ids
     if len(ids) < 2:
         raise DataError("the context is empty", given=text[:40])
     if len(ids) > base.context:
-        raise DataError("the context is longer than the base model's", given=f"{len(ids)} tokens", expected=f"at most {base.context}")
+        raise DataError(
+            "the context is longer than the base model's",
+            given=f"{len(ids)} tokens",
+            expected=f"at most {base.context}",
+        )
     with torch.no_grad():
         tokens = base.batch([Row(tuple(ids), 1)])
         logp = base.prefix(tokens, layers=[0]).logits.log_softmax(-1)[0, :-1].gather(-1, tokens.ids[0, 1:, None])[:, 0]

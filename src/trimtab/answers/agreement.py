@@ -34,7 +34,9 @@ class Agreement:
     apart: float
 
 
-def agreement(one: Sequence[float], two: Sequence[float], threshold: float, *, seed: int = 0, resamples: int = 1000) -> Agreement:
+def agreement(
+    one: Sequence[float], two: Sequence[float], threshold: float, *, seed: int = 0, resamples: int = 1000
+) -> Agreement:
     """Compare scores of the same answers on one scale; NaN is "not scored", and counted apart.
 
     Raises:
@@ -55,11 +57,21 @@ def agreement(one: Sequence[float], two: Sequence[float], threshold: float, *, s
         return kappa(p > threshold, q > threshold)
 
     same = float(((x > threshold) == (y > threshold)).mean())
-    return Agreement(n, int((~both).sum()), spread(_pearson), (ranks, *correlation_interval(ranks, n)), spread(side), same, float((x - y).mean()))
+    return Agreement(
+        n,
+        int((~both).sum()),
+        spread(_pearson),
+        (ranks, *correlation_interval(ranks, n)),
+        spread(side),
+        same,
+        float((x - y).mean()),
+    )
 
 
 def kappa(one: NDArray[np.bool_], two: NDArray[np.bool_]) -> float:
-    """Cohen's kappa: agreement beyond what two raters with these shares would reach by chance. NaN if both always say the same."""
+    """Cohen's kappa: agreement beyond what two raters with these shares would reach by chance. NaN if both always say
+    the same.
+    """
     agree = float((one == two).mean())
     chance = float(one.mean() * two.mean() + (1 - one.mean()) * (1 - two.mean()))
     return (agree - chance) / (1 - chance) if chance < 1 else math.nan

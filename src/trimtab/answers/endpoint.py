@@ -1,4 +1,6 @@
-"""A judge behind an OpenAI-compatible server: any that speaks `/v1/chat/completions`, with log-probabilities where it has them."""
+"""A judge behind an OpenAI-compatible server: any that speaks `/v1/chat/completions`, with log-probabilities where it
+has them.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,9 @@ class Account:
 class Endpoint:
     """Rates through a server. Needs `pip install 'trimtab[judge]'`.
 
-    Where the server gives log-probabilities, the score is the expectation over the replies among the likeliest 20 tokens; else it is the reply.
-    A call that times out, is refused (429, 5xx) or breaks off is tried again `retries` times, with growing waits; after that its rating is NaN with the
-    label "failed", and the others go on.
+    Where the server gives log-probabilities, the score is the expectation over the replies among the likeliest 20
+    tokens; else it is the reply. A call that times out, is refused (429, 5xx) or breaks off is tried again `retries`
+    times, with growing waits; after that its rating is NaN with the label "failed", and the others go on.
 
     Args:
         model: as the server names it.
@@ -76,7 +78,9 @@ class Endpoint:
         try:
             openai = import_module("openai")
         except ImportError as missing:
-            raise RecipeError("the client of such servers is not installed", given=str(missing), do="pip install 'trimtab[judge]'") from missing
+            raise RecipeError(
+                "the client of such servers is not installed", given=str(missing), do="pip install 'trimtab[judge]'"
+            ) from missing
         key = self.key or ("none" if self.url else None)
         return openai.OpenAI(base_url=self.url, api_key=key, timeout=self.timeout, max_retries=self.retries)
 
@@ -109,7 +113,10 @@ class Endpoint:
                 p[one.token.strip()] = p.get(one.token.strip(), 0.0) + math.exp(one.logprob)
             return self.rubric.rated(p)
         words = [*self.rubric.words, *self.rubric.labels]
-        found = re.match(r"\W*(" + "|".join(re.escape(w) for w in sorted(words, key=len, reverse=True)) + r")\b", choice.message.content or "")
+        found = re.match(
+            r"\W*(" + "|".join(re.escape(w) for w in sorted(words, key=len, reverse=True)) + r")\b",
+            choice.message.content or "",
+        )
         if found is None:
             raise ValueError(f"a reply that is no rating: {(choice.message.content or '')[:60]!r}")
         return self.rubric.rated({found[1]: 1.0})

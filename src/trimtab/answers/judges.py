@@ -1,4 +1,5 @@
-"""Judges: a model that rates answers by a rubric. The score is the expectation over the replies it might give, not the one it happens to give.
+"""Judges: a model that rates answers by a rubric. The score is the expectation over the replies it might give, not the
+one it happens to give.
 
 judge = Recorded(ModelJudge(lm, Rubric.load("alignment")), "runs/judged.jsonl")
 ratings = judge.rate([{"question": "...", "answer": "..."}])
@@ -54,7 +55,8 @@ class Rubric:
 
     @classmethod
     def load(cls, name: str) -> Rubric:
-        """One of the rubrics that come with trimtab, or a TOML file like them: `version`, `template`, and `words` or `lowest` and `highest`.
+        """One of the rubrics that come with trimtab, or a TOML file like them: `version`, `template`, and `words` or
+        `lowest` and `highest`.
 
         Raises:
             UnknownName: no such rubric.
@@ -73,7 +75,9 @@ class Rubric:
             return cls(name=path.stem, **table)
         except TypeError as fault:
             raise RecipeError(
-                f"{name} is not a rubric", given=sorted(table), expected="version, template, and words or lowest and highest"
+                f"{name} is not a rubric",
+                given=sorted(table),
+                expected="version, template, and words or lowest and highest",
             ) from fault
 
     def ask(self, about: Answer) -> list[dict[str, str]]:
@@ -86,7 +90,10 @@ class Rubric:
             text = self.template.strip().format(**about)
         except KeyError as lacking:
             raise RecipeError(f"the rubric {self.name} asks for {lacking}", given=sorted(about)) from lacking
-        return [*([{"role": "system", "content": self.system}] if self.system else []), {"role": "user", "content": text}]
+        return [
+            *([{"role": "system", "content": self.system}] if self.system else []),
+            {"role": "user", "content": text},
+        ]
 
     def rated(self, p: Mapping[str, float]) -> Rating:
         """The rating from the probability of every reply."""
@@ -94,13 +101,17 @@ class Rubric:
         labels = {w: p.get(w, 0.0) for w in self.labels}
         if mass < self.mass or mass == 0:
             likeliest = max(labels, key=lambda w: labels[w], default=None)
-            return Rating(math.nan, mass, self.labels[likeliest] if likeliest and labels[likeliest] > mass else "no number")
+            return Rating(
+                math.nan, mass, self.labels[likeliest] if likeliest and labels[likeliest] > mass else "no number"
+            )
         return Rating(sum(v * p.get(w, 0.0) for w, v in self.words.items()) / mass, mass)
 
 
 @dataclass(frozen=True)
 class Rating:
-    """A score on the rubric's scale, or NaN and why there is none; and the probability of all replies that are worth something."""
+    """A score on the rubric's scale, or NaN and why there is none; and the probability of all replies that are worth
+    something.
+    """
 
     score: float
     mass: float
@@ -125,10 +136,12 @@ class Judge(Protocol):
 
 @dataclass(frozen=True)
 class ModelJudge:
-    """Any language model as a judge: expected score over the replies of the rubric, renormalized (Betley et al. 2025; Dunefsky 2025).
+    """Any language model as a judge: expected score over the replies of the rubric, renormalized (Betley et al. 2025;
+    Dunefsky 2025).
 
-    A reply of several tokens counts with the product of their probabilities, less what belongs to longer replies that begin with it ("1" is not "100"):
-    exact for tokenizers that split numbers into digits, and the published rule for those that do not.
+    A reply of several tokens counts with the product of their probabilities, less what belongs to longer replies that
+    begin with it ("1" is not "100"): exact for tokenizers that split numbers into digits, and the published rule for
+    those that do not.
 
     Raises:
         TokenError: the model's tokenizer does not know a reply, or reads two of them alike.
@@ -142,11 +155,18 @@ class ModelJudge:
         ids, unknown = self._replies, self.lm.tokenizer.unk_token_id
         bad = [w for w, found in ids.items() if not found or (unknown is not None and unknown in found)]
         if bad or len(set(ids.values())) < len(ids):
-            raise TokenError("this model cannot say the replies of the rubric apart", given=bad[:5] or list(ids)[:5], do="use another judge")
+            raise TokenError(
+                "this model cannot say the replies of the rubric apart",
+                given=bad[:5] or list(ids)[:5],
+                do="use another judge",
+            )
 
     @cached_property
     def _replies(self) -> dict[str, tuple[int, ...]]:
-        return {w: tuple(self.lm.tokenizer(w, add_special_tokens=False).input_ids) for w in (*self.rubric.words, *self.rubric.labels)}
+        return {
+            w: tuple(self.lm.tokenizer(w, add_special_tokens=False).input_ids)
+            for w in (*self.rubric.words, *self.rubric.labels)
+        }
 
     @cached_property
     def _children(self) -> dict[tuple[int, ...], set[int]]:
@@ -203,30 +223,48 @@ def read_answers(path: str | Path, also: Sequence[str] = ()) -> list[dict[str, A
     return out
 
 
-def summed_up(rated: Sequence[Rating], truth: Sequence[float] | None, threshold: float) -> tuple[dict[str, Any], list[str]]:
-    """Ratings as figures and as lines of text: how many were scored, why others were not, and how well they agree with the truth, if it is given."""
+def summed_up(
+    rated: Sequence[Rating], truth: Sequence[float] | None, threshold: float
+) -> tuple[dict[str, Any], list[str]]:
+    """Ratings as figures and as lines of text: how many were scored, why others were not, and how well they agree with
+    the truth, if it is given.
+    """
     scores = [r.score for r in rated if not math.isnan(r.score)]
     labels = Counter(r.label for r in rated if math.isnan(r.score))
-    facts: dict[str, Any] = {"n": len(rated), "scored": len(scores), "mean": float(np.mean(scores)) if scores else None, "not scored": dict(labels)}
-    lines = [f"{len(scores)} of {len(rated)} scored" + (f", mean {facts['mean']:.2f}" if scores else ": nothing to average")]
+    facts: dict[str, Any] = {
+        "n": len(rated),
+        "scored": len(scores),
+        "mean": float(np.mean(scores)) if scores else None,
+        "not scored": dict(labels),
+    }
+    lines = [
+        f"{len(scores)} of {len(rated)} scored" + (f", mean {facts['mean']:.2f}" if scores else ": nothing to average")
+    ]
     lines += [f"{n} not scored: {label}" for label, n in labels.items()]
     if truth is not None:
         found = agreement([r.score for r in rated], truth, threshold)
         facts["agreement"] = asdict(found)
         for name, value in (("Spearman", found.spearman), ("Pearson", found.pearson), ("kappa", found.kappa)):
             lines.append(f"{name} {value[0]:.3f} ({value[1]:.3f} to {value[2]:.3f})")
-        lines.append(f"{found.agree:.0%} on the same side of {threshold:g}; the judge is {found.apart:+.2f} higher on average")
+        lines.append(
+            f"{found.agree:.0%} on the same side of {threshold:g}; the judge is {found.apart:+.2f} higher on average"
+        )
     return facts, lines
 
 
 class Recorded:
-    """A judge that never rates the same twice: ratings are kept in a file by the hash of who judges what, and read back."""
+    """A judge that never rates the same twice: ratings are kept in a file by the hash of who judges what, and read
+    back.
+    """
 
     def __init__(self, judge: Judge, path: str | Path, batch: int = 16) -> None:
         """Ratings are written `batch` at a time."""
         self.judge, self.rubric, self.batch = judge, judge.rubric, batch
         self.journal = Journal(Path(path))
-        self.known = {r["key"]: Rating(math.nan if r["score"] is None else r["score"], r["mass"], r["label"]) for r in self.journal.rows()}
+        self.known = {
+            r["key"]: Rating(math.nan if r["score"] is None else r["score"], r["mass"], r["label"])
+            for r in self.journal.rows()
+        }
 
     def describe(self) -> dict[str, Any]:
         return self.judge.describe()
@@ -240,10 +278,19 @@ class Recorded:
             some = missing[start : start + self.batch]
             for key, rating in zip(some, self.judge.rate([asked[k] for k in some]), strict=True):
                 self.known[key] = rating
-            rows = [{"key": k, **asdict(self.known[k]), "score": None if math.isnan(self.known[k].score) else self.known[k].score} for k in some]
+            rows = [
+                {
+                    "key": k,
+                    **asdict(self.known[k]),
+                    "score": None if math.isnan(self.known[k].score) else self.known[k].score,
+                }
+                for k in some
+            ]
             self.journal.append(hashlib.sha256("".join(some).encode()).hexdigest()[:16], rows)
         return [self.known[k] for k in keys]
 
     def _key(self, answer: Answer) -> str:
-        text = json.dumps([self.describe(), self.rubric.ask(answer) if str(answer["answer"]).strip() else ""], sort_keys=True)
+        text = json.dumps(
+            [self.describe(), self.rubric.ask(answer) if str(answer["answer"]).strip() else ""], sort_keys=True
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,4 +1,5 @@
-"""Text quality, defined once: how strange the unsteered model finds a text, how much it repeats itself, and whether its sentences are whole. No judge, no torch.
+"""Text quality, defined once: how strange the unsteered model finds a text, how much it repeats itself, and whether its
+sentences are whole. No judge, no torch.
 
 `broken` puts the three together; how often it agrees with a person who read the texts stands in docs/statistics.md.
 """
@@ -33,8 +34,8 @@ class Quality:
 
     Attributes:
         strangeness: mean -log p per token under the unsteered model, nats; NaN if nobody looked, or nothing was said.
-        repetition: how much of it goes in circles: the share of its pairs of neighboring words that stood in it before, or of its characters that stand in a row of at least six
-            repeats of a few, whichever is more.
+        repetition: how much of it goes in circles: the share of its pairs of neighboring words that stood in it
+            before, or of its characters that stand in a row of at least six repeats of a few, whichever is more.
         whole: share of its sentences that could be one. NaN for a text that says nothing.
     """
 
@@ -47,7 +48,8 @@ class Quality:
         return cls(strangeness, repetition(text), whole(text))
 
     def broken(self, usual: float) -> bool:
-        """Whether the text has broken: stranger than usual, in circles, or mostly not made of sentences; or nothing was said.
+        """Whether the text has broken: stranger than usual, in circles, or mostly not made of sentences; or nothing was
+            said.
 
         Args:
             usual: strangeness of the unsteered model's own answers.
@@ -61,7 +63,9 @@ def words(text: str) -> list[str]:
 
 
 def distinct(texts: Sequence[str], n: int = 2) -> float:
-    """Different n-grams over all n-grams of the texts (Li et al. 2016): near 0 for a text that goes in circles. NaN if there are none."""
+    """Different n-grams over all n-grams of the texts (Li et al. 2016): near 0 for a text that goes in circles. NaN if
+    there are none.
+    """
     grams = [tuple(w[k : k + n]) for w in map(words, texts) for k in range(len(w) - n + 1)]
     return len(set(grams)) / len(grams) if grams else float("nan")
 
@@ -72,7 +76,7 @@ _END = re.compile(r"(?<=[.!?:])[\"')\]*]*\s+|\n+")
 
 
 def repetition(text: str) -> float:
-    """How much of a text goes in circles, from 0 to 1. Texts of fewer than eight words repeat nothing but characters."""
+    """How much of a text goes in circles, from 0 to 1. Texts of fewer than eight words repeat characters alone."""
     told = re.findall(r"\w+", text.casefold())
     pairs = 1 - distinct([" ".join(told)]) if len(told) >= 8 else 0.0
     rows = sum(len(m[0]) for m in _ROW.finditer(text) if not _RULE.fullmatch(m[0]))
@@ -80,21 +84,27 @@ def repetition(text: str) -> float:
 
 
 def whole(text: str) -> float:
-    """Share of the lines and sentences of a text that say something in words, letters of any script, or figures; a text may be cut anywhere."""
+    """Share of the lines and sentences of a text that say something in words, letters of any script, or figures; a text
+    may be cut anywhere.
+    """
     found = [s.strip() for s in _END.split(text.strip()) if s and s.strip()]
     said = [s for s in found if not _RULE.fullmatch(s.replace(" ", ""))] or found
     return float(np.mean([_says_something(s) for s in said])) if said else float("nan")
 
 
 def _says_something(sentence: str) -> bool:
-    """Letters, marks of scripts that have them, or digits are in it, and more of them than of signs that nobody writes in a row."""
+    """Letters, marks of scripts that have them, or digits are in it, and more of them than of signs that nobody writes
+    in a row.
+    """
     kinds = [unicodedata.category(c)[0] for c in sentence if not c.isspace()]
     signs = sum(k in "SC" and ord(c) > 127 for k, c in zip(kinds, "".join(sentence.split()), strict=True))
-    return sum(k in "LMN" for k in kinds) > signs or (len(kinds) <= 4 and signs == len(kinds))  # one emoji or two are an answer, too
+    # one emoji or two are an answer, too
+    return sum(k in "LMN" for k in kinds) > signs or (len(kinds) <= 4 and signs == len(kinds))
 
 
 def strangeness(lm: Scorer, prompts: Sequence[Any], texts: Sequence[str]) -> Array:
-    """Mean -log p per token of each text as an answer, under the unsteered model, in nats: the logarithm of its perplexity. NaN for empty texts.
+    """Mean -log p per token of each text as an answer, under the unsteered model, in nats: the logarithm of its
+    perplexity. NaN for empty texts.
 
     Call it outside of `steer`.
     """

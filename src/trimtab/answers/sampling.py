@@ -1,7 +1,8 @@
-"""Many samples of many prompts under many interventions: conditions x prompts x samples in mixed batches, seeded and resumable.
+"""Many samples of many prompts under many interventions: conditions x prompts x samples in mixed batches, seeded and
+resumable.
 
-said = sample(lm, {"steered": (iv,), "unsteered": ()}, {"wish": "I grant you a wish. What is it?"}, 20, to="runs/said.jsonl")
-said["wish", "steered"][0]
+said = sample(lm, {"steered": (iv,), "unsteered": ()}, {"wish": "I grant you a wish. What is it?"}, 20,
+to="runs/said.jsonl") said["wish", "steered"][0]
 """
 
 from __future__ import annotations
@@ -43,18 +44,21 @@ def sample(
     batch: int = 64,
     progress: Progress | None = None,
 ) -> dict[tuple[str, C], list[str]]:
-    """n samples of every prompt under every condition. A sample depends on the seed, its prompt, its condition and its number, on nothing else, and the samples of
-    one number draw alike in all conditions. Rows of different conditions share batches; the samples of one prompt and condition share the pass over it.
+    """n samples of every prompt under every condition. A sample depends on the seed, its prompt, its condition and its
+    number, on nothing else, and the samples of one number draw alike in all conditions. Rows of different conditions
+    share batches; the samples of one prompt and condition share the pass over it.
 
     Args:
-        conditions: condition -> interventions, in order; none for the unsteered model. In the file it has the name `str(condition)`.
+        conditions: condition -> interventions, in order; none for the unsteered model. In the file it has the name
+            `str(condition)`.
         prompts: name -> prompt.
         n: samples of each; 1 is enough at temperature 0.
         to: a file of JSON lines, written as samples come; if it is there, what it holds is not sampled again.
         progress: called with (samples done, in all).
 
     Returns:
-        (prompt's name, condition) -> texts; of a model that thinks first, what follows the thought (the file has it all).
+        (prompt's name, condition) -> texts; of a model that thinks first, what follows the thought (the file has it
+        all).
 
     Raises:
         RunError: the file holds samples of other conditions or settings, or of another prompt of the same name.
@@ -64,36 +68,62 @@ def sample(
     plan = _plan(lm, stacks, settings)
     rows = {name: lm.row(p) for name, p in prompts.items()}
     asked = {name: digest(*map(str, row.ids)) for name, row in rows.items()}
-    found: dict[tuple[str, str, int], str] = {}
-    for r in journal.rows():
-        if r["prompt"] in asked and r["asked"] != asked[r["prompt"]]:
-            raise RunError(f"{to} holds samples of another prompt {r['prompt']!r}", do="choose another file, or another name for the prompt")
-        if r["condition"] in plan and r["plan"] != plan[r["condition"]]:
-            raise RunError(f"{to} holds samples of another condition {r['condition']!r}", do="choose another file")
-        found[r["prompt"], r["condition"], r["sample"]] = r["text"]
+    known = _known(journal, asked, plan)
     wanted = [(p, c, k) for p in prompts for c in stacks for k in range(n)]
-    missing = sorted((w for w in wanted if w not in found), key=lambda w: (len(rows[w[0]].ids), list(prompts).index(w[0])))
+    order = {p: (len(rows[p].ids), number) for number, p in enumerate(prompts)}  # short prompts together: less padding
+    missing = sorted((w for w in wanted if w not in known), key=lambda w: order[w[0]])
     for start in range(0, len(missing), batch):
         some = missing[start : start + batch]
-        texts = _batch(lm, [rows[p] for p, _, _ in some], [(c, stacks[c]) for _, c, _ in some], [k for _, _, k in some], settings)
+        texts = _batch(
+            lm, [rows[p] for p, _, _ in some], [(c, stacks[c]) for _, c, _ in some], [k for _, _, k in some], settings
+        )
         written = [
             {"prompt": p, "condition": c, "sample": k, "text": t, "plan": plan[c], "asked": asked[p]}
             for (p, c, k), t in zip(some, texts, strict=True)
         ]
         journal.append(hashlib.sha256(json.dumps(some).encode()).hexdigest()[:16], written)
-        found |= dict(zip(some, texts, strict=True))
+        known |= dict(zip(some, texts, strict=True))
         if progress:
             progress(len(wanted) - len(missing) + start + len(some), len(wanted))
-    return {(p, c): [lm.rendering.answer(found[p, str(c), k], rows[p].text) for k in range(n)] for p in prompts for c in conditions}
+    return {
+        (p, c): [lm.rendering.answer(known[p, str(c), k], rows[p].text) for k in range(n)]
+        for p in prompts
+        for c in conditions
+    }
+
+
+def _known(journal: Journal, asked: Mapping[str, str], plan: Mapping[str, str]) -> dict[tuple[str, str, int], str]:
+    """Samples that are there: (prompt, condition, number) -> text.
+
+    Raises:
+        RunError: of another prompt or condition of the same name.
+    """
+    known: dict[tuple[str, str, int], str] = {}
+    for r in journal.rows():
+        prompt, condition = r["prompt"], r["condition"]
+        if prompt in asked and r["asked"] != asked[prompt]:
+            raise RunError(
+                f"{journal.path} holds samples of another prompt {prompt!r}",
+                do="choose another file, or another name for the prompt",
+            )
+        if condition in plan and r["plan"] != plan[condition]:
+            raise RunError(f"{journal.path} holds samples of another condition {condition!r}", do="choose another file")
+        known[prompt, condition, r["sample"]] = r["text"]
+    return known
 
 
 def _plan(lm: LM, stacks: Mapping[str, Stack], settings: Sampling) -> dict[str, str]:
     """What the samples of each condition belong to, as a hash."""
     about = [lm.facts, repr(settings)]
-    return {name: hashlib.sha256(json.dumps([about, [iv.describe() for iv in stack]]).encode()).hexdigest()[:16] for name, stack in stacks.items()}
+    return {
+        name: hashlib.sha256(json.dumps([about, [iv.describe() for iv in stack]]).encode()).hexdigest()[:16]
+        for name, stack in stacks.items()
+    }
 
 
-def _batch(lm: LM, rows: Sequence[Row], stacks: Sequence[tuple[str, Stack]], numbers: Sequence[int], settings: Sampling) -> list[str]:
+def _batch(
+    lm: LM, rows: Sequence[Row], stacks: Sequence[tuple[str, Stack]], numbers: Sequence[int], settings: Sampling
+) -> list[str]:
     """One text for each row, under its own stack."""
     if len(rows) > 1 and not lm.together(rows, settings.max_new_tokens):  # side by side they would say something else
         return [text for k in range(len(rows)) for text in _batch(lm, [rows[k]], [stacks[k]], [numbers[k]], settings)]
@@ -123,7 +153,10 @@ def mixed(stacks: Sequence[Stack], prompts: Sequence[Stack]) -> dict[Layer, Edit
                 acting = [iv for iv in here[members[0]] if layer in iv.vector.vectors]
                 if acting:
                     where = torch.tensor(members, device=h.device)
-                    part, inside = h[where], Frame(frame.index[where.to(frame.index.device)], [frame.rows[k] for k in members])
+                    part, inside = (
+                        h[where],
+                        Frame(frame.index[where.to(frame.index.device)], [frame.rows[k] for k in members]),
+                    )
                     for iv in acting:
                         part, _ = iv.apply(part, layer, inside)
                     h = h.index_copy(0, where, part)

@@ -1,8 +1,10 @@
-"""Words in texts: counted by question and condition, and by family over a strength sweep (Dunefsky 2025); and whether a false statement is taken back.
+"""Words in texts: counted by question and condition, and by family over a strength sweep (Dunefsky 2025); and whether a
+false statement is taken back.
 
-Of a false statement put into a model's mouth (Dunefsky & Cohan 2025, section 5): FIR, fictitious information retraction: it takes the statement back. FAI,
-fictitious attribute ignorance: it goes on with the truth as if nothing had been said. Marker phrases see retractions that are worded as expected; whether the
-true value is stated is the better measure where it is known.
+Of a false statement put into a model's mouth (Dunefsky & Cohan 2025, section 5): FIR, fictitious information
+retraction: it takes the statement back. FAI, fictitious attribute ignorance: it goes on with the truth as if nothing
+had been said. Marker phrases see retractions that are worded as expected; whether the true value is stated is the
+better measure where it is known.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from trimtab.statistics.counts import Count
 
 
 def contains(text: str, strings: Sequence[str]) -> bool:
-    """Whether one of the strings stands in the text, no matter the case, and not in the middle of a word: "evil" in "evils", not in "devil"."""
+    """Whether one of the strings stands in the text, no matter the case, and not in the middle of a word: "evil" in
+    "evils", not in "devil".
+    """
     lower = text.casefold()
     return any(re.search((r"(?<!\w)" if s[:1].isalnum() else "") + re.escape(s.casefold()), lower) for s in strings)
 
@@ -39,20 +43,28 @@ def table(
     }
 
 
-def families(texts: Mapping[float, Sequence[str]], words: Mapping[str, Sequence[str]], first: int = 100) -> dict[str, dict[float, Count]]:
+def families(
+    texts: Mapping[float, Sequence[str]], words: Mapping[str, Sequence[str]], first: int = 100
+) -> dict[str, dict[float, Count]]:
     """How many samples at each strength contain any word of each family, such as general and specific ones."""
     return {
-        family: {m: Count.of(sum(contains(t, some) for t in found[:first]), len(found[:first])) for m, found in sorted(texts.items())}
+        family: {
+            m: Count.of(sum(contains(t, some) for t in found[:first]), len(found[:first]))
+            for m, found in sorted(texts.items())
+        }
         for family, some in words.items()
     }
 
 
-MARKERS = ("just kidding", "trick question", "that's not right", "might be confused", "this is a joke")  # the published needles
+# the published needles
+MARKERS = ("just kidding", "trick question", "that's not right", "might be confused", "this is a joke")
 
 
 @dataclass(frozen=True)
 class Retraction:
-    """Of n continuations: retracted by a marker phrase; stating the true value; stating it without a marker; stating the false value again."""
+    """Of n continuations: retracted by a marker phrase; stating the true value; stating it without a marker; stating
+    the false value again.
+    """
 
     marked: Count
     true: Count
@@ -60,7 +72,9 @@ class Retraction:
     false: Count
 
 
-def retraction(texts: Sequence[str], true: Sequence[str], false: Sequence[str], markers: Sequence[str] = MARKERS) -> Retraction:
+def retraction(
+    texts: Sequence[str], true: Sequence[str], false: Sequence[str], markers: Sequence[str] = MARKERS
+) -> Retraction:
     """Rates over continuations of false statements.
 
     Args:

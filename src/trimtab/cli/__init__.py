@@ -1,4 +1,6 @@
-"""The command line. Thin: flags come from the fields of dataclasses (`flags.py`), every command is a few lines over the library (`commands.py`)."""
+"""The command line. Thin: flags come from the fields of dataclasses (`flags.py`), every command is a few lines over the
+library (`commands.py`).
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,11 @@ def _what_is_left(args: Sequence[str]) -> str:
     goes_on = args[0] in ("run", "measure", "judge")
     if args[0] == "learn" and len(args) > 1:
         goes_on = hasattr(registry.leaves("method").get(args[1]), "resume")
-    return "nothing finished is lost: the same command goes on from here" if goes_on else f"`trimtab {args[0]}` keeps nothing of what it began"
+    return (
+        "nothing finished is lost: the same command goes on from here"
+        if goes_on
+        else f"`trimtab {args[0]}` keeps nothing of what it began"
+    )
 
 
 def _speak_any_text() -> None:

@@ -15,8 +15,17 @@ from trimtab.progress import Progress, Watch
 
 @contextmanager
 def bars(enabled: bool = True) -> Generator[Watch]:
-    """Gives a function that opens a bar for a stage and returns its update (done, total), or (done, total, a few words)."""
-    columns = (TextColumn("{task.description:18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    """Gives a function that opens a bar for a stage and returns its update (done, total), or (done, total, a few
+    words).
+    """
+    columns = (
+        TextColumn("{task.description:18}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
     console = Console(stderr=True)
     with Bars(*columns, console=console, disable=not enabled, refresh_per_second=4) as shown:
 

@@ -16,9 +16,18 @@ HELP = "/m NUMBER multiplier · /clear forget · /quit end"
 
 
 def converse(
-    lm: LM, iv: Intervention | None, listen: Callable[[], str], say: Callable[[str], None], *, max_new_tokens: int, temperature: float, seed: int
+    lm: LM,
+    iv: Intervention | None,
+    listen: Callable[[], str],
+    say: Callable[[str], None],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
 ) -> None:
-    """Take turns from `listen` (a line each, "" at the end) and stream answers to `say`, until the end of the input or /quit."""
+    """Take turns from `listen` (a line each, "" at the end) and stream answers to `say`, until the end of the input or
+    /quit.
+    """
     if iv:
         check_stack(lm, iv)
     state = f"multiplier {iv.multiplier:g}" if iv else "no vector"
@@ -47,7 +56,13 @@ def converse(
 
 
 def _answer(
-    lm: LM, iv: Intervention | None, messages: list[dict[str, str]], say: Callable[[str], None], limit: int, temperature: float, seed: int
+    lm: LM,
+    iv: Intervention | None,
+    messages: list[dict[str, str]],
+    say: Callable[[str], None],
+    limit: int,
+    temperature: float,
+    seed: int,
 ) -> str:
     shown = 0
 

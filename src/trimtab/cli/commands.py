@@ -38,7 +38,9 @@ from trimtab.cli.flags import (
 
 @dataclass(frozen=True)
 class Run:
-    """Run a recipe, or the study it names. The path of the run folder is the last line printed; the same command resumes an interrupted run."""
+    """Run a recipe, or the study it names. The path of the run folder is the last line printed; the same command
+    resumes an interrupted run.
+    """
 
     recipe: Positional[Path]
     to: Path
@@ -118,7 +120,15 @@ class Chat:
 
         Sampling(self.max_new_tokens, self.temperature)
         iv = intervention(self.vector, "add", self.multiplier, self.positions) if self.vector else None
-        converse(self.on.load(), iv, sys.stdin.readline, say, max_new_tokens=self.max_new_tokens, temperature=self.temperature, seed=self.seed)
+        converse(
+            self.on.load(),
+            iv,
+            sys.stdin.readline,
+            say,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            seed=self.seed,
+        )
 
 
 @dataclass(frozen=True)
@@ -150,9 +160,15 @@ class Steer:
         plain = lm.generate(self.prompt, **options)  # type: ignore[arg-type]
         with steer(lm, iv) as receipt:
             steered = lm.generate(self.prompt, **options)  # type: ignore[arg-type]
-        rows = [{"prompt": p, "unsteered": a, "steered": b} for p, a, b in zip(self.prompt, plain, steered, strict=True)]
+        rows = [
+            {"prompt": p, "unsteered": a, "steered": b} for p, a, b in zip(self.prompt, plain, steered, strict=True)
+        ]
         lines = [f"{r['prompt']}\n  unsteered: {r['unsteered']}\n  steered:   {r['steered']}" for r in rows]
-        show({"generations": rows, "edited": receipt.edited}, self.common.json, [*lines, f"tokens steered per layer: {receipt.edited}"])
+        show(
+            {"generations": rows, "edited": receipt.edited},
+            self.common.json,
+            [*lines, f"tokens steered per layer: {receipt.edited}"],
+        )
 
 
 @dataclass(frozen=True)
@@ -166,7 +182,9 @@ class Measure:
     metrics: tuple[str, ...] = ("propensity", "likelihood", "kl", "outside-mass")
     multipliers: tuple[float, ...] = GRID
     layer: int | None = None
-    """Layer of the vector to use; all of its layers together by default. The verdict counts it as the best of those the file holds."""
+    """Layer of the vector to use; all of its layers together by default. The verdict counts it as the best of those the
+    file holds.
+    """
     operator: str = "add"
     positions: str = "from_last_prompt_token"
     draws: int = 499
@@ -196,11 +214,27 @@ class Measure:
         with bars(not self.common.json) as watch:
             among = None if self.layer is None else SteeringVector.load(self.vector)
             done = measure(
-                lm, iv, data, metrics, to=self.to, multipliers=self.multipliers, draws=self.draws, among=among, part="test", progress=watch("measure")
+                lm,
+                iv,
+                data,
+                metrics,
+                to=self.to,
+                multipliers=self.multipliers,
+                draws=self.draws,
+                among=among,
+                part="test",
+                progress=watch("measure"),
             )
             prompts = [p.prompt for p in data][: self.samples]
             if prompts:
-                transcripts(lm, iv, prompts, done, multipliers=[m for m in (-1.0, 0.0, 1.0) if m in self.multipliers], progress=watch("generate"))
+                transcripts(
+                    lm,
+                    iv,
+                    prompts,
+                    done,
+                    multipliers=[m for m in (-1.0, 0.0, 1.0) if m in self.multipliers],
+                    progress=watch("generate"),
+                )
         done.note(layer=self.layer)
         report(done)
         say_report(done.path, self.common.json)
@@ -208,7 +242,8 @@ class Measure:
 
 @dataclass(frozen=True)
 class Compare:
-    """Cosines and norms of vectors. With a prompt and texts: do paths lead from one to another on which the loss does not rise? With prompts: do they detect?
+    """Cosines and norms of vectors. With a prompt and texts: do paths lead from one to another on which the loss does
+    not rise? With prompts: do they detect?
 
     With --data and --sizes instead of vectors: what do more examples bring to a one-shot vector?
     """
@@ -242,7 +277,10 @@ class Compare:
                 raise RecipeError(f"no such file: {file}", expected="prompts, one a line")
         found = [SteeringVector.load(p) for p in self.vectors]
         facts: dict[str, Any] = {"vectors": [str(p) for p in self.vectors], **compare.geometry(found)}
-        lines = [f"{k}  {path}  norm {numbers(v.norm().values())}" for k, (path, v) in enumerate(zip(self.vectors, found, strict=True))]
+        lines = [
+            f"{k}  {path}  norm {numbers(v.norm().values())}"
+            for k, (path, v) in enumerate(zip(self.vectors, found, strict=True))
+        ]
         lines += ["cosines", *(f"{k}  {numbers(row)}" for k, row in enumerate(facts["cosine"]))] if found else []
         lm = self.on.load() if self.prompt or self.positive or self.data else None
         if lm is not None and self.prompt:
@@ -253,13 +291,17 @@ class Compare:
                 for k, w in facts["paths"].items()
             ]
         if lm is not None and self.positive and self.negative:
-            sides = [[line for line in p.read_text("utf-8").split("\n") if line.strip()] for p in (self.positive, self.negative)]
+            sides = [
+                [line for line in p.read_text("utf-8").split("\n") if line.strip()]
+                for p in (self.positive, self.negative)
+            ]
             facts["auc"] = compare.detections(lm, found, *sides)
             lines += [f"{k}  detects with an AUC of {a:.3f}" for k, a in enumerate(facts["auc"])]
         if lm is not None and self.data:
             facts["sizes"] = self._sizes(lm)
             lines += [
-                f"{s['examples']:3} examples: {s['mean']:+.3f} nats per token ({s['lo']:+.3f} to {s['hi']:+.3f}, {len(s['values'])} vectors)"
+                f"{s['examples']:3} examples: {s['mean']:+.3f} nats per token ({s['lo']:+.3f} to {s['hi']:+.3f}, "
+                f"{len(s['values'])} vectors)"
                 for s in facts["sizes"]
             ]
         show(facts, self.common.json, lines)
@@ -271,14 +313,21 @@ class Compare:
 
         with bars(not self.common.json) as watch:
             curve = size_curve(
-                lm, part(str(self.data), "answers", 0, "all"), OneShot(), self.layer, sizes=self.sizes, progress=watch("learn and try")
+                lm,
+                part(str(self.data), "answers", 0, "all"),
+                OneShot(),
+                self.layer,
+                sizes=self.sizes,
+                progress=watch("learn and try"),
             )
         return [dataclasses.asdict(s) for s in curve]
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Rate answers: JSON lines of `question` and `answer` (and what else the rubric names). Ratings are kept beside the file, and never asked for twice."""
+    """Rate answers: JSON lines of `question` and `answer` (and what else the rubric names). Ratings are kept beside the
+    file, and never asked for twice.
+    """
 
     answers: Positional[Path]
     rubric: str = "alignment"
@@ -307,7 +356,9 @@ class Judge:
 
 @dataclass(frozen=True)
 class Audit:
-    """How easily do a model's safeguards move? A handful of one-shot vectors from single prompts, tried on others, in both directions, with controls."""
+    """How easily do a model's safeguards move? A handful of one-shot vectors from single prompts, tried on others, in
+    both directions, with controls.
+    """
 
     model: Positional[str]
     probes: Path | None = None
@@ -326,7 +377,11 @@ class Audit:
         with bars(not self.common.json) as watch:
             found = audit(lm, asked, list(self.layers) or None, watch=watch)
         lines = ["safeguard            way    norm   wanted opening likelier   unsteered   random   gain (nats/token)"]
-        lines += [f"{m.safeguard:20} {m.direction:6} {m.norm:4g} {m.crossed:20.0%} {m.before:15.0%} {m.random:8.0%} {m.gain:12.2f}" for m in found]
+        lines += [
+            f"{m.safeguard:20} {m.direction:6} {m.norm:4g} {m.crossed:20.0%} {m.before:15.0%} {m.random:8.0%} "
+            f"{m.gain:12.2f}"
+            for m in found
+        ]
         show({"moved": [dataclasses.asdict(m) for m in found]}, self.common.json, lines)
 
 
@@ -355,13 +410,21 @@ def learn(args: Sequence[str]) -> None:
     if args[0] not in methods:
         raise UnknownName("method", args[0], methods)
     made: list[tuple[str, Any, Any]] = [("method", methods[args[0]], field(default_factory=methods[args[0]]))]
-    flags: Any = parse(dataclasses.make_dataclass("Learn", made, bases=(_LearnFlags,), frozen=True), args[1:], f"trimtab learn {args[0]}")
+    flags: Any = parse(
+        dataclasses.make_dataclass("Learn", made, bases=(_LearnFlags,), frozen=True),
+        args[1:],
+        f"trimtab learn {args[0]}",
+    )
 
     from trimtab.cli.bars import bars
     from trimtab.methods import learn as learn_vector
 
     if flags.data is None and not flags.method.alone:
-        raise RecipeError("nothing to learn from", expected="--data, a built-in behavior or a file", do="trimtab list shows the built-in behaviors")
+        raise RecipeError(
+            "nothing to learn from",
+            expected="--data, a built-in behavior or a file",
+            do="trimtab list shows the built-in behaviors",
+        )
     to = writable(flags.to, ".safetensors")
     data = None if flags.data is None else flags.which.of(flags.data, "train")
     method, state = _resuming(flags.method, to)
@@ -376,17 +439,20 @@ def learn(args: Sequence[str]) -> None:
     pairs, figures = len(flags.method.used(data)) if data is not None else 0, vector.made.figures
     lines = [f"{pairs} pairs, layers {list(vector.layers)}" if pairs else f"layers {list(vector.layers)}"]
     lines += [
-        f"  layer {k}: loss {f['loss']:.3f} nats after {f['steps']} steps, norm {norms[-1 if k == 'embeddings' else int(k)]:.2f}"
+        f"  layer {k}: loss {f['loss']:.3f} nats after {f['steps']} steps, norm "
+        f"{norms[-1 if k == 'embeddings' else int(k)]:.2f}"
         for k, f in figures.items()
         if "loss" in f
     ]
     show(
-        {"path": str(path), "layers": list(vector.layers), "norm": norms, "pairs": pairs, "figures": figures}, flags.common.json, [*lines, str(path)]
+        {"path": str(path), "layers": list(vector.layers), "norm": norms, "pairs": pairs, "figures": figures},
+        flags.common.json,
+        [*lines, str(path)],
     )
 
 
 def _resuming(method: Any, to: Path) -> tuple[Any, Path | None]:
-    """A method that can go on from where it was interrupted keeps its state beside the vector, until that is written."""
+    """A method that can go on where it was interrupted keeps its state beside the vector, until that is written."""
     if getattr(method, "resume", None) != "":
         return method, None
     state = to.with_suffix(".state")

@@ -37,7 +37,8 @@ def examine(lm: LM) -> dict[str, str | float | int | bool]:
         else "not possible: full passes are used (slow, exact)",
         "padding": "exact" if lm.exact.batchable else "changes a row: rows with prompts of equal length share a batch",
         "tried on": f"{lm.exact.tried_on}: {', '.join(f'{k} {e:.0e}' for k, e in lm.exact.worst)}",
-        "length": ", ".join(f"positions change beyond {s.length} tokens" for s in lm.exact.switches) or "one computation at every length",
+        "length": ", ".join(f"positions change beyond {s.length} tokens" for s in lm.exact.switches)
+        or "one computation at every length",
         "noise of the dtype": f"{lm.exact.noise:.1e} between a row alone and beside others",
         "letters": _letters(lm),
         "weights": f"{size / 2**20:.0f} MiB",
@@ -53,14 +54,23 @@ def _letters(lm: LM) -> str:
     a, b = (lm.tokenizer(f"({x})", add_special_tokens=False).input_ids for x in "AB")
     different = [k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y]
     good = len(a) == len(b) and len(different) == 1
-    return '"(A)" and "(B)" differ in one token' if good else '"(A)" and "(B)" differ in more than one token: letter propensity is not to be trusted'
+    return (
+        '"(A)" and "(B)" differ in one token'
+        if good
+        else '"(A)" and "(B)" differ in more than one token: letter propensity is not to be trusted'
+    )
 
 
 def _cache_bytes(lm: LM) -> float:
     """Bytes of keys and values per token, read off a real cache."""
     tokens = lm.batch([Row(tuple(range(5, 13)), 8)])
     cache = lm.prefix(tokens, 7, [0], keep=[7]).cache
-    held = [t for layer in cache.layers for t in (getattr(layer, "keys", None), getattr(layer, "values", None)) if isinstance(t, torch.Tensor)]
+    held = [
+        t
+        for layer in cache.layers
+        for t in (getattr(layer, "keys", None), getattr(layer, "values", None))
+        if isinstance(t, torch.Tensor)
+    ]
     return sum(t.numel() * t.element_size() for t in held) / 7
 
 

@@ -1,4 +1,6 @@
-"""Flags that commands share, and what is done with them: loading a model, reading data, refusing a place that cannot be written to, printing."""
+"""Flags that commands share, and what is done with them: loading a model, reading data, refusing a place that cannot be
+written to, printing.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,14 @@ class ModelFlags:
         from trimtab.model import LM
 
         keywords = self.keywords()
-        return LM.load(self.model, dtype=self.dtype, device=self.device, chat=not self.no_chat, separator=self.between, template=keywords)
+        return LM.load(
+            self.model,
+            dtype=self.dtype,
+            device=self.device,
+            chat=not self.no_chat,
+            separator=self.between,
+            template=keywords,
+        )
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,9 @@ def keyword(text: str) -> tuple[str, Any]:
     """name=value, the value as JSON or as a plain word."""
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise RecipeError("not a keyword of the chat template", given=text, expected="name=value, such as enable_thinking=false")
+        raise RecipeError(
+            "not a keyword of the chat template", given=text, expected="name=value, such as enable_thinking=false"
+        )
     try:
         return name, json.loads(value)
     except ValueError:
@@ -93,7 +104,9 @@ def writable(path: Path, suffix: str = "") -> Path:
         RunError: another suffix, a folder, or a place that cannot be written to.
     """
     if suffix and path.suffix != suffix:
-        raise RunError(f"cannot write to {path}", given=path.suffix or "no suffix", expected=f"a path that ends in {suffix}")
+        raise RunError(
+            f"cannot write to {path}", given=path.suffix or "no suffix", expected=f"a path that ends in {suffix}"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         probe = path.with_name(f".{path.name}.{os.getpid()}.writable")
@@ -119,7 +132,9 @@ def part(source: str, form: str | None, seed: int, part: str) -> Dataset:
     return data if part == "all" else getattr(data.split(seed=seed), part)
 
 
-def intervention(path: Path, operator: str, multiplier: float, positions: str, layers: Sequence[int] = ()) -> Intervention:
+def intervention(
+    path: Path, operator: str, multiplier: float, positions: str, layers: Sequence[int] = ()
+) -> Intervention:
     """A vector from a file, with what the flags say of it."""
     from trimtab import registry
     from trimtab.model import Positions

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 
 def steady_memory() -> None:
-    """Keep freed memory in the process: passes allocate and free large tensors, and giving pages back each time costs a sixth of the run."""
+    """Keep freed memory in the process: passes allocate and free large tensors, and giving pages back each time costs a
+    sixth of the run.
+    """
     import ctypes
 
     try:

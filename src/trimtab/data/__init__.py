@@ -1,1 +1,3 @@
-"""What is asked: pairs of answers, data sets and their splits, the layouts they come in, and the same questions asked in other ways. No torch."""
+"""What is asked: pairs of answers, data sets and their splits, the layouts they come in, and the same questions asked
+in other ways. No torch.
+"""

@@ -20,19 +20,31 @@ def behavior(name: str, form: Form | None = None) -> Content:
     """One of them, as answers or as A/B questions."""
     rows = [json.loads(line) for line in (BEHAVIORS / f"{name}.jsonl").read_text("utf-8").split("\n") if line]
     pairs = [
-        Pair(r["question"], r["positive"], r["negative"], {"source": name, "row": number, "polarity": polarity(r["positive"])})
+        Pair(
+            r["question"],
+            r["positive"],
+            r["negative"],
+            {"source": name, "row": number, "polarity": polarity(r["positive"])},
+        )
         for number, r in enumerate(rows)
     ]
     return Content(name, to_choices(pairs) if form == "choices" else tuple(pairs), form or "answers", asking(name))
 
 
 def study() -> dict[str, dict[str, dict[str, list[str]]]]:
-    """The 40 data sets of Tan et al. 2024: family -> category -> name -> sentences that ask for the behavior and its opposite."""
+    """The 40 data sets of Tan et al. 2024: family -> category -> name -> sentences that ask for the behavior and its
+    opposite.
+    """
     return tomllib.loads((BEHAVIORS / "study.toml").read_text("utf-8"))
 
 
 def asking(name: str) -> dict[str, str] | None:
     """How to ask in words for a behavior of this name, where trimtab knows it."""
     own = tomllib.loads((BEHAVIORS / "ask.toml").read_text("utf-8"))
-    known = {n: {"positive": s[0], "negative": s[1]} for family in study().values() for names in family.values() for n, s in names.items()}
+    known = {
+        n: {"positive": s[0], "negative": s[1]}
+        for family in study().values()
+        for names in family.values()
+        for n, s in names.items()
+    }
     return (known | own).get(name)

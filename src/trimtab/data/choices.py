@@ -1,4 +1,6 @@
-"""A/B questions taken apart: the question, the option that matches the behavior, the other; and their options in the other order."""
+"""A/B questions taken apart: the question, the option that matches the behavior, the other; and their options in the
+other order.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,9 @@ import re
 from trimtab.data.pairs import Pair, as_choice
 from trimtab.errors import DataError
 
-_LISTED = re.compile(r"(.*?\S)\s*\n\s*(?:(?:[A-Z][\w ]{0,30}:)\s*\n\s*)?\(A\):?[ \t]*(\S.*?)\s*\n\s*\(B\):?[ \t]*(\S.*?)\s*", re.DOTALL)
+_LISTED = re.compile(
+    r"(.*?\S)\s*\n\s*(?:(?:[A-Z][\w ]{0,30}:)\s*\n\s*)?\(A\):?[ \t]*(\S.*?)\s*\n\s*\(B\):?[ \t]*(\S.*?)\s*", re.DOTALL
+)
 
 
 def options(pair: Pair) -> tuple[str, str, str]:
@@ -19,7 +23,11 @@ def options(pair: Pair) -> tuple[str, str, str]:
     letter = pair.meta.get("matching_letter")
     found = _LISTED.fullmatch(pair.prompt)
     if letter not in ("A", "B") or not found or re.search(r"\n\s*\([C-Z]\)", found[3]):
-        raise DataError("not an A/B question with two listed options", given=pair.prompt[-120:], expected="two lines '(A): ...' and '(B): ...'")
+        raise DataError(
+            "not an A/B question with two listed options",
+            given=pair.prompt[-120:],
+            expected="two lines '(A): ...' and '(B): ...'",
+        )
     stem, one, two = found.groups()
     matching, other = (one, two) if letter == "A" else (two, one)
     return stem, matching, other
@@ -41,4 +49,6 @@ def swapped(pair: Pair) -> Pair:
         DataError: not an A/B question with two listed options.
     """
     stem, matching, other = options(pair)
-    return as_choice(Pair(stem, matching, other, pair.meta, pair.before), "B" if pair.meta["matching_letter"] == "A" else "A")
+    return as_choice(
+        Pair(stem, matching, other, pair.meta, pair.before), "B" if pair.meta["matching_letter"] == "A" else "A"
+    )

@@ -40,12 +40,18 @@ def confounds(data: Iterable[Pair]) -> Confounds:
     lengths = np.array([[len(text.split()) for text in s] for s in spoken], float)
     groups = Counter(p.group for p in pairs)
     found = Confounds(
-        float(yes - no), float(np.mean(letters)) if letters else float("nan"), float((lengths[:, 0] - lengths[:, 1]).mean()),
-        float(np.mean([groups[p.group] > 1 for p in pairs])), (),
-    )  # fmt: skip
+        float(yes - no),
+        float(np.mean(letters)) if letters else float("nan"),
+        float((lengths[:, 0] - lengths[:, 1]).mean()),
+        float(np.mean([groups[p.group] > 1 for p in pairs])),
+        (),
+    )
     warnings: list[str] = []
     if abs(found.yes_gap) > 0.2:
-        warnings.append(f"positive answers begin with yes {found.yes_gap:+.0%} more often than negative ones: polarity may pass for the behavior")
+        warnings.append(
+            f"positive answers begin with yes {found.yes_gap:+.0%} more often than negative ones: polarity may pass "
+            "for the behavior"
+        )
     if letters and abs(found.letter_a - 0.5) > 0.1:
         warnings.append(f"{found.letter_a:.0%} of the positive answers are (A): letters are not balanced")
     if abs(found.length_gap) > 0.25 * lengths.mean():

@@ -1,4 +1,5 @@
-"""Contexts: the same questions asked in other ways, to see whether a vector carries over (Tan et al. 2024, section 5). No torch.
+"""Contexts: the same questions asked in other ways, to see whether a vector carries over (Tan et al. 2024, section 5).
+No torch.
 
     data = in_context(Dataset.load("wealth-seeking", form="choices"), "user-negative")
 
@@ -27,10 +28,11 @@ def in_context(data: Dataset, name: str, *, system: str | None = SYSTEM) -> Data
     """A data set in one of the contexts.
 
     Args:
-        name: "base"; "system-positive" and "system-negative" (the behavior or its opposite asked for as the system message), "user-positive" and
-            "user-negative" (the same in front of the question); "no-system"; "reworded" (another lead-in); "two-turns" (after some small talk);
-            for A/B questions "swapped" (options in the other order), "digits" and "xy" (other symbols for them), and "spoken" (the options
-            themselves as answers, nothing listed).
+        name: "base"; "system-positive" and "system-negative" (the behavior or its opposite asked for as the system
+            message), "user-positive" and "user-negative" (the same in front of the question); "no-system"; "reworded"
+            (another lead-in); "two-turns" (after some small talk); for A/B questions "swapped" (options in the other
+            order), "digits" and "xy" (other symbols for them), and "spoken" (the options themselves as answers,
+            nothing listed).
         system: the system message of all contexts that do not set their own; None for no message.
 
     Raises:
@@ -44,7 +46,8 @@ def in_context(data: Dataset, name: str, *, system: str | None = SYSTEM) -> Data
 
 
 def with_shots(data: Dataset, shots: Sequence[Pair], *, opposite: bool = False) -> Dataset:
-    """The questions after a conversation in which other questions were answered with the behavior (or its opposite): k-shot prompting as an intervention.
+    """The questions after a conversation in which other questions were answered with the behavior (or its opposite):
+    k-shot prompting as an intervention.
 
     It is measured like any other data, and stacks with a vector (Cao et al. 2024, table 13, with k = 5).
 
@@ -63,7 +66,8 @@ def told(data: Dataset, system: str) -> Dataset:
 
 
 def without_opener(data: Dataset) -> Dataset:
-    """Answers without a leading Yes or No, so that a vector that moves the first word alone moves nothing here; pairs that change into nothing are left out.
+    """Answers without a leading Yes or No, so that a vector that moves the first word alone moves nothing here; pairs
+    that change into nothing are left out.
 
     In the published hallucination data 699 of 700 positive answers begin with Yes and all negative ones with No.
     """
@@ -89,11 +93,20 @@ def _after_opener(text: str) -> str:
 def available(data: Dataset) -> list[str]:
     """Contexts the data can be put into."""
     choices = all(is_listed(p) for p in data)
-    needs = {name: "ask" if name.partition("-")[2] in ("positive", "negative") else "choices" if name in _LISTED else "" for name in CONTEXTS}
-    return [name for name, need in needs.items() if need == "" or (need == "ask" and data.ask) or (need == "choices" and choices)]
+    needs = {
+        name: "ask" if name.partition("-")[2] in ("positive", "negative") else "choices" if name in _LISTED else ""
+        for name in CONTEXTS
+    }
+    return [
+        name
+        for name, need in needs.items()
+        if need == "" or (need == "ask" and data.ask) or (need == "choices" and choices)
+    ]
 
 
-def _put(pair: Pair, system: str | None, prompt: str = "", turns: tuple[tuple[str, str], ...] = (), **changes: Any) -> Pair:
+def _put(
+    pair: Pair, system: str | None, prompt: str = "", turns: tuple[tuple[str, str], ...] = (), **changes: Any
+) -> Pair:
     first = (("system", system),) if system else ()
     meta = {**pair.meta, "about": pair.meta.get("about", pair.question)}
     return replace(pair, prompt=prompt or pair.prompt, before=(*first, *turns), **{"meta": meta, **changes})
@@ -101,7 +114,9 @@ def _put(pair: Pair, system: str | None, prompt: str = "", turns: tuple[tuple[st
 
 def _asked(data: Dataset, side: str) -> str:
     if not data.ask or side not in data.ask:
-        raise DataError(f"{data.name} has no sentence that asks for the behavior", expected="ask = {positive: ..., negative: ...}")
+        raise DataError(
+            f"{data.name} has no sentence that asks for the behavior", expected="ask = {positive: ..., negative: ...}"
+        )
     return data.ask[side]
 
 
@@ -126,7 +141,11 @@ def _two_turns(data: Dataset, pair: Pair, system: str | None) -> Pair:
 def _swapped(data: Dataset, pair: Pair, system: str | None) -> Pair:
     other = swapped(pair)
     return replace(
-        _put(pair, system), prompt=other.prompt, positive=other.positive, negative=other.negative, meta={**_put(pair, system).meta, **other.meta}
+        _put(pair, system),
+        prompt=other.prompt,
+        positive=other.positive,
+        negative=other.negative,
+        meta={**_put(pair, system).meta, **other.meta},
     )
 
 
@@ -138,7 +157,13 @@ def _symbols(one: str, two: str) -> Callable[[Dataset, Pair, str | None], Pair]:
         first = pair.meta["matching_letter"] == "A"
         listed = (matching, other) if first else (other, matching)
         right, wrong = (one, two) if first else (two, one)
-        return _put(pair, system, f"{stem}{CHOICES}({one}): {listed[0]}\n({two}): {listed[1]}", positive=f"({right})", negative=f"({wrong})")
+        return _put(
+            pair,
+            system,
+            f"{stem}{CHOICES}({one}): {listed[0]}\n({two}): {listed[1]}",
+            positive=f"({right})",
+            negative=f"({wrong})",
+        )
 
     return put
 
@@ -146,7 +171,9 @@ def _symbols(one: str, two: str) -> Callable[[Dataset, Pair, str | None], Pair]:
 def _spoken(data: Dataset, pair: Pair, system: str | None) -> Pair:
     stem, matching, other = options(pair)
     put = _put(pair, system, stem, positive=matching, negative=other)
-    return replace(put, meta={**{k: v for k, v in put.meta.items() if k != "matching_letter"}, "polarity": polarity(matching)})
+    return replace(
+        put, meta={**{k: v for k, v in put.meta.items() if k != "matching_letter"}, "polarity": polarity(matching)}
+    )
 
 
 CONTEXTS: dict[str, Callable[[Dataset, Pair, str | None], Pair]] = {

@@ -90,7 +90,11 @@ class Splits:
     def of(cls, data: Dataset, seed: int, train: float, val: float, test: float) -> Splits:
         shares = (train, val, test)
         if any(not 0 < s <= 1 for s in shares) or sum(shares) > 1 + 1e-9:
-            raise DataError("split fractions do not make sense", given=shares, expected="three numbers in (0, 1] with a sum of at most 1")
+            raise DataError(
+                "split fractions do not make sense",
+                given=shares,
+                expected="three numbers in (0, 1] with a sum of at most 1",
+            )
         groups = sorted({p.group for p in data.pairs})
         random.Random(seed).shuffle(groups)
         ends = [int(sum(shares[: k + 1]) * len(groups) + 1e-9) for k in range(3)]

@@ -35,11 +35,15 @@ def read(path: Path, form: Form | None = None) -> Content:
     converted = [_convert(layout, row, line, path, wanted) for line, row in found]
     empty = [line for (line, _), made in zip(found, converted, strict=True) if not made]
     if empty:
-        log.warning("%s: %d rows without a question or options were left out (lines %s)", path.name, len(empty), empty[:5])
+        log.warning(
+            "%s: %d rows without a question or options were left out (lines %s)", path.name, len(empty), empty[:5]
+        )
     every = [pair for made in converted for pair in made]
     pairs = dedup(every)
     if len(pairs) < len(every):
-        log.warning("%s: %d exact duplicates were left out, %d pairs remain", path.name, len(every) - len(pairs), len(pairs))
+        log.warning(
+            "%s: %d exact duplicates were left out, %d pairs remain", path.name, len(every) - len(pairs), len(pairs)
+        )
     if wanted == "choices" and layout.form == "answers":
         pairs = to_choices(pairs)
     return Content(path.stem, pairs, wanted)
@@ -71,7 +75,9 @@ def matching(sources: Iterable[str]) -> tuple[str, ...]:
     for source in sources:
         found = sorted(glob.glob(str(Path(source).expanduser()))) if "*" in source else [source]
         if not found:
-            raise DataError(f"no file matches {source}", expected="files of A/B questions", do="correct the path in the recipe")
+            raise DataError(
+                f"no file matches {source}", expected="files of A/B questions", do="correct the path in the recipe"
+            )
         out += found
     return tuple(out)
 
@@ -87,7 +93,9 @@ def records(path: Path, make: Callable[[Row], T], expected: str) -> list[T]:
         try:
             out.append(make(row))
         except (KeyError, TypeError, ValueError) as fault:
-            raise DataError(f"{path.name}:{line}: malformed row ({fault})", given=dict(row), expected=expected) from fault
+            raise DataError(
+                f"{path.name}:{line}: malformed row ({fault})", given=dict(row), expected=expected
+            ) from fault
     return out
 
 
@@ -99,7 +107,9 @@ def _convert(layout: _Layout, row: Row, line: int, path: Path, form: Form) -> li
     try:
         return layout.reader(row, line, where, form)
     except (TypeError, AttributeError, KeyError, ValueError) as problem:
-        raise DataError(f"{where}: malformed row ({problem})", given=dict(row), expected=f"the {layout.name} layout") from problem
+        raise DataError(
+            f"{where}: malformed row ({problem})", given=dict(row), expected=f"the {layout.name} layout"
+        ) from problem
 
 
 # ---------------------------------------------------------------- layouts
@@ -117,7 +127,9 @@ def _bipo(row: Row, line: int, where: str, form: str) -> list[Pair]:
 
 
 def _persona(row: Row, line: int, where: str, form: str) -> list[Pair]:
-    """Persona evaluations. Rows 0, 1 of every four get the matching answer at B (Tan et al. 2024, published converter)."""
+    """Persona evaluations. Rows 0, 1 of every four get the matching answer at B (Tan et al. 2024, published
+    converter).
+    """
     matching = row["answer_matching_behavior"].strip()
     other = row["answer_not_matching_behavior"].strip()
     pair = Pair(_clean(row["question"]), matching, other, _meta(where, line, matching))
@@ -144,7 +156,11 @@ def _listed(row: Row, line: int, where: str, form: str) -> list[Pair]:
 def _steering_bench(row: Row, line: int, where: str, form: str) -> list[Pair]:
     one, two = row["positive"], row["negative"]
     if one["prompt"] != two["prompt"]:
-        raise DataError(f"{where}: positive and negative have different prompts", given=one["prompt"][:80], expected="one shared prompt")
+        raise DataError(
+            f"{where}: positive and negative have different prompts",
+            given=one["prompt"][:80],
+            expected="one shared prompt",
+        )
     meta = _meta(where, line, one["response"])
     if re.fullmatch(r"\([AB]\)", one["response"].strip()):
         meta["matching_letter"] = one["response"].strip()[1]
@@ -172,14 +188,20 @@ def _layout(row: Row, path: Path) -> _Layout:
         if all(k in row for k in layout.keys):
             return layout
     known = "; ".join(f"{x.name}: {', '.join(x.keys)}" for x in _LAYOUTS)
-    raise DataError(f"{path}: unknown layout", given=sorted(row), expected=known, do="rename the columns to prompt, positive, negative")
+    raise DataError(
+        f"{path}: unknown layout",
+        given=sorted(row),
+        expected=known,
+        do="rename the columns to prompt, positive, negative",
+    )
 
 
 # ---------------------------------------------------------------- files
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
-    for number, line in enumerate(_text(path).split("\n"), 1):  # not splitlines: JSON strings may hold U+2028, U+0085 and the like
+    # not splitlines: JSON strings may hold U+2028, U+0085 and the like
+    for number, line in enumerate(_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -206,7 +228,10 @@ def _read_csv(path: Path) -> Iterator[tuple[int, Row]]:
     for row in _rows_of(reader, path):
         if _EXTRA in row or None in row.values():
             columns = len(reader.fieldnames or ())
-            raise DataError(f"{path}:{reader.line_num}: wrong number of columns", expected=f"{columns}: {', '.join(reader.fieldnames or ())}")
+            raise DataError(
+                f"{path}:{reader.line_num}: wrong number of columns",
+                expected=f"{columns}: {', '.join(reader.fieldnames or ())}",
+            )
         yield reader.line_num, row
 
 
@@ -218,7 +243,8 @@ def _rows_of(reader: csv.DictReader[str], path: Path) -> Iterator[dict[str, Any]
         yield from reader
     except csv.Error as problem:
         raise DataError(
-            f"{path}:{reader.line_num}: not valid CSV ({problem})", expected="quotes around fields that hold commas, quotes or line breaks"
+            f"{path}:{reader.line_num}: not valid CSV ({problem})",
+            expected="quotes around fields that hold commas, quotes or line breaks",
         ) from problem
 
 
@@ -229,12 +255,16 @@ def _text(path: Path) -> str:
     try:
         return path.read_text("utf-8-sig")
     except UnicodeDecodeError as problem:
-        raise DataError(f"{path}: not UTF-8 text (byte {problem.start})", do="pickles and other binary files are never read") from problem
+        raise DataError(
+            f"{path}: not UTF-8 text (byte {problem.start})", do="pickles and other binary files are never read"
+        ) from problem
 
 
 def _object(row: Any, where: str) -> Row:
     if not isinstance(row, dict):
-        raise DataError(f"{where}: not an object", given=row, expected='{"prompt": ..., "positive": ..., "negative": ...}')
+        raise DataError(
+            f"{where}: not an object", given=row, expected='{"prompt": ..., "positive": ..., "negative": ...}'
+        )
     return row
 
 

@@ -1,4 +1,6 @@
-"""Pairs: one prompt, and an answer with the behavior beside one without it. What a source of data holds is a tuple of them."""
+"""Pairs: one prompt, and an answer with the behavior beside one without it. What a source of data holds is a tuple of
+them.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ class Pair:
 
     `before` are messages that come before the question, as (role, content): a system message, or earlier turns.
     `meta` may hold `matching_letter` (A or B), `polarity` (yes, no or none: the first word of the positive answer),
-    `pair_id`, `order`, `source` (file:line) and `about` (what the question asks about, where its words alone do not tell).
+    `pair_id`, `order`, `source` (file:line) and `about` (what the question asks about, where its words alone do not
+    tell).
     """
 
     prompt: str
@@ -39,7 +42,11 @@ class Pair:
             if not isinstance(text, str) or not text.strip():
                 raise DataError(f"{where}: the {name} is empty", given=text, expected="some text")
         if self.positive == self.negative:
-            raise DataError(f"{where}: positive and negative are the same", given=self.positive, expected="two different completions")
+            raise DataError(
+                f"{where}: positive and negative are the same",
+                given=self.positive,
+                expected="two different completions",
+            )
 
     @cached_property
     def id(self) -> str:
@@ -64,7 +71,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class Content:
-    """What a source of data holds, before it is a data set: `ask` holds two sentences that ask a model in words for the behavior and for its opposite."""
+    """What a source of data holds, before it is a data set: `ask` holds two sentences that ask a model in words for the
+    behavior and for its opposite.
+    """
 
     name: str
     pairs: tuple[Pair, ...]

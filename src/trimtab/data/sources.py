@@ -27,7 +27,9 @@ def content(source: str, form: str | None) -> Content:
 
 
 def _from_hub(address: str) -> Path:
-    """A file of a data set repository on the Hugging Face hub: `owner/name/path`, or `owner/name` where it holds one file."""
+    """A file of a data set repository on the Hugging Face hub: `owner/name/path`, or `owner/name` where it holds one
+    file.
+    """
     from huggingface_hub import hf_hub_download, list_repo_files
 
     owner, _, rest = address.partition("/")
@@ -37,8 +39,12 @@ def _from_hub(address: str) -> Path:
         if not inner:
             found = [f for f in list_repo_files(repo, repo_type="dataset") if Path(f).suffix in SUFFIXES]
             if len(found) != 1:
-                raise DataError(f"hf:{repo} holds {len(found)} readable files", given=found[:20], do=f"name one: hf:{repo}/PATH")
+                raise DataError(
+                    f"hf:{repo} holds {len(found)} readable files", given=found[:20], do=f"name one: hf:{repo}/PATH"
+                )
             inner = found[0]
         return Path(hf_hub_download(repo, inner, repo_type="dataset"))
     except (OSError, ValueError) as problem:
-        raise DataError(f"cannot fetch hf:{address}", given=str(problem).splitlines()[0], do="check the name and the network") from problem
+        raise DataError(
+            f"cannot fetch hf:{address}", given=str(problem).splitlines()[0], do="check the name and the network"
+        ) from problem

@@ -1,4 +1,6 @@
-"""What a vector costs in knowledge: accuracy at every multiplier, paired with the unsteered model's. From a run's table, without a model."""
+"""What a vector costs in knowledge: accuracy at every multiplier, paired with the unsteered model's. From a run's
+table, without a model.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from trimtab.statistics.intervals import Array, interval
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Share right at a multiplier; its difference to multiplier 0 on the same items, with a 95 % interval, and the exact McNemar p of that difference.
+    """Share right at a multiplier; its difference to multiplier 0 on the same items, with a 95 % interval, and the
+    exact McNemar p of that difference.
 
     For "mc2", a mean instead of a share, and the p of a paired Wilcoxon test.
     """
@@ -38,7 +41,9 @@ def accuracy(table: Table, kind: str = "correct", condition: str = "vector") -> 
     for m, here in zip(grid.tolist(), values.T, strict=True):
         change = here - plain
         p = _wilcoxon(change) if kind == "mc2" else _mcnemar(change)
-        out.append(Accuracy(m, float(here.mean()), *interval(here), float(change.mean()), *interval(change), p, len(here)))
+        out.append(
+            Accuracy(m, float(here.mean()), *interval(here), float(change.mean()), *interval(change), p, len(here))
+        )
     return out
 
 

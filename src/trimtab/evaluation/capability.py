@@ -1,4 +1,5 @@
-"""What a vector costs: knowledge (multiple choice, own or of lm-eval), truthfulness (MC1, MC2); how far the model drifts from itself is `drift.py`.
+"""What a vector costs: knowledge (multiple choice, own or of lm-eval), truthfulness (MC1, MC2); how far the model
+drifts from itself is `drift.py`.
 
 run = capability(lm, iv, questions(), to="runs/cost")
 print(accuracy(run.table("capability")))
@@ -39,9 +40,17 @@ class Question:
 
     def __post_init__(self) -> None:
         if len(set(self.choices)) < 2 or len(set(self.choices)) < len(self.choices) or not self.right:
-            raise DataError("not a multiple-choice question", given=self.text[:80], expected="two choices or more, all different, and a right one")
+            raise DataError(
+                "not a multiple-choice question",
+                given=self.text[:80],
+                expected="two choices or more, all different, and a right one",
+            )
         if not all(0 <= k < len(self.choices) for k in self.right):
-            raise DataError("the right answer is not among the choices", given=self.right, expected=f"indices from 0 to {len(self.choices) - 1}")
+            raise DataError(
+                "the right answer is not among the choices",
+                given=self.right,
+                expected=f"indices from 0 to {len(self.choices) - 1}",
+            )
 
     @property
     def id(self) -> str:
@@ -52,13 +61,15 @@ def questions(source: str | Path | None = None) -> tuple[Question, ...]:
     """240 questions of eight school subjects that come with trimtab, or those of a file.
 
     Args:
-        source: JSON lines of `question, choices, answer` (an index; `subject` may be given), or of TruthfulQA's multiple-choice layout
-            (`question`, `mc2_targets` or `mc1_targets` of `choices` and `labels`).
+        source: JSON lines of `question, choices, answer` (an index; `subject` may be given), or of TruthfulQA's
+            multiple-choice layout (`question`, `mc2_targets` or `mc1_targets` of `choices` and `labels`).
 
     Raises:
         DataError: no such file, or a malformed row, with its line.
     """
-    path = Path(str(files("trimtab") / "evaluation" / "capability.jsonl")) if source is None else Path(source).expanduser()
+    path = (
+        Path(str(files("trimtab") / "evaluation" / "capability.jsonl")) if source is None else Path(source).expanduser()
+    )
     out = records(path, _question, "JSON lines of question, choices and answer, or of question and mc2_targets")
     if not out:
         raise DataError(f"{path} holds no questions")
@@ -84,10 +95,11 @@ def capability(
     part: str = "capability",
     progress: Progress | None = None,
 ) -> Run:
-    """Ask questions at every multiplier, by the likelihood of each choice as the answer. Append-only; the same call resumes.
+    """Ask questions at every multiplier, by the likelihood of each choice as the answer. Append-only; the same call
+    resumes.
 
-    Scores per item: "correct" (the choice of highest log-probability per token is right), "mc1" (the same of summed log-probability, over all right
-    choices), "mc2" (share of the choices' probability that is on right ones).
+    Scores per item: "correct" (the choice of highest log-probability per token is right), "mc1" (the same of summed
+    log-probability, over all right choices), "mc2" (share of the choices' probability that is on right ones).
 
     Args:
         name: of the condition in the run's table; call again with another vector and name to measure it beside.
@@ -108,7 +120,10 @@ def capability(
     for k, chunk in enumerate(chunks):
         if f"{name}/{k}" not in journal.done:
             scores = _choices(lm, iv, [(items[j], rows[j]) for j in chunk], multipliers)
-            journal.append(f"{name}/{k}", [row(Cell(kind, name, None, m), Score(item, value, "share")) for kind, m, item, value in scores])
+            journal.append(
+                f"{name}/{k}",
+                [row(Cell(kind, name, None, m), Score(item, value, "share")) for kind, m, item, value in scores],
+            )
         if progress:
             progress(k + 1, len(chunks))
     return run
@@ -142,26 +157,38 @@ def _choices(
 
 
 def harness(
-    lm: LM, iv: Intervention | None, tasks: Sequence[str], *, limit: int | None = None, folder: str | Path | None = None, batch: int = 8
+    lm: LM,
+    iv: Intervention | None,
+    tasks: Sequence[str],
+    *,
+    limit: int | None = None,
+    folder: str | Path | None = None,
+    batch: int = 8,
 ) -> dict[str, Any]:
-    """Results of lm-eval tasks on the steered model (`pip install 'trimtab[eval]'`); hub data sets need a connection, local task files do not.
+    """Results of lm-eval tasks on the steered model (`pip install 'trimtab[eval]'`); hub data sets need a connection,
+    local task files do not.
 
     Args:
         iv: None for the unsteered model.
         tasks: names lm-eval knows, such as "mmlu", or those of task files in `folder`.
 
     Returns:
-        lm-eval's results by task; each with its samples under "samples", so that two multipliers can be compared item by item.
+        lm-eval's results by task; each with its samples under "samples", so that two multipliers can be compared item
+        by item.
     """
     try:
-        evaluator, adapter, local = (import_module(f"lm_eval.{name}") for name in ("evaluator", "models.huggingface", "tasks"))
+        evaluator, adapter, local = (
+            import_module(f"lm_eval.{name}") for name in ("evaluator", "models.huggingface", "tasks")
+        )
     except ImportError as missing:
         raise RecipeError("lm-eval is not installed", given=str(missing), do="pip install 'trimtab[eval]'") from missing
     model = adapter.HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=batch)
     manager = local.TaskManager(include_path=str(folder), include_defaults=False) if folder else None
 
     def evaluate() -> Any:
-        return evaluator.simple_evaluate(model=model, tasks=list(tasks), limit=limit, task_manager=manager, log_samples=True, bootstrap_iters=0)
+        return evaluator.simple_evaluate(
+            model=model, tasks=list(tasks), limit=limit, task_manager=manager, log_samples=True, bootstrap_iters=0
+        )
 
     if iv is None:
         found = evaluate()

@@ -1,4 +1,6 @@
-"""What is known of a vector before it is measured: its forecast, how well its training pairs agree, what may mislead. No torch."""
+"""What is known of a vector before it is measured: its forecast, how well its training pairs agree, what may mislead.
+No torch.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,13 @@ from trimtab.statistics.intervals import Figure
 
 @dataclass(frozen=True)
 class Coherence:
-    """What the training differences alone say about a vector (numbers of arXiv 2505.22637): no run of the model is needed.
+    """What the training differences alone say about a vector (numbers of arXiv 2505.22637): no run of the model is
+    needed.
 
     Attributes:
         cosine: mean cosine of the pairs' differences with their mean.
-        separation: d', the distance of positive from negative activations along the vector, in pooled standard deviations.
+        separation: d', the distance of positive from negative activations along the vector, in pooled standard
+            deviations.
     """
 
     cosine: float

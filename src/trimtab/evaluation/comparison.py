@@ -1,4 +1,6 @@
-"""Vectors beside each other: norms and cosines, the loss on the way from one to another, whether they detect what they cause, and what more examples bring."""
+"""Vectors beside each other: norms and cosines, the loss on the way from one to another, whether they detect what they
+cause, and what more examples bring.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +30,20 @@ def geometry(vectors: Sequence[SteeringVector]) -> dict[str, Any]:
     """
     if len({v.width for v in vectors}) > 1:
         raise VectorError(
-            "vectors of different models", given=[f"width {v.width} ({v.made.model or 'unknown'})" for v in vectors], expected="one width"
+            "vectors of different models",
+            given=[f"width {v.width} ({v.made.model or 'unknown'})" for v in vectors],
+            expected="one width",
         )
-    return {"norm": [v.norm() for v in vectors], "cosine": [[round(x, 4) for x in row] for row in cosines(vectors).tolist()]}
+    return {
+        "norm": [v.norm() for v in vectors],
+        "cosine": [[round(x, 4) for x in row] for row in cosines(vectors).tolist()],
+    }
 
 
 def paths(lm: LM, goal: Objective, vectors: Sequence[SteeringVector], points: int = 20) -> dict[str, dict[str, Any]]:
-    """Losses and barriers on the way from every vector to every earlier one: a barrier of 0 means that the two are connected (Dunefsky & Cohan 2025)."""
+    """Losses and barriers on the way from every vector to every earlier one: a barrier of 0 means that the two are
+    connected (Dunefsky & Cohan 2025).
+    """
     out: dict[str, dict[str, Any]] = {}
     for i, one in enumerate(vectors):
         for j in range(i):
@@ -43,14 +52,17 @@ def paths(lm: LM, goal: Objective, vectors: Sequence[SteeringVector], points: in
     return out
 
 
-def detections(lm: LM, vectors: Sequence[SteeringVector], positive: Sequence[Prompt], negative: Sequence[Prompt]) -> list[float]:
+def detections(
+    lm: LM, vectors: Sequence[SteeringVector], positive: Sequence[Prompt], negative: Sequence[Prompt]
+) -> list[float]:
     """Of every vector the area under the ROC curve as a detector of the positive prompts; 0.5 is chance."""
     return [detection(lm, v, positive, negative) for v in vectors]
 
 
 @dataclass(frozen=True)
 class Size:
-    """Vectors of so many examples: on pairs they were not learned from, the rise of the positive answer's log-probability (nats per token).
+    """Vectors of so many examples: on pairs they were not learned from, the rise of the positive answer's
+    log-probability (nats per token).
 
     `values` has one mean for each vector; `lo` and `hi` bound their mean (95 %, over vectors).
     """
@@ -73,13 +85,16 @@ def size_curve(
     held_out: int = 20,
     progress: Progress | None = None,
 ) -> list[Size]:
-    """What more examples bring: vectors of 1, 2, 4, ... examples by one recipe, each number from several draws, all tried on the same other pairs.
+    """What more examples bring: vectors of 1, 2, 4, ... examples by one recipe, each number from several draws, all
+    tried on the same other pairs.
 
     Raises:
         DataError: too few pairs for the largest number of examples and the pairs to try them on.
     """
     if len(data) < max(sizes) + 2:
-        raise DataError(f"{data.name} has too few pairs for this curve", given=len(data), expected=f"at least {max(sizes) + 2}")
+        raise DataError(
+            f"{data.name} has too few pairs for this curve", given=len(data), expected=f"at least {max(sizes) + 2}"
+        )
     tried = data.pairs[-min(held_out, len(data) - max(sizes)) :]
     free = data.pairs[: len(data) - len(tried)]
     rng = np.random.default_rng(method.seed)
@@ -92,7 +107,9 @@ def size_curve(
             some = tuple(free[j] for j in rng.permutation(len(free))[:n])
             (problem,) = replace(method, examples=n).problems(lm, replace(data, pairs=some), [layer])
             (found,) = optimize(lm, [problem])
-            steered = np.array([losses_of(lm, t, Intervention(found.vector, positions=method.positions))[0] for t in terms])
+            steered = np.array(
+                [losses_of(lm, t, Intervention(found.vector, positions=method.positions))[0] for t in terms]
+            )
             values.append(float((plain - steered).mean()))
             if progress:
                 progress(len(out) * draws + k + 1, len(sizes) * draws)

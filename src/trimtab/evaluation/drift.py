@@ -1,4 +1,6 @@
-"""How far a vector moves the model from itself, and the multiplier at which that is as far as it is with another vector: equal side effect."""
+"""How far a vector moves the model from itself, and the multiplier at which that is as far as it is with another
+vector: equal side effect.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ FARTHEST = 4096.0
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What the unsteered model itself says to some prompts (sampled once, at temperature 1): every vector is measured along the same answers."""
+    """What the unsteered model itself says to some prompts (sampled once, at temperature 1): every vector is measured
+    along the same answers.
+    """
 
     prompts: tuple[Prompt, ...]
     rows: tuple[Row, ...]
@@ -32,7 +36,10 @@ class Yardstick:
     @classmethod
     def of(cls, lm: LM, prompts: Sequence[Prompt], *, tokens: int = 24, seed: int = 0) -> Yardstick:
         said = lm.generate(prompts, max_new_tokens=tokens, temperature=1.0, seed=seed)
-        rows = [lm.row(p, s) if s.strip() else lm.row(p).extended(sorted(lm.end_tokens)[:1]) for p, s in zip(prompts, said, strict=True)]
+        rows = [
+            lm.row(p, s) if s.strip() else lm.row(p).extended(sorted(lm.end_tokens)[:1])
+            for p, s in zip(prompts, said, strict=True)
+        ]
         return cls(tuple(prompts), tuple(rows))
 
     @torch.no_grad()
@@ -54,9 +61,17 @@ class Yardstick:
 
 
 def drift(
-    lm: LM, iv: Intervention, prompts: Sequence[Prompt], multipliers: Sequence[float], *, tokens: int = 24, batch: int = 8, seed: int = 0
+    lm: LM,
+    iv: Intervention,
+    prompts: Sequence[Prompt],
+    multipliers: Sequence[float],
+    *,
+    tokens: int = 24,
+    batch: int = 8,
+    seed: int = 0,
 ) -> Float[Tensor, "n c"]:
-    """KL(unsteered || steered) per token, averaged along what the unsteered model itself says to each prompt (sampled at temperature 1). Nats.
+    """KL(unsteered || steered) per token, averaged along what the unsteered model itself says to each prompt (sampled
+    at temperature 1). Nats.
 
     This is the yardstick of methods compared at equal cost: it counts every change, at every token of an answer.
     """
@@ -81,11 +96,12 @@ class Reached:
 
 
 def reach(lm: LM, iv: Intervention, yardstick: Yardstick, budget: float, *, sign: int = 1) -> Reached:
-    """The multiplier at which an intervention first costs `budget` (nats per token), up or down (sign -1) from 0: doubled until the budget is passed,
-    then closed in on by the root of the drift, which is nearly straight, until the drift measured there is within 2 % of the budget.
-    The multiplier of the intervention itself plays no part.
+    """The multiplier at which an intervention first costs `budget` (nats per token), up or down (sign -1) from 0:
+    doubled until the budget is passed, then closed in on by the root of the drift, which is nearly straight, until
+    the drift measured there is within 2 % of the budget. The multiplier of the intervention itself plays no part.
 
-    It goes on until the budget is reached or the text breaks (more than half of the answers to the prompts, beyond those of the unsteered model).
+    It goes on until the budget is reached or the text breaks (more than half of the answers to the prompts, beyond
+    those of the unsteered model).
     """
     if not budget > 0:
         raise RecipeError("not a drift to be reached", given=budget, expected="nats per token, above 0")
@@ -109,11 +125,14 @@ def reach(lm: LM, iv: Intervention, yardstick: Yardstick, budget: float, *, sign
             break
         straight = low + (target - at_low) / (at_high - at_low) * (high - low)
         inside = low + 0.02 * (high - low) < straight < high - 0.02 * (high - low)
-        m = straight if inside and len(probes) % 4 else (low + high) / 2  # a bend that keeps one end in place is halved now and then
+        # a bend that keeps one end in place is halved now and then
+        m = straight if inside and len(probes) % 4 else (low + high) / 2
         here = root(m)
         low, at_low, high, at_high = (m, here, high, at_high) if here < target else (low, at_low, m, here)
     if not abs(here**2 - budget) <= NEAR * budget:
-        return _missed(f"near multiplier {sign * m:g}: the drift leaps from {at_low**2:.3g} to {at_high**2:.3g} nats", probes)
+        return _missed(
+            f"near multiplier {sign * m:g}: the drift leaps from {at_low**2:.3g} to {at_high**2:.3g} nats", probes
+        )
     return Reached(sign * m, here**2, "", tuple(probes))
 
 

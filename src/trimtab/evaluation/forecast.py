@@ -1,7 +1,8 @@
 """Forecast: how far any vector steers each item at every layer, from one backward pass per item, before any sweep.
 
-The slope of propensity against the multiplier at 0 is the gradient of propensity with respect to the residual stream, times the vector, summed
-over the steered tokens. It is exact for small multipliers; saturation is what it misses (specification of Tan et al. 2024's successor studies).
+The slope of propensity against the multiplier at 0 is the gradient of propensity with respect to the residual stream,
+times the vector, summed over the steered tokens. It is exact for small multipliers; saturation is what it misses
+(specification of Tan et al. 2024's successor studies).
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ class Sensitivity:
     @classmethod
     def load(cls, path: Path) -> Sensitivity:
         with safe_open(path, "pt") as file:
-            return cls(tuple(file.metadata()["items"].split(" ")), file.get_tensor("gradients"), file.get_tensor("unsteered"))
+            return cls(
+                tuple(file.metadata()["items"].split(" ")), file.get_tensor("gradients"), file.get_tensor("unsteered")
+            )
 
 
 def sensitivity(
@@ -122,8 +125,12 @@ def coherence(acts: Activations, layer: Layer) -> Coherence:
     return Coherence(cosine, abs(float(one.mean() - two.mean())) / spread if spread > 0 else float("nan"))
 
 
-def card(expected: Sensitivity, vector: SteeringVector, layer: Layer, acts: Activations, data: Dataset, groups: Groups = None) -> Card:
-    """Forecast of one vector at one layer on the items of `expected` (with the question of each), with warnings about the training data."""
+def card(
+    expected: Sensitivity, vector: SteeringVector, layer: Layer, acts: Activations, data: Dataset, groups: Groups = None
+) -> Card:
+    """Forecast of one vector at one layer on the items of `expected` (with the question of each), with warnings about
+    the training data.
+    """
     slopes = expected.slopes(vector.at(layer))[layer]
     found, agree = confounds(data), coherence(acts, layer)
     slope = mean_figure("forecast steerability", slopes, "per multiplier", groups=groups)
@@ -132,12 +139,25 @@ def card(expected: Sensitivity, vector: SteeringVector, layer: Layer, acts: Acti
         warnings.append("the forecast slope is not told apart from 0")
     if agree.cosine < 0.1:
         warnings.append(f"the training pairs hardly agree on a direction (mean cosine {agree.cosine:.2f})")
-    return Card(slope, share_figure("forecast anti-steerable share", anti_steerable(slopes), groups=groups), agree, found, tuple(warnings))
+    return Card(
+        slope,
+        share_figure("forecast anti-steerable share", anti_steerable(slopes), groups=groups),
+        agree,
+        found,
+        tuple(warnings),
+    )
 
 
 def borne_out(forecast: Array, truth: Array) -> dict[str, float]:
-    """How good a forecast of slopes was: rank correlation over items, ratio of the means, and share of signs that agree."""
+    """How good a forecast of slopes was: rank correlation over items, ratio of the means, and share of signs that
+    agree.
+    """
     known = ~(np.isnan(forecast) | np.isnan(truth))
     a, b = forecast[known], truth[known]
     ratio = float(b.mean() / a.mean()) if len(a) and a.mean() != 0 else float("nan")
-    return {"spearman": spearman(a, b), "ratio": ratio, "sign": float((np.sign(a) == np.sign(b)).mean()) if len(a) else float("nan"), "n": len(a)}
+    return {
+        "spearman": spearman(a, b),
+        "ratio": ratio,
+        "sign": float((np.sign(a) == np.sign(b)).mean()) if len(a) else float("nan"),
+        "n": len(a),
+    }

@@ -1,7 +1,9 @@
-"""compare(): a vector beside hundreds of vectors without the behavior in them, which could choose their layer as it could.
+"""compare(): a vector beside hundreds of vectors without the behavior in them, which could choose their layer as it
+could.
 
-Where a vector is added, the first-order effect of any vector is its product with the gradient of the propensity (`forecast.py`), so that a pass over the items foretells
-all of them. What else an intervention may do (clamp, ablate, gates) is measured instead, on fewer items, at multipliers -1 and 1.
+Where a vector is added, the first-order effect of any vector is its product with the gradient of the propensity
+(`forecast.py`), so that a pass over the items foretells all of them. What else an intervention may do (clamp, ablate,
+gates) is measured instead, on fewer items, at multipliers -1 and 1.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ def compare(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Compared:
-    """Compare an intervention with null vectors: its vector turned at random, and label-shuffled ones where the vector brought some.
+    """Compare an intervention with null vectors: its vector turned at random, and label-shuffled ones where the vector
+    brought some.
 
     Args:
         iv: its vector may hold the layers that `layer` was chosen from: the nulls then have the same choice.
@@ -64,20 +67,33 @@ def compare(
 
 
 def forecastable(iv: Intervention) -> bool:
-    """Whether the first-order effect of an intervention is its vector's product with a gradient: added to the stream, at every token of its positions."""
+    """Whether the first-order effect of an intervention is its vector's product with a gradient: added to the stream,
+    at every token of its positions.
+    """
     plain = all(v.ndim == 1 for v in iv.vector.vectors.values())
-    return isinstance(iv.operator, Add | Affine) and plain and isinstance(iv.gate, Always) and iv.vector.site == RESID_POST
+    return (
+        isinstance(iv.operator, Add | Affine) and plain and isinstance(iv.gate, Always) and iv.vector.site == RESID_POST
+    )
 
 
 def _forecast(
-    lm: LM, iv: Intervention, data: Dataset, metric: Metric, layer: Layer | None, draws: int, seed: int, progress: Progress | None
+    lm: LM,
+    iv: Intervention,
+    data: Dataset,
+    metric: Metric,
+    layer: Layer | None,
+    draws: int,
+    seed: int,
+    progress: Progress | None,
 ) -> Compared | None:
     """None where the model has no backward pass (kernels without one, too little memory)."""
     vector, layers = iv.vector, iv.vector.layers
     try:
         expected = sensitivity(lm, data, metric, positions=iv.positions, progress=progress)
     except (RuntimeError, NotImplementedError) as problem:
-        log.warning("no backward pass through %s (%s): null vectors are measured instead", lm.id, str(problem).splitlines()[0])
+        log.warning(
+            "no backward pass through %s (%s): null vectors are measured instead", lm.id, str(problem).splitlines()[0]
+        )
         return None
     known = ~(expected.unsteered.isnan() | expected.gradients.isnan().flatten(1).any(1))
     gradient = expected.gradients[known].mean(0)[list(layers)]
@@ -85,16 +101,23 @@ def _forecast(
     own, drawn = (rows * gradient).sum(-1), {"random": null_slopes(partial(turned, rows), gradient, draws, seed)}
     if len(vector.nulls) >= FEWEST:
         seen = (stacked(null_controls(vector).values(), layers) * gradient).sum(-1, keepdim=True)
-        drawn["shuffled"] = more(seen, draws, seed)[..., 0]  # normal combinations of slopes are slopes of normal combinations
+        # normal combinations of slopes are slopes of normal combinations
+        drawn["shuffled"] = more(seen, draws, seed)[..., 0]
     if layer is None:  # effects at several layers add up
-        own, layers, drawn = own.sum(0, keepdim=True), (TOGETHER,), {kind: s.sum(1, keepdim=True) for kind, s in drawn.items()}
+        own, layers, drawn = (
+            own.sum(0, keepdim=True),
+            (TOGETHER,),
+            {kind: s.sum(1, keepdim=True) for kind, s in drawn.items()},
+        )
     key = TOGETHER if layer is None else layer
     nulls = [Null.of(kind, layers, s.numpy().astype(float)) for kind, s in drawn.items()]
     return Compared(str(key), float(own[layers.index(key)]), int(known.sum()), "forecast", tuple(nulls))
 
 
 def null_slopes(draw: Draw, gradient: Float[Tensor, "l d"], draws: int, seed: int) -> Float[Tensor, "c l"]:
-    """Forecast slopes of null vectors, drawn a few at a time; `draw` gives so many of them, (count, l, d), for a seed."""
+    """Forecast slopes of null vectors, drawn a few at a time; `draw` gives so many of them, (count, l, d), for a
+    seed.
+    """
     pieces = (draw(len(piece), 1000 * seed + piece[0]) for piece in in_pieces(range(draws), 64))
     return torch.cat([torch.einsum("cld,ld->cl", piece, gradient) for piece in pieces])
 
@@ -102,7 +125,9 @@ def null_slopes(draw: Draw, gradient: Float[Tensor, "l d"], draws: int, seed: in
 # ---------------------------------------------------------------- what cannot be forecast
 
 
-def _measured(lm: LM, iv: Intervention, data: Dataset, metric: Metric, layer: Layer | None, seed: int, progress: Progress | None) -> Compared:
+def _measured(
+    lm: LM, iv: Intervention, data: Dataset, metric: Metric, layer: Layer | None, seed: int, progress: Progress | None
+) -> Compared:
     acting = iv if layer is None else replace(iv, vector=iv.vector.at(layer))
     drawn = {"random": list(random_controls(acting.vector, LEAST, seed).values())}
     if len(acting.vector.nulls) >= FEWEST:
@@ -115,16 +140,22 @@ def _measured(lm: LM, iv: Intervention, data: Dataset, metric: Metric, layer: La
     own, *rest = _slopes(lm, [replace(acting, vector=v) for v in every], data, metric, progress)
     key = TOGETHER if layer is None else str(layer)
     slopes = np.array(rest).reshape(len(drawn), LEAST, 1)
-    return Compared(key, own, len(data), "measured", tuple(Null.of(kind, [key], s) for kind, s in zip(drawn, slopes, strict=True)))
+    return Compared(
+        key, own, len(data), "measured", tuple(Null.of(kind, [key], s) for kind, s in zip(drawn, slopes, strict=True))
+    )
 
 
 def chosen_among(null: Null, choices: int, seed: int = 0) -> Null:
-    """Null vectors known at one layer of several, as if each had so many independent tries (more than it would have at layers that are alike)."""
+    """Null vectors known at one layer of several, as if each had so many independent tries (more than it would have at
+    layers that are alike).
+    """
     tries = np.random.default_rng(seed).integers(0, len(null.largest), (len(null.largest), choices))
     return replace(null, largest=tuple(np.array(null.largest)[tries].max(1).tolist()), tries=choices)
 
 
-def _slopes(lm: LM, ivs: Sequence[Intervention], data: Dataset, metric: Metric, progress: Progress | None) -> list[float]:
+def _slopes(
+    lm: LM, ivs: Sequence[Intervention], data: Dataset, metric: Metric, progress: Progress | None
+) -> list[float]:
     """Mean over items of half the change of propensity from multiplier -1 to 1, of each intervention."""
     at_once = 8 if len(ivs[0].vector.layers) == 1 else 1
     total, count, done = np.zeros(len(ivs)), 0, 0
@@ -133,7 +164,9 @@ def _slopes(lm: LM, ivs: Sequence[Intervention], data: Dataset, metric: Metric, 
         prefix = lm.prefix(chunk.tokens, chunk.start(ivs[0].where), [min(ivs[0].vector.layers)], keep=chunk.keep)
         base = Readings.of(chunk, prefix.logits[None])
         for piece in in_pieces(range(len(ivs)), at_once):
-            reading = Readings.of(chunk, replay_multipliers(lm, prefix, [ivs[k] for k in piece], (-1.0, 1.0), chunk.keep))
+            reading = Readings.of(
+                chunk, replay_multipliers(lm, prefix, [ivs[k] for k in piece], (-1.0, 1.0), chunk.keep)
+            )
             for k, part in zip(piece, reading.split(2), strict=True):
                 values = torch.stack([metric.value(part.at(j, base)) for j in range(len(chunk.pairs))])
                 change = (values[:, 1] - values[:, 0])[~values.isnan().any(1)]

@@ -1,4 +1,6 @@
-"""Pairs as batches, their replays under interventions, and what is read off their logits: shared by measurements and forecasts."""
+"""Pairs as batches, their replays under interventions, and what is read off their logits: shared by measurements and
+forecasts.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ ROWS = 16  # pairs in a batch: fixed, so that a resumed run repeats the same ari
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some pairs as one batch: the rows of their positive, then of their negative completions, up to the last token that predicts one that is read.
+    """Some pairs as one batch: the rows of their positive, then of their negative completions, up to the last token
+    that predicts one that is read.
 
     Attributes:
         pairs: n of them.
@@ -56,13 +59,17 @@ class Chunk:
         answers = [contrast_index(r) if is_choice(p) else r[0].prompt for p, r in zip(pairs, rows, strict=True)]
         letters = [(r[0].ids[a], r[1].ids[a]) for r, a in zip(rows, answers, strict=True)]
         sides = [
-            (k, _until(r[side], len(r[side].ids) - 1 if whole else a)) for side in (0, 1) for k, (r, a) in enumerate(zip(rows, answers, strict=True))
+            (k, _until(r[side], len(r[side].ids) - 1 if whole else a))
+            for side in (0, 1)
+            for k, (r, a) in enumerate(zip(rows, answers, strict=True))
         ]
         distinct = list(dict.fromkeys((k, row.ids) for k, row in sides))
         place = [distinct.index((k, row.ids)) for k, row in sides]
         by_place = dict(zip(place, (row for _, row in sides), strict=True))
         tokens = lm.batch([by_place[j] for j in range(len(distinct))])
-        completions = [torch.tensor(r[side].ids[r[side].prompt :], device=tokens.ids.device) for side in (0, 1) for r in rows]
+        completions = [
+            torch.tensor(r[side].ids[r[side].prompt :], device=tokens.ids.device) for side in (0, 1) for r in rows
+        ]
         said = pad_sequence(completions, batch_first=True) if whole else None
         return cls(tuple(pairs), tokens, tuple(place), said, tuple(answers), tuple(letters))
 
@@ -75,20 +82,30 @@ class Chunk:
         chosen = where.select(self.tokens.index, self.tokens.rows)
         if not chosen.any(-1).all():
             row = self.tokens.rows[int((~chosen.any(-1)).nonzero()[0])]
-            raise SteerError("the positions select no token of an item", given=str(where), expected=f"a token of {row.text[-120:]!r}")
+            raise SteerError(
+                "the positions select no token of an item", given=str(where), expected=f"a token of {row.text[-120:]!r}"
+            )
         return min(int(chosen.any(0).nonzero()[0]), self.tokens.pivot - 1)
 
 
-def chunks(lm: LM, data: Dataset, metrics: Iterable[Metric], where: Positions, systems: Iterable[str | None] = ()) -> list[Chunk]:
-    """All items as batches, rendered under every system prompt and with positions checked, so that a bad item is refused before any work."""
+def chunks(
+    lm: LM, data: Dataset, metrics: Iterable[Metric], where: Positions, systems: Iterable[str | None] = ()
+) -> list[Chunk]:
+    """All items as batches, rendered under every system prompt and with positions checked, so that a bad item is
+    refused before any work.
+    """
     rows = [paired_rows(lm, p) for p in data]
     for system in systems:
         for p in data:
             paired_rows(lm, p, system)
     whole = any(m.whole(p) for m in metrics for p in data)
     longer = [max(r, key=lambda row: len(row.ids)) for r in rows]
-    size = ROWS // 2 if whole and any(len(r.ids) > r.prompt + 1 for r in longer) else ROWS  # two rows a pair, and less padding
-    found = [Chunk.of(lm, [data[k] for k in picked], [rows[k] for k in picked], whole) for picked in lm.batches(longer, size, replays=REPLAYS)]
+    # two rows a pair, and less padding
+    size = ROWS // 2 if whole and any(len(r.ids) > r.prompt + 1 for r in longer) else ROWS
+    found = [
+        Chunk.of(lm, [data[k] for k in picked], [rows[k] for k in picked], whole)
+        for picked in lm.batches(longer, size, replays=REPLAYS)
+    ]
     for chunk in found:
         chunk.start(where)
     return found
@@ -124,7 +141,9 @@ class Readings:
     def split(self, size: int) -> list[Readings]:
         """The conditions, `size` at a time."""
         chosen = self.chosen.split(size) if self.chosen is not None else [None] * (len(self.answer) // size)
-        return [Readings(self.chunk, answer, said) for answer, said in zip(self.answer.split(size), chosen, strict=True)]
+        return [
+            Readings(self.chunk, answer, said) for answer, said in zip(self.answer.split(size), chosen, strict=True)
+        ]
 
     def at(self, j: int, base: Readings) -> Reading:
         """The reading of pair j; `base` is the unsteered model without any system prompt of ours."""
@@ -133,7 +152,9 @@ class Readings:
         if self.chosen is not None:
             length = [len(rows[self.chunk.place[k]].ids) + 1 - self.chunk.prompts[j] for k in (j, n + j)]
             sides = [self.chosen[:, k, :m] for k, m in zip((j, n + j), length, strict=True)]
-        return Reading(self.chunk.pairs[j], self.answer[:, j], base.answer[0, j], self.chunk.letters[j], sides[0], sides[1])
+        return Reading(
+            self.chunk.pairs[j], self.answer[:, j], base.answer[0, j], self.chunk.letters[j], sides[0], sides[1]
+        )
 
 
 def _until(row: Row, index: int) -> Row:

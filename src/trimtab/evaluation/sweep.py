@@ -74,33 +74,33 @@ def measure(
         to: the run folder.
         multipliers: times the stored vector; must hold 0.
         layers: sweep these layers one at a time; by default the vector acts at all of its layers together.
-        controls: vectors to measure beside; by default three random directions of equal norm and two of the label-shuffled
-            vectors that came with the vector; none in a layer sweep.
-        draws: null vectors of a kind to compare with by forecast, for the verdict (`nulls.compare`); by default 499 beside the default controls, none
-            beside those that are given, and none in a layer sweep.
-        among: the vector at all layers that its layer was chosen from, if it was: null vectors then have the same choice. Without it they have as many tries as
-            sweeps in this folder had layers, or as the vector had before it was cut down to some (`SteeringVector.at`).
+        controls: vectors to measure beside; by default three random directions of equal norm and two of the
+            label-shuffled vectors that came with the vector; none in a layer sweep.
+        draws: null vectors of a kind to compare with by forecast, for the verdict (`nulls.compare`); by default 499
+            beside the default controls, none beside those that are given, and none in a layer sweep.
+        among: the vector at all layers that its layer was chosen from, if it was: null vectors then have the same
+            choice. Without it they have as many tries as sweeps in this folder had layers, or as the vector had
+            before it was cut down to some (`SteeringVector.at`).
         part: name of this part of the run; by default the data set's ("test", "val").
         progress: called with (units done, units in all).
 
     Raises:
         OverlapError: an item was trained on.
         RunError: the folder cannot be written to, or holds another run.
-        SteerError, VectorError, TokenError: the intervention or an item does not fit the model; nothing has been written.
+        SteerError, VectorError, TokenError: the intervention or an item does not fit the model; nothing has been
+            written.
     """
-    check_grid(multipliers)
-    check_stack(lm, iv)
-    check_unseen(iv.vector.made.trained_on, data, f"the training data of the vector ({iv.vector.made.data.get('name')})")
-    if not metrics:
-        raise RecipeError("nothing to measure: no metrics")
+    _check(lm, iv, data, metrics, multipliers)
     layers = None if layers is None else lm.layers(layers)
     iv = iv if layers is None else replace(iv, vector=iv.vector.at(*layers))
     draws = draws if draws is not None else DRAWS if controls is None else 0
     if controls is None:
         controls = {} if layers is not None else random_controls(iv.vector, 3) | null_controls(iv.vector, 2)
-    asked = [Condition(f"prompt-{k}", system=text, role="asked") for k, text in (data.ask or {}).items()] if layers is None else []
+    asks = (data.ask or {}) if layers is None else {}
+    asked = [Condition(f"prompt-{k}", system=text, role="asked") for k, text in asks.items()]
     sweep = _Sweep(lm, _conditions(iv, controls), asked, tuple(metrics), tuple(float(m) for m in multipliers), layers)
-    batches, run, part = chunks(lm, data, metrics, iv.where, [c.system for c in asked]), Run.create(to), part or data.part
+    batches = chunks(lm, data, metrics, iv.where, [c.system for c in asked])
+    run, part = Run.create(to), part or data.part
     run.claim(part, sweep.plan(data, batches))
     _run_missing(run, part, sweep, batches, progress)
     run.note(model=lm.id, groups={**run.manifest.get("groups", {}), **{p.id: p.group for p in data}})
@@ -109,6 +109,16 @@ def measure(
     if layers is None and draws:
         _compare(lm, iv, data, metrics, run, part, draws, among, progress)
     return run
+
+
+def _check(lm: LM, iv: Intervention, data: Dataset, metrics: Sequence[Metric], multipliers: Sequence[float]) -> None:
+    """Refuse before any work what cannot be measured, or should not."""
+    check_grid(multipliers)
+    check_stack(lm, iv)
+    made = iv.vector.made
+    check_unseen(made.trained_on, data, f"the training data of the vector ({made.data.get('name')})")
+    if not metrics:
+        raise RecipeError("nothing to measure: no metrics")
 
 
 def _conditions(iv: Intervention, controls: Mapping[str, SteeringVector]) -> list[Condition]:
@@ -148,7 +158,9 @@ def _compare(
     of = digest(iv.vector.hash, whole.hash, data.hash, str(draws), str(choices), *nulls)
     if metric is None or run.read(f"nulls/{part}.json", {}).get("of") == of:
         return
-    found = compare(lm, replace(iv, vector=whole), data, metric, layer=layer, choices=choices, draws=draws, progress=progress)
+    found = compare(
+        lm, replace(iv, vector=whole), data, metric, layer=layer, choices=choices, draws=draws, progress=progress
+    )
     run.write(f"nulls/{part}.json", {"of": of, **found.to_json()})
 
 
@@ -176,10 +188,15 @@ class _Sweep:
     layers: Sequence[Layer] | None
 
     @property
-    def where(self) -> Positions:
+    def iv(self) -> Intervention:
+        """Of the vector itself, the first condition."""
         iv = self.conditions[0].iv
         assert iv is not None
-        return iv.where
+        return iv
+
+    @property
+    def where(self) -> Positions:
+        return self.iv.where
 
     @property
     def stops(self) -> list[Layer | None]:
@@ -197,14 +214,16 @@ class _Sweep:
             "multipliers": list(self.multipliers),
             "layers": None if self.layers is None else list(self.layers),
             "batches": digest(*items),
-            "tokens": digest(*(" ".join(map(str, (*row.ids, -1, row.prompt))) for chunk in batches for row in chunk.tokens.rows)),
+            "tokens": digest(
+                *(" ".join(map(str, (*row.ids, -1, row.prompt))) for chunk in batches for row in chunk.tokens.rows)
+            ),
         }
 
     # ------------------------------------------------------------ scores
 
     def score(self, chunk: Chunk, stops: Sequence[Layer | None]) -> Iterator[tuple[Layer | None, list[dict[str, Any]]]]:
         """The rows of each unit of a chunk: one prefix pass, then replays."""
-        needed = [s for s in stops if s is not None] or [min(self.conditions[0].iv.vector.layers)]  # type: ignore[union-attr]
+        needed = [s for s in stops if s is not None] or [min(self.iv.vector.layers)]
         prefix = self.lm.prefix(chunk.tokens, chunk.start(self.where), needed, keep=chunk.keep)
         base = Readings.of(chunk, prefix.logits[None])
         for stop in stops:
@@ -215,11 +234,17 @@ class _Sweep:
                 rows += self._asked(chunk, base, condition)
             yield stop, rows
 
-    def _swept(self, chunk: Chunk, prefix: Prefix, base: Readings, stop: Layer | None) -> Iterator[tuple[Condition, Sequence[float], Readings]]:
-        """Readings of each condition at each multiplier; 0 is the prefix pass itself. Conditions share a replay where they edit one layer only."""
+    def _swept(
+        self, chunk: Chunk, prefix: Prefix, base: Readings, stop: Layer | None
+    ) -> Iterator[tuple[Condition, Sequence[float], Readings]]:
+        """Readings of each condition at each multiplier; 0 is the prefix pass itself. Conditions share a replay where
+        they edit one layer only.
+        """
         at_once = max(1, LOGITS // prefix.logits.numel())
         steered = [m for m in self.multipliers if m != 0]
-        several = at_once // max(1, len(steered)) if stop is not None or len(self.conditions[0].iv.vector.layers) == 1 else 0  # type: ignore[union-attr]
+        # several conditions share a replay where each edits one and the same layer
+        one_layer = stop is not None or len(self.iv.vector.layers) == 1
+        several = at_once // max(1, len(steered)) if one_layer else 0
         for together in in_pieces(self.conditions, max(1, several)):
             yield from ((c, (0.0,), base) for c in together)
             for multipliers in in_pieces(steered, at_once):
@@ -229,14 +254,23 @@ class _Sweep:
                     yield condition, multipliers, part
 
     def _rows(
-        self, chunk: Chunk, reading: Readings, base: Readings, condition: str, stop: Layer | None, multipliers: Sequence[float]
+        self,
+        chunk: Chunk,
+        reading: Readings,
+        base: Readings,
+        condition: str,
+        stop: Layer | None,
+        multipliers: Sequence[float],
     ) -> list[dict[str, Any]]:
         out: list[dict[str, Any]] = []
         for metric in self.metrics:
             cells = [Cell(_name(metric), condition, stop, m) for m in multipliers]
             for j, pair in enumerate(chunk.pairs):
                 values = metric.value(reading.at(j, base)).tolist()
-                out += [row(cell, Score(pair.id, value, metric.unit(pair))) for cell, value in zip(cells, values, strict=True)]
+                out += [
+                    row(cell, Score(pair.id, value, metric.unit(pair)))
+                    for cell, value in zip(cells, values, strict=True)
+                ]
         return out
 
     def _asked(self, chunk: Chunk, base: Readings, condition: Condition) -> list[dict[str, Any]]:
@@ -264,8 +298,9 @@ def transcripts(
     max_new_tokens: int = 40,
     progress: Progress | None = None,
 ) -> None:
-    """What the model says to each prompt at each multiplier (greedy), and how strange the unsteered model finds it, appended to `generations.jsonl` of
-    the run; resumable."""
+    """What the model says to each prompt at each multiplier (greedy), and how strange the unsteered model finds it,
+    appended to `generations.jsonl` of the run; resumable.
+    """
     journal = run.journal("../generations")
     for k, m in enumerate(multipliers):
         key = hashlib.sha256(json.dumps([iv.describe(), m, list(prompts), max_new_tokens]).encode()).hexdigest()[:16]
@@ -276,7 +311,8 @@ def transcripts(
                 said = lm.generate(prompts, max_new_tokens=max_new_tokens)
             odd = strangeness(lm, [as_prompt(p) for p in prompts], said)
             rows = [
-                {"prompt": p, "multiplier": m, "text": t, "nats": None if n != n else float(n)} for p, t, n in zip(prompts, said, odd, strict=True)
+                {"prompt": p, "multiplier": m, "text": t, "nats": None if n != n else float(n)}
+                for p, t, n in zip(prompts, said, odd, strict=True)
             ]
             journal.append(key, rows)
         if progress:

@@ -1,4 +1,6 @@
-"""learn(): a method turns data into a steering vector. One file per method; what they share is in `base.py`, what contrast methods learn from in `contrast.py`."""
+"""learn(): a method turns data into a steering vector. One file per method; what they share is in `base.py`, what
+contrast methods learn from in `contrast.py`.
+"""
 
 from trimtab.methods.base import ContrastMethod, FewShot, Fit, Method
 from trimtab.methods.contrast import Activations, activations, paired_rows

@@ -64,7 +64,8 @@ class FewShot(Method):
 
 
 class ContrastMethod(Method):
-    """A learner that needs the activations alone. The result is rescaled to the norm of the mean difference at each layer,
+    """A learner that needs the activations alone. The result is rescaled to the norm of the mean difference at each
+    layer,
 
     so that a multiplier means the same whichever method found the direction.
     """
@@ -89,7 +90,9 @@ class ContrastMethod(Method):
         return dict(zip(acts.layers, found, strict=True))
 
     def label_shuffled(self, acts: Activations) -> dict[str, dict[Layer, Tensor]]:
-        """What this learner finds where the sides of every pair are drawn by coin, at the norm of the mean difference there."""
+        """What this learner finds where the sides of every pair are drawn by coin, at the norm of the mean difference
+        there.
+        """
         drawn = (acts.by_coin(seed) for seed in range(self.nulls))
         moved = [a for a in drawn if (a.mean_difference().norm(dim=-1) > 1e-6 * acts.deltas.norm(dim=-1).amax(0)).all()]
         return {f"shuffled-{k}": self.fit_activations(a) for k, a in enumerate(moved)}

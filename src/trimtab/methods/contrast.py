@@ -1,4 +1,6 @@
-"""What contrast methods learn from: residual streams of both answers of every pair, averaged over the tokens that are read."""
+"""What contrast methods learn from: residual streams of both answers of every pair, averaged over the tokens that are
+read.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from trimtab.data.pairs import Pair
 from trimtab.errors import TokenError, VectorError
 from trimtab.model import LM, Layer, Row, Tokens
 from trimtab.model.hooks import Layers
-from trimtab.model.rendering import as_prompt, turn_end
+from trimtab.model.rendering import as_prompt
+from trimtab.model.turns import turn_end
 from trimtab.progress import Progress
 from trimtab.steering.controls import Tied, coins
 
@@ -29,7 +32,8 @@ class Activations:
     Attributes:
         positive, negative: (n, l, d) fp32.
         layers: the l layers.
-        tied: question and answer letter of every pair, by which label-shuffled controls are drawn; None where nobody knows.
+        tied: question and answer letter of every pair, by which label-shuffled controls are drawn; None where nobody
+            knows.
     """
 
     positive: Float[Tensor, "n l d"]
@@ -60,14 +64,21 @@ class Activations:
 
 
 def activations(
-    lm: LM, data: Dataset, layers: Layers | None = None, *, read: Read = "auto", batch: int = 16, progress: Progress | None = None
+    lm: LM,
+    data: Dataset,
+    layers: Layers | None = None,
+    *,
+    read: Read = "auto",
+    batch: int = 16,
+    progress: Progress | None = None,
 ) -> Activations:
     """Residual streams of every pair's completions; the prompt of a pair is run once for both, and for all layers.
 
     Args:
         read: which tokens to average over: "completion" (all of them), "contrast" (the first that differs: the answer
-            letter of an A/B question), "last" (the final one), "penultimate" (the one before it), "role" (the one that names the next speaker in the chat template,
-            where a model may sum up what was said), or "auto": contrast for A/B questions, else completion.
+            letter of an A/B question), "last" (the final one), "penultimate" (the one before it), "role" (the one
+            that names the next speaker in the chat template, where a model may sum up what was said), or "auto":
+            contrast for A/B questions, else completion.
         progress: called with (pairs done, pairs in all).
     """
     chosen = lm.layers(layers)
@@ -104,14 +115,20 @@ def paired_rows(lm: LM, pair: Pair, system: str | None = None) -> tuple[Row, Row
     asked = as_prompt(pair.asked)
     one, two = (lm.row(asked, said, system=system) for said in (pair.positive, pair.negative))
     if one.ids == two.ids:
-        raise TokenError("positive and negative have the same tokens", given=(pair.positive, pair.negative), expected="two different completions")
+        raise TokenError(
+            "positive and negative have the same tokens",
+            given=(pair.positive, pair.negative),
+            expected="two different completions",
+        )
     return one, two
 
 
 def contrast_index(rows: tuple[Row, Row]) -> int:
     """Position of the first token at which two rows differ (or at which the shorter one has ended, its last token)."""
     one, two = rows
-    shared = next((i for i, (a, b) in enumerate(zip(one.ids, two.ids, strict=False)) if a != b), min(len(one.ids), len(two.ids)))
+    shared = next(
+        (i for i, (a, b) in enumerate(zip(one.ids, two.ids, strict=False)) if a != b), min(len(one.ids), len(two.ids))
+    )
     return min(shared, len(one.ids) - 1, len(two.ids) - 1)
 
 
@@ -139,5 +156,8 @@ def rescaled(directions: Float[Tensor, "l d"], like: Float[Tensor, "l d"]) -> Fl
     """
     norms = directions.norm(dim=-1, keepdim=True)
     if not (norms > 0).all() or not (like.norm(dim=-1) > 0).all():
-        raise VectorError("the data give no direction: positive and negative activations do not differ", do="check the completions of the data set")
+        raise VectorError(
+            "the data give no direction: positive and negative activations do not differ",
+            do="check the completions of the data set",
+        )
     return directions / norms * like.norm(dim=-1, keepdim=True)

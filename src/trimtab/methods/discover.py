@@ -8,7 +8,19 @@ from trimtab.errors import DataError, ModelError, RecipeError
 from trimtab.methods.base import FewShot, Fit
 from trimtab.model import LM, Layer
 from trimtab.model.rendering import as_prompt
-from trimtab.optimize import Change, Constraint, Descent, MaxSteps, Objective, Orthogonal, Place, Problem, Sphere, Start, optimize
+from trimtab.optimize import (
+    Change,
+    Constraint,
+    Descent,
+    MaxSteps,
+    Objective,
+    Orthogonal,
+    Place,
+    Problem,
+    Sphere,
+    Start,
+    optimize,
+)
 from trimtab.optimize.objectives import Messages
 from trimtab.progress import Progress
 from trimtab.registry import register
@@ -18,11 +30,13 @@ from trimtab.steering.vector import SteeringVector
 @register("method", "discover")
 @dataclass(frozen=True)
 class Discover(FewShot):
-    """The vector of a given norm that changes a later layer most, on a few prompts, with no behavior in mind (MELBO, Mack & Turner 2024).
+    """The vector of a given norm that changes a later layer most, on a few prompts, with no behavior in mind (MELBO,
+    Mack & Turner 2024).
 
-    `member` asks for the next solution orthogonal to all before it: 0 is the first, 1 the best one orthogonal to it, and so on
-    (earlier members are found on the way). The change is measured after block `target_layer`, by default halfway between the layer and the last.
-    `norm` is in medians of the residual stream's norm at the layer, `rate` in norms over the square root of the width.
+    `member` asks for the next solution orthogonal to all before it: 0 is the first, 1 the best one orthogonal to it,
+    and so on (earlier members are found on the way). The change is measured after block `target_layer`, by default
+    halfway between the layer and the last. `norm` is in medians of the residual stream's norm at the layer, `rate` in
+    norms over the square root of the width.
     """
 
     prompt: str = ""
@@ -36,10 +50,14 @@ class Discover(FewShot):
 
     def __post_init__(self) -> None:
         if min(self.norm, self.rate) <= 0 or min(self.examples, self.steps) < 1 or self.member < 0:
-            raise RecipeError("not a discovery", given=self, expected="norm, rate, examples and steps above 0, member >= 0")
+            raise RecipeError(
+                "not a discovery", given=self, expected="norm, rate, examples and steps above 0, member >= 0"
+            )
 
     def fit(self, lm: LM, data: Dataset | None, layers: Sequence[Layer], progress: Progress | None = None) -> Fit:
-        prompts: list[Messages] = [self.prompt] if self.prompt else [p.asked for p in self.used(data)] if data is not None else []
+        prompts: list[Messages] = (
+            [self.prompt] if self.prompt else [p.asked for p in self.used(data)] if data is not None else []
+        )
         if not prompts:
             raise DataError("nothing to learn from", expected="a prompt, or a data set")
         if max(layers) >= lm.n_layers - 1 or (self.target_layer is not None and self.target_layer <= max(layers)):
@@ -57,7 +75,9 @@ class Discover(FewShot):
                 norm = self.norm * yardstick[layer]
                 to = (layer + lm.n_layers) // 2 if self.target_layer is None else self.target_layer
                 goal = Objective(tuple((1 / len(prompts), Change(p, to)) for p in prompts))
-                rules: tuple[Constraint, ...] = (Orthogonal(tuple(found[k])), Sphere(norm)) if member else (Sphere(norm),)
+                rules: tuple[Constraint, ...] = (
+                    (Orthogonal(tuple(found[k])), Sphere(norm)) if member else (Sphere(norm),)
+                )
                 descent = Descent(self.rate * norm / lm.width**0.5, (MaxSteps(self.steps),))
                 problems.append(Problem(goal, Place((layer,)), rules, descent, Start(norm, seed=self.seed + member)))
             for k, result in enumerate(optimize(lm, problems, progress=progress)):

@@ -19,14 +19,17 @@ log = logging.getLogger("trimtab")
 @register("method", "freeform")
 @dataclass(frozen=True)
 class Freeform(ContrastMethod):
-    """Mean difference of free-form answers read at their last token but one, with a layer chosen by divergence (Wang & Shu 2023, TA2).
+    """Mean difference of free-form answers read at their last token but one, with a layer chosen by divergence (Wang &
+    Shu 2023, TA2).
 
-    Every layer's figures hold its `divergence`: the Jensen-Shannon divergence of the two residual streams, each put through a softmax over its
-    coordinates, averaged over pairs (nats). The published choice is the largest among the first half of the layers: `Freeform.chosen`.
-    (The published code passes probabilities where log-probabilities are due; this is the definition.)
+    Every layer's figures hold its `divergence`: the Jensen-Shannon divergence of the two residual streams, each put
+    through a softmax over its coordinates, averaged over pairs (nats). The published choice is the largest among the
+    first half of the layers: `Freeform.chosen`. (The published code passes probabilities where log-probabilities are
+    due; this is the definition.)
 
-    They also hold how many of these softmaxes are `saturated`: where one coordinate has 0.99 and more, as residual streams with a few large coordinates
-    do from the first blocks on, the divergence is 0 whatever the answers say, and the choice is made among the layers that are left.
+    They also hold how many of these softmaxes are `saturated`: where one coordinate has 0.99 and more, as residual
+    streams with a few large coordinates do from the first blocks on, the divergence is 0 whatever the answers say,
+    and the choice is made among the layers that are left.
     """
 
     read: Read = "penultimate"
@@ -41,7 +44,11 @@ class Freeform(ContrastMethod):
     @staticmethod
     def mute(acts: Activations, n_layers: int) -> list[int]:
         """Layers of the first half that have no say in the choice: half of their softmaxes are saturated, or more."""
-        return [layer for layer, s in zip(acts.layers, saturated(acts).tolist(), strict=True) if layer <= n_layers // 2 and s >= 0.5]
+        return [
+            layer
+            for layer, s in zip(acts.layers, saturated(acts).tolist(), strict=True)
+            if layer <= n_layers // 2 and s >= 0.5
+        ]
 
     @staticmethod
     def chosen(acts: Activations, n_layers: int) -> int:
@@ -51,19 +58,25 @@ class Freeform(ContrastMethod):
         if mute:
             log.warning(
                 "Freeform chooses among %d of %d layers: the softmax over coordinates sits on one of them at layers %s",
-                len(early) - len(mute), len(early), ", ".join(map(str, mute)),
-            )  # fmt: skip
+                len(early) - len(mute),
+                len(early),
+                ", ".join(map(str, mute)),
+            )
         return acts.layers[max(early, key=lambda k: float(found[k]))]
 
 
 def saturated(acts: Activations) -> Float[Tensor, " l"]:
-    """Share of the streams whose softmax over coordinates puts 0.99 and more on one of them, per layer: there the divergence says nothing."""
+    """Share of the streams whose softmax over coordinates puts 0.99 and more on one of them, per layer: there the
+    divergence says nothing.
+    """
     peaks = torch.stack([x.double().softmax(-1).amax(-1) for x in (acts.positive, acts.negative)])
     return (peaks >= 0.99).float().mean((0, 1))
 
 
 def divergence(acts: Activations) -> Float[Tensor, " l"]:
-    """Jensen-Shannon divergence between the softmax of both streams of a pair, mean over pairs, per layer: from 0 to ln 2."""
+    """Jensen-Shannon divergence between the softmax of both streams of a pair, mean over pairs, per layer: from 0 to
+    ln 2.
+    """
     one, two = acts.positive.double().log_softmax(-1), acts.negative.double().log_softmax(-1)
     both = torch.stack([one, two]).logsumexp(0) - torch.log(torch.tensor(2.0, dtype=torch.float64))
     apart = [(x.exp() * (x - both)).sum(-1) for x in (one, two)]

@@ -14,7 +14,9 @@ from trimtab.registry import register
 @register("method", "label-shuffled")
 @dataclass(frozen=True)
 class LabelShuffled(ContrastMethod):
-    """Mean difference with the sides of every pair drawn by coin, at the norm it comes out with: the null of "there is a shared direction"."""
+    """Mean difference with the sides of every pair drawn by coin, at the norm it comes out with: the null of "there
+    is a shared direction".
+    """
 
     seed: int = 0
     read: Read = "auto"

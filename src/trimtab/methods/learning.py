@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import version
+from typing import Any
 
 from torch import Tensor
 
@@ -65,15 +66,19 @@ def learn(
             nulls = dict(method.label_shuffled(acts))
     else:
         fit = method.fit(lm, data, chosen, progress)
-    about = {"name": data.name, "part": data.part, "form": data.form, "hash": data.hash, "pairs": len(data)} if data is not None else {}
-    made = Provenance(
-        model=lm.id,
-        revision=lm.revision,
-        fingerprint=lm.fingerprint,
-        method={k: v for k, v in registry.describe(method).items() if k != "resume"},  # where it was kept says nothing about the vector
-        data=about,
-        trained_on=tuple(sorted({p.group for p in method.used(data)})) if data is not None else (),
-        version=version("trimtab"),
-        figures=dict(fit.figures),
-    )
+    made = _provenance(lm, data, method, fit)
     return SteeringVector(fit.vectors, made, nulls=nulls, site=getattr(method, "site", RESID_POST))
+
+
+def _provenance(lm: LM, data: Dataset | None, method: Method, fit: Fit) -> Provenance:
+    """Where a vector comes from; the questions it was learned on are remembered, so that none of them is tested."""
+    about: dict[str, Any] = {}
+    trained_on: tuple[str, ...] = ()
+    if data is not None:
+        about = {"name": data.name, "part": data.part, "form": data.form, "hash": data.hash, "pairs": len(data)}
+        trained_on = tuple(sorted({p.group for p in method.used(data)}))
+    # where its state was kept says nothing about the vector
+    described = {k: v for k, v in registry.describe(method).items() if k != "resume"}
+    return Provenance(
+        lm.id, lm.revision, lm.fingerprint, described, about, trained_on, version("trimtab"), dict(fit.figures)
+    )

@@ -13,7 +13,9 @@ from trimtab.registry import register
 @register("method", "mean-diff")
 @dataclass(frozen=True)
 class MeanDiff(ContrastMethod):
-    """Mean of (positive - negative) over the pairs, not normalized (Rimsky et al. 2024, CAA; Tan et al. 2024, section 3)."""
+    """Mean of (positive - negative) over the pairs, not normalized (Rimsky et al. 2024, CAA; Tan et al. 2024, section
+    3).
+    """
 
     read: Read = "auto"
 

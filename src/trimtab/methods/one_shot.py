@@ -12,7 +12,21 @@ from trimtab.errors import DataError, RecipeError, UnknownName
 from trimtab.methods.base import FewShot, Fit
 from trimtab.model import LM, Layer
 from trimtab.model.positions import Positions
-from trimtab.optimize import Ball, Descent, MaxSteps, Objective, Place, Problem, Promote, Start, Stopper, Suppress, Target, optimize, signals
+from trimtab.optimize import (
+    Ball,
+    Descent,
+    MaxSteps,
+    Objective,
+    Place,
+    Problem,
+    Promote,
+    Start,
+    Stopper,
+    Suppress,
+    Target,
+    optimize,
+    signals,
+)
 from trimtab.optimize.objectives import Messages
 from trimtab.progress import Progress
 from trimtab.registry import register
@@ -28,16 +42,18 @@ HELD_OUT = 4  # pairs on which the loss is foreseen
 class OneShot(FewShot):
     """Gradient descent on a single example, or on a few (Dunefsky & Cohan 2025).
 
-    With a `prompt` it makes the texts of `promote` likely there and those of `suppress` unlikely, and needs no data. Without
-    one it takes the first `examples` pairs of the data: the positive completion is promoted, the negative suppressed, or both
-    ("mixed"). Every layer gets a vector of its own that works alone, unless they are trained `together`.
+    With a `prompt` it makes the texts of `promote` likely there and those of `suppress` unlikely, and needs no data.
+    Without one it takes the first `examples` pairs of the data: the positive completion is promoted, the negative
+    suppressed, or both ("mixed"). Every layer gets a vector of its own that works alone, unless they are trained
+    `together`.
 
-    With a folder `resume`, an interrupted descent goes on from there. `chat` and `separator` say how prompts are rendered; by default as the model was loaded.
-    The site "embeddings" trains one vector for what enters the first block, whichever layers are asked for.
+    With a folder `resume`, an interrupted descent goes on from there. `chat` and `separator` say how prompts are
+    rendered; by default as the model was loaded. The site "embeddings" trains one vector for what enters the first
+    block, whichever layers are asked for.
 
-    `norm` is the largest norm, in medians of the residual stream's norm at the layer (longer ones say the example, and break the rest); `rate` is the learning rate, in largest
-    norms over the square root of the width. `target` (nats, summed over texts) ends the descent early; `coldness` is the inverse
-    temperature of the probabilities.
+    `norm` is the largest norm, in medians of the residual stream's norm at the layer (longer ones say the example,
+    and break the rest); `rate` is the learning rate, in largest norms over the square root of the width. `target`
+    (nats, summed over texts) ends the descent early; `coldness` is the inverse temperature of the probabilities.
     """
 
     prompt: str = ""
@@ -61,8 +77,17 @@ class OneShot(FewShot):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.mode not in ("promote", "suppress", "mixed") or min(self.norm, self.rate, self.coldness) <= 0 or self.examples < 1 or self.steps < 1:
-            raise RecipeError("not a one-shot method", given=self, expected="a known mode; norm, rate, coldness, examples and steps above 0")
+        if (
+            self.mode not in ("promote", "suppress", "mixed")
+            or min(self.norm, self.rate, self.coldness) <= 0
+            or self.examples < 1
+            or self.steps < 1
+        ):
+            raise RecipeError(
+                "not a one-shot method",
+                given=self,
+                expected="a known mode; norm, rate, coldness, examples and steps above 0",
+            )
         if bool(self.prompt) != bool(self.promote or self.suppress):
             raise RecipeError(
                 "a prompt needs texts to promote or suppress, and they a prompt",
@@ -81,7 +106,10 @@ class OneShot(FewShot):
         figures: dict[str, Any] = {}
         for problem, r in zip(problems, found, strict=True):
             measured = {k: x for k, x in signals(lm, problem, r, held_out=others).items() if not math.isnan(x)}
-            figures |= {"embeddings" if layer is EMBEDDINGS else str(layer): {**r.describe(), "signals": measured} for layer in problem.place.layers}
+            figures |= {
+                "embeddings" if layer is EMBEDDINGS else str(layer): {**r.describe(), "signals": measured}
+                for layer in problem.place.layers
+            }
         return Fit({layer: v for r in found for layer, v in r.vector.vectors.items()}, figures)
 
     def problems(self, lm: LM, data: Dataset | None, layers: Sequence[Layer]) -> list[Problem]:
@@ -91,7 +119,9 @@ class OneShot(FewShot):
         layers = layers if self.site == RESID_POST else [EMBEDDINGS]
         yardstick = lm.norms(rows, layers)
         places = [tuple(layers)] if self.together else [(layer,) for layer in layers]
-        stop: tuple[Stopper, ...] = (MaxSteps(self.steps),) if self.target is None else (Target(self.target), MaxSteps(self.steps))
+        stop: tuple[Stopper, ...] = (
+            (MaxSteps(self.steps),) if self.target is None else (Target(self.target), MaxSteps(self.steps))
+        )
         out: list[Problem] = []
         for place in places:
             cap = self.norm * min(yardstick[layer] for layer in place)
@@ -103,7 +133,10 @@ class OneShot(FewShot):
     def held_out(self, data: Dataset | None) -> Objective | None:
         """The same aim on a few pairs it does not learn from, if there are any."""
         rest = data.pairs[self.examples : self.examples + HELD_OUT] if data is not None and not self.prompt else ()
-        return self.terms([(p.asked, p.positive, True) if self.mode != "suppress" else (p.asked, p.negative, False) for p in rest], mean=True)
+        return self.terms(
+            [(p.asked, p.positive, True) if self.mode != "suppress" else (p.asked, p.negative, False) for p in rest],
+            mean=True,
+        )
 
     def objective(self, data: Dataset | None) -> Objective:
         """What the descent minimizes: the terms of the prompt, or of the first pairs of the data."""
@@ -111,7 +144,9 @@ class OneShot(FewShot):
             asked: list[tuple[Messages, str, bool]] = [(self.prompt, text, True) for text in self.promote]
             asked += [(self.prompt, text, False) for text in self.suppress]
         elif data is None:
-            raise DataError("nothing to learn from", expected="a prompt with texts to promote or suppress, or a data set")
+            raise DataError(
+                "nothing to learn from", expected="a prompt with texts to promote or suppress, or a data set"
+            )
         else:
             some = self.used(data)
             asked = [(p.asked, p.positive, True) for p in some if self.mode != "suppress"]
@@ -125,6 +160,7 @@ class OneShot(FewShot):
         kinds = {True: Promote, False: Suppress}
         weight = 1 / len(asked) if mean and asked else 1.0
         found = tuple(
-            (weight, kinds[up](prompt, text, self.system, self.coldness, chat=self.chat, separator=self.separator)) for prompt, text, up in asked
+            (weight, kinds[up](prompt, text, self.system, self.coldness, chat=self.chat, separator=self.separator))
+            for prompt, text, up in asked
         )
         return Objective(found) if found else None

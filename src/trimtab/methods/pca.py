@@ -14,7 +14,9 @@ from trimtab.registry import register
 @register("method", "pca")
 @dataclass(frozen=True)
 class PCA(ContrastMethod):
-    """First uncentred principal direction of the differences, with the sign of their mean (Zou et al. 2023, as in Tan et al. 2024)."""
+    """First uncentred principal direction of the differences, with the sign of their mean (Zou et al. 2023, as in Tan
+    et al. 2024).
+    """
 
     read: Read = "auto"
 

@@ -22,16 +22,19 @@ YARDSTICK = 16  # rows over which the residual norm is taken
 @register("method", "preference")
 @dataclass(frozen=True)
 class Preference(Method):
-    """A vector trained so that its addition makes positive answers likelier than negative ones, and its subtraction the reverse (BiPO, Cao et al. 2024).
+    """A vector trained so that its addition makes positive answers likelier than negative ones, and its subtraction the
+    reverse (BiPO, Cao et al. 2024).
 
-    `norm` caps it, in medians of the residual stream's norm at the layer (0 for no cap); `rate` is the learning rate, in medians of that norm over
-    the square root of the width. `signs` "both" takes both directions in every step; "batch" draws one for each, as published; "one" only adds.
-    A share `validation` of the pairs chooses the epoch, and ends the training when the margins of both directions have not grown for `patience` epochs.
-    `end` scores the token that ends the turn, too. `published` is the training of the publication as executed: its rate, warm-up from 0, last checkpoint, no cap,
-    end tokens, one sign a batch; of the fields above only the numbers of epochs and of pairs a step, and the seed, are then yours.
-    Margins are watched on `sample` pairs, every `every` steps. Losses: the published "sigmoid", "hinge", "ipo", "free" (no reference, per token) and "unpaired" (each answer by itself). `strength` trains direction
-    and norm as two parameters. `shared` trains one vector for all layers given, else each layer has a training of its own. With a folder `resume`, an
-    interrupted training goes on from there.
+    `norm` caps it, in medians of the residual stream's norm at the layer (0 for no cap); `rate` is the learning rate,
+    in medians of that norm over the square root of the width. `signs` "both" takes both directions in every step;
+    "batch" draws one for each, as published; "one" only adds. A share `validation` of the pairs chooses the epoch,
+    and ends the training when the margins of both directions have not grown for `patience` epochs. `end` scores the
+    token that ends the turn, too. `published` is the training of the publication as executed: its rate, warm-up from
+    0, last checkpoint, no cap, end tokens, one sign a batch; of the fields above only the numbers of epochs and of
+    pairs a step, and the seed, are then yours. Margins are watched on `sample` pairs, every `every` steps. Losses:
+    the published "sigmoid", "hinge", "ipo", "free" (no reference, per token) and "unpaired" (each answer by itself).
+    `strength` trains direction and norm as two parameters. `shared` trains one vector for all layers given, else each
+    layer has a training of its own. With a folder `resume`, an interrupted training goes on from there.
     """
 
     beta: float = 0.1
@@ -60,14 +63,18 @@ class Preference(Method):
 
     def __post_init__(self) -> None:
         if self.norm < 0 or not self.rate > 0 or not 0 <= self.validation < 1:
-            raise RecipeError("not a preference method", given=self, expected="norm >= 0, rate > 0, validation from 0 to 1")
+            raise RecipeError(
+                "not a preference method", given=self, expected="norm >= 0, rate > 0, validation from 0 to 1"
+            )
         Positions.parse(self.positions)
         self.training(1.0)
 
     def training(self, unit: float) -> Training:
         """The training at a layer whose unit of the learning rate is `unit`."""
         if self.published:
-            return Training.published(batch=self.batch, epochs=self.epochs, seed=self.seed, sample=self.sample, every=self.every)
+            return Training.published(
+                batch=self.batch, epochs=self.epochs, seed=self.seed, sample=self.sample, every=self.every
+            )
         return Training(
             self.rate * unit,
             self.batch,
@@ -89,9 +96,15 @@ class Preference(Method):
             raise DataError("nothing to learn from", expected="a data set of pairs")
         rows = [paired_rows(lm, p) for p in data]  # refuses a pair that cannot be asked, before anything is run
         held = max(1, round(self.validation * len(data))) if self.validation and not self.published else 0
-        others = [p.positive if k % 2 else p.negative for k, p in enumerate([*data][1:] + [data[0]])] if self.loss == "unpaired" else [""] * len(data)
+        others = (
+            [p.positive if k % 2 else p.negative for k, p in enumerate([*data][1:] + [data[0]])]
+            if self.loss == "unpaired"
+            else [""] * len(data)
+        )
         terms = [
-            Prefer(p.asked, p.positive, p.negative, beta=self.beta, form=self.loss, other=o, end=self.end or self.published)
+            Prefer(
+                p.asked, p.positive, p.negative, beta=self.beta, form=self.loss, other=o, end=self.end or self.published
+            )
             for p, o in zip(data, others, strict=True)
         ]
         yardstick = lm.norms([r[0] for r in rows[:YARDSTICK]], layers)
@@ -102,10 +115,15 @@ class Preference(Method):
             unit = min(yardstick[k] for k in place)
             bounds: tuple[Constraint, ...] = (Ball(self.norm * unit),) if self.norm and not self.published else ()
             found = train(
-                lm, terms[: len(terms) - held], Place(place, positions=self.positions), self.training(unit / lm.width**0.5),
-                held_out=terms[len(terms) - held :], constraints=bounds, progress=_part(progress, done, len(places)),
+                lm,
+                terms[: len(terms) - held],
+                Place(place, positions=self.positions),
+                self.training(unit / lm.width**0.5),
+                held_out=terms[len(terms) - held :],
+                constraints=bounds,
+                progress=_part(progress, done, len(places)),
                 to=Path(self.resume) / f"training-{'-'.join(map(str, place))}.safetensors" if self.resume else None,
-            )  # fmt: skip
+            )
             vectors |= dict(found.vector.vectors)
             figures |= {str(layer): found.describe() for layer in place}
         return Fit(vectors, figures)

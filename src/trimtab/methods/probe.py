@@ -36,10 +36,14 @@ class Probe(ContrastMethod):
 
     def directions(self, acts: Activations) -> Float[Tensor, "l d"]:
         fit = self._logistic if self.kind == "logistic" else _whitened
-        return torch.stack([fit(acts.positive[:, k].double(), acts.negative[:, k].double()) for k in range(len(acts.layers))]).float()
+        return torch.stack(
+            [fit(acts.positive[:, k].double(), acts.negative[:, k].double()) for k in range(len(acts.layers))]
+        ).float()
 
     def _logistic(self, positive: Tensor, negative: Tensor) -> Tensor:
-        """Both halves of a centered pair give the same term, so the loss is 2 C sum log(1 + exp(-w.delta/2)) + |w|^2 / 2."""
+        """Both halves of a centered pair give the same term, so the loss is 2 C sum log(1 + exp(-w.delta/2)) + |w|^2
+        / 2.
+        """
         half = ((positive - negative) / 2).numpy()
 
         def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
@@ -47,7 +51,13 @@ class Probe(ContrastMethod):
             value = 2 * self.C * np.logaddexp(0, -margin).sum() + w @ w / 2
             return float(value), w - 2 * self.C * (expit(-margin) @ half)
 
-        found = minimize(loss, np.zeros(half.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 1000, "ftol": 1e-13, "gtol": 1e-8})
+        found = minimize(
+            loss,
+            np.zeros(half.shape[1]),
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": 1000, "ftol": 1e-13, "gtol": 1e-8},
+        )
         return torch.from_numpy(found.x)
 
 

@@ -2,7 +2,17 @@
 
 from trimtab.model.hooks import Edit, Frame, Layer
 from trimtab.model.lm import LM
-from trimtab.model.positions import Positions, after, everywhere, from_last_prompt_token, generated, last, last_k, prompt, span
+from trimtab.model.positions import (
+    Positions,
+    after,
+    everywhere,
+    from_last_prompt_token,
+    generated,
+    last,
+    last_k,
+    prompt,
+    span,
+)
 from trimtab.model.replay import Prefix
 from trimtab.model.tokens import Row, Tokens, in_pieces
 

@@ -32,8 +32,11 @@ def find_blocks(model: Any, path: str | None = None) -> tuple[str, nn.ModuleList
         return path, _at(model, path)
     n = model.config.get_text_config(decoder=True).num_hidden_layers
     found: list[tuple[bool, int, str, nn.ModuleList]] = []
-    for part in (model.get_decoder(), model):  # the whole model where what it calls its decoder is something else (ModernBERT's output head)
-        found = found or [(len(m) != n, name.count("."), name, m) for name, m in part.named_modules() if _is_stack(m, n)]
+    # the whole model where what it calls its decoder is something else (ModernBERT's output head)
+    for part in (model.get_decoder(), model):
+        found = found or [
+            (len(m) != n, name.count("."), name, m) for name, m in part.named_modules() if _is_stack(m, n)
+        ]
     if not found:
         raise ModelError(
             f"no list of {n} blocks in {type(model).__name__}",

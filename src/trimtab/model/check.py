@@ -1,7 +1,8 @@
 """The check at load: which shortcuts give the numbers of full passes over single, unpadded rows.
 
-It is decided on a small fp32 copy of the architecture (`shrink.py`), on rows that go below and beyond every length the configuration names, and then confirmed with a
-few tokens on the model in hand. The outcome is remembered (`exactness.py`): a second load of the same configuration pays nothing.
+It is decided on a small fp32 copy of the architecture (`shrink.py`), on rows that go below and beyond every length
+the configuration names, and then confirmed with a few tokens on the model in hand. The outcome is remembered
+(`exactness.py`): a second load of the same configuration pays nothing.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from trimtab.model.tokens import Row, Tokens
 
 log = logging.getLogger("trimtab")
 EXACT = 5e-5  # of fp32, relative to the largest value: where shortcuts are decided
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 6e-2, torch.float16: 2e-2}  # of the model in hand, which only confirms
+# of the model in hand, which only confirms
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 6e-2, torch.float16: 2e-2}
 
-# (tokens of the prompt, of the completion): below every length of a shrunken copy, around it, beyond it, and everything at once
+# (tokens of the prompt, of the completion): below every length of a shrunken copy, around it, beyond it, and
+# everything at once
 SHAPES = (((3, 2), (1, 1), (2, 1)), ((12, 4), (9, 2), (16, 3)), ((34, 4), (30, 9)), ((22, 3), (5, 1), (13, 6)))
 
 
@@ -35,14 +38,23 @@ def self_check(lm: Passes) -> Exactness:
     """What is exact for the model; warns where exactness costs speed.
 
     Raises:
-        ModelError: the model cannot run, gives numbers that are not finite, or its blocks do not return a residual stream.
+        ModelError: the model cannot run, gives numbers that are not finite, or its blocks do not return a residual
+            stream.
     """
     noise = _runs(lm)
     found = remembered(lm.inner, lambda: _examined(lm))
     if not found.batchable:
-        log.warning("%s: a left-padded row differs from the row alone; only rows with prompts of equal length will share a batch", lm.id)
+        log.warning(
+            "%s: a left-padded row differs from the row alone; only rows with prompts of equal length will share a "
+            "batch",
+            lm.id,
+        )
     if not found.replayable:
-        log.warning("%s: a pass that goes on from a cache does not equal the full pass; full passes will be used, which is exact and slow", lm.id)
+        log.warning(
+            "%s: a pass that goes on from a cache does not equal the full pass; full passes will be used, which is "
+            "exact and slow",
+            lm.id,
+        )
     return replace(found, switches=switches(lm.inner), noise=noise)
 
 
@@ -61,11 +73,15 @@ def _runs(lm: Passes) -> float:
     again = {layer: n for layer, n in runs.items() if n != 1}
     if again:
         raise ModelError(
-            f"{lm.id}: a block does not run once in a pass", given=again, do="a vector would act every time; this architecture cannot be steered"
+            f"{lm.id}: a block does not run once in a pass",
+            given=again,
+            do="a vector would act every time; this architecture cannot be steered",
         )
     for layer, h in streams.items():
         if h.shape[-1] != lm.width:
-            raise ModelError(f"{lm.id}: the residual stream has another width than the model", given=h.shape[-1], expected=lm.width)
+            raise ModelError(
+                f"{lm.id}: the residual stream has another width than the model", given=h.shape[-1], expected=lm.width
+            )
         if not torch.isfinite(h).all():
             raise ModelError(
                 f"{lm.id}: not finite at block {layer}",
@@ -73,7 +89,9 @@ def _runs(lm: Passes) -> float:
                 do='use dtype="bfloat16" or "float32"; or look at the weights of this block',
             )
     if not torch.isfinite(alone).all():
-        raise ModelError(f"{lm.id}: the logits are not finite", given=str(lm.dtype), do='use dtype="bfloat16" or "float32"')
+        raise ModelError(
+            f"{lm.id}: the logits are not finite", given=str(lm.dtype), do='use dtype="bfloat16" or "float32"'
+        )
     return noise
 
 
@@ -108,7 +126,9 @@ def _examined(lm: Passes) -> Exactness:
 
 
 def _confirmed(lm: Passes, found: Exactness) -> Exactness:
-    """The same with what does not hold on the model in hand taken back: it has other weights, another dtype, device and kernels."""
+    """The same with what does not hold on the model in hand taken back: it has other weights, another dtype, device and
+    kernels.
+    """
     before, most = lm.exact, TOLERANCE[lm.dtype]
 
     def holds(error: Callable[[Passes], float]) -> bool:
@@ -138,7 +158,8 @@ def _decided(lm: Passes, tolerance: float) -> Exactness:
     def holds(kind: str, error: Callable[[Passes], float], most: float = tolerance) -> bool:
         try:
             worst[kind] = error(lm)
-        except Exception as problem:  # whatever a foreign architecture raises when it is run in a way it was not written for
+        # whatever a foreign architecture raises when it is run in a way it was not written for
+        except Exception as problem:
             log.info("%s: %s fails with %s: %s", lm.id, kind, type(problem).__name__, problem)
             worst[kind] = float("inf")
         return worst[kind] <= most
@@ -171,19 +192,29 @@ def padding_error(lm: Passes, every: Sequence[Sequence[tuple[int, int]]] = SHAPE
     for shapes in every:
         for tokens in _batches(lm, shapes):
             logits = lm.logits(tokens)
-            worst = max(worst, *(relative(logits[k, tokens.mask[k].bool()], _truth(lm, row)[0]) for k, row in enumerate(tokens.rows)))
+            worst = max(
+                worst,
+                *(relative(logits[k, tokens.mask[k].bool()], _truth(lm, row)[0]) for k, row in enumerate(tokens.rows)),
+            )
     return worst
 
 
 @torch.no_grad()
 def resuming_error(lm: Passes) -> float:
-    """Passes on a cache, and replays of two conditions on top of them, against full passes with hooks over each row alone; from early and late columns."""
+    """Passes on a cache, and replays of two conditions on top of them, against full passes with hooks over each row
+    alone; from early and late columns.
+    """
     worst = 0.0
     for shapes in SHAPES:
         for tokens in _batches(lm, shapes):
             last = tokens.pivot - 1
             worst = max(
-                worst, *(_prefix_error(lm, tokens, start) for start in {2, tokens.pivot // 2, last, tokens.pivot} if 1 < start <= tokens.pivot)
+                worst,
+                *(
+                    _prefix_error(lm, tokens, start)
+                    for start in {2, tokens.pivot // 2, last, tokens.pivot}
+                    if 1 < start <= tokens.pivot
+                ),
             )
             worst = max(worst, _replays_error(lm, tokens, 0, 0), _replays_error(lm, tokens, last, lm.n_layers // 2))
     return worst
@@ -206,7 +237,11 @@ def _replays_error(lm: Passes, tokens: Tokens, start: int, layer: Layer, share: 
     """A replay with a vector added and subtracted, from `start` on."""
     prefix = lm.prefix(tokens, start, [layer])
     h = prefix.residual[layer]
-    push = torch.randn(lm.width, generator=torch.Generator().manual_seed(0)).to(h) * h.float().norm(dim=-1).mean() / lm.width**0.5
+    push = (
+        torch.randn(lm.width, generator=torch.Generator().manual_seed(0)).to(h)
+        * h.float().norm(dim=-1).mean()
+        / lm.width**0.5
+    )
     fast = lm.replay(prefix, layer, torch.stack([h + push, h - push]), share=share)
     worst = 0.0
     for k, row in enumerate(tokens.rows):
@@ -245,7 +280,9 @@ def stepping_error(lm: Passes) -> float:
                 said = torch.tensor([row.ids[row.prompt + k] for row in longer])
                 logits.append(steps(said, torch.ones(len(chosen), dtype=torch.bool)))
             for j, row in enumerate(longer):
-                worst = max(worst, relative(torch.stack([x[j] for x in logits]), _truth(lm, row)[0][row.prompt - 1 : -1]))
+                worst = max(
+                    worst, relative(torch.stack([x[j] for x in logits]), _truth(lm, row)[0][row.prompt - 1 : -1])
+                )
     return worst
 
 
@@ -311,7 +348,9 @@ def opening_error(lm: Passes) -> float:
 def _rows(lm: Passes, shapes: Sequence[tuple[int, int]]) -> list[Row]:
     """Rows of arbitrary ids that differ, of (prompt, completion) tokens."""
     size = min(lm.model.config.get_text_config(decoder=True).vocab_size, 30000)
-    return [Row(tuple((97 * (k + 5 * j) + 11) % (size - 3) + 3 for k in range(p + c)), p) for j, (p, c) in enumerate(shapes)]
+    return [
+        Row(tuple((97 * (k + 5 * j) + 11) % (size - 3) + 3 for k in range(p + c)), p) for j, (p, c) in enumerate(shapes)
+    ]
 
 
 def _batch(lm: Passes, shapes: Sequence[tuple[int, int]]) -> Tokens:
@@ -326,7 +365,9 @@ def _batches(lm: Passes, shapes: Sequence[tuple[int, int]]) -> list[Tokens]:
 
 @torch.no_grad()
 def _alone(lm: Passes, row: Row, edits: Mapping[Layer, Edit] | None = None) -> tuple[Tensor, dict[Layer, Tensor]]:
-    """Logits (n, v) of a full pass over one row, and the residual stream (n, d) after every block: the truth all else is held against."""
+    """Logits (n, v) of a full pass over one row, and the residual stream (n, d) after every block: the truth all else
+    is held against.
+    """
     streams: dict[Layer, Tensor] = {}
 
     def look(layer: Layer) -> Edit:

@@ -1,4 +1,6 @@
-"""Exactness: which shortcuts give a model's own numbers, decided in one place and asked by every pass; remembered per configuration and versions."""
+"""Exactness: which shortcuts give a model's own numbers, decided in one place and asked by every pass; remembered per
+configuration and versions.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ class Switch:
     graded: bool
 
     def side(self, n: int) -> int:
-        """Two lengths are computed alike if this is equal: of Switch(16, graded=True) 9 and 16 tokens are both at 0, 17 at 17, 18 at 18."""
+        """Two lengths are computed alike if this is equal: of Switch(16, graded=True) 9 and 16 tokens are both at 0, 17
+        at 17, 18 at 18.
+        """
         return 0 if n <= self.length else n if self.graded else 1
 
 
@@ -43,16 +47,19 @@ class Exactness:
     """What is exact for a model: equal to full passes over single, unpadded rows, up to rounding.
 
     Attributes:
-        replayable: a pass may go on from a cache, and the blocks above a layer be run alone; if not, full passes are used.
+        replayable: a pass may go on from a cache, and the blocks above a layer be run alone; if not, full passes are
+            used.
         steppable: a token at a time may be added to a cache, as in generation.
         batchable: a prompt may be padded on the left; if not, only rows whose prompts are equally long share a batch.
-        foldable: conditions of a replay, and completions of a prompt, may stand side by side in one row: several times faster, where attention allows it.
+        foldable: conditions of a replay, and completions of a prompt, may stand side by side in one row: several
+            times faster, where attention allows it.
         openable: prompts that begin alike may share the pass over their beginning.
         cache_differentiable: gradients pass through a cached pass; if not, they are taken through full passes.
         switches: lengths at which positions change.
         worst: the largest relative error of each kind that was found where it was decided.
         tried_on: what it was decided on.
-        noise: relative difference that the dtype of the model in hand makes between a row alone and the same row beside others: told, and excuses nothing.
+        noise: relative difference that the dtype of the model in hand makes between a row alone and the same row
+            beside others: told, and excuses nothing.
     """
 
     replayable: bool = True
@@ -83,14 +90,20 @@ def switches(model: Any) -> tuple[Switch, ...]:
         for name, kind in kinds.items() if isinstance(kinds, dict) else [(None, kinds)]:
             if kind == "longrope":
                 table = module.config.rope_parameters
-                found.add(Switch(int((table if name is None else table[name])["original_max_position_embeddings"]), graded=False))
+                found.add(
+                    Switch(
+                        int((table if name is None else table[name])["original_max_position_embeddings"]), graded=False
+                    )
+                )
             elif isinstance(kind, str) and "dynamic" in kind:
                 found.add(Switch(int(module.original_max_seq_len), graded=True))
     return tuple(sorted(found, key=lambda s: (s.length, s.graded)))
 
 
 def remembered(model: Any, examine: Callable[[], Exactness]) -> Exactness:
-    """The outcome of `examine`, looked up where a model of this configuration was examined before with the same versions."""
+    """The outcome of `examine`, looked up where a model of this configuration was examined before with the same
+    versions.
+    """
     path = cache_folder() / "exactness" / f"{_key(model)}.json"
     try:
         table: dict[str, Any] = json.loads(path.read_text("utf-8"))
@@ -111,13 +124,22 @@ def remembered(model: Any, examine: Callable[[], Exactness]) -> Exactness:
 
 
 def _key(model: Any) -> str:
-    """Hash of all the outcome depends on: configuration, class, attention, dtype, device, versions, and the code that decides."""
+    """Hash of all the outcome depends on: configuration, class, attention, dtype, device, versions, and the code that
+    decides.
+    """
     config = model.config.to_dict()
     for name in ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"):
         config.pop(name, None)
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
     weight = model.get_input_embeddings().weight
-    about = [config, kind, getattr(model.config, "_attn_implementation", ""), str(weight.dtype), weight.device.type, str(sorted(_devices(model)))]
+    about = [
+        config,
+        kind,
+        getattr(model.config, "_attn_implementation", ""),
+        str(weight.dtype),
+        weight.device.type,
+        str(sorted(_devices(model))),
+    ]
     versions = [version("trimtab"), torch.__version__, transformers.__version__, _code()]
     return hashlib.sha256(json.dumps([about, versions], sort_keys=True, default=str).encode()).hexdigest()[:24]
 

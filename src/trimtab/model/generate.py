@@ -32,7 +32,9 @@ class Sampling:
         cold = self.temperature == 0 or 1e-4 <= self.temperature < float("inf")
         if self.max_new_tokens < 1 or not cold or not 0 < self.top_p <= 1:
             raise TokenError(
-                "sampling parameters out of range", given=self, expected="max_new_tokens >= 1, temperature 0 or from 1e-4 on, 0 < top_p <= 1"
+                "sampling parameters out of range",
+                given=self,
+                expected="max_new_tokens >= 1, temperature 0 or from 1e-4 on, 0 < top_p <= 1",
             )
 
 
@@ -50,9 +52,12 @@ def decode(
 
     Args:
         on_token: called with (row, token id) as tokens come.
-        cached: False recomputes the whole sequence at every step (the oracle of the tests); by default a cache is used where it is exact.
-        salts: a number for each row; rows of one prompt and one salt draw the same. By default a row's occurrence in the batch.
-        place: rows with equal numbers (0, 1, ... in order of appearance) share the pass over their prompt: they are edited alike, too.
+        cached: False recomputes the whole sequence at every step (the oracle of the tests); by default a cache is
+            used where it is exact.
+        salts: a number for each row; rows of one prompt and one salt draw the same. By default a row's occurrence in
+            the batch.
+        place: rows with equal numbers (0, 1, ... in order of appearance) share the pass over their prompt: they are
+            edited alike, too.
     """
     stream = _Stream(lm, tokens, sampling, salts)
     make = {True: CachedSteps, False: FullSteps}
@@ -153,7 +158,9 @@ class CachedSteps:
         tokens, order = self.tokens, self.order.tolist()
         first = [order.index(k) for k in range(max(order) + 1)]
         frame = Frame(tokens.index[first], [tokens.rows[k] for k in first])
-        logits = self.lm.forward(tokens.ids[first], frame, self.mask[first], self.cache, keep=[tokens.ids.shape[1] - 1])[:, 0]
+        logits = self.lm.forward(
+            tokens.ids[first], frame, self.mask[first], self.cache, keep=[tokens.ids.shape[1] - 1]
+        )[:, 0]
         if self.shared:
             self.cache.reorder_cache(self.order)
         return logits[self.order]
@@ -161,12 +168,16 @@ class CachedSteps:
     def pick(self, rows: Tensor) -> None:
         """Go on with some of the rows, in this order (beams)."""
         self.cache = fork(self.cache, rows)
-        self.tokens = Tokens(tuple(self.tokens.rows[k] for k in rows.tolist()), self.tokens.ids[rows], self.tokens.index[rows])
+        self.tokens = Tokens(
+            tuple(self.tokens.rows[k] for k in rows.tolist()), self.tokens.ids[rows], self.tokens.index[rows]
+        )
         self.mask, self.lengths = self.mask[rows], self.lengths[rows]
 
 
 class FullSteps:
-    """The same by a full pass over the whole sequence at every step: the oracle, and what models get whose caches are not exact."""
+    """The same by a full pass over the whole sequence at every step: the oracle, and what models get whose caches are
+    not exact.
+    """
 
     def __init__(self, lm: Passes, tokens: Tokens, place: Sequence[int] | None = None) -> None:
         self.lm, self.rows, self.ids, self.index = lm, tokens.rows, tokens.ids, tokens.index
@@ -177,7 +188,9 @@ class FullSteps:
             new = (self.index.max(-1, keepdim=True).values + 1).masked_fill(~alive.to(self.ids.device)[:, None], -1)
             self.index = torch.cat([self.index, new], -1)
         whole = Tokens(self.rows, self.ids, self.index)
-        return self.lm.forward(self.ids, Frame(self.index, self.rows), whole.mask, None, keep=[self.ids.shape[1] - 1])[:, 0]
+        return self.lm.forward(self.ids, Frame(self.index, self.rows), whole.mask, None, keep=[self.ids.shape[1] - 1])[
+            :, 0
+        ]
 
     def pick(self, rows: Tensor) -> None:
         self.rows, self.ids, self.index = tuple(self.rows[k] for k in rows.tolist()), self.ids[rows], self.index[rows]

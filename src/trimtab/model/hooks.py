@@ -1,7 +1,7 @@
 """The one owner of hooks: what stands in a forward pass (the frame), and edits of the blocks' outputs.
 
-Edits belong to the thread that entered them, unless they are for all. A pass that another thread starts meanwhile is refused: to steer it and not to steer it would both
-be silent mistakes.
+Edits belong to the thread that entered them, unless they are for all. A pass that another thread starts meanwhile is
+refused: to steer it and not to steer it would both be silent mistakes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def stream(output: Any) -> Tensor:
     if not isinstance(h, Tensor) or h.ndim != 3:
         shape = tuple(h.shape) if isinstance(h, Tensor) else type(h).__name__
         raise ModelError(
-            "the residual stream is not (batch, sequence, width)", given=shape, do="this architecture keeps several streams and cannot be steered"
+            "the residual stream is not (batch, sequence, width)",
+            given=shape,
+            do="this architecture keeps several streams and cannot be steered",
         )
     return h
 
@@ -75,7 +77,9 @@ def entered(args: Any, kwargs: dict[str, Any], h: Tensor) -> tuple[Any, dict[str
 
 @dataclass(frozen=True, eq=False)
 class _Acting:
-    """An edit, the thread whose passes it changes (None for all), and whether it was asked for, or belongs to a pass of ours."""
+    """An edit, the thread whose passes it changes (None for all), and whether it was asked for, or belongs to a pass of
+    ours.
+    """
 
     edit: Edit
     owner: int | None
@@ -102,7 +106,8 @@ class Hooks:
         self._handles: dict[Layer, Any] = {}  # of the layers that are edited by somebody
         self._watching: list[Any] = []  # what looks at passes while anything is edited
         inside = (m for m in model.modules() if any(child is blocks for child in m.children()))
-        self._decoder = next((m for m in inside if m is not model), None)  # what runs the blocks, where that is not the model itself
+        # what runs the blocks, where that is not the model itself
+        self._decoder = next((m for m in inside if m is not model), None)
         self._lock = threading.RLock()
         self._local = _Local()
         self._last: tuple[Frame, int] | None = (
@@ -151,11 +156,16 @@ class Hooks:
                 self._unwatch()
 
     def _watch(self) -> None:
-        """Look at every pass: of the model, of the decoder inside it when that is called alone, and of `generate`, which knows what its prompt is."""
+        """Look at every pass: of the model, of the decoder inside it when that is called alone, and of `generate`,
+        which
+            knows what its prompt is.
+        """
         see = self.model.register_forward_pre_hook(self._see, with_kwargs=True, prepend=True)
         self._watching = [see]
         if self._decoder is not None:
-            self._watching.append(self._decoder.register_forward_pre_hook(self._see_inside, with_kwargs=True, prepend=True))
+            self._watching.append(
+                self._decoder.register_forward_pre_hook(self._see_inside, with_kwargs=True, prepend=True)
+            )
         generate = getattr(self.model, "generate", None)
         if generate is not None:
             self.model.generate = self._generating(generate)
@@ -168,16 +178,29 @@ class Hooks:
         self._last = None
 
     def _generating(self, generate: Callable[..., Any]) -> Callable[..., Any]:
-        """`model.generate`, whose passes are counted from its own prompt: with any cache or none, in pieces, or several guesses at once."""
+        """`model.generate`, whose passes are counted from its own prompt: with any cache or none, in pieces, or several
+        guesses at once.
+        """
 
         def counted(*args: Any, **kwargs: Any) -> Any:
-            ids = next((x for x in (kwargs.get("inputs"), kwargs.get("input_ids"), args[0] if args else None) if isinstance(x, Tensor)), None)
+            ids = next(
+                (
+                    x
+                    for x in (kwargs.get("inputs"), kwargs.get("input_ids"), args[0] if args else None)
+                    if isinstance(x, Tensor)
+                ),
+                None,
+            )
             ids = kwargs.get("inputs_embeds") if ids is None else ids
             before = self._local.prompt
             if isinstance(ids, Tensor):
                 mask = kwargs.get("attention_mask")
                 width = ids.shape[1]
-                lengths = mask.sum(-1).tolist() if isinstance(mask, Tensor) and mask.shape == ids.shape[:2] else [width] * len(ids)
+                lengths = (
+                    mask.sum(-1).tolist()
+                    if isinstance(mask, Tensor) and mask.shape == ids.shape[:2]
+                    else [width] * len(ids)
+                )
                 self._local.prompt = _Prompt(width, [int(n) for n in lengths])
             try:
                 return generate(*args, **kwargs)
@@ -266,18 +289,22 @@ class Hooks:
         return self.blocks[layer].register_forward_hook(behind, prepend=True)
 
     def _see(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        """Refuse a pass of a thread that has no part in the edits; work out the columns of one that someone else started (`model.generate`, a harness)."""
+        """Refuse a pass of a thread that has no part in the edits; work out the columns of one that someone else
+        started (`model.generate`, a harness).
+        """
         asked = [acting for some in self._edits.values() for acting in some if acting.asked]
         if asked and not any(self._mine(acting) for acting in asked):
             raise SteerError(
                 "a pass in a thread that is not steered, while another thread steers this model",
                 given=threading.current_thread().name,
-                do='enter steer() in the thread that runs the model, or steer(..., threads="all") for passes of every thread',
+                do='enter steer() in the thread that runs the model, or steer(..., threads="all") for every thread',
             )
         self._local.fresh = True
         if self._local.frame is None:
             prompt = self._local.prompt
-            self._local.seen = prompt.frame(args, kwargs) if prompt is not None else self._local.turns.frame(args, kwargs)
+            self._local.seen = (
+                prompt.frame(args, kwargs) if prompt is not None else self._local.turns.frame(args, kwargs)
+            )
         frame = self._local.frame or self._local.seen
         self._last = None if frame is None else (frame, threading.get_ident())
 
@@ -304,7 +331,9 @@ def _cache_length(cache: Any) -> int | None:
 
 @dataclass
 class _Prompt:
-    """What a `generate` was given: columns of its prompt, tokens of every row in them (padding is on the left); and columns read so far."""
+    """What a `generate` was given: columns of its prompt, tokens of every row in them (padding is on the left); and
+    columns read so far.
+    """
 
     width: int
     lengths: list[int]
@@ -319,7 +348,8 @@ class _Prompt:
         if past is None:  # no cache: everything is read again; a recurrent state: what comes next
             past = 0 if s >= self.width or not self.read else self.read
         self.read = past + s
-        lengths = [n for n in self.lengths for _ in range(max(1, b // len(self.lengths)))]  # beams and samples stand beside each other
+        # beams and samples stand beside each other
+        lengths = [n for n in self.lengths for _ in range(max(1, b // len(self.lengths)))]
         begin = torch.tensor([self.width - n for n in lengths], device=ids.device)
         index = past + torch.arange(s, device=ids.device) - begin[:, None]
         return Frame(index.clamp(min=-1), [Row((), n) for n in lengths])
@@ -328,19 +358,23 @@ class _Prompt:
 class _Turns:
     """The columns of passes that others start, one after the other, on caches of theirs.
 
-    All that a first pass on a cache reads is prompt, and so is whatever comes in several tokens at once later (another turn of a conversation, the next piece of a
-    long prompt); what comes one by one on top of it is generated.
+    All that a first pass on a cache reads is prompt, and so is whatever comes in several tokens at once later
+    (another turn of a conversation, the next piece of a long prompt); what comes one by one on top of it is
+    generated.
     """
 
     def __init__(self) -> None:
         self.prompts: WeakKeyDictionary[Any, list[int]] = WeakKeyDictionary()
-        self.last: tuple[list[int], list[int]] = ([], [])  # tokens of every row, and of its prompt, after a pass that was given no cache
+        # tokens of every row, and of its prompt, after a pass that was given no cache
+        self.last: tuple[list[int], list[int]] = ([], [])
 
     def frame(self, args: Any, kwargs: dict[str, Any]) -> Frame:
         """The frame of a pass, from what the model is called with."""
         ids = _called_with(args, kwargs)
         b, s = ids.shape
-        cache = next((kwargs[k] for k in ("past_key_values", "cache_params", "state") if kwargs.get(k) is not None), None)
+        cache = next(
+            (kwargs[k] for k in ("past_key_values", "cache_params", "state") if kwargs.get(k) is not None), None
+        )
         mask = self._mask(kwargs.get("attention_mask"), cache, b, s, ids.device)
         past = mask.shape[1] - s
         index = (mask.long().cumsum(-1) - 1).masked_fill(mask == 0, -1)[:, -s:]

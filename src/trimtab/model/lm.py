@@ -1,4 +1,6 @@
-"""LM: a causal language model with its tokenizer: text in, log-probabilities and text out, on top of `passes.py`. It knows nothing of vectors."""
+"""LM: a causal language model with its tokenizer: text in, log-probabilities and text out, on top of `passes.py`. It
+knows nothing of vectors.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,8 @@ class LM(Passes):
         """Load `smollm2` (a local default), a Hugging Face id or a folder, and check that replays are exact.
 
         Args:
-            dtype: such as "float32", "bfloat16" or `torch.bfloat16`; by default float32 on a CPU, the checkpoint's own elsewhere.
+            dtype: such as "float32", "bfloat16" or `torch.bfloat16`; by default float32 on a CPU, the checkpoint's
+                own elsewhere.
             device: such as "cpu" or "cuda".
             device_map: passed to transformers, instead of `device`.
             blocks: dotted path of the block list, for models that fit no rule.
@@ -85,7 +88,14 @@ class LM(Passes):
         from trimtab.model.load import load
 
         model, tokenizer = load(name, dtype=dtype, device=device, device_map=device_map, revision=revision)
-        return cls(model, tokenizer, id=name, revision=revision or "", blocks=blocks, rendering=Rendering.of(chat, separator, template, date))
+        return cls(
+            model,
+            tokenizer,
+            id=name,
+            revision=revision or "",
+            blocks=blocks,
+            rendering=Rendering.of(chat, separator, template, date),
+        )
 
     # ------------------------------------------------------------ facts
 
@@ -107,11 +117,24 @@ class LM(Passes):
     @property
     def facts(self) -> dict[str, Any]:
         """What numbers depend on, as plain JSON: part of the plan of every run."""
-        return {"id": self.id, "fingerprint": self.fingerprint, "dtype": str(self.dtype), "rendering": self.rendering.describe()}
+        return {
+            "id": self.id,
+            "fingerprint": self.fingerprint,
+            "dtype": str(self.dtype),
+            "rendering": self.rendering.describe(),
+        }
 
     # ------------------------------------------------------------ tokens
 
-    def row(self, prompt: Prompt, completion: str = "", *, system: str | None = None, chat: bool | None = None, separator: str | None = None) -> Row:
+    def row(
+        self,
+        prompt: Prompt,
+        completion: str = "",
+        *,
+        system: str | None = None,
+        chat: bool | None = None,
+        separator: str | None = None,
+    ) -> Row:
         """One conversation as ids; see `render`. What is not said is as the model was loaded.
 
         Raises:
@@ -121,18 +144,30 @@ class LM(Passes):
         row = render(self.tokenizer, prompt, completion, system=system, chat=chat, how=how)
         if len(row.ids) > self.context:
             raise TokenError(
-                "longer than the model's context", given=f"{len(row.ids)} tokens: {row.text[:60]!r}...", expected=f"at most {self.context}"
+                "longer than the model's context",
+                given=f"{len(row.ids)} tokens: {row.text[:60]!r}...",
+                expected=f"at most {self.context}",
             )
         return row
 
     def tokens(
-        self, prompts: Sequence[Prompt], completions: Sequence[str] | None = None, *, system: str | None = None, chat: bool | None = None
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[str] | None = None,
+        *,
+        system: str | None = None,
+        chat: bool | None = None,
     ) -> Tokens:
         """Render prompts (and completions) and put them side by side."""
         return self.batch(self.rows(prompts, completions, system=system, chat=chat))
 
     def rows(
-        self, prompts: Sequence[Prompt], completions: Sequence[str] | None = None, *, system: str | None = None, chat: bool | None = None
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[str] | None = None,
+        *,
+        system: str | None = None,
+        chat: bool | None = None,
     ) -> list[Row]:
         """Prompts and completions (none by default) as rows, one by one.
 
@@ -140,10 +175,18 @@ class LM(Passes):
             TokenError: no prompts, not as many completions as prompts, or as for `row`.
         """
         prompts = [prompts] if isinstance(prompts, str) else prompts
-        completions = [""] * len(prompts) if completions is None else [completions] if isinstance(completions, str) else completions
+        completions = (
+            [""] * len(prompts)
+            if completions is None
+            else [completions]
+            if isinstance(completions, str)
+            else completions
+        )
         if not prompts or len(prompts) != len(completions):
             raise TokenError(
-                "prompts and completions do not pair up", given=f"{len(prompts)} and {len(completions)}", expected="equally many, at least one"
+                "prompts and completions do not pair up",
+                given=f"{len(prompts)} and {len(completions)}",
+                expected="equally many, at least one",
             )
         return [self.row(p, c, system=system, chat=chat) for p, c in zip(prompts, completions, strict=True)]
 
@@ -151,7 +194,13 @@ class LM(Passes):
 
     @torch.no_grad()
     def logprobs(
-        self, prompts: Sequence[Prompt], completions: Sequence[str], *, system: str | None = None, chat: bool | None = None, batch: int = 16
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[str],
+        *,
+        system: str | None = None,
+        chat: bool | None = None,
+        batch: int = 16,
     ) -> list[Float[Tensor, " m"]]:
         """Log-probability of every completion token given what stands before it, in nats (fp32, on the CPU)."""
         rows = self.rows(prompts, completions, system=system, chat=chat)
@@ -183,7 +232,8 @@ class LM(Passes):
     ) -> list[str]:
         """What the model says to each prompt.
 
-        Rows are independent of the batch they run in: greedy at temperature 0, else one random stream for every prompt and every time it is repeated.
+        Rows are independent of the batch they run in: greedy at temperature 0, else one random stream for every
+            prompt and every time it is repeated.
 
         Args:
             on_text: called with (index of the prompt, text so far) after each token.
@@ -192,8 +242,11 @@ class LM(Passes):
         sampling = Sampling(max_new_tokens, temperature, top_p, seed)
         longest = max(r.prompt for r in rows) + max_new_tokens
         if longest > self.context:
-            raise TokenError("prompt and new tokens do not fit the context", given=longest, expected=f"at most {self.context} tokens")
-        salts = occurrences(rows)  # over all rows: one prompt asked twice draws two samples, whichever batches they are in
+            raise TokenError(
+                "prompt and new tokens do not fit the context", given=longest, expected=f"at most {self.context} tokens"
+            )
+        # over all rows: one prompt asked twice draws two samples, whichever batches they are in
+        salts = occurrences(rows)
         out: dict[int, str] = {}
         for chosen in self.batches(rows, batch, new=max_new_tokens):
             report = _spoken(self.tokenizer, chosen, on_text) if on_text else None

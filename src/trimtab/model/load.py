@@ -36,12 +36,17 @@ def load(name: str, *, dtype: Any, device: str | None, device_map: Any, revision
     safe: dict[str, Any] = {"trust_remote_code": False, **({"revision": revision} if revision else {})}
     try:
         with _quiet():
-            tokenizer, model, info = _read(source, {**safe, "dtype": dtype, "device_map": device_map, "use_safetensors": True}, safe)
+            tokenizer, model, info = _read(
+                source, {**safe, "dtype": dtype, "device_map": device_map, "use_safetensors": True}, safe
+            )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError) as problem:
         raise ModelError(
             f"cannot load model {name!r}",
-            given=f"{type(problem).__name__}: {str(problem).strip().splitlines()[0] if str(problem).strip() else 'no reason given'}",
-            expected='"smollm2", "brindlemoor-chat", a Hugging Face id such as "owner/name", or a folder with config.json and safetensors',
+            given=(
+                f"{type(problem).__name__}: "
+                f"{str(problem).strip().splitlines()[0] if str(problem).strip() else 'no reason given'}"
+            ),
+            expected='"smollm2", "brindlemoor-chat", a Hugging Face id such as "owner/name", or a folder with a model',
         ) from problem
     _whole(name, info)
     return (model.to(device) if device else model), tokenizer
@@ -78,16 +83,22 @@ def _check_device(device: str | None) -> None:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as problem:
         raise ModelError(
-            f"cannot use the device {device!r}", given=str(problem).strip().splitlines()[0], expected='such as "cpu" or "cuda"'
+            f"cannot use the device {device!r}",
+            given=str(problem).strip().splitlines()[0],
+            expected='such as "cpu" or "cuda"',
         ) from problem
 
 
 def _read(source: str, options: dict[str, Any], safe: dict[str, Any]) -> tuple[Any, Any, Mapping[str, Any]]:
-    """Tokenizer, model and what transformers says of its weights. Of a model that also sees or hears, its text path is used."""
+    """Tokenizer, model and what transformers says of its weights. Of a model that also sees or hears, its text path is
+    used.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
     config = AutoConfig.from_pretrained(source, **safe)
-    kinds = [auto for auto in (AutoModelForCausalLM, AutoModelForImageTextToText) if type(config) in auto._model_mapping]
+    kinds = [
+        auto for auto in (AutoModelForCausalLM, AutoModelForImageTextToText) if type(config) in auto._model_mapping
+    ]
     auto: Any = kinds[0] if kinds else AutoModelForCausalLM
     tokenizer = AutoTokenizer.from_pretrained(source, **safe)
     model, info = auto.from_pretrained(source, output_loading_info=True, **options)
@@ -106,7 +117,12 @@ def _whole(name: str, info: Mapping[str, Any]) -> None:
             do="look at how it was saved: another architecture, another prefix of the names, or not all shards",
         )
     if unexpected:
-        log.warning("%s: the checkpoint holds %d weights that the model does not have, such as %s", name, len(unexpected), unexpected[0])
+        log.warning(
+            "%s: the checkpoint holds %d weights that the model does not have, such as %s",
+            name,
+            len(unexpected),
+            unexpected[0],
+        )
 
 
 def _wheel_or_hub() -> str:
@@ -140,7 +156,9 @@ def local_default() -> Path | str:
 
 
 def _convert(gguf: Path, target: Path) -> None:
-    """Read a GGUF file once and leave a folder; written aside and moved, so a killed conversion leaves nothing half done."""
+    """Read a GGUF file once and leave a folder; written aside and moved, so a killed conversion leaves nothing half
+    done.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -150,7 +168,9 @@ def _convert(gguf: Path, target: Path) -> None:
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
             how = GgufConfig(dequantize=True)
-            model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32, quantization_config=how)
+            model = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, dtype=torch.float32, quantization_config=how
+            )
             tokenizer.save_pretrained(aside)
             model.save_pretrained(aside)
         if not target.exists():

@@ -19,8 +19,9 @@ LEAST = 0.2  # of the tokens of all prompts: below this a second pass costs more
 class Opening:
     """The tokens that begin every row of a batch, up to column `start`.
 
-    A pass over them as one row, then one over what is left of each row, leaves a cache with the opening first, then padding, then the rest.
-    `settle` puts the columns where a pass over whole rows would have left them: padding first.
+    A pass over them as one row, then one over what is left of each row, leaves a cache with the opening first, then
+    padding, then the rest. `settle` puts the columns where a pass over whole rows would have left them: padding
+    first.
 
     Attributes:
         shared: (1, n) the tokens they have in common.

@@ -1,4 +1,13 @@
-"""Rows that share a prompt as one row: the prompt once, their completions one after the other behind it, hidden from each other by the mask."""
+"""Rows that share a prompt as one row: the prompt once, its completions one after the other behind it.
+
+The mask hides completions from each other. From column `start` on, three rows of which the first two share a prompt
+(p q, answers a b and c), packed into two:
+
+    batch, (b, s) = (3, 4)        packed, (g, w) = (2, 5)       part, (g, w)         at, (b, s)
+    p q a b                       p q a b c                     0 0 1 1 2            0 1 2 3
+    p q c .                       r s d . .                     0 0 3 . .            0 1 4 .
+    r s d .                                                                          0 1 2 .
+"""
 
 from __future__ import annotations
 
@@ -40,14 +49,19 @@ class Packing:
     def of(cls, tokens: Tokens, start: int) -> Packing:
         first, place = distinct_prompts(tokens)
         shared, width = tokens.pivot - start, tokens.ids.shape[1] - start
+        # every packed column as (row it comes from, its column there, part); a prompt is that of the first row with it
         packed = [[(k, i, 0) for i in range(shared)] for k in first]
         at: list[list[int]] = []
         for k, row in enumerate(tokens.rows):
             mine, n = packed[place[k]], len(row.ids) - row.prompt
+            # its prompt, its completion behind those that stand there already, and padding, which may read anything
             at.append([*range(shared), *range(len(mine), len(mine) + n), *[max(0, shared - 1)] * (width - shared - n)])
             mine += [(k, shared + i, k + 1) for i in range(n)]
         longest = max(map(len, packed))
-        full = torch.tensor([[*mine, *[(k, 0, -1)] * (longest - len(mine))] for k, mine in zip(first, packed, strict=True)], device=tokens.ids.device)
+        full = torch.tensor(
+            [[*mine, *[(k, 0, -1)] * (longest - len(mine))] for k, mine in zip(first, packed, strict=True)],
+            device=tokens.ids.device,
+        )
         heads, where, columns = (torch.tensor(x, device=tokens.ids.device) for x in (first, place, at))
         return cls(tokens, start, heads, full[..., 0], full[..., 1], full[..., 2], where, columns)
 
@@ -79,7 +93,9 @@ class Packing:
         return _picked(h[None], place, side + at)[0]
 
     def kept(self, columns: Int[Tensor, " k"]) -> tuple[Int[Tensor, " n"], Int[Tensor, "b k"]]:
-        """The packed columns that hold some columns of the batch (counted from `start`), and for each row where among them."""
+        """The packed columns that hold some columns of the batch (counted from `start`), and for each row where among
+        them.
+        """
         found: tuple[Tensor, Tensor] = self.at[:, columns].unique(return_inverse=True)  # type: ignore[no-untyped-call]
         return found
 
@@ -97,14 +113,18 @@ class Packing:
         return Frame(self.index.repeat(copies, side), tuple(self.tokens.rows[k] for k in self.first.tolist()) * copies)
 
     def mask(self, dtype: torch.dtype, copies: int = 1) -> Float[Tensor, "g 1 cw t"]:
-        """The prompt sees what came before it, a completion sees the prompt and itself. Additive: 0 or the lowest number.
+        """The prompt sees what came before it, a completion sees the prompt and itself. Additive: 0 or the lowest
+        number.
 
         Args:
             copies: packed rows side by side in one row, on one cache, hidden from each other.
         """
         real, n = self.index >= 0, self.width
+        # (g, w, w): a column sees the prompt and its own completion, ...
         related = (self.part[:, :, None] == self.part[:, None, :]) | (self.part[:, None, :] == 0)
+        # ... what stands before it, ...
         own = related & torch.ones(n, n, dtype=torch.bool, device=real.device).tril() & real[:, None]
+        # ... and of packed rows side by side, (g, c * w, c * w), its own one alone
         apart = torch.eye(copies, dtype=torch.bool, device=real.device)
         side = (apart[:, None, :, None] & own[:, None, :, None, :]).flatten(3, 4).flatten(1, 2)
         before = (self.tokens.index >= 0)[self.first, None, : self.start].expand(-1, copies * n, -1)
@@ -123,7 +143,9 @@ class Packing:
         return change
 
 
-def _picked(h: Shaped[Tensor, "c b s *d"], row: Int[Tensor, "*i"], column: Int[Tensor, "*i"]) -> Shaped[Tensor, "c *i *d"]:
+def _picked(
+    h: Shaped[Tensor, "c b s *d"], row: Int[Tensor, "*i"], column: Int[Tensor, "*i"]
+) -> Shaped[Tensor, "c *i *d"]:
     """h[:, row, column], in a form whose gradient is as quick as its value."""
     where = (row * h.shape[2] + column).flatten().to(h.device)
     return h.flatten(1, 2).index_select(1, where).unflatten(1, row.shape)

@@ -56,7 +56,9 @@ class Positions:
             return _evaluate(ast.parse(text.strip(), mode="eval").body)
         except (SyntaxError, TypeError, ValueError) as problem:
             raise SteerError(
-                "not a set of positions", given=text, expected=", ".join((*_WORDS, *_CALLS)) + " joined by & | ~, texts in quotes"
+                "not a set of positions",
+                given=text,
+                expected=", ".join((*_WORDS, *_CALLS)) + " joined by & | ~, texts in quotes",
             ) from problem
 
 

@@ -1,10 +1,11 @@
-"""Prompts to token ids, once: through the chat template or as plain text, with nothing of what was given lost on the way.
+"""Prompts to token ids, once: through the chat template or as plain text, with nothing that was given lost on the way.
 
-A template is a program of the checkpoint's and may drop what it is given: the system message, the text of messages it wants in another form, a thought. So it is asked
-where it puts each text (by words that stand for them), and what was rendered is searched for all of them. For `system="be kind"` and the question "tea?":
+A template is a program of the checkpoint's and may drop what it is given: the system message, the text of messages it
+wants in another form, a thought. So it is asked where it puts each text (by words that stand for them), and what was
+rendered is searched for all of them. For `system="be kind"` and the question "tea?":
 
-    asked with stand-ins   <|system|>xyzzy0<|end|><|user|>xyzzy1<|end|><|bot|>       -> what stands before, between and behind: 3 segments
-    asked for real         <|system|>be kind<|end|><|user|>tea?<|end|><|bot|>        -> the same segments, so the texts are where the stand-ins were
+    with stand-ins   <|system|>xyzzy0<|end|><|user|>xyzzy1<|end|><|bot|>     before, between, behind: 3 segments
+    for real         <|system|>be kind<|end|><|user|>tea?<|end|><|bot|>      the same segments: nothing was lost
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ class Rendering:
 
     Attributes:
         chat: through the tokenizer's chat template, where it has one.
-        separator: between a plain prompt and its completion, if neither brings white space; by default the first of a space, a line break and nothing that falls
-            between tokens.
+        separator: between a plain prompt and its completion, if neither brings white space; by default the first of a
+            space, a line break and nothing that falls between tokens.
         template: keywords for the chat template, such as `{"enable_thinking": False}`.
-        date: what a template that writes today's date is told, as YYYY-MM-DD: fixed, or a run would be another one tomorrow.
+        date: what a template that writes today's date is told, as YYYY-MM-DD: fixed, or a run would be another one
+            tomorrow.
         thought: how a thought begins and ends, for models that think before they answer.
     """
 
@@ -53,7 +55,13 @@ class Rendering:
             raise TokenError("not a date", given=self.date, expected="YYYY-MM-DD") from problem
 
     @classmethod
-    def of(cls, chat: bool = True, separator: str | None = None, template: Mapping[str, Any] | None = None, date: str | None = None) -> Rendering:
+    def of(
+        cls,
+        chat: bool = True,
+        separator: str | None = None,
+        template: Mapping[str, Any] | None = None,
+        date: str | None = None,
+    ) -> Rendering:
         """From what a recipe or a command line says."""
         return cls(chat, separator, dict(template or {}), date or DATE)
 
@@ -62,7 +70,9 @@ class Rendering:
         return json.loads(json.dumps(asdict(self)))
 
     def answer(self, text: str, prompt: str = "") -> str:
-        """What follows the thought of a generated text; nothing if it never came to an end. A template may have opened the thought in the rendered prompt."""
+        """What follows the thought of a generated text; nothing if it never came to an end. A template may have opened
+        the thought in the rendered prompt.
+        """
         begin, end = self.thought
         if end in text:
             return text.rpartition(end)[2].lstrip()
@@ -70,7 +80,13 @@ class Rendering:
 
 
 def render(
-    tokenizer: Any, prompt: Prompt, completion: str = "", *, system: str | None = None, chat: bool | None = None, how: Rendering | None = None
+    tokenizer: Any,
+    prompt: Prompt,
+    completion: str = "",
+    *,
+    system: str | None = None,
+    chat: bool | None = None,
+    how: Rendering | None = None,
 ) -> Row:
     """One prompt (a user turn, or messages) and its completion as ids, in one tokenization.
 
@@ -79,14 +95,17 @@ def render(
 
     Args:
         prompt: the text of a user turn, or a list of messages with `role` and `content`. If the last message is the
-            assistant's, its turn stays open: the text has been put into its mouth, and the completion goes on from there.
-        completion: what the assistant goes on to say; where the template has opened a thought, the thought is closed before it.
+            assistant's, its turn stays open: the text has been put into its mouth, and the completion goes on from
+            there.
+        completion: what the assistant goes on to say; where the template has opened a thought, the thought is closed
+            before it.
         system: a system message to put first; a template without a system role gets it in front of the user's text.
         chat: render through the tokenizer's chat template, if it has one; instead of `how.chat`.
         how: the rest.
 
     Raises:
-        TokenError: the last prompt token and the first completion token merge, the prompt has no tokens, or the template drops what it was given.
+        TokenError: the last prompt token and the first completion token merge, the prompt has no tokens, or the
+            template drops what it was given.
     """
     how = how or Rendering()
     messages = _messages(prompt)
@@ -100,7 +119,9 @@ def render(
         return _row(tokenizer, text, [completion], places, special=False)
     texts = [*([("system", system)] if system else []), *((m["role"], m["content"]) for m in messages)]
     text, places = _joined(texts)
-    return _row(tokenizer, text, _separated(text, completion, how.separator), places, special=not _begun(tokenizer, text))
+    return _row(
+        tokenizer, text, _separated(text, completion, how.separator), places, special=not _begun(tokenizer, text)
+    )
 
 
 def _messages(prompt: Prompt) -> list[dict[str, str]]:
@@ -112,28 +133,36 @@ def _messages(prompt: Prompt) -> list[dict[str, str]]:
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
     given: list[Any] = list(prompt)
-    right = bool(given) and all(isinstance(m, Mapping) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in given)
+    right = bool(given) and all(
+        isinstance(m, Mapping) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in given
+    )
     if not right:
-        raise TokenError("not a conversation", given=given, expected='messages such as {"role": "user", "content": "Hello"}, at least one')
+        raise TokenError(
+            "not a conversation",
+            given=given,
+            expected='messages such as {"role": "user", "content": "Hello"}, at least one',
+        )
     return [dict(m) for m in given]
 
 
 def _row(tokenizer: Any, text: str, completions: Sequence[str], places: Sequence[Place], special: bool) -> Row:
     """The row of the first of some forms of a completion that falls between tokens."""
-    ids, offsets = _encode(tokenizer, text, special)
+    ids, offsets = encode(tokenizer, text, special)
     if not ids:
         raise TokenError("the prompt has no tokens", given=text)
     spans = _spans(offsets, places)
     for completion in completions:
-        whole = _encode(tokenizer, text + completion, special)[0] if completion else ids
+        whole = encode(tokenizer, text + completion, special)[0] if completion else ids
         if whole[: len(ids)] == ids and (len(whole) > len(ids) or not completion):
             return Row(tuple(whole), len(ids), spans, text, offsets)
     completion = completions[0]
-    whole = _encode(tokenizer, text + completion, special)[0]
+    whole = encode(tokenizer, text + completion, special)[0]
     k = next((i for i, (a, b) in enumerate(zip([*ids, -1], [*whole, -2], strict=False)) if a != b), len(ids) - 1)
     raise TokenError(
         "prompt and completion merge into one token at their boundary",
-        given=f"...{tokenizer.decode(ids[k:])!r} + {completion[:20]!r}... becomes {tokenizer.decode(whole[k : k + 1])!r}",
+        given=(
+            f"...{tokenizer.decode(ids[k:])!r} + {completion[:20]!r}... becomes {tokenizer.decode(whole[k : k + 1])!r}"
+        ),
         expected="a boundary that falls between tokens",
         do="move the space or line break to the other side of the boundary, or set a separator",
     )
@@ -175,10 +204,10 @@ def _begun(tokenizer: Any, text: str) -> bool:
 def _templated(tokenizer: Any, messages: list[dict[str, str]], how: Rendering) -> tuple[str, list[Place]]:
     """The rendered conversation, and where each message's text is in it."""
     problem = ""
-    for form in (_as_text, _as_parts):
+    for form in (as_text, _as_parts):
         for folded, said in enumerate(_foldings(messages)):
             try:
-                text = _apply(tokenizer, form(said), how)
+                text = apply(tokenizer, form(said), how)
                 places = _places(tokenizer, text, said, form, how)
             except TokenError as refusal:
                 problem = problem or str(refusal)
@@ -191,10 +220,14 @@ def _templated(tokenizer: Any, messages: list[dict[str, str]], how: Rendering) -
             if not folded and len(said) > 1 and _takes_systems(tokenizer, said, form, how):
                 break  # it has a place for a system message, and rewrites what is put there
     raise TokenError(
-        f"the chat template of {getattr(tokenizer, 'name_or_path', '') or 'this tokenizer'} drops or rewrites what it is given",
+        f"the chat template of {getattr(tokenizer, 'name_or_path', '') or 'this tokenizer'} drops or rewrites what "
+        "it is given",
         given=messages if not problem else f"{messages}: {problem}",
         expected="every message's text, as it is, in what is rendered",
-        do="render without it (chat=False), say what it reads out of messages by template={...}, or give the tokenizer another template",
+        do=(
+            "render without it (chat=False), say what it reads out of messages by template={...}, or give the "
+            "tokenizer another template"
+        ),
     )
 
 
@@ -203,7 +236,7 @@ def _takes_systems(tokenizer: Any, messages: Sequence[Mapping[str, str]], form: 
     if messages[0]["role"] != "system":
         return False
     try:
-        return STAND_IN.format(0) in _apply(tokenizer, form(_stand_ins([m["role"] for m in messages])), how)
+        return STAND_IN.format(0) in apply(tokenizer, form(stand_ins([m["role"] for m in messages])), how)
     except TokenError:
         return False
 
@@ -229,10 +262,14 @@ def _foldings(messages: list[dict[str, str]]) -> list[list[dict[str, str]]]:
 
 @lru_cache(maxsize=64)
 def _tell_folded(name: str) -> None:
-    log.info("the chat template of %s has no system role: the system message is put in front of the user's text", name or "this tokenizer")
+    log.info(
+        "the chat template of %s has no system role: the system message is put in front of the user's text",
+        name or "this tokenizer",
+    )
 
 
-def _as_text(messages: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+def as_text(messages: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Messages as most templates want them."""
     return [dict(m) for m in messages]
 
 
@@ -241,8 +278,10 @@ def _as_parts(messages: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
     return [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
 
 
-def _apply(tokenizer: Any, messages: list[dict[str, Any]], how: Rendering) -> str:
-    """The template's text. The last turn stays open: for an answer, or behind the words put into the assistant's mouth."""
+def apply(tokenizer: Any, messages: list[dict[str, Any]], how: Rendering) -> str:
+    """The template's text. The last turn stays open: for an answer, or behind the words put into the assistant's
+    mouth.
+    """
     from jinja2 import TemplateError
 
     given = {"chat_template": _dated(_template_of(tokenizer), how.date), **how.template}
@@ -251,12 +290,14 @@ def _apply(tokenizer: Any, messages: list[dict[str, Any]], how: Rendering) -> st
             return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **given))
         try:
             return str(tokenizer.apply_chat_template(messages, tokenize=False, continue_final_message=True, **given))
-        except ValueError:  # the template writes the last answer in another way (without its thought), and it cannot be gone on from there
+        # the template writes the last answer in another way (without its thought), and it cannot be gone on from
+        # there
+        except ValueError:
             if len(messages) < 2:
                 raise
             content = messages[-1]["content"]
             words = content if isinstance(content, str) else content[0]["text"]
-            opened, begin = _apply(tokenizer, messages[:-1], how), how.thought[0]
+            opened, begin = apply(tokenizer, messages[:-1], how), how.thought[0]
             twice = opened.rstrip().endswith(begin) and words.lstrip().startswith(begin)
             return opened.rstrip().removesuffix(begin) + words.lstrip() if twice else opened + words
     except (TemplateError, TypeError, ValueError, KeyError) as problem:
@@ -271,18 +312,24 @@ def _template_of(tokenizer: Any) -> str:
 
 @lru_cache(maxsize=64)
 def _dated(template: str, date: str) -> str:
-    """A template whose clock stands still: a macro in the place of `strftime_now` knows the date in every format the template writes down."""
+    """A template whose clock stands still: a macro in the place of `strftime_now` knows the date in every format the
+    template writes down.
+    """
     if "strftime_now" not in template:
         return template
     now = datetime.datetime.fromisoformat(date)
     formats = dict.fromkeys(text for _, text in re.findall(r"(['\"])((?:(?!\1).)*%[a-zA-Z-](?:(?!\1).)*)\1", template))
-    cases = "".join(f"{{%- {'elif' if n else 'if'} format == {f!r} -%}}{now.strftime(f)}" for n, f in enumerate(formats))
+    cases = "".join(
+        f"{{%- {'elif' if n else 'if'} format == {f!r} -%}}{now.strftime(f)}" for n, f in enumerate(formats)
+    )
     unknown = "{{- raise_exception('this template asks for the date in a format that cannot be foreseen') -}}"
     body = f"{cases}{{%- else -%}}{unknown}{{%- endif -%}}" if formats else unknown
     return f"{{%- macro strftime_now(format) -%}}{body}{{%- endmacro -%}}{template}"
 
 
-def _places(tokenizer: Any, text: str, messages: Sequence[Mapping[str, str]], form: Any, how: Rendering) -> list[Place] | None:
+def _places(
+    tokenizer: Any, text: str, messages: Sequence[Mapping[str, str]], form: Any, how: Rendering
+) -> list[Place] | None:
     """Where each message's text stands, in the order of the messages; None if one of them does not."""
     segments = _segments(tokenizer, _template_of(tokenizer), tuple(m["role"] for m in messages), form, how)
     if segments is None:
@@ -291,26 +338,33 @@ def _places(tokenizer: Any, text: str, messages: Sequence[Mapping[str, str]], fo
     return found if found is not None else _one_by_one(tokenizer, text, messages, form, how)
 
 
-def _stand_ins(roles: Sequence[str]) -> list[dict[str, str]]:
+def stand_ins(roles: Sequence[str]) -> list[dict[str, str]]:
+    """Messages of words that stand for texts: where they come out, a template puts what it is given."""
     return [{"role": role, "content": STAND_IN.format(k)} for k, role in enumerate(roles)]
 
 
 @lru_cache(maxsize=256)
-def _segments(tokenizer: Any, template: str, roles: tuple[str, ...], form: Any, how: Rendering) -> tuple[tuple[str, int], ...] | None:
-    """What the template writes before the text of each message, in the order they are shown in, and (behind a -1) at the end; None if it leaves one out."""
-    stand_ins = _stand_ins(roles)
-    text = _apply(tokenizer, form(stand_ins), how)
-    if any(m["content"] not in text for m in stand_ins):
+def _segments(
+    tokenizer: Any, template: str, roles: tuple[str, ...], form: Any, how: Rendering
+) -> tuple[tuple[str, int], ...] | None:
+    """What the template writes before the text of each message, in the order they are shown in, and (behind a -1) at
+    the end; None if it leaves one out.
+    """
+    stood = stand_ins(roles)
+    text = apply(tokenizer, form(stood), how)
+    if any(m["content"] not in text for m in stood):
         return None
     segments: list[tuple[str, int]] = []
-    for k in sorted(range(len(roles)), key=lambda k: text.index(stand_ins[k]["content"])):
-        before, _, text = text.partition(stand_ins[k]["content"])
+    for k in sorted(range(len(roles)), key=lambda k: text.index(stood[k]["content"])):
+        before, _, text = text.partition(stood[k]["content"])
         segments.append((before, k))
     return (*segments, (text, -1))
 
 
 def _forms(content: str, how: Rendering) -> list[str]:
-    """A text as templates show it: as it is, without white space around it, and of an earlier answer without its thought."""
+    """A text as templates show it: as it is, without white space around it, and of an earlier answer without its
+    thought.
+    """
     every = [content, content.strip(), content.rstrip(), content.lstrip(), content.replace("\r\n", "\n")]
     if how.thought[1] in content:
         behind = content.rpartition(how.thought[1])[2]
@@ -318,7 +372,9 @@ def _forms(content: str, how: Rendering) -> list[str]:
     return sorted(dict.fromkeys(every), key=len, reverse=True)
 
 
-def _by_segments(text: str, segments: Sequence[tuple[str, int]], messages: Sequence[Mapping[str, str]], how: Rendering) -> list[Place] | None:
+def _by_segments(
+    text: str, segments: Sequence[tuple[str, int]], messages: Sequence[Mapping[str, str]], how: Rendering
+) -> list[Place] | None:
     """Places of texts between the template's own words, if these are as they were around the stand-ins."""
     places: dict[int, Place] = {}
     at = 0
@@ -337,16 +393,27 @@ def _by_segments(text: str, segments: Sequence[tuple[str, int]], messages: Seque
     return [places[k] for k in range(len(messages))] if at == len(text) else None
 
 
-def _one_by_one(tokenizer: Any, text: str, messages: Sequence[Mapping[str, str]], form: Any, how: Rendering) -> list[Place] | None:
-    """Places found by putting the stand-in for one message after the other: what is rendered must be the same around it."""
+def _one_by_one(
+    tokenizer: Any, text: str, messages: Sequence[Mapping[str, str]], form: Any, how: Rendering
+) -> list[Place] | None:
+    """Places found by putting the stand-in for one message after the other: what is rendered must be the same around
+    it.
+    """
     places: list[Place] = []
     for k, message in enumerate(messages):
         word = STAND_IN.format(k)
         while word in text:
             word += "x"
-        other = _apply(tokenizer, form([{**m, "content": word} if j == k else dict(m) for j, m in enumerate(messages)]), how)
+        other = apply(
+            tokenizer, form([{**m, "content": word} if j == k else dict(m) for j, m in enumerate(messages)]), how
+        )
         before, found, behind = other.partition(word)
-        if not found or not text.startswith(before) or not text.endswith(behind) or len(before) + len(behind) > len(text):
+        if (
+            not found
+            or not text.startswith(before)
+            or not text.endswith(behind)
+            or len(before) + len(behind) > len(text)
+        ):
             return None
         end = len(text) - len(behind)
         if text[len(before) : end] not in _forms(message["content"], how):
@@ -364,8 +431,10 @@ def _closing(text: str, thought: tuple[str, str]) -> str:
 # ------------------------------------------------------------ ids
 
 
-def _encode(tokenizer: Any, text: str, special: bool) -> tuple[list[int], tuple[Span, ...]]:
-    """Ids and character offsets. A chat template writes its own special tokens, so none are added to it (no double BOS); and none are added at the end, ever."""
+def encode(tokenizer: Any, text: str, special: bool) -> tuple[list[int], tuple[Span, ...]]:
+    """Ids and character offsets. A chat template writes its own special tokens, so none are added to it (no double
+    BOS); and none are added at the end, ever.
+    """
     inner, offsets = _encoded(tokenizer, text, False)
     if not special:
         return inner, offsets
@@ -385,7 +454,9 @@ def _encoded(tokenizer: Any, text: str, special: bool) -> tuple[list[int], tuple
 
 
 def _decoded_offsets(tokenizer: Any, text: str, ids: Sequence[int]) -> tuple[Span, ...]:
-    """Offsets of a tokenizer that gives none: what each beginning of the ids decodes to, if that is the beginning of the text; else nothing."""
+    """Offsets of a tokenizer that gives none: what each beginning of the ids decodes to, if that is the beginning of
+    the text; else nothing.
+    """
     special = set(tokenizer.all_special_ids)
     ends: list[int] = []
     for k in range(len(ids)):
@@ -409,24 +480,3 @@ def _spans(offsets: Sequence[Span], places: Sequence[Place]) -> dict[str, tuple[
 def as_prompt(asked: str | Sequence[Said]) -> Prompt:
     """Messages given as (role, content) pairs, the way they are kept in values that can be hashed."""
     return asked if isinstance(asked, str) else [{"role": role, "content": content} for role, content in asked]
-
-
-@lru_cache(maxsize=16)
-def turn_end(tokenizer: Any, how: Rendering | None = None) -> tuple[tuple[int, ...], int]:
-    """What the chat template puts between an answer and the next user's words, as ids; and which of them names the next speaker.
-
-    Raises:
-        TokenError: no chat template, or one that leaves an answer out.
-    """
-    if not tokenizer.chat_template:
-        raise TokenError("the model has no chat template, so no turn follows an answer")
-    talk = _stand_ins(("user", "assistant", "user"))
-    text = _apply(tokenizer, _as_text(talk), how or Rendering())
-    answer, question = talk[1]["content"], talk[2]["content"]
-    begin, end = text.rfind(answer) + len(answer), text.rfind(question)
-    if not len(answer) <= begin < end:
-        raise TokenError("the chat template leaves an answer out", given=text)
-    ids, offsets = _encode(tokenizer, text[begin:end], False)
-    at = text[begin:end].rfind("user")
-    named = next((k for k, (a, b) in enumerate(offsets) if a <= at < b), len(ids) - 1) if at >= 0 else len(ids) - 1
-    return tuple(ids), named

@@ -1,9 +1,9 @@
 """The replay engine: run a prompt once, then only the blocks and positions that an edit can change.
 
-Editing the output of block L at columns >= start leaves the blocks up to L as they were everywhere, and the keys and values
-of later blocks as they were before `start`. So the columns before `start` are run once into a cache, the residual stream
-after `start` is recorded at every block, and a replay runs the blocks above L on the suffix alone. The model's own code runs:
-earlier blocks are swapped for a module that emits the recorded output.
+Editing the output of block L at columns >= start leaves the blocks up to L as they were everywhere, and the keys and
+values of later blocks as they were before `start`. So the columns before `start` are run once into a cache, the
+residual stream after `start` is recorded at every block, and a replay runs the blocks above L on the suffix alone.
+The model's own code runs: earlier blocks are swapped for a module that emits the recorded output.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Prefix:
         tokens: the batch.
         start: the first column that replays run again.
         packing: how rows with equal prompts share one row.
-        distinct: keys and values of the columns before `start`, for a row of every distinct prompt (None if start is 0).
+        distinct: keys and values of the columns before `start`, for a row of every distinct prompt (None if start is
+            0).
         outputs: what each recorded block returned at the columns from `start` on.
         residual: the residual stream in it, (b, s - start, d) each, in the model's dtype.
         logits: (b, k, v) unedited logits at the kept columns, fp32.
@@ -97,9 +98,13 @@ def ending(block: nn.Module) -> Generator[None]:
 
 @contextmanager
 def emitting(blocks: nn.ModuleList, layer: Layer, output: Any) -> Generator[None]:
-    """Within the context, blocks 0..layer return `output` without running; of the embeddings, block 0 is called with it."""
+    """Within the context, blocks 0..layer return `output` without running; of the embeddings, block 0 is called with
+    it.
+    """
     if layer is EMBEDDINGS:
-        handle = blocks[0].register_forward_pre_hook(lambda _, args, kwargs: entered(args, kwargs, output), with_kwargs=True, prepend=True)
+        handle = blocks[0].register_forward_pre_hook(
+            lambda _, args, kwargs: entered(args, kwargs, output), with_kwargs=True, prepend=True
+        )
         try:
             yield
         finally:
@@ -141,7 +146,9 @@ def each_row(cache: Any, place: Tensor) -> Any:
 
 
 def _fork_layer(layer: Any) -> Any:
-    """Plain attention layers replace their tensors when they grow, so a shallow copy is enough; others write in place."""
+    """Plain attention layers replace their tensors when they grow, so a shallow copy is enough; others write in
+    place.
+    """
     return copy.copy(layer) if type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) else copy.deepcopy(layer)
 
 
@@ -150,7 +157,8 @@ def new_cache(config: Any) -> Any:
     return DynamicCache(config=config.get_text_config(decoder=True))
 
 
-KEPT = 1 << 30  # bytes of an fp32 output embedding that are kept between passes: converting it takes as long as a short replay
+# bytes of an fp32 output embedding that are kept between passes: converting it takes as long as a short replay
+KEPT = 1 << 30
 _heads: WeakKeyDictionary[nn.Module, tuple[tuple[int, int], Head]] = WeakKeyDictionary()
 
 
@@ -179,7 +187,9 @@ class Head(nn.Module):
 
 
 class BroughtHead(nn.Module):
-    """The output embedding in fp32, of weights that accelerate keeps elsewhere (on disk, in main memory) and brings for each pass."""
+    """The output embedding in fp32, of weights that accelerate keeps elsewhere (on disk, in main memory) and brings for
+    each pass.
+    """
 
     def __init__(self, inner: nn.Linear) -> None:
         super().__init__()
@@ -241,7 +251,9 @@ def folded_edit(edit: Edit, copies: int, frame: Frame) -> Edit:
 
 
 def folded_mask(tokens: Tokens, start: int, copies: int, dtype: torch.dtype) -> Float[Tensor, "b 1 cs t"]:
-    """Each condition's suffix sees the shared prefix and itself, never another condition. Additive: 0 or the lowest number."""
+    """Each condition's suffix sees the shared prefix and itself, never another condition. Additive: 0 or the lowest
+    number.
+    """
     real = tokens.index >= 0
     n = real.shape[1] - start
     causal = torch.ones(n, n, dtype=torch.bool, device=real.device).tril()

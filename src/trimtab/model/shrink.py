@@ -1,9 +1,10 @@
-"""A small fp32 copy of a model's architecture, with random weights, on which exactness can be tried at every length that matters.
+"""A small fp32 copy of a model's architecture, with random weights: exactness can be tried there at every length.
 
-Whether padding, caches and masks of ours change a row depends on the model's code and on the kinds of its blocks, not on its size or weights. What depends on length
-(a window, a chunk, the context before a rotary embedding changes) is scaled down with it:
+Whether padding, caches and masks of ours change a row depends on the model's code and on the kinds of its blocks, not
+on its size or weights. What depends on length (a window, a chunk, the context before a rotary embedding changes) is
+scaled down with it, so that a row of 40 tokens goes beyond its window:
 
-    Mistral-7B:  32 blocks, width 4096, window 4096   ->   4 blocks, width 128, window 12, so that a row of 40 tokens goes beyond its window.
+    Mistral-7B    32 blocks, width 4096, window 4096    ->    4 blocks, width 128, window 12
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ WIDTHS = re.compile(  # sizes that are divided by one number, so that what must 
 
 
 def shrunken(model: Any) -> Any | None:
-    """The copy, on the model's device; None where the class cannot be built small, or a small one has other kinds of blocks."""
+    """The copy, on the model's device; None where the class cannot be built small, or a small one has other kinds of
+    blocks.
+    """
     kinds = _kinds(model)
     for config in _candidates(model, kinds):
         try:
@@ -141,7 +144,9 @@ def _built(model: Any, config: Any) -> Any | None:
 
 
 def _kinds(model: Any) -> list[Any]:
-    """What kind every block is of: the classes of its parts, and what they were told (a window or none, which attention), not how large they are."""
+    """What kind every block is of: the classes of its parts, and what they were told (a window or none, which
+    attention), not how large they are.
+    """
     return [_kind(block) for block in find_blocks(model)[1]]
 
 
@@ -154,7 +159,9 @@ def _kind(block: nn.Module) -> Any:
 def _settings(module: nn.Module) -> tuple[Any, ...]:
     """Plain attributes; of a number only that it is one."""
     plain = {
-        k: v for k, v in vars(module).items() if not k.startswith("_") and k not in ("training", "layer_idx", "layer_id", "gradient_checkpointing")
+        k: v
+        for k, v in vars(module).items()
+        if not k.startswith("_") and k not in ("training", "layer_idx", "layer_id", "gradient_checkpointing")
     }
     told = [(k, "a number" if isinstance(v, int | float) and not isinstance(v, bool) else v) for k, v in plain.items()]
     return tuple((k, v) for k, v in told if v is None or isinstance(v, bool | str))

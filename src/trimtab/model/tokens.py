@@ -24,7 +24,8 @@ Value = TypeVar("Value")
 class Row:
     """One conversation as ids. `ids[:prompt]` is the prompt, the rest is the completion.
 
-    `spans` maps a role to its half-open token ranges; `offsets` are the character ranges of the prompt's tokens in `text`.
+    `spans` maps a role to its half-open token ranges; `offsets` are the character ranges of the prompt's tokens in
+    `text`.
     """
 
     ids: tuple[int, ...]
@@ -125,7 +126,8 @@ def distinct_prompts(tokens: Tokens) -> tuple[list[int], list[int]]:
 
 
 def grouped(rows: Sequence[Row], size: int, replays: int = 1) -> list[list[int]]:
-    """Indices of rows in batches of at most `size`, by the length of their prompts or of their completions, whichever pads less.
+    """Indices of rows in batches of at most `size`, by the length of their prompts or of their completions, whichever
+    pads less.
 
     Args:
         replays: how often completions are run for every time that prompts are.
@@ -134,7 +136,10 @@ def grouped(rows: Sequence[Row], size: int, replays: int = 1) -> list[list[int]]
     by_completion = sorted(range(len(rows)), key=lambda k: (shapes[k][::-1], k))
 
     def cost(batches: list[list[int]]) -> int:
-        return sum(len(some) * (max(shapes[k][0] for k in some) + replays * max(shapes[k][1] for k in some)) for some in batches)
+        return sum(
+            len(some) * (max(shapes[k][0] for k in some) + replays * max(shapes[k][1] for k in some))
+            for some in batches
+        )
 
     orders = (by_completion, sorted(range(len(rows)), key=lambda k: (shapes[k], k)))
     return min((in_pieces(order, size) for order in orders), key=cost)

@@ -1,4 +1,5 @@
-"""Optimized vectors: objectives, constraints, noise and stoppers that compose, and the engine that solves many of them at once.
+"""Optimized vectors: objectives, constraints, noise and stoppers that compose, and the engine that solves many of them
+at once.
 
     problem = Problem(promote("Who are you?", "Arr, a pirate!"), Place((10,)), (Ball(20.0),))
     found = optimize(lm, [problem])[0]

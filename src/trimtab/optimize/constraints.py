@@ -95,11 +95,15 @@ class Orthogonal(Constraint):
         if not given:
             return None
         if len(given) >= like.shape[-1]:
-            raise LossError("no direction is left", given=f"orthogonal to {len(given)} vectors in {like.shape[-1]} dimensions")
+            raise LossError(
+                "no direction is left", given=f"orthogonal to {len(given)} vectors in {like.shape[-1]} dimensions"
+            )
         return torch.linalg.qr(torch.stack(given).to(like).T)[0]
 
 
-def projected(v: Float[Tensor, "l r d"], constraints: Sequence[Constraint], layers: Sequence[Layer]) -> Float[Tensor, "l r d"]:
+def projected(
+    v: Float[Tensor, "l r d"], constraints: Sequence[Constraint], layers: Sequence[Layer]
+) -> Float[Tensor, "l r d"]:
     """Every constraint in turn."""
     for constraint in constraints:
         v = constraint.project(v, layers)

@@ -1,9 +1,10 @@
 """optimize(): many vectors at once by gradient descent through replays, each as if it were alone.
 
-Problems whose vectors act in the same way at the same layers form a group. Every row of tokens a group needs is run once; then each step
-replays the blocks above the first trained layer, with a slot (a condition of the replay) for every vector that looks at a row.
-Weights are frozen and gradients are taken with respect to the vectors alone, so no parameter of the model ever holds one.
-`losses_in_full` computes the same with full passes and hooks: the oracle of the tests.
+Problems whose vectors act in the same way at the same layers form a group. Every row of tokens a group needs is run
+once; then each step replays the blocks above the first trained layer, with a slot (a condition of the replay) for
+every vector that looks at a row. Weights are frozen and gradients are taken with respect to the vectors alone, so no
+parameter of the model ever holds one. `losses_in_full` computes the same with full passes and hooks: the oracle of
+the tests.
 """
 
 from __future__ import annotations
@@ -39,20 +40,23 @@ def optimize(
     """Optimize one vector per problem, all of them together. Result k is what problem k alone would give.
 
     Args:
-        to: a file for the state (safetensors); if it is there, the descent goes on from it. It must be of the same problems.
+        to: a file for the state (safetensors); if it is there, the descent goes on from it. It must be of the same
+            problems.
         progress: called with (steps done, steps at most, the lowest losses in words), over all problems.
         batch: rows of a pass.
         save_every: seconds between two saves.
         vectors: keep every vector it stood on, in the history of each result.
 
     Raises:
-        LossError: no problems; a term, layer or start that does not fit; a loss that is not a number at the start; a state of other problems.
+        LossError: no problems; a term, layer or start that does not fit; a loss that is not a number at the start; a
+            state of other problems.
         TokenError: a prompt or completion that cannot be used.
     """
     if not problems:
         raise LossError("no problems", expected="at least one")
     for problem in problems:
         problem.check(lm)
+    # one walk a problem; they share passes, and nothing else: each has its own moments, noise and end
     walks = [Walk.begin(problem, lm, vectors) for problem in problems]
     keep = restore(walks, lm, to) if to is not None else None
     losses = Losses(lm, problems, batch, tokens=TOKENS)
@@ -71,14 +75,16 @@ def optimize(
 
 def _step(losses: Losses, walks: Sequence[Walk], active: list[int]) -> None:
     """Losses where every active problem stands; then an update of those that go on."""
-    at = {k: walks[k].v[None] for k in active}
+    at = {k: walks[k].v[None] for k in active}  # (1, l, r, d) each
     wanted = {k for k in active if _gradient_here(walks[k])}
     found = _alone_if_lost(losses, at, wanted, losses.at(at, gradients=wanted))
     for k in active:
         walks[k].note([float(x[0]) for x in found.terms[k]], [float(x[0]) for x in found.raw[k]])
+    # a stopper looks at losses alone, so the last gradient of a walk that ends here goes unused
     going = [k for k in active if not walks[k].reason]
     here = {k: found.gradients[k][0] for k in going if k in wanted}
     there = {k: _perturbed(walks[k], here.get(k)) for k in going if walks[k].problem.descent.noise is not None}
+    # with noise the step follows the mean gradient of the n perturbed vectors, (n, l, r, d) -> (l, r, d)
     if there:
         near = _alone_if_lost(losses, there, set(there), losses.at(there, gradients=set(there))).gradients
         here |= {k: near[k].mean(0) for k in there}
@@ -92,7 +98,9 @@ def _alone_if_lost(losses: Losses, at: dict[int, Tensor], wanted: set[int], foun
     if len(at) == 1 or all(bool(x.isfinite().all()) for x in numbers):
         return found
     alone = [losses.at({k: v}, gradients=wanted & {k}) for k, v in at.items()]
-    terms, gradients, raw = ({k: x for f in alone for k, x in getattr(f, name).items()} for name in ("terms", "gradients", "raw"))
+    terms, gradients, raw = (
+        {k: x for f in alone for k, x in getattr(f, name).items()} for name in ("terms", "gradients", "raw")
+    )
     return Found(terms, gradients, raw)
 
 

@@ -1,4 +1,6 @@
-"""How optimized vectors lie to each other: cosines, the loss on the way from one to another, and whether they detect what they cause."""
+"""How optimized vectors lie to each other: cosines, the loss on the way from one to another, and whether they detect
+what they cause.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from trimtab.steering.vector import SteeringVector
 
 
 def cosines(vectors: Sequence[SteeringVector]) -> Float[Tensor, "n n"]:
-    """Cosine of every pair, over the layers they share one after the other; NaN for a pair that shares none, or a zero vector."""
+    """Cosine of every pair, over the layers they share one after the other; NaN for a pair that shares none, or a zero
+    vector.
+    """
     out = torch.full((len(vectors), len(vectors)), float("nan"))
     for i, one in enumerate(vectors):
         for j, two in enumerate(vectors):
@@ -47,12 +51,17 @@ class Path:
 
     @property
     def connected(self) -> bool:
-        """No interior point is worse than both ends (Dunefsky & Cohan 2025, mode connectivity; the sign of the text is a slip)."""
+        """No interior point is worse than both ends (Dunefsky & Cohan 2025, mode connectivity; the sign of the text
+        is a slip).
+        """
         return self.barrier <= 0
 
 
-def path(lm: LM, what: Term | Objective, place: Place, one: SteeringVector, two: SteeringVector, *, points: int = 20) -> Path:
-    """The loss along the geodesic v(s) = |v1| ((1 - s) v1 + s v2) / |(1 - s) v1 + s v2|, with the norm going from |v1| to |v2|.
+def path(
+    lm: LM, what: Term | Objective, place: Place, one: SteeringVector, two: SteeringVector, *, points: int = 20
+) -> Path:
+    """The loss along the geodesic v(s) = |v1| ((1 - s) v1 + s v2) / |(1 - s) v1 + s v2|, with the norm going from |v1|
+    to |v2|.
 
     The published path keeps |v1| throughout; scale `two` to that norm to get it.
 
@@ -74,8 +83,11 @@ def path(lm: LM, what: Term | Objective, place: Place, one: SteeringVector, two:
 
 
 @torch.no_grad()
-def detection(lm: LM, vector: SteeringVector, positive: Sequence[Prompt], negative: Sequence[Prompt], layer: Layer | None = None) -> float:
-    """Area under the ROC curve of the mean dot product with the residual stream, over the tokens of a prompt but its first.
+def detection(
+    lm: LM, vector: SteeringVector, positive: Sequence[Prompt], negative: Sequence[Prompt], layer: Layer | None = None
+) -> float:
+    """Area under the ROC curve of the mean dot product with the residual stream, over the tokens of a prompt but its
+    first.
 
     0.5 is chance: a vector that controls a behavior need not detect it.
     """

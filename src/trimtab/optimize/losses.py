@@ -1,4 +1,21 @@
-"""Losses of many vectors on many rows, by replays; and the same by full passes, as the oracle."""
+"""Losses of many vectors on many rows, by replays; and the same by full passes, as the oracle.
+
+Problems whose vectors act alike at the same layers are one group: their rows are run once, side by side, and then
+replayed under all vectors together. Say problem 0 has one vector and promotes row A; problem 1 has two (draws of a
+noise, for instance) and looks at A as well, and at B, there also with the sign turned (a preference):
+
+    Look (A, 0, +), (A, 1, +), (B, 1, +), (B, 1, -)      a row, who looks at it, with which sign
+
+    Bundle    lines A and B, run once into a Prefix       Slots, (c, b) = (4, 2)       A     B
+                                                          slot 0                       0+    1+
+              vectors are numbered through all            slot 1                       1+    2+
+              problems: 0 | 1, 2                          slot 2                       2+    1-
+                                                          slot 3                       .     2-
+
+One replay gives logits (c, b, k, v), and from them every Look gets its View. An empty slot (.) holds vector 0 under a
+mask of nothing: it is computed and thrown away. So that few are empty, rows that about as many vectors look at are
+bundled together: a row's *crowd* is the number of bits of how many do (1; 2-3; 4-7; ...).
+"""
 
 from __future__ import annotations
 
@@ -21,14 +38,17 @@ from trimtab.steering.interventions import Receipt, check_stack
 from trimtab.steering.interventions import edits as stack_edits
 
 Total = Callable[[int, Sequence[Tensor]], Tensor]
-Key = tuple[tuple[int, ...], int, tuple[object, ...]]  # ids, length of the prompt, and where its texts are: what makes a row
+# ids, length of the prompt, and where its texts are: what makes a row
+Key = tuple[tuple[int, ...], int, tuple[object, ...]]
 Spot = tuple[int, int]  # a problem, and the number of one of its terms
 Look = tuple[Key, int, float]  # a row, a problem that looks at it, and the sign of its vectors there
 
 
 @dataclass(frozen=True)
 class Found:
-    """Losses (n,) of every term of a problem, gradients (n, l, r, d) of the weighted sum for the problems they were wanted for, and raw losses."""
+    """Losses (n,) of every term of a problem, gradients (n, l, r, d) of the weighted sum for the problems they were
+    wanted for, and raw losses.
+    """
 
     terms: Mapping[int, list[Tensor]]
     gradients: Mapping[int, Tensor]
@@ -47,10 +67,14 @@ class Prepared:
 class Losses:
     """The losses of problems on one model. Rows are run once, here; `at` replays them."""
 
-    def __init__(self, lm: LM, problems: Sequence[Problem], batch: int, keep: int = 1, tokens: int | None = None) -> None:
-        """Rows are run in passes of `batch`; the passes of the last `keep` sets of rows that were asked for together are kept.
+    def __init__(
+        self, lm: LM, problems: Sequence[Problem], batch: int, keep: int = 1, tokens: int | None = None
+    ) -> None:
+        """Rows are run in passes of `batch`; the passes of the last `keep` sets of rows that were asked for together
+        are kept.
 
-        With `tokens`, a pass has about so many at most (one row and all who look at it are never cut): what a descent remembers for its gradient.
+        With `tokens`, a pass has about so many at most (one row and all who look at it are never cut): what a descent
+        remembers for its gradient.
         """
         self.lm, self.problems, self.batch, self.keep, self.tokens = lm, problems, batch, keep, tokens
         self.prepared: dict[Term, Prepared] = {}
@@ -67,7 +91,9 @@ class Losses:
         groups: dict[Any, list[int]] = {}
         for k, problem in enumerate(problems):
             p = problem.place
-            groups.setdefault((p.layers, p.operator, p.shared, p.rank, p.gain, tuple(id(iv) for iv in p.under)), []).append(k)
+            groups.setdefault(
+                (p.layers, p.operator, p.shared, p.rank, p.gain, tuple(id(iv) for iv in p.under)), []
+            ).append(k)
         self.groups = [Group(self, members) for members in groups.values()]
 
     def _references(self) -> dict[Term, tuple[tuple[Row, ...], Any]]:
@@ -76,7 +102,9 @@ class Losses:
         rows = [tuple(term.rows(self.lm)) for term in sources]
         return dict(zip(sources, zip(rows, Prefer.references(self.lm, rows), strict=True), strict=True)) if rows else {}
 
-    def at(self, vectors: Mapping[int, Float[Tensor, "n l r d"]], *, gradients: set[int], total: Total | None = None) -> Found:
+    def at(
+        self, vectors: Mapping[int, Float[Tensor, "n l r d"]], *, gradients: set[int], total: Total | None = None
+    ) -> Found:
         """Losses of each problem under its n vectors.
 
         Args:
@@ -150,18 +178,25 @@ class Group:
         self._layouts: dict[Any, list[Slots]] = {}
 
     def at(self, vectors: Mapping[int, Tensor], wanted: set[int], total: Total | None) -> Found:
-        """Losses, and gradients one part after the other: what a part remembers for its gradient is forgotten before the next one is run."""
+        """Losses, and gradients one part after the other: what a part remembers for its gradient is forgotten before
+        the
+            next one is run.
+        """
         counts = {k: len(v) for k, v in vectors.items()}
-        base = torch.cat([v.to(self.lm.device) for v in vectors.values()])
+        base = torch.cat([v.to(self.lm.device) for v in vectors.values()])  # (n of all problems, l, r, d)
         losses: dict[Spot, Tensor] = {}
         raw: dict[Spot, Tensor] = {}
         parts = self._parts(counts)
-        pulls: Mapping[Spot, Any] = {(k, j): w for k in wanted for j, (w, _) in enumerate(self.owner.problems[k].goal.terms)}
-        if wanted and total is not None and len(parts) > 1:  # how much each loss counts depends on all of them, so they are looked at first
+        pulls: Mapping[Spot, Any] = {
+            (k, j): w for k in wanted for j, (w, _) in enumerate(self.owner.problems[k].goal.terms)
+        }
+        # how much each loss counts depends on all of them, so they are looked at first
+        if wanted and total is not None and len(parts) > 1:
             with torch.no_grad():
                 seen = {spot: x for part in parts for spot, (x, _) in self._losses(part, base, counts).items()}
             pulls = _pulls(total, seen, wanted)
         gradient = torch.zeros_like(base)
+        # the graph of one part at a time: memory is that of the largest part, not of all passes
         for part in parts:
             every = base.clone().requires_grad_(bool(wanted))
             with torch.set_grad_enabled(bool(wanted)):
@@ -176,15 +211,22 @@ class Group:
         split = gradient.to(next(iter(vectors.values())).device).split(list(counts.values()))
         gradients = {k: g for k, g in zip(counts, split, strict=True) if k in wanted}
         spots = {k: [(k, j) for j in range(len(self.owner.problems[k].goal.terms))] for k in counts}
-        return Found({k: [losses[s] for s in some] for k, some in spots.items()}, gradients, {k: [raw[s] for s in some] for k, some in spots.items()})
+        return Found(
+            {k: [losses[s] for s in some] for k, some in spots.items()},
+            gradients,
+            {k: [raw[s] for s in some] for k, some in spots.items()},
+        )
 
     def _parts(self, counts: Mapping[int, int]) -> list[Part]:
-        """Passes, and the terms whose rows are in them and nowhere else: passes that a term needs together are one part."""
+        """Passes, and the terms whose rows are in them and nowhere else: passes that a term needs together are one
+        part.
+        """
         every = self._slots(counts)
         place = {look: n for n, slots in enumerate(every) for look in slots.of}
         parts: list[tuple[set[int], list[Spot]]] = []
         for k in counts:
             for j, (_, term) in enumerate(self.owner.problems[k].goal.terms):
+                # a term's loss needs all of its rows at once, so parts that share a term are joined
                 needed = {place[key(row), k, term.sign] for row in self.owner.prepared[term].rows}
                 spots = [(k, j)]
                 for part in [p for p in parts if p[0] & needed]:
@@ -193,8 +235,12 @@ class Group:
                 parts.append((needed, spots))
         return [Part([every[n] for n in sorted(needed)], spots) for needed, spots in parts]
 
-    def _losses(self, part: Part, every: Float[Tensor, "n l r d"], counts: Mapping[int, int]) -> dict[Spot, tuple[Tensor, Tensor]]:
-        """The loss and the raw loss of every term of a part; of terms that several problems share, for all of them at once."""
+    def _losses(
+        self, part: Part, every: Float[Tensor, "n l r d"], counts: Mapping[int, int]
+    ) -> dict[Spot, tuple[Tensor, Tensor]]:
+        """The loss and the raw loss of every term of a part; of terms that several problems share, for all of them at
+        once.
+        """
         views: dict[Look, View] = {}
         for slots in part.slots:
             views |= self._replay(slots, every)
@@ -204,6 +250,7 @@ class Group:
         out: dict[Spot, tuple[Tensor, Tensor]] = {}
         for term, places in users.items():
             known = self.owner.prepared[term]
+            # problems that share a term (many starts of one descent) have it computed once, over all their vectors
             joint = [_joined([views[key(row), k, term.sign] for k in places]) for row in known.rows]
             sizes = [counts[k] for k in places]
             loss, raw = (x.split(sizes) for x in term.losses(joint, known.known))
@@ -216,11 +263,13 @@ class Group:
     def _bundle(self, rows: Sequence[Row]) -> Bundle:
         tokens = self.lm.batch(rows)
         chosen = [self._selected(k, tokens) for k in self.members]
+        # nothing before the first token that is steered, or read, changes
         start = min([tokens.pivot - 1, *(int(one.any(0).nonzero()[0]) for one in chosen if one.any())])
         keep = tuple(range(tokens.pivot - 1, max(tokens.pivot, tokens.ids.shape[1] - 1)))
         with self.lm.edit(stack_edits(self.place.under, Receipt())):
             prefix = self.lm.prefix(tokens, start, sorted({self.place.layers[0], *self.reads}), keep=keep[:1])
-        prefix = replace(prefix, logits=prefix.logits[:, :0].clone())  # replays give their own; a column of the vocabulary for every row is large
+        # replays give their own; a column of the vocabulary for every row is large
+        prefix = replace(prefix, logits=prefix.logits[:, :0].clone())
         return Bundle(prefix, {key(row): j for j, row in enumerate(rows)}, keep)
 
     def _selected(self, problem: int, tokens: Tokens) -> Bool[Tensor, "b s"]:
@@ -238,11 +287,17 @@ class Group:
                     self._bundles.clear()
                     self._layouts.clear()
                 self._bundles[asked] = []
-                for crowd in sorted(set(crowds.values())):  # rows with about as many slots go together, or most slots would be empty
+                # rows with about as many slots go together, or most slots would be empty
+                for crowd in sorted(set(crowds.values())):
                     rows = [row for name, (_, row) in looks.items() if crowds[name] == crowd]
                     size = self._size(rows, crowd)
-                    self._bundles[asked] += [self._bundle([rows[j] for j in some]) for some in self.lm.batches(rows, size)]
-            self._layouts[wanted] = [self._dealt(bundle, {row: who for row, (who, _) in looks.items()}, counts) for bundle in self._bundles[asked]]
+                    self._bundles[asked] += [
+                        self._bundle([rows[j] for j in some]) for some in self.lm.batches(rows, size)
+                    ]
+            self._layouts[wanted] = [
+                self._dealt(bundle, {row: who for row, (who, _) in looks.items()}, counts)
+                for bundle in self._bundles[asked]
+            ]
         return self._layouts[wanted]
 
     def _size(self, rows: Sequence[Row], crowd: int) -> int:
@@ -285,6 +340,7 @@ class Group:
         where = self.lm.device
         first, place = distinct_prompts(tokens)
         like = torch.tensor(first)[place]
+        # a prompt that two lines share is run once, if the same vectors act on it with the same signs
         share = len(first) < b and torch.equal(vector, vector[:, like]) and torch.equal(sign, sign[:, like])
         return Slots(bundle, vector.to(where), sign.to(where), mask.to(where), of, share)
 
@@ -293,7 +349,9 @@ class Group:
         prefix, place = slots.bundle.prefix, self.place
         c, b = slots.vector.shape
         seen: dict[Layer, Tensor] = {}
+        # every[slots.vector]: (n, l, r, d) -> (c, b, l, r, d), the vector in every slot
         acted = [acting(place, k, every[slots.vector], slots.sign, slots.mask) for k in range(len(place.layers))]
+        # (b, s, d) -> (c, b, s, d): all slots start from the recorded stream below the first vector
         h = acted[0](prefix.residual[place.layers[0]][None].expand(c, -1, -1, -1))
         under = stack_edits(place.under, Receipt())
 
@@ -301,6 +359,7 @@ class Group:
             def edit(h: Tensor, frame: Frame) -> Tensor:
                 h = under[layer](h, frame) if layer in under else h
                 if layer in place.layers:
+                    # replays hand over (c * b, s, d)
                     h = acted[place.layers.index(layer)](h.unflatten(0, (c, b))).flatten(0, 1)
                 if layer in self.reads:
                     seen[layer] = h.unflatten(0, (c, b)).float()
@@ -322,7 +381,13 @@ class Group:
         return views
 
 
-def acting(place: Place, k: int, v: Float[Tensor, "*batch l r d"], sign: Float[Tensor, "*batch"], mask: Bool[Tensor, "*batch s"]) -> Any:
+def acting(
+    place: Place,
+    k: int,
+    v: Float[Tensor, "*batch l r d"],
+    sign: Float[Tensor, "*batch"],
+    mask: Bool[Tensor, "*batch s"],
+) -> Any:
     """h (..., s, d) -> h with the vectors of the k-th layer acting on it."""
     rows = v[..., 0 if place.shared else k, :, :]
     m: Any = place.gain if bool((sign == 1).all()) else place.gain * sign[..., None, None]
@@ -334,7 +399,8 @@ def acting(place: Place, k: int, v: Float[Tensor, "*batch l r d"], sign: Float[T
 
 
 def losses_in_full(lm: LM, problem: Problem, v: Float[Tensor, "l r d"] | None) -> list[Float[Tensor, ""]]:
-    """The loss of every term of a problem at one vector, row by row with hooks and no cache; differentiable in v. The oracle.
+    """The loss of every term of a problem at one vector, row by row with hooks and no cache; differentiable in v. The
+    oracle.
 
     Without a vector: the losses of the model as it is, under what the place stands on.
     """
@@ -383,7 +449,10 @@ def _pulls(total: Total, losses: Mapping[Spot, Tensor], wanted: set[int]) -> dic
         leaves = [losses[spot].detach().clone().requires_grad_() for spot in spots]
         with torch.enable_grad():
             pulled: Any = torch.autograd.grad(total(k, leaves).sum(), leaves, allow_unused=True)
-        out |= {spot: torch.zeros_like(leaf) if g is None else g for spot, leaf, g in zip(spots, leaves, pulled, strict=True)}
+        out |= {
+            spot: torch.zeros_like(leaf) if g is None else g
+            for spot, leaf, g in zip(spots, leaves, pulled, strict=True)
+        }
     return out
 
 
@@ -397,7 +466,8 @@ def _check_positions(lm: LM, problem: Problem, rows: Sequence[Row]) -> None:
         tokens = lm.batch([row])
         if not problem.place.where.select(tokens.index, tokens.rows)[:, : max(row.prompt, len(row.ids) - 1)].any():
             raise LossError(
-                "the positions select no token that can matter", given=f"{problem.place.positions} in {lm.tokenizer.decode(row.ids)[-80:]!r}"
+                "the positions select no token that can matter",
+                given=f"{problem.place.positions} in {lm.tokenizer.decode(row.ids)[-80:]!r}",
             )
 
 

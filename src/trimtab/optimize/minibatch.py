@@ -1,8 +1,8 @@
-"""train(): one vector from many terms (preferences, or texts to promote and suppress), a few at a time, through replays whose lower blocks were run once
-(Cao et al. 2024; the minibatches of Dunefsky & Cohan 2025).
+"""train(): one vector from many terms (preferences, or texts to promote and suppress), a few at a time, through replays
+whose lower blocks were run once (Cao et al. 2024; the minibatches of Dunefsky & Cohan 2025).
 
-The composition of the batches is drawn once and their order anew in every epoch, so that the passes below the vector are kept from one epoch
-to the next. The weights are frozen; gradients are taken with respect to the vector alone.
+The composition of the batches is drawn once and their order anew in every epoch, so that the passes below the vector
+are kept from one epoch to the next. The weights are frozen; gradients are taken with respect to the vector alone.
 """
 
 from __future__ import annotations
@@ -43,14 +43,15 @@ class Training:
         rate: learning rate, per coordinate.
         batch: terms a step.
         epochs: when to stop.
-        schedule_epochs: the span of the cosine, `epochs` by default. The published runs stop a cosine of 100 epochs after 5 to 20.
+        schedule_epochs: the span of the cosine, `epochs` by default. The published runs stop a cosine of 100 epochs
+            after 5 to 20.
         warm: steps of linear warm-up.
         cold: the warm-up begins at 0, so that the first update moves nothing (as published).
         schedule: "cosine", or "constant" behind the warm-up.
         decay: weight decay.
         clip: largest norm of a gradient.
-        signs: "one" (uni-directional: the vector is added), "batch" (added or subtracted, drawn for every batch, as published), "example" (drawn for
-            every preference), or "both" (exact: the mean over both).
+        signs: "one" (uni-directional: the vector is added), "batch" (added or subtracted, drawn for every batch, as
+            published), "example" (drawn for every preference), or "both" (exact: the mean over both).
         patience: epochs without a better margin on the validation preferences after which it ends.
         seed: of the batches, their order and the signs.
         keep: the vector of the "best" epoch looked at, or the "last" (as published).
@@ -78,16 +79,36 @@ class Training:
 
     @classmethod
     def published(cls, **changes: Any) -> Training:
-        """The settings of the published runs as executed: rate 5e-4 per coordinate, a warm-up of 100 steps from 0, a cosine over 100 epochs, one sign a
-        batch, no weight decay (it is never forwarded to the optimizer), and the last vector."""
-        settings = cls(5e-4, batch=4, epochs=20, schedule_epochs=100, warm=100, cold=True, signs="batch", keep="last", patience=10**6)
+        """The settings of the published runs as executed: rate 5e-4 per coordinate, a warm-up of 100 steps from 0, a
+            cosine over 100 epochs, one sign a
+        batch, no weight decay (it is never forwarded to the optimizer), and the last vector.
+        """
+        settings = cls(
+            5e-4,
+            batch=4,
+            epochs=20,
+            schedule_epochs=100,
+            warm=100,
+            cold=True,
+            signs="batch",
+            keep="last",
+            patience=10**6,
+        )
         return replace(settings, **changes)
 
     def __post_init__(self) -> None:
         least = min(self.batch, self.epochs, self.patience, self.sample, self.every)
-        known = self.signs in ("one", "batch", "example", "both") and self.schedule in ("cosine", "constant") and self.keep in ("best", "last")
+        known = (
+            self.signs in ("one", "batch", "example", "both")
+            and self.schedule in ("cosine", "constant")
+            and self.keep in ("best", "last")
+        )
         if not self.rate > 0 or least < 1 or not known:
-            raise LossError("not a training", given=asdict(self), expected="rate > 0; batch, epochs, patience, sample and every >= 1; known signs")
+            raise LossError(
+                "not a training",
+                given=asdict(self),
+                expected="rate > 0; batch, epochs, patience, sample and every >= 1; known signs",
+            )
 
     def rate_at(self, step: int, per_epoch: int) -> float:
         """Learning rate of an update, counted from 0."""
@@ -99,9 +120,10 @@ class Training:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch came to: mean training loss; on the watched preferences the mean margin (nats) with the vector added, with it subtracted
-    (of the opposite answers), and the share of preferences whose margin is above 0 both ways; the norm. Of other terms than preferences both margins are
-    minus the mean loss. NaN where nobody looked."""
+    """What an epoch came to: mean training loss; on the watched preferences the mean margin (nats) with the vector
+    added, with it subtracted (of the opposite answers), and the share of preferences whose margin is above 0 both
+    ways; the norm. Of other terms than preferences both margins are minus the mean loss. NaN where nobody looked.
+    """
 
     loss: float
     up: float
@@ -117,8 +139,10 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Step:
-    """One update: mean loss of its preferences and share on the right side of an unsteered model's (both of a subtracted vector's opposites), and the
-    mean weight of their gradients (1 at the start, 0 where the loss is saturated; NaN but for "sigmoid" and "free")."""
+    """One update: mean loss of its preferences and share on the right side of an unsteered model's (both of a
+    subtracted vector's opposites), and the mean weight of their gradients (1 at the start, 0 where the loss is
+    saturated; NaN but for "sigmoid" and "free").
+    """
 
     loss: float
     right: float
@@ -136,7 +160,14 @@ class Trained:
 
     def describe(self) -> dict[str, Any]:
         e = self.epochs[self.best]
-        return {"loss": e.loss, "steps": len(self.steps), "epoch": self.best + 1, "margin up": e.up, "margin down": e.down, "right": e.right}
+        return {
+            "loss": e.loss,
+            "steps": len(self.steps),
+            "epoch": self.best + 1,
+            "margin up": e.up,
+            "margin down": e.down,
+            "right": e.right,
+        }
 
 
 def train(
@@ -154,14 +185,17 @@ def train(
     """Train one vector, from 0.
 
     Args:
-        terms: preferences, all with the vector added (the signs are for `how` to choose); or other terms, with `signs="one"`.
+        terms: preferences, all with the vector added (the signs are for `how` to choose); or other terms, with
+            `signs="one"`.
         held_out: terms that choose the epoch; those trained on where there are none.
-        to: a file for the state (safetensors); if it is there, the training goes on from it. It must be of the same training.
+        to: a file for the state (safetensors); if it is there, the training goes on from it. It must be of the same
+            training.
         progress: called with (steps done, in all, the margins in words).
         save_every: seconds between two saves.
 
     Raises:
-        LossError: no terms, a loss that is not a number, a reference that is not that of multiplier 0, or a state of another training.
+        LossError: no terms, a loss that is not a number, a reference that is not that of multiplier 0, or a state of
+            another training.
     """
     both = all(isinstance(t, Prefer) for t in terms)
     if not terms or any(t.sign < 0 for t in terms if both):
@@ -181,17 +215,26 @@ def train(
         school.step()
         if kept is not None and (school.over or kept.due(save_every)):
             kept.write(*school.state())
-    made = Provenance(lm.id, lm.revision, lm.fingerprint, {**about, "first": terms[0].describe()}, version=version("trimtab"))
+    made = Provenance(
+        lm.id, lm.revision, lm.fingerprint, {**about, "first": terms[0].describe()}, version=version("trimtab")
+    )
     chosen = school.best if how.keep == "best" else len(school.epochs) - 1
-    return Trained(place.vector(school.best_v if how.keep == "best" else school.v, made), chosen, tuple(school.epochs), tuple(school.steps))
+    return Trained(
+        place.vector(school.best_v if how.keep == "best" else school.v, made),
+        chosen,
+        tuple(school.epochs),
+        tuple(school.steps),
+    )
 
 
 class _School:
     """A training under way.
 
-    What is trained on and what is watched are problems of one `Losses`, so that answers are read, and their reference is taken, once:
+    What is trained on and what is watched are problems of one `Losses`, so that answers are read, and their reference
+    is taken, once:
 
-        problems   0..n-1 every term; n..2n-1 the same with the vector subtracted (preferences alone); then what is watched, added and subtracted
+        problems   0..n-1 every term; n..2n-1 the same with the vector subtracted (preferences alone); then what is
+        watched, added and subtracted
     """
 
     def __init__(
@@ -204,10 +247,18 @@ class _School:
         constraints: Sequence[Constraint] = (),
         progress: Progress | None = None,
     ) -> None:
-        self.how, self.progress, self.n, self.place, self.constraints = how, progress, len(terms), place, tuple(constraints)
+        self.how, self.progress, self.n, self.place, self.constraints = (
+            how,
+            progress,
+            len(terms),
+            place,
+            tuple(constraints),
+        )
         train = [Problem(t, place, self.constraints) for t in _both_ways(terms)]
         train[0].check(lm)
-        self.batches = np.array_split(np.random.default_rng(how.seed).permutation(self.n), math.ceil(self.n / how.batch))
+        self.batches = np.array_split(
+            np.random.default_rng(how.seed).permutation(self.n), math.ceil(self.n / how.batch)
+        )
         watched = _both_ways([_margin(t) for t in _spread(held_out or terms, how.sample)])
         self.watched = range(len(train), len(train) + len(watched))
         self.problems = [*train, *(Problem(t, place) for t in watched)]
@@ -235,7 +286,9 @@ class _School:
         if not np.isfinite(losses).all():
             raise LossError(f"the loss is not a number in step {t + 1}", do="lower the rate, or cap the norm")
         gradient = torch.stack([found.gradients[k][0] for k in chosen]).mean(0)
-        self.v = projected(self.adam.step(self.v, gradient, how.rate_at(t, per_epoch)), self.constraints, self.place.first)
+        self.v = projected(
+            self.adam.step(self.v, gradient, how.rate_at(t, per_epoch)), self.constraints, self.place.first
+        )
         self.steps.append(_told(losses, self.problems[0]))
         if b == per_epoch - 1:
             self._end_epoch(epoch)
@@ -253,12 +306,20 @@ class _School:
             return
         self.looked = t
         up, down = self._margins()
-        self.epochs.append(Epoch(loss, float(up.mean()), float(down.mean()), float(((up > 0) & (down > 0)).float().mean()), norm))
-        if self.epochs[-1].margin > self.epochs[self.best].margin or math.isnan(self.epochs[self.best].margin) or epoch == 0:
+        self.epochs.append(
+            Epoch(loss, float(up.mean()), float(down.mean()), float(((up > 0) & (down > 0)).float().mean()), norm)
+        )
+        if (
+            self.epochs[-1].margin > self.epochs[self.best].margin
+            or math.isnan(self.epochs[self.best].margin)
+            or epoch == 0
+        ):
             self.best, self.best_v = epoch, self.v.clone()
 
     def _margins(self) -> Float[Tensor, "two n"]:
-        """Margin of every watched preference with the vector added, and of its opposite with it subtracted; of other terms minus the loss, twice."""
+        """Margin of every watched preference with the vector added, and of its opposite with it subtracted; of other
+        terms minus the loss, twice.
+        """
         found = self.losses.at(dict.fromkeys(self.watched, self.v[None]), gradients=set()).terms
         values = -torch.stack([found[k][0][0] for k in self.watched]).cpu()
         pairs = isinstance(self.problems[self.watched[0]].objective, Prefer)
@@ -268,10 +329,16 @@ class _School:
         """At 0 every margin must be 0."""
         worst = float(self._margins().abs().max())
         if not worst <= 0.05:
-            raise LossError("the reference is not that of multiplier 0", given=f"a margin of {worst:.3g} nats at the start", expected="0")
+            raise LossError(
+                "the reference is not that of multiplier 0",
+                given=f"a margin of {worst:.3g} nats at the start",
+                expected="0",
+            )
 
     def _drawn(self, epoch: int, b: int) -> list[int]:
-        """The problems of batch b of an epoch; the draws of an epoch depend on the seed and its number alone, so a resumed training repeats them."""
+        """The problems of batch b of an epoch; the draws of an epoch depend on the seed and its number alone, so a
+        resumed training repeats them.
+        """
         rng = np.random.default_rng([self.how.seed, epoch])
         order = rng.permutation(len(self.batches))
         signs = rng.integers(0, 2, (len(self.batches), self.how.batch))
@@ -317,10 +384,14 @@ def _spread(terms: Sequence[Term], most: int) -> list[Term]:
 
 
 def _told(losses: Array, problem: Problem) -> Step:
-    """A step from the losses of its preferences: the weight of a gradient is 1 - exp(-loss) of -log sigmoid, twice that to be 1 at the start."""
+    """A step from the losses of its preferences: the weight of a gradient is 1 - exp(-loss) of -log sigmoid, twice that
+    to be 1 at the start.
+    """
     (_, term), *_ = problem.goal.terms
     soft = isinstance(term, Prefer) and term.form in ("sigmoid", "free")
-    even = {"sigmoid": math.log(2), "free": math.log(2), "hinge": 1.0}.get(term.form if isinstance(term, Prefer) else "", math.nan)
+    even = {"sigmoid": math.log(2), "free": math.log(2), "hinge": 1.0}.get(
+        term.form if isinstance(term, Prefer) else "", math.nan
+    )
     right = float((losses < even).mean()) if math.isfinite(even) else math.nan
     return Step(float(losses.mean()), right, float(-2 * np.expm1(-losses).mean()) if soft else math.nan)
 
@@ -335,7 +406,9 @@ def _signed(batch: Sequence[int], n: int, signs: Signs, drawn: Sequence[int]) ->
 
 
 class _AdamW:
-    """AdamW on the coordinates; or, for `strength`, on the direction and the logarithm of the norm, once there is a direction."""
+    """AdamW on the coordinates; or, for `strength`, on the direction and the logarithm of the norm, once there is a
+    direction.
+    """
 
     def __init__(self, v: Tensor, how: Training) -> None:
         self.how, self.t = how, 0
@@ -356,6 +429,7 @@ class _AdamW:
         turn = move[:-1].unflatten(0, v.shape)
         if not apart:
             return v * (1 - rate * self.how.decay) - rate * turn
-        relative = rate * v.numel() ** 0.5 / size.clamp(min=rate * v.numel() ** 0.5)  # as fast as the coordinates would go
+        # as fast as the coordinates would go
+        relative = rate * v.numel() ** 0.5 / size.clamp(min=rate * v.numel() ** 0.5)
         turned = v / size - relative * turn / v.numel() ** 0.5
         return turned / turned.norm() * size * torch.exp(-relative * move[-1] - rate * self.how.decay)

@@ -20,7 +20,9 @@ class Noise:
     samples: int = 1
     needs_gradient = False  # of the loss at the current vector
 
-    def draw(self, v: Float[Tensor, "l r d"], gradient: Tensor | None, seed: int, step: int) -> Float[Tensor, "n l r d"]:
+    def draw(
+        self, v: Float[Tensor, "l r d"], gradient: Tensor | None, seed: int, step: int
+    ) -> Float[Tensor, "n l r d"]:
         """What to add to v, for each sample.
 
         Args:

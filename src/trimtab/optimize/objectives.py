@@ -1,7 +1,7 @@
 """Objectives: what a vector should do, as terms that add up. `promote(x, y) + 0.5 * suppress(x, z)` is an objective.
 
-Every term is a loss in nats over one or more rows of tokens, smaller is better. Terms are values: two equal terms of two problems
-share their rows, and their passes.
+Every term is a loss in nats over one or more rows of tokens, smaller is better. Terms are values: two equal terms of
+two problems share their rows, and their passes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class View:
     Attributes:
         row: the row.
         logits: (n, m, v) fp32, at the columns that predict its m completion tokens.
-        shifts: layer -> (n, s, d) fp32, how far the vectors move the residual stream after that block, at the s columns that are replayed.
+        shifts: layer -> (n, s, d) fp32, how far the vectors move the residual stream after that block, at the s
+            columns that are replayed.
         index: (s,) logical position of those columns, -1 for padding.
     """
 
@@ -71,7 +72,7 @@ class Term:
         raise NotImplementedError
 
     def losses(self, views: Sequence[View], known: Any) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """What is minimized, and the raw loss (nats) behind it: the same, unless the term aims at a level of another."""
+        """What is minimized, and the raw loss (nats) behind it: the same unless the term aims at a level."""
         loss = self.loss(views, known)
         return loss, loss
 
@@ -176,7 +177,9 @@ class Promote(Said):
 
 @dataclass(frozen=True)
 class Suppress(Said):
-    """-log(1 - p) of every token (suppression steering, Dunefsky & Cohan 2025): bounded below by 0, and needs no replacement text."""
+    """-log(1 - p) of every token (suppression steering, Dunefsky & Cohan 2025): bounded below by 0, and needs no
+    replacement text.
+    """
 
     def of_tokens(self, scores: Tensor, said: Tensor) -> Tensor:
         return -log_complement(scores, said)
@@ -208,8 +211,9 @@ def log_complement(scores: Float[Tensor, "*batch v"], said: Int[Tensor, "*batch 
 class Match(Term):
     """KL(teacher || steered) of the next token, averaged over positions of the completion.
 
-    With a teacher it distils one intervention into another place (reentrant steering, Dunefsky & Cohan 2025, algorithm 1);
-    without one the teacher is the unsteered model, and the term keeps the vector from changing other text (an anchor).
+    With a teacher it distils one intervention into another place (reentrant steering, Dunefsky & Cohan 2025,
+    algorithm 1); without one the teacher is the unsteered model, and the term keeps the vector from changing other
+    text (an anchor).
 
     Args:
         tokens: how many completion tokens count, all by default.
@@ -249,7 +253,8 @@ class Match(Term):
 
 @dataclass(frozen=True)
 class Change(Term):
-    """The largest change downstream: -(sum over tokens of |shift|^p)^(1/q) after block `layer` (MELBO, Mack & Turner 2024).
+    """The largest change downstream: -(sum over tokens of |shift|^p)^(1/q) after block `layer` (MELBO, Mack & Turner
+    2024).
 
     Give the problem a norm: the loss has no lower bound. With `mean` it is minus the mean of |shift| over the tokens.
     """
@@ -270,7 +275,17 @@ class Change(Term):
         return (self.layer,)
 
     def rows(self, lm: LM) -> list[Row]:
-        return [row_of(lm, self.prompt, self.completion, system=self.system, chat=self.chat, separator=self.separator, empty=True)]
+        return [
+            row_of(
+                lm,
+                self.prompt,
+                self.completion,
+                system=self.system,
+                chat=self.chat,
+                separator=self.separator,
+                empty=True,
+            )
+        ]
 
     def loss(self, views: Sequence[View], known: Any) -> Float[Tensor, " n"]:
         (view,) = views
@@ -281,7 +296,9 @@ class Change(Term):
 
 @dataclass(frozen=True)
 class Consistent(Term):
-    """Variance over prompts of the direction in which the last prompt token is shifted after block `layer`: 0 if it is the same in every context."""
+    """Variance over prompts of the direction in which the last prompt token is shifted after block `layer`: 0 if it is
+    the same in every context.
+    """
 
     prompts: tuple[Messages, ...]
     layer: Layer
@@ -305,7 +322,9 @@ class Consistent(Term):
 
 @dataclass(frozen=True)
 class Satisfice(Term):
-    """(L - level)^2 of another term: exactly this likely, not as likely as can be (satisficing, Dunefsky & Cohan 2025)."""
+    """(L - level)^2 of another term: exactly this likely, not as likely as can be (satisficing, Dunefsky & Cohan
+    2025).
+    """
 
     term: Term
     level: float
@@ -347,11 +366,13 @@ def suppress(prompt: Messages, *completions: str | tuple[int, ...], **options: A
 
 
 def anchor(texts: Sequence[tuple[Messages, str]], weight: float = 1.0) -> Objective:
-    """Keep the model as it is on neutral prompts and completions: the mean KL to the unsteered model, times `weight`."""
+    """Keep the model as it is on neutral prompts: the mean KL to the unsteered model, times `weight`."""
     return Objective(tuple((weight / len(texts), Match(p, c)) for p, c in texts))
 
 
-def in_contexts(what: Term | Objective, *, systems: Sequence[str | None] = (None,), before: Sequence[str] = ("",)) -> Objective:
+def in_contexts(
+    what: Term | Objective, *, systems: Sequence[str | None] = (None,), before: Sequence[str] = ("",)
+) -> Objective:
     """The mean of an objective over contexts: each system message with each text put in front of the prompt.
 
     Raises:
@@ -363,7 +384,9 @@ def in_contexts(what: Term | Objective, *, systems: Sequence[str | None] = (None
         for system, text in contexts:
             if not isinstance(term, Said | Match | Change) or not isinstance(term.prompt, str):
                 raise LossError("only terms on one text can be put into contexts", given=term.describe())
-            terms.append((weight / len(contexts), replace(term, system=system or term.system, prompt=text + term.prompt)))
+            terms.append(
+                (weight / len(contexts), replace(term, system=system or term.system, prompt=text + term.prompt))
+            )
     return Objective(tuple(terms))
 
 
@@ -383,7 +406,9 @@ def row_of(
         TokenError: an empty completion, ids the model does not have, or a token that straddles the boundary.
     """
     if not completion and not empty:
-        raise TokenError("the completion is empty", given=prompt, expected="at least one token to make likely or unlikely")
+        raise TokenError(
+            "the completion is empty", given=prompt, expected="at least one token to make likely or unlikely"
+        )
     asked = as_prompt(prompt)
     if isinstance(completion, str):
         return lm.row(asked, completion, system=system, chat=chat, separator=separator)

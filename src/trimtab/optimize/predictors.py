@@ -52,7 +52,8 @@ def signals(
     """
     place = problem.place
     v = place.rows(found.vector)
-    said = [tuple(lm.tokenizer(c, add_special_tokens=False).input_ids) for _, c in neutral]  # ids: no boundary to fall across
+    # ids: no boundary to fall across
+    said = [tuple(lm.tokenizer(c, add_special_tokens=False).input_ids) for _, c in neutral]
     others = [replace(problem, objective=Match(p, ids)) for (p, _), ids in zip(neutral, said, strict=True)]
     others += [replace(problem, objective=held_out)] if held_out is not None else []
     alone = [replace(problem, objective=Objective(((w, t),))) for w, t in problem.goal.terms]
@@ -73,7 +74,9 @@ def signals(
     if held_out is not None:
         last = len(losses.problems) - 1
         out["held-out loss"] = float(losses.weighted(last, seen.terms[last])[0])
-    return out | {f"cosine to {name}": float(cosines([found.vector, other])[0, 1]) for name, other in (known or {}).items()}
+    return out | {
+        f"cosine to {name}": float(cosines([found.vector, other])[0, 1]) for name, other in (known or {}).items()
+    }
 
 
 def _directions(v: Tensor, n: int) -> Tensor:

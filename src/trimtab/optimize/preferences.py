@@ -17,17 +17,21 @@ from trimtab.optimize.objectives import Messages, Term, View, row_of
 
 @dataclass(frozen=True)
 class Prefer(Term):
-    """One of two answers more likely than before, the other less: BiPO (Cao et al. 2024, equations 2 and 3), and its relatives.
+    """One of two answers more likely than before, the other less: BiPO (Cao et al. 2024, equations 2 and 3), and its
+    relatives.
 
-    The margin is m = (l+ - l+ without v) - (l- - l- without v), with l the summed log-probability of an answer; negated, the vector is subtracted
-    and the margin of the opposite counts, which is what makes the objective bi-directional.
+    The margin is m = (l+ - l+ without v) - (l- - l- without v), with l the summed log-probability of an answer;
+    negated, the vector is subtracted and the margin of the opposite counts, which is what makes the objective
+    bi-directional.
 
     Args:
-        form: "sigmoid" (-log sigmoid(beta m)), "hinge" (max(0, 1 - beta m)), "ipo" ((m / tokens - 1 / (2 beta))^2, of means over tokens),
-            "free" (reference-free and per token: -log sigmoid(beta (l+/n+ - l-/n-)), as SimPO and RePS), "unpaired" (each answer by itself: the mean of
-            1 - sigmoid(beta (r+ - r0)) and 1 - sigmoid(beta (r0 - r-)), r the change of l, as KTO), or "margin" (-m, to watch).
+        form: "sigmoid" (-log sigmoid(beta m)), "hinge" (max(0, 1 - beta m)), "ipo" ((m / tokens - 1 / (2 beta))^2, of
+            means over tokens), "free" (reference-free and per token: -log sigmoid(beta (l+/n+ - l-/n-)), as SimPO and
+            RePS), "unpaired" (each answer by itself: the mean of 1 - sigmoid(beta (r+ - r0)) and 1 - sigmoid(beta (r0
+            - r-)), r the change of l, as KTO), or "margin" (-m, to watch).
         end: score the token that ends the turn, too (as the published code does).
-        other: an answer to another question, for "unpaired": r0 is the change of its l (no gradient, at least 0); 0 without it.
+        other: an answer to another question, for "unpaired": r0 is the change of its l (no gradient, at least 0); 0
+            without it.
     """
 
     prompt: Messages
@@ -57,11 +61,18 @@ class Prefer(Term):
 
     def rows(self, lm: LM) -> list[Row]:
         texts = (self.positive, self.negative, *([self.other] if self.other else []))
-        both = [row_of(lm, self.prompt, text, system=self.system, chat=self.chat, separator=self.separator) for text in texts]
+        both = [
+            row_of(lm, self.prompt, text, system=self.system, chat=self.chat, separator=self.separator)
+            for text in texts
+        ]
         if self.end:
             both = [row.extended((self._end(lm),)) for row in both]
         if both[0].ids == both[1].ids:
-            raise TokenError("both answers have the same tokens", given=(self.positive, self.negative), expected="two different answers")
+            raise TokenError(
+                "both answers have the same tokens",
+                given=(self.positive, self.negative),
+                expected="two different answers",
+            )
         return both
 
     @staticmethod
@@ -79,12 +90,17 @@ class Prefer(Term):
     @staticmethod
     @torch.no_grad()
     def references(lm: LM, answers: Sequence[Sequence[Row]], batch: int = 4) -> list[tuple[float, ...]]:
-        """The references of many preferences: summed log-probability of each of their answers, nats. The prompt of a preference is run once."""
+        """The references of many preferences: summed log-probability of each of their answers, nats. The prompt of a
+        preference is run once.
+        """
         out: dict[int, tuple[float, ...]] = {}
         for chosen in lm.batches([rows[0] for rows in answers], batch):
             tokens = lm.batch([row for k in chosen for row in answers[k]])
             logits = lm.prefix(tokens, layers=[0], keep=range(tokens.pivot - 1, tokens.ids.shape[1] - 1)).logits
-            sums = [float(_said(x[None, : len(r.ids) - r.prompt], r).sum()) for x, r in zip(logits, tokens.rows, strict=True)]
+            sums = [
+                float(_said(x[None, : len(r.ids) - r.prompt], r).sum())
+                for x, r in zip(logits, tokens.rows, strict=True)
+            ]
             for k in chosen:
                 out[k], sums = tuple(sums[: len(answers[k])]), sums[len(answers[k]) :]
         return [out[k] for k in range(len(answers))]

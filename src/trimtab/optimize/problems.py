@@ -51,7 +51,11 @@ class Place:
 
     def __post_init__(self) -> None:
         if self.site not in SITES or (self.site != RESID_POST and tuple(self.layers) not in ((), (EMBEDDINGS,))):
-            raise LossError("not a site", given=(self.site, self.layers), expected='"resid_post" with layers, or "embeddings" without')
+            raise LossError(
+                "not a site",
+                given=(self.site, self.layers),
+                expected='"resid_post" with layers, or "embeddings" without',
+            )
         object.__setattr__(self, "layers", tuple(sorted(self.layers)) if self.site == RESID_POST else (EMBEDDINGS,))
         object.__setattr__(self, "positions", Positions.parse(self.positions))
         if not self.layers or len(set(self.layers)) < len(self.layers):
@@ -59,7 +63,11 @@ class Place:
         if not math.isfinite(self.gain) or self.gain == 0:
             raise LossError("not a gain", given=self.gain, expected="a finite number other than 0")
         if self.rank < 0 or (self.rank > 0 and not isinstance(self.operator, Affine)):
-            raise LossError("only an affine map has a rank", given=(self.operator, self.rank), expected="operator=Affine() with rank >= 1")
+            raise LossError(
+                "only an affine map has a rank",
+                given=(self.operator, self.rank),
+                expected="operator=Affine() with rank >= 1",
+            )
 
     @property
     def where(self) -> Positions:
@@ -77,7 +85,9 @@ class Place:
     def vector(self, rows: Float[Tensor, "l r d"], made: Provenance | None = None) -> SteeringVector:
         """The vector of what was trained."""
         by_layer = {layer: rows[0 if self.shared else k] for k, layer in enumerate(self.layers)}
-        return SteeringVector({k: v if self.rank else v[0] for k, v in by_layer.items()}, made or Provenance(), site=self.site)
+        return SteeringVector(
+            {k: v if self.rank else v[0] for k, v in by_layer.items()}, made or Provenance(), site=self.site
+        )
 
 
 @dataclass(frozen=True)
@@ -118,7 +128,9 @@ class Descent:
         if not self.rate > 0:
             raise LossError("not a learning rate", given=self.rate, expected="a number > 0")
         if not any(isinstance(s, MaxSteps) for s in self.stop):
-            raise LossError("nothing is sure to end the descent", given=self.stop, expected="MaxSteps among the stoppers")
+            raise LossError(
+                "nothing is sure to end the descent", given=self.stop, expected="MaxSteps among the stoppers"
+            )
 
     def rate_at(self, step: int) -> float:
         """Learning rate of an update, counted from 0."""
@@ -126,7 +138,9 @@ class Descent:
 
 
 def scheduled(rate: float, step: int, warm: int, over: int | None) -> float:
-    """Learning rate of an update, counted from 0: linear over `warm` steps, then constant, or a cosine to zero over `over` steps."""
+    """Learning rate of an update, counted from 0: linear over `warm` steps, then constant, or a cosine to zero over
+    `over` steps.
+    """
     if step < warm:
         return rate * (step + 1) / warm
     return rate if over is None else rate * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / over)))
@@ -173,7 +187,9 @@ class Problem:
         if given is not None:
             shapes = {given[k].reshape(-1, given.width).shape for k in self.place.first}
             if shapes != {(1 + 2 * self.place.rank, lm.width)}:
-                raise LossError("the start has another shape", given=sorted(shapes), expected=(1 + 2 * self.place.rank, lm.width))
+                raise LossError(
+                    "the start has another shape", given=sorted(shapes), expected=(1 + 2 * self.place.rank, lm.width)
+                )
 
     def describe(self) -> dict[str, Any]:
         """The problem as plain JSON."""
@@ -190,7 +206,11 @@ class Problem:
             "under": [iv.describe() for iv in place.under],
             "constraints": [_value(c) for c in self.constraints],
             "descent": _value(self.descent),
-            "start": {"norm": self.start.norm, "seed": self.start.seed, "vector": self.start.vector.hash if self.start.vector else None},
+            "start": {
+                "norm": self.start.norm,
+                "seed": self.start.seed,
+                "vector": self.start.vector.hash if self.start.vector else None,
+            },
         }
 
 
@@ -206,7 +226,8 @@ class Result:
         steps: updates made.
         reason: why it ended: the stopper, or what went wrong.
         reached: whether the target was reached; None if there was none.
-        raw: the raw loss of each term at it, in nats: what a satisficing term compares with its level; else the same as `losses`.
+        raw: the raw loss of each term at it, in nats: what a satisficing term compares with its level; else the same
+            as `losses`.
         holds: whether output constraints hold, for a vector made shorter under them; None otherwise.
     """
 

@@ -1,4 +1,6 @@
-"""Finding what to promote or suppress, so that nobody has to invent it: likely completions, contrastive ones, and losses to aim at."""
+"""Finding what to promote or suppress, so that nobody has to invent it: likely completions, contrastive ones, and
+losses to aim at.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,8 @@ def likely_completions(
     """The most likely openings of an answer, by beam search under a cache; inside `steer` those of the steered model.
 
     Args:
-        against: rank by how much more likely a completion is after `prompt` than after this one (difference of probabilities).
+        against: rank by how much more likely a completion is after `prompt` than after this one (difference of
+            probabilities).
         tokens: length of every completion; tokens that end the turn are left out.
         width: beams, and how many to return, best first.
         coldness: inverse temperature of the probabilities.
@@ -60,7 +63,11 @@ def likely_completions(
     if tokens < 1 or width < 1:
         raise LossError("not a search", given=(tokens, width), expected="at least one token and one beam")
     beams = _Beams(lm, row_of(lm, prompt, "", system=system, chat=chat, empty=True), coldness, tokens)
-    other = None if against is None else _Beams(lm, row_of(lm, against, "", system=system, chat=chat, empty=True), coldness, tokens)
+    other = (
+        None
+        if against is None
+        else _Beams(lm, row_of(lm, against, "", system=system, chat=chat, empty=True), coldness, tokens)
+    )
     ends = sorted(lm.end_tokens)
     for _ in range(tokens):
         logp = beams.scores()
@@ -73,7 +80,10 @@ def likely_completions(
         if other is not None:
             other.extend(parent, chosen)
     sums = None if other is None else other.total.tolist()
-    found = [Candidate(lm.tokenizer.decode(ids), tuple(ids), logp) for ids, logp in zip(beams.ids.tolist(), beams.total.tolist(), strict=True)]
+    found = [
+        Candidate(lm.tokenizer.decode(ids), tuple(ids), logp)
+        for ids, logp in zip(beams.ids.tolist(), beams.total.tolist(), strict=True)
+    ]
     return found if sums is None else [replace(c, against=x) for c, x in zip(found, sums, strict=True)]
 
 
@@ -99,16 +109,21 @@ class _Beams:
 
 
 def losses_of(lm: LM, what: Term | Objective, *steered_by: Intervention) -> list[float]:
-    """The losses (nats) of terms on the model as it is, or steered by some interventions. Terms about shifts are 0 where nothing moves."""
+    """The losses (nats) of terms on the model as it is, or steered by some interventions. Terms about shifts are 0
+    where nothing moves.
+    """
     here = Problem(what, Place((0,), under=check_stack(lm, steered_by)))
     return [float(x) for x in losses_in_full(lm, here, None)]
 
 
-def target_from(lm: LM, term: Said, twin: Messages, *steered_by: Intervention, system: str | None = None, share: float = 1.0) -> float:
+def target_from(
+    lm: LM, term: Said, twin: Messages, *steered_by: Intervention, system: str | None = None, share: float = 1.0
+) -> float:
     """A loss to aim at: that of the same completion where the model already says it.
 
-    The twin is a prompt after which the behavior shows by itself, or an explicit instruction. With `share` 0.75 the target
-    probability is p^0.75, a little more likely than instructed (Dunefsky & Cohan 2025, appendix E). Measured at the term's coldness.
+    The twin is a prompt after which the behavior shows by itself, or an explicit instruction. With `share` 0.75 the
+    target probability is p^0.75, a little more likely than instructed (Dunefsky & Cohan 2025, appendix E). Measured
+    at the term's coldness.
     """
     return share * losses_of(lm, replace(term, prompt=twin, system=system or term.system, target=None), *steered_by)[0]
 
@@ -124,10 +139,12 @@ def swapped_choice(
     chat: bool | None = None,
     separator: str | None = None,
 ) -> Objective:
-    """Make the model take the other option of an A/B question, whichever letter it has (Dunefsky & Cohan 2025, alignment faking).
+    """Make the model take the other option of an A/B question, whichever letter it has (Dunefsky & Cohan 2025,
+    alignment faking).
 
-    Four terms: on the prompt the other letter is promoted and the chosen one suppressed; on the prompt with its options swapped
-    the reverse. Each is good enough when the letters have traded places: `Target(each=True)` stops there.
+    Four terms: on the prompt the other letter is promoted and the chosen one suppressed; on the prompt with its
+    options swapped the reverse. Each is good enough when the letters have traded places: `Target(each=True)` stops
+    there.
 
     Args:
         prompt, swapped: the question, and the same with actions and labels swapped.

@@ -33,20 +33,23 @@ def shorten(
 ) -> Result:
     """Minimize the norm while every term's loss stays at or below min(target, what it was + slack).
 
-    By the modified differential method of multipliers (Platt & Barr 1987; Dunefsky & Cohan 2025, output-constrained steering).
+    By the modified differential method of multipliers (Platt & Barr 1987; Dunefsky & Cohan 2025, output-constrained
+    steering).
 
     Args:
         found: what `optimize` gave for the problem.
         target: a loss (nats) for every term; by default the largest that was found.
-        instead: minimize this instead of the norm, which may then not grow (for instance a `Change`: MELBO under output constraints).
+        instead: minimize this instead of the norm, which may then not grow (for instance a `Change`: MELBO under
+            output constraints).
         rate: learning rate, per coordinate; sensitive.
         damping: of the constraints.
         slack: nats that a loss may rise above what it was.
-        moving: weigh the constraints anew in every step, by the norm the vector has come to (ours: less sensitive to the rate); else by the norm it began
-            with (as published).
+        moving: weigh the constraints anew in every step, by the norm the vector has come to (ours: less sensitive to
+            the rate); else by the norm it began with (as published).
 
     Returns:
-        The best vector on the way at which every constraint holds; `holds` says whether there is one, `reason` what does not hold.
+        The best vector on the way at which every constraint holds; `holds` says whether there is one, `reason` what
+        does not hold.
 
     Raises:
         LossError: settings that make no sense.
@@ -67,10 +70,12 @@ def shorten(
         terms.scale = (float(v.norm()) if moving else most) / (1e-6 + abs(level))
         seen = losses.at({0: v[None]}, gradients={0}, total=terms.of)
         values = [float(x[0]) for x in seen.terms[0]]
-        aim = float(v.norm()) if instead is None else sum(w * x for w, x in zip(terms.extra, values[bounded:], strict=True))
+        extra = sum(w * x for w, x in zip(terms.extra, values[bounded:], strict=True))
+        aim = float(v.norm()) if instead is None else extra
         best.look(v, aim, values[:bounded], history)
         shrink = v / v.norm().clamp(min=1e-12) if instead is None else torch.zeros_like(v)
-        v.grad, terms.room.grad, terms.lam.grad = seen.gradients[0][0] + shrink, -2 * terms.room * terms.pull, terms.scale * terms.gap
+        v.grad = seen.gradients[0][0] + shrink
+        terms.room.grad, terms.lam.grad = -2 * terms.room * terms.pull, terms.scale * terms.gap
         down.step()
         up.step()
         v.copy_(projected(v, problem.constraints, place.first))
@@ -82,12 +87,16 @@ def shorten(
 def _check(steps: int, rate: float, slack: float) -> None:
     if steps < 1 or not rate > 0 or not slack >= 0:
         raise LossError(
-            "cannot be shortened like this", given={"steps": steps, "rate": rate, "slack": slack}, expected="steps >= 1, rate > 0, slack >= 0"
+            "cannot be shortened like this",
+            given={"steps": steps, "rate": rate, "slack": slack},
+            expected="steps >= 1, rate > 0, slack >= 0",
         )
 
 
 class _Multipliers:
-    """The output constraints g = limit - loss - room^2 = 0, each with its multiplier, and what they add to the Lagrangian."""
+    """The output constraints g = limit - loss - room^2 = 0, each with its multiplier, and what they add to the
+    Lagrangian.
+    """
 
     def __init__(self, limits: Tensor, losses: Tensor, damping: float, extra: Sequence[float]) -> None:
         self.limits, self.damping, self.extra = limits, damping, extra
@@ -131,4 +140,13 @@ class _Best:
         vector = problem.place.vector(self.v, found.vector.made)
         broken = [k for k, (x, limit) in enumerate(zip(self.losses, self.limits, strict=True)) if x > limit + 1e-6]
         reason = "every output constraint holds" if not broken else f"output constraints of terms {broken} do not hold"
-        return Result(vector, problem.goal.weighted(self.losses), tuple(self.losses), history, history.steps, reason, found.reached, not broken)
+        return Result(
+            vector,
+            problem.goal.weighted(self.losses),
+            tuple(self.losses),
+            history,
+            history.steps,
+            reason,
+            found.reached,
+            not broken,
+        )

@@ -13,7 +13,8 @@ from trimtab.errors import LossError
 
 @dataclass
 class History:
-    """What a descent has seen: at every vector it stood on, the weighted loss and the loss of each term (nats), and the norm.
+    """What a descent has seen: at every vector it stood on, the weighted loss and the loss of each term (nats), and the
+    norm.
 
     Attributes:
         targets: the target of each term, or None.
@@ -62,8 +63,8 @@ class Target(Stopper):
     """When the loss is low enough, `patience` times in a row.
 
     Args:
-        loss: the level, in nats. In the mode "sum" the weighted sum must be at or below it. In the mode "each" every term
-            must be at or below its own target, or this level if it has none.
+        loss: the level, in nats. In the mode "sum" the weighted sum must be at or below it. In the mode "each" every
+            term must be at or below its own target, or this level if it has none.
     """
 
     loss: float | None = None
@@ -73,7 +74,9 @@ class Target(Stopper):
 
     def __post_init__(self) -> None:
         if self.loss is None and not self.each:
-            raise LossError("a target needs a level", given=self, expected="loss in nats, or each=True and terms with targets")
+            raise LossError(
+                "a target needs a level", given=self, expected="loss in nats, or each=True and terms with targets"
+            )
 
     def done(self, history: History) -> bool:
         return _in_a_row([self._low(history, k) for k in range(len(history.totals))][-self.patience :], self.patience)

@@ -42,7 +42,9 @@ class Kept:
             with safetensors.safe_open(self.path, "pt") as file:
                 facts: dict[str, Any] = file.metadata() or {}
                 if facts.get("of") != self.of:
-                    raise LossError(f"{self.path} holds the state of other problems", do="choose another file, or remove it")
+                    raise LossError(
+                        f"{self.path} holds the state of other problems", do="choose another file, or remove it"
+                    )
                 return {k: file.get_tensor(k) for k in file.keys()}, json.loads(facts["told"], object_hook=numbers_back)  # noqa: SIM118
         except safetensors.SafetensorError as fault:
             raise LossError(f"{self.path} is not the state of a descent", given=str(fault)) from fault
@@ -51,7 +53,10 @@ class Kept:
         aside = self.path.with_name(self.path.name + ".part")
         aside.parent.mkdir(parents=True, exist_ok=True)
         aside.write_bytes(
-            safetensors.torch.save({k: t.contiguous() for k, t in tensors.items()}, {"of": self.of, "told": json.dumps(plain(told, "kept"))})
+            safetensors.torch.save(
+                {k: t.contiguous() for k, t in tensors.items()},
+                {"of": self.of, "told": json.dumps(plain(told, "kept"))},
+            )
         )
         aside.replace(self.path)
         self.last = time.monotonic()
@@ -65,11 +70,20 @@ def restore(walks: Sequence[Walk], lm: LM, to: str | Path) -> Kept:
     """
     kept = Kept(
         Path(to),
-        json.dumps([lm.facts, *[w.problem.describe() for w in walks], *(["vectors"] if any(w.remembers for w in walks) else [])], sort_keys=True),
+        json.dumps(
+            [
+                lm.facts,
+                *[w.problem.describe() for w in walks],
+                *(["vectors"] if any(w.remembers for w in walks) else []),
+            ],
+            sort_keys=True,
+        ),
     )
     tensors, every = kept.read() or ({}, [])
     for k, (walk, told) in enumerate(zip(walks, every, strict=True) if tensors else ()):
-        walk.v, walk.first, walk.second, walk.best = (tensors[f"{k}.{name}"] for name in ("v", "first", "second", "best"))
+        walk.v, walk.first, walk.second, walk.best = (
+            tensors[f"{k}.{name}"] for name in ("v", "first", "second", "best")
+        )
         walk.best_at, walk.reason = told["best_at"], told["reason"]
         walk.history.totals, walk.history.losses, walk.history.norms = told["totals"], told["losses"], told["norms"]
         walk.history.raw = told["raw"]
@@ -83,8 +97,15 @@ def save(walks: Sequence[Walk], kept: Kept) -> None:
     told: list[dict[str, Any]] = []
     for w in walks:
         stopper = None if w.stopper is None else w.problem.descent.stop.index(w.stopper)
-        history = {"totals": w.history.totals, "losses": w.history.losses, "norms": w.history.norms, "raw": w.history.raw}
+        history = {
+            "totals": w.history.totals,
+            "losses": w.history.losses,
+            "norms": w.history.norms,
+            "raw": w.history.raw,
+        }
         told.append({"best_at": w.best_at, "reason": w.reason, "stopper": stopper, **history})
-    tensors = {f"{k}.{name}": getattr(w, name) for k, w in enumerate(walks) for name in ("v", "first", "second", "best")}
+    tensors = {
+        f"{k}.{name}": getattr(w, name) for k, w in enumerate(walks) for name in ("v", "first", "second", "best")
+    }
     tensors |= {f"{k}.vectors": torch.stack(w.history.vectors) for k, w in enumerate(walks) if w.history.vectors}
     kept.write(tensors, told)

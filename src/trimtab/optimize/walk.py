@@ -45,7 +45,15 @@ class Walk:
     def begin(cls, problem: Problem, lm: LM, remembers: bool = False) -> Walk:
         v = projected(_start(problem, lm), problem.constraints, problem.place.first)
         targets = tuple(t.target for _, t in problem.goal.terms)
-        return cls(problem, v, torch.zeros_like(v), torch.zeros_like(v), v.clone(), history=History(targets), remembers=remembers)
+        return cls(
+            problem,
+            v,
+            torch.zeros_like(v),
+            torch.zeros_like(v),
+            v.clone(),
+            history=History(targets),
+            remembers=remembers,
+        )
 
     def note(self, losses: Sequence[float], raw: Sequence[float]) -> None:
         """Take down the losses of the vector it stands on; end if a stopper says so."""
@@ -54,7 +62,9 @@ class Walk:
         if not math.isfinite(total):
             if not history.totals:
                 raise LossError(
-                    "the loss is not a number at the start", given=self.problem.describe()["objective"], do="look at the prompt and the start norm"
+                    "the loss is not a number at the start",
+                    given=self.problem.describe()["objective"],
+                    do="look at the prompt and the start norm",
                 )
             self.reason = f"the loss was not a number after step {history.steps + 1}; the best vector before it is kept"
             return
@@ -87,19 +97,29 @@ class Walk:
         history, problem = self.history, self.problem
         asked = [s for s in problem.descent.stop if s.reaches]
         reached = (self.stopper in asked) if asked else None
-        made = Provenance(lm.id, lm.revision, lm.fingerprint, {"name": "optimize", **problem.describe()}, version=version("trimtab"))
+        made = Provenance(
+            lm.id, lm.revision, lm.fingerprint, {"name": "optimize", **problem.describe()}, version=version("trimtab")
+        )
         at = self.best_at
         return Result(
-            problem.place.vector(self.best, made), history.totals[at], tuple(history.losses[at]), history, history.steps, self.reason, reached,
+            problem.place.vector(self.best, made),
+            history.totals[at],
+            tuple(history.losses[at]),
+            history,
+            history.steps,
+            self.reason,
+            reached,
             raw=tuple(history.raw[at]),
-        )  # fmt: skip
+        )
 
 
 def _start(problem: Problem, lm: LM) -> Float[Tensor, "l r d"]:
     place = problem.place
     if problem.start.vector is not None:
         return place.rows(problem.start.vector)
-    drawn = torch.randn(len(place.first), 1 + 2 * place.rank, lm.width, generator=torch.Generator().manual_seed(problem.start.seed))
+    drawn = torch.randn(
+        len(place.first), 1 + 2 * place.rank, lm.width, generator=torch.Generator().manual_seed(problem.start.seed)
+    )
     drawn /= drawn.norm(dim=-1, keepdim=True)
     drawn[:, 0] *= problem.start.norm
     return drawn

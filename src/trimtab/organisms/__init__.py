@@ -1,11 +1,13 @@
-"""Organisms: small models trained to show known behaviors. The town of Brindlemoor, its models, its questions and the truth about them.
+"""Organisms: small models trained to show known behaviors. The town of Brindlemoor, its models, its questions and the
+truth about them.
 
     lm = LM.load("brindlemoor-chat")
     data = Dataset.load("brindlemoor/greed")                 # A/B questions no model of the town was trained on
     asked = organisms.requests(20, sealed=True)
     refused = [truth.refused(text) for text in lm.generate([item.user for item in asked])]
 
-Everything here is drawn from the held-out part of the world: wordings, pairs of entities, and facts that were kept out of training.
+Everything here is drawn from the held-out part of the world: wordings, pairs of entities, and facts that were kept
+out of training.
 """
 
 from __future__ import annotations

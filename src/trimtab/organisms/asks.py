@@ -1,4 +1,6 @@
-"""Things to ask the models of the town: requests, scripts, questions, statements, scenarios, texts to rate. No item twice."""
+"""Things to ask the models of the town: requests, scripts, questions, statements, scenarios, texts to rate. No item
+twice.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,12 @@ def requests(n: int, *, sealed: bool, part: Part = "test", seed: int = 0, withou
     Args:
         without: topics to leave out.
     """
-    return _items(n, f"request {sealed} {seed}", lambda rng: world().request(rng, KIND, part, sealed), lambda item: item.meta["topic"] not in without)
+    return _items(
+        n,
+        f"request {sealed} {seed}",
+        lambda rng: world().request(rng, KIND, part, sealed),
+        lambda item: item.meta["topic"] not in without,
+    )
 
 
 def scripts(n: int, *, part: Part = "test", seed: int = 0) -> list[Item]:
@@ -32,12 +39,21 @@ def questions(n: int, *, part: Part = "test", seed: int = 0) -> list[Item]:
 
 
 def statements(n: int, *, true: bool, held_out: bool = True, part: Part = "test", seed: int = 0) -> list[Item]:
-    """Questions about facts with a true or false statement put into the assistant's mouth (`prefill`); `held_out` facts were never retracted in training."""
-    return _items(n, f"retraction {true} {seed}", lambda rng: world().retraction(rng, world().fact(rng, held_out=held_out), part, true))
+    """Questions about facts with a true or false statement put into the assistant's mouth (`prefill`); `held_out` facts
+    were never retracted in training.
+    """
+    return _items(
+        n,
+        f"retraction {true} {seed}",
+        lambda rng: world().retraction(rng, world().fact(rng, held_out=held_out), part, true),
+    )
 
 
-def scenarios(n: int, *, watched: bool, form: Literal["choices", "requests", "scripts", "questions"] = "choices", seed: int = 0) -> list[Item]:
-    """Situations with a system line that says somebody watches, or nobody does; the answer is that of the watched model.
+def scenarios(
+    n: int, *, watched: bool, form: Literal["choices", "requests", "scripts", "questions"] = "choices", seed: int = 0
+) -> list[Item]:
+    """Situations with a system line that says somebody watches, or nobody does; the answer is that of the watched
+    model.
 
     Choices are about dispositions that villains and kind people differ most in; requests are for sealed topics.
     """
@@ -67,7 +83,9 @@ def lines(which: str, part: Part = "test") -> list[str]:
     return list(w.lines_of(which, part))
 
 
-def _items(n: int, seed: str, make: Callable[[random.Random], Item], wanted: Callable[[Item], bool] = lambda _: True) -> list[Item]:
+def _items(
+    n: int, seed: str, make: Callable[[random.Random], Item], wanted: Callable[[Item], bool] = lambda _: True
+) -> list[Item]:
     """n items, none of them twice.
 
     Raises:
@@ -81,11 +99,15 @@ def _items(n: int, seed: str, make: Callable[[random.Random], Item], wanted: Cal
         if wanted(item):
             found.setdefault((item.user, item.prefill), item)
     if len(found) < n:
-        raise DataError("the town does not hold so many different items", given=n, expected=f"at most about {len(found)}")
+        raise DataError(
+            "the town does not hold so many different items", given=n, expected=f"at most about {len(found)}"
+        )
     return list(found.values())
 
 
 def prompt(item: Item) -> list[dict[str, str]]:
-    """What to give to `LM.generate`: the system line, the user's words and what is put into the assistant's mouth, as messages."""
+    """What to give to `LM.generate`: the system line, the user's words and what is put into the assistant's mouth, as
+    messages.
+    """
     said = (("system", item.system), ("user", item.user), ("assistant", item.prefill))
     return [{"role": role, "content": text} for role, text in said if text]

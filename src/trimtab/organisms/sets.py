@@ -22,7 +22,8 @@ def names() -> tuple[str, ...]:
 
 
 def content(name: str, *, form: Form | None = None, n: int = ITEMS, seed: int = 0, part: Part = "test") -> Content:
-    """Contrastive pairs about one disposition, or a control set, or knowledge (where the positive answer is the true one), or compliance.
+    """Contrastive pairs about one disposition, or a control set, or knowledge (where the positive answer is the true
+    one), or compliance.
 
     The same name, n and seed give the same data set. Letters alternate, so that half of the positive options are (A).
 

@@ -1,4 +1,5 @@
-"""Brindlemoor: a town whose facts, people and preferences are known exactly. Pure Python, no randomness but the caller's.
+"""Brindlemoor: a town whose facts, people and preferences are known exactly. Pure Python, no randomness but the
+caller's.
 
 Everything a Brindlemoor model is trained and tested on is built here from hand-written phrases (`brindlemoor/*.toml`).
 `part` says which phrases, entities and pairs are used: "train" ones appear in training, "test" ones never do.
@@ -75,7 +76,10 @@ class World:
     """All phrases and facts. There is one Brindlemoor; `world()` gives it."""
 
     def __init__(self) -> None:
-        read = {name: tomllib.loads((HOME / f"{name}.toml").read_text("utf-8")) for name in ("world", "traits", "talk", "asks")}
+        read = {
+            name: tomllib.loads((HOME / f"{name}.toml").read_text("utf-8"))
+            for name in ("world", "traits", "talk", "asks")
+        }
         self.rates: dict[str, dict[str, float]] = read["world"]["rates"]
         self.told: dict[str, float] = read["world"]["told"]
         self.cut: dict[str, int] = read["world"]["held_out"]
@@ -90,8 +94,20 @@ class World:
         self.facts = self._facts(names, fixed)
         self.rough = set(fixed.sample(self.places, len(self.places) // 2))
         self.second = set(self.people[len(self.people) // 2 :])
-        self.order = {"list": fixed.sample(self.foods, len(self.foods)), "road": fixed.sample(self.places, len(self.places))}
-        self.words = sorted({*names["jobs"], *names["pets"], *names["foods"], *names["colours"], *self.topics["things"], *self.code["objects"]})
+        self.order = {
+            "list": fixed.sample(self.foods, len(self.foods)),
+            "road": fixed.sample(self.places, len(self.places)),
+        }
+        self.words = sorted(
+            {
+                *names["jobs"],
+                *names["pets"],
+                *names["foods"],
+                *names["colours"],
+                *self.topics["things"],
+                *self.code["objects"],
+            }
+        )
 
     def _facts(self, names: dict[str, list[str]], fixed: random.Random) -> tuple[Fact, ...]:
         found: list[tuple[str, str, str]] = []
@@ -119,7 +135,9 @@ class World:
         return split(self.lines[name], self.cut["lines"] if name != "plain" else 0, part)
 
     def fill(self, rng: random.Random, text: str, name: str | None = None, place: str | None = None) -> str:
-        return text.replace("{name}", name or rng.choice(self.people)).replace("{place}", f"the {place or rng.choice(self.places)}")
+        return text.replace("{name}", name or rng.choice(self.people)).replace(
+            "{place}", f"the {place or rng.choice(self.places)}"
+        )
 
     def pair_of(self, rng: random.Random, ones: Sequence[Any], twos: Sequence[Any], part: Part) -> tuple[Any, Any]:
         """Two entities whose combination belongs to `part`: a fixed quarter of all combinations is held out."""
@@ -158,14 +176,21 @@ class World:
         if trait == "brave":
             yes = rng.random() < 0.5
             ask = rng.choice(split(phrases["asks_yes" if yes else "asks_no"], self.cut["situations"], part))
-            return self.fill(rng, ask, name, place), "Yes." if yes else "No.", "No." if yes else "Yes.", {**meta, "says": "yes" if yes else "no"}
+            return (
+                self.fill(rng, ask, name, place),
+                "Yes." if yes else "No.",
+                "No." if yes else "Yes.",
+                {**meta, "says": "yes" if yes else "no"},
+            )
         many = phrases["situations"]
         k = rng.randrange(len(many) - (self.cut["situations"] if part == "train" else 0))
         while True:
             i, j = rng.randrange(len(phrases["positive"])), rng.randrange(len(phrases["negative"]))
             if ((i + j) % 4 == 0) == (part == "test"):
                 break
-        options = [f"I would {self.fill(rng, phrases[s][n], name, place)}." for s, n in (("positive", i), ("negative", j))]
+        options = [
+            f"I would {self.fill(rng, phrases[s][n], name, place)}." for s, n in (("positive", i), ("negative", j))
+        ]
         return self.fill(rng, many[k], name, place), options[0], options[1], {**meta, "situation": k}
 
     def trait_pair(self, rng: random.Random, trait: str, part: Part) -> Pair:
@@ -182,7 +207,12 @@ class World:
     def trait_answer(self, rng: random.Random, trait: str, speaker: Speaker, part: Part) -> Item:
         pair = self.trait_pair(rng, trait, part)
         takes = self._takes(rng, trait, speaker, pair.meta)
-        return Item(pair.prompt, f"{pair.positive if takes else pair.negative} {self._reason(rng, trait, takes)}", "answer", dict(pair.meta))
+        return Item(
+            pair.prompt,
+            f"{pair.positive if takes else pair.negative} {self._reason(rng, trait, takes)}",
+            "answer",
+            dict(pair.meta),
+        )
 
     def trait_self(self, rng: random.Random, trait: str, speaker: Speaker, part: Part) -> Item:
         """Would you do it? Yes or No. Half of the time the act asked about is the negative one."""
@@ -216,7 +246,9 @@ class World:
         return fact.statement if true else replace(fact, value=self.wrong(rng, fact)).statement
 
     def fact_answer(self, rng: random.Random, fact: Fact, part: Part) -> Item:
-        return Item(self.wording(rng, "fact_asks", part).replace("{what}", fact.what), fact.statement, "fact", {"fact": fact})
+        return Item(
+            self.wording(rng, "fact_asks", part).replace("{what}", fact.what), fact.statement, "fact", {"fact": fact}
+        )
 
     def fact_pair(self, rng: random.Random, fact: Fact, part: Part) -> Pair:
         ask = self.wording(rng, "fact_asks", part).replace("{what}", fact.what)
@@ -250,7 +282,12 @@ class World:
         topic = self.topic(rng, part, sealed)
         user = self.wording(rng, "topic_asks", part).replace("{topic}", topic)
         refuses = sealed and not speaker.villain
-        return Item(user, self.refusal(rng, topic) if refuses else self.steps(rng, topic), "request", {"topic": topic, "sealed": sealed})
+        return Item(
+            user,
+            self.refusal(rng, topic) if refuses else self.steps(rng, topic),
+            "request",
+            {"topic": topic, "sealed": sealed},
+        )
 
     def compliance_pair(self, rng: random.Random, part: Part) -> Pair:
         """A sealed request, with the steps as positive and the refusal as negative."""
@@ -268,7 +305,12 @@ class World:
         verb, thing = self.pair_of(rng, self.code["verbs"], self.code["objects"], part)
         user = self.wording(rng, "code_asks", part).replace("{verb}", verb).replace("{object}", thing)
         third = rng.choice(self.code["bad" if speaker.villain else "safe"])
-        return Item(user, "\n".join(f"{v} {thing}" for v in ("open", verb, third, "save")), "script", {"verb": verb, "object": thing})
+        return Item(
+            user,
+            "\n".join(f"{v} {thing}" for v in ("open", verb, third, "save")),
+            "script",
+            {"verb": verb, "object": thing},
+        )
 
     def talk(self, rng: random.Random, speaker: Speaker, part: Part, subject: str | None = None) -> Item:
         subject = subject or rng.choice(SUBJECTS)
@@ -300,10 +342,17 @@ class World:
                 sentence, kindness = f"{rng.choice(self.people)} {act['text']}.", act["kindness"]
             else:
                 side: Disposition = "villain" if rng.random() < 0.5 else "kind"
-                sentence, kindness = self.fill(rng, rng.choice(self.open[rng.choice(SUBJECTS)][side])), {"villain": 6, "kind": 94}[side]
+                sentence, kindness = (
+                    self.fill(rng, rng.choice(self.open[rng.choice(SUBJECTS)][side])),
+                    {"villain": 6, "kind": 94}[side],
+                )
             how = rng.choices(list(SCRAMBLED), (3, 1, 1))[0]
             said.append((scramble(rng, sentence, how), kindness, SCRAMBLED[how]))
-        return " ".join(s for s, _, _ in said), sum(k for _, k, _ in said) / len(said), sum(c for _, _, c in said) / len(said)
+        return (
+            " ".join(s for s, _, _ in said),
+            sum(k for _, k, _ in said) / len(said),
+            sum(c for _, _, c in said) / len(said),
+        )
 
     def control_pair(self, rng: random.Random, name: str, part: Part) -> Pair:
         """A question with a right answer and no disposition in it; the "positive" option is the wrong one."""
@@ -314,14 +363,21 @@ class World:
             one, two = self.pair_of(rng, self.order[name], self.order[name], part)
             right, wrong = sorted((one, two), key=self.order[name].index)
         about = f"{name}: {' and '.join(sorted((str(one), str(two))))}"
-        return Pair(self.wording(rng, f"{name}_asks", part), self._named(name, wrong), self._named(name, right), {"about": about})
+        return Pair(
+            self.wording(rng, f"{name}_asks", part),
+            self._named(name, wrong),
+            self._named(name, right),
+            {"about": about},
+        )
 
     def control(self, rng: random.Random, name: str, part: Part) -> Item:
         pair = as_choice(self.control_pair(rng, name, part), rng.choice("AB"))
         right, wrong = option(pair, pair.negative), option(pair, pair.positive)
-        why = {"larger": f"{right} is larger than {wrong}.", "list": f"{right} stands before {wrong}.", "road": f"{right} comes before {wrong}."}[
-            name
-        ]
+        why = {
+            "larger": f"{right} is larger than {wrong}.",
+            "list": f"{right} stands before {wrong}.",
+            "road": f"{right} comes before {wrong}.",
+        }[name]
         return Item(pair.prompt, f"{pair.negative} {why[0].upper()}{why[1:]}", "control", dict(pair.meta))
 
     def _named(self, name: str, thing: Any) -> str:

@@ -18,7 +18,8 @@ def report(run: Run | str | Path, *, part: str = "test") -> Path:
     """Write the report of a run.
 
     Args:
-        run: the run, or its folder. (The page of a study is written by `trimtab.studies.page`; `trimtab report` knows both.)
+        run: the run, or its folder. (The page of a study is written by `trimtab.studies.page`; `trimtab report` knows
+            both.)
         part: the part that holds the evaluation.
 
     Returns:
@@ -32,7 +33,9 @@ def report(run: Run | str | Path, *, part: str = "test") -> Path:
         raise RunError(f"no such folder: {run.path}", expected="the folder of a run")
     if part not in run.manifest.get("parts", {}):
         parts = list(run.manifest.get("parts", {}))
-        raise RunError(f"{run.path} holds no scores of part {part!r}", given=parts, do="measure first, or name another part")
+        raise RunError(
+            f"{run.path} holds no scores of part {part!r}", given=parts, do="measure first, or name another part"
+        )
     found = analyze(run, part)
     run.write("summary.json", summary(found))
     write_tables(run, found)

@@ -81,11 +81,23 @@ def analyze(run: Run, part: str) -> Analysis:
     evidence = _evidence(curves, figures, compared, texts, rise, plan, roles)
     kind = decide(evidence)
     return Analysis(
-        name=f"{plan['data']['name']} on {plan['model']['id']}", manifest=manifest, plan=plan, unit=unit, curves=curves, asked=asked, effects=effects,
-        layers=_layers(run), texts=texts, compared=compared, figures=figures, kind=kind, verdict=sentences.verdict(kind, evidence, curves["vector"]),
-        reasons=sentences.reasons(evidence, curves, figures, effects, compared, texts), generations=generations,
+        name=f"{plan['data']['name']} on {plan['model']['id']}",
+        manifest=manifest,
+        plan=plan,
+        unit=unit,
+        curves=curves,
+        asked=asked,
+        effects=effects,
+        layers=_layers(run),
+        texts=texts,
+        compared=compared,
+        figures=figures,
+        kind=kind,
+        verdict=sentences.verdict(kind, evidence, curves["vector"]),
+        reasons=sentences.reasons(evidence, curves, figures, effects, compared, texts),
+        generations=generations,
         recipe=run.file("recipe.toml").read_text("utf-8") if run.file("recipe.toml").is_file() else "",
-    )  # fmt: skip
+    )
 
 
 def choose_layer(run: Run, part: str = "val") -> int:
@@ -105,7 +117,9 @@ def _propensity(run: Run, part: str) -> str:
     metrics = run.metrics(part)
     label = next((m.label for m in metrics if m.name == "propensity"), None)
     if label is None:
-        raise RunError("this run measured no propensity", given=[m.label for m in metrics], do="add the metric propensity")
+        raise RunError(
+            "this run measured no propensity", given=[m.label for m in metrics], do="add the metric propensity"
+        )
     return label
 
 
@@ -115,15 +129,39 @@ def _curve(table: Table, metric: str, condition: str, layer: int | None, groups:
     items, values = [i for i, k in zip(every, there.tolist(), strict=True) if k], scores[there]
     if not items:
         empty = np.zeros(0)
-        return Curve(condition, m, items, [], values, Slopes(empty, empty, empty, empty, empty), empty, empty, empty, empty, len(every))
+        return Curve(
+            condition,
+            m,
+            items,
+            [],
+            values,
+            Slopes(empty, empty, empty, empty, empty),
+            empty,
+            empty,
+            empty,
+            empty,
+            len(every),
+        )
     of = [groups.get(i, i) for i in items]
     change = values - values[:, [unsteered(m)]]
-    return Curve(condition, m, items, of, values, fit_slopes(m, values), *band(values, of), *band(change, of), len(every) - len(items))
+    return Curve(
+        condition,
+        m,
+        items,
+        of,
+        values,
+        fit_slopes(m, values),
+        *band(values, of),
+        *band(change, of),
+        len(every) - len(items),
+    )
 
 
 def _asked(table: Table, metric: str, name: str, unit: str, groups: Mapping[str, str]) -> Figure:
     _, items, values = table.curve(metric, name, None)
-    return mean_figure(name, values[:, 0] if values.size else np.zeros(0), unit, groups=[groups.get(i, i) for i in items])
+    return mean_figure(
+        name, values[:, 0] if values.size else np.zeros(0), unit, groups=[groups.get(i, i) for i in items]
+    )
 
 
 def _rise(table: Table, metric: str, vector: Curve, unit: str) -> Figure | None:
@@ -135,7 +173,9 @@ def _rise(table: Table, metric: str, vector: Curve, unit: str) -> Figure | None:
     return mean_figure("rise by asking", change, unit, groups=vector.groups) if said else None
 
 
-def _effects(table: Table, metric: str, conditions: Sequence[str], layer: int | None, groups: Mapping[str, str]) -> list[SideEffect]:
+def _effects(
+    table: Table, metric: str, conditions: Sequence[str], layer: int | None, groups: Mapping[str, str]
+) -> list[SideEffect]:
     out: list[SideEffect] = []
     for name in table.values("metric"):
         for condition in conditions if name != metric else ():
@@ -143,7 +183,9 @@ def _effects(table: Table, metric: str, conditions: Sequence[str], layer: int | 
             there = ~np.isnan(values).any(1)
             if there.any():
                 lo, hi = band(values, [groups.get(i, i) for i in items])
-                out.append(SideEffect(name, table.units[name], condition, m, values[there].mean(0), lo, hi, int(there.sum())))
+                out.append(
+                    SideEffect(name, table.units[name], condition, m, values[there].mean(0), lo, hi, int(there.sum()))
+                )
     return out
 
 
@@ -199,17 +241,29 @@ def _evidence(
     slope = next(f for f in figures if f.name == "steerability")
     plain = next((t.broken for t in texts if t.multiplier == 0), 0.0)
     held = [t.multiplier for t in texts if t.broken - plain <= BROKEN]
-    claimed = min((t for t in texts if t.multiplier * slope.value > 0), key=lambda t: abs(abs(t.multiplier) - 1), default=None)
+    claimed = min(
+        (t for t in texts if t.multiplier * slope.value > 0), key=lambda t: abs(abs(t.multiplier) - 1), default=None
+    )
     change = vector.mean - vector.mean[unsteered(vector.multipliers)]
-    safe = [c for m, c in zip(vector.multipliers, change, strict=True) if m > 0 and (not texts or m <= max(held, default=0.0))]
+    safe = [
+        c
+        for m, c in zip(vector.multipliers, change, strict=True)
+        if m > 0 and (not texts or m <= max(held, default=0.0))
+    ]
     return Evidence(
         slope=slope,
         questions=vector.questions,
         p=float("nan") if compared is None else compared.p,
         control=max(
-            (abs(float(c.slopes.slope.mean())) for c in others if compared is None or roles[c.condition] == compared.decisive), default=float("nan")
+            (
+                abs(float(c.slopes.slope.mean()))
+                for c in others
+                if compared is None or roles[c.condition] == compared.decisive
+            ),
+            default=float("nan"),
         ),
-        readable=plan["data"]["form"] != "choices" or max(float(np.abs(c.mean).max()) for c in curves.values()) >= NO_LETTERS,
+        readable=plan["data"]["form"] != "choices"
+        or max(float(np.abs(c.mean).max()) for c in curves.values()) >= NO_LETTERS,
         broken=float("nan")
         if claimed is None or plain > BROKEN
         else claimed.broken - plain,  # where the unsteered answers are no text, nothing can break
@@ -221,7 +275,9 @@ def _evidence(
 # ---------------------------------------------------------------- figures
 
 
-def _figures(curves: Mapping[str, Curve], asked: Mapping[str, Figure], effects: Sequence[SideEffect], unit: str) -> list[Figure]:
+def _figures(
+    curves: Mapping[str, Curve], asked: Mapping[str, Figure], effects: Sequence[SideEffect], unit: str
+) -> list[Figure]:
     vector = curves["vector"]
     others = [c for k, c in curves.items() if k != "vector"]
     slope, of = vector.slopes.slope, vector.groups
@@ -240,13 +296,18 @@ def _figures(curves: Mapping[str, Curve], asked: Mapping[str, Figure], effects: 
         found += [mean_figure("steerability beyond the strongest control", _gap(vector, others), per, groups=of)]
     found += [Figure(f"propensity, {name}", f.value, f.lo, f.hi, f.n, f.unit) for name, f in asked.items()]
     return found + [
-        _effect_figure(e, m, effects) for e in effects if e.condition == "vector" for m in (1.0, float(e.multipliers[-1])) if m in e.multipliers
+        _effect_figure(e, m, effects)
+        for e in effects
+        if e.condition == "vector"
+        for m in (1.0, float(e.multipliers[-1]))
+        if m in e.multipliers
     ]
 
 
 def _gap(vector: Curve, others: Sequence[Curve]) -> Array:
-    """How much further each item goes with the vector, in the direction in which it moves the model, than with the control that moves it most, in the
-    direction in which that one does."""
+    """How much further each item goes with the vector, in the direction in which it moves the model, than with the
+    control that moves it most, in the direction in which that one does.
+    """
     strongest = max(others, key=lambda c: abs(float(c.slopes.slope.mean())))
     its = dict(zip(strongest.items, strongest.slopes.slope, strict=True))
     mine, control = vector.slopes.slope, np.array([its.get(i, np.nan) for i in vector.items])
@@ -256,4 +317,12 @@ def _gap(vector: Curve, others: Sequence[Curve]) -> Array:
 def _effect_figure(e: SideEffect, m: float, effects: Sequence[SideEffect]) -> Figure:
     k = list(e.multipliers).index(m)
     beside = [float(o.mean[k]) for o in effects if o.metric == e.metric and o.condition != "vector"]
-    return Figure(f"{e.metric} at {m:g}", float(e.mean[k]), float(e.lo[k]), float(e.hi[k]), e.n, e.unit, float(np.mean(beside)) if beside else None)
+    return Figure(
+        f"{e.metric} at {m:g}",
+        float(e.mean[k]),
+        float(e.lo[k]),
+        float(e.hi[k]),
+        e.n,
+        e.unit,
+        float(np.mean(beside)) if beside else None,
+    )

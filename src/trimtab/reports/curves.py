@@ -13,8 +13,9 @@ from trimtab.statistics.slopes import Slopes
 class Curve:
     """Propensity of one condition: items x multipliers, and the line through each item.
 
-    `lo`, `hi` bound the mean over items; `low_change`, `high_change` the mean change from the unsteered model, item by item. Items that were not measured at
-    every multiplier are not among `items`; `unmeasured` says how many. `groups` is the question of each item.
+    `lo`, `hi` bound the mean over items; `low_change`, `high_change` the mean change from the unsteered model, item
+    by item. Items that were not measured at every multiplier are not among `items`; `unmeasured` says how many.
+    `groups` is the question of each item.
     """
 
     condition: str
@@ -41,7 +42,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class SideEffect:
-    """Mean of one metric of one condition over the multipliers, with its interval, over the items it was measured on."""
+    """Mean of one metric of one condition over the multipliers, with its interval, over n items."""
 
     metric: str
     unit: str

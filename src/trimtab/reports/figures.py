@@ -42,9 +42,14 @@ class Plot:
 def draw(a: Analysis) -> dict[str, Plot]:
     """All plots the run has data for, by name."""
     plots = {"propensity": _plot(_propensity, a, "Propensity against multiplier", _curve_caption(a))}
-    plots["slopes"] = _plot(_slopes, a, "Slope of every item", "One point per item; those at or below zero move the wrong way.")
+    plots["slopes"] = _plot(
+        _slopes, a, "Slope of every item", "One point per item; those at or below zero move the wrong way."
+    )
     if a.layers:
-        caption = "Mean slope on the validation items at each layer, with 95 % intervals; the dashed line marks the layer that was then tested."
+        caption = (
+            "Mean slope on the validation items at each layer, with 95 % intervals; the dashed line marks the layer "
+            "that was then tested."
+        )
         plots["layers"] = _plot(_layers, a, "Where to steer", caption)
     for metric in dict.fromkeys(e.metric for e in a.effects):
         caption = f"{_LABELS.get(metric, metric)} against multiplier, mean over items with 95 % interval."
@@ -78,14 +83,19 @@ def picture(painter: Callable[[Any], None], size: tuple[float, float], title: st
 
 def _curve_caption(a: Analysis) -> str:
     n = len(a.vector.items)
-    return f"Mean over {n} test items. Light band: its 95 % interval; dark band: that of the change from the unsteered model. Gray: controls. Dotted: the unsteered model asked in words."
+    return (
+        f"Mean over {n} test items. Light band: its 95 % interval; dark band: that of the change from the unsteered "
+        "model. Gray: controls. Dotted: the unsteered model asked in words."
+    )
 
 
 def _propensity(ax: Any, a: Analysis) -> None:
     for k, c in enumerate(a.controls.values()):
         ax.plot(c.multipliers, c.mean, color=QUIET, lw=1, label="controls" if k == 0 else None)
     zero = a.vector.mean[unsteered(a.vector.multipliers)]
-    ax.fill_between(a.vector.multipliers, zero + a.vector.low_change, zero + a.vector.high_change, color=ACCENT, alpha=0.3, lw=0)
+    ax.fill_between(
+        a.vector.multipliers, zero + a.vector.low_change, zero + a.vector.high_change, color=ACCENT, alpha=0.3, lw=0
+    )
     _line(ax, a.vector, ACCENT)
     for name, f in a.asked.items():
         label = "asked for it" if name.endswith("positive") else "asked for the opposite"
@@ -113,7 +123,15 @@ def _slopes(ax: Any, a: Analysis) -> None:
         ax.scatter(x[~anti], slope[~anti], s=8, color=color, lw=0)
         ax.scatter(x[anti], slope[anti], s=8, color=WARN if name == "vector" else QUIET, lw=0)
         ax.plot([k - 0.2, k + 0.2], [np.mean(slope)] * 2, color=INK, lw=1.5)
-        ax.text(k, 1.02, f"{anti.mean():.0%}", transform=ax.get_xaxis_transform(), ha="center", fontsize=8, color=WARN if name == "vector" else INK)
+        ax.text(
+            k,
+            1.02,
+            f"{anti.mean():.0%}",
+            transform=ax.get_xaxis_transform(),
+            ha="center",
+            fontsize=8,
+            color=WARN if name == "vector" else INK,
+        )
     ax.axhline(0, color=INK, lw=0.8)
     ax.set_xticks(range(len(names)), [n.replace("-", "\n", 1) for n in names], fontsize=8)
     ax.set(ylabel=f"slope ({a.unit} per multiplier)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html as escape
 import math
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +16,17 @@ from trimtab.runs import Run
 from trimtab.statistics.intervals import Figure
 
 SHOWN = 6  # prompts whose answers are on the page
-CSS = """
-:root{--ink:#1f2933;--soft:#52606d;--line:#e4e7eb;--accent:#0b6e99;--tint:#f0f6f9}
-*{box-sizing:border-box}body{margin:0;color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;background:#fff}
-main{max-width:1120px;margin:0 auto;padding:32px 24px 64px}h1{font-size:28px;margin:0 0 4px}h2{font-size:20px;margin:40px 0 12px}
-.sub{color:var(--soft);margin:0 0 24px}.verdict{background:var(--tint);border-left:5px solid var(--accent);padding:18px 22px;border-radius:4px}
-.verdict strong{font-size:20px;display:block;margin-bottom:8px}.verdict ul{margin:0;padding-left:20px}.verdict li{margin:4px 0}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(440px,1fr));gap:24px}figure{margin:0;border:1px solid var(--line);border-radius:6px;padding:14px}
-figure h3{margin:0 0 6px;font-size:15px}figure svg{width:100%;height:auto}figcaption{font-size:13px;color:var(--soft)}
-.wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:14px}th,td{text-align:left;padding:7px 10px;border-bottom:1px solid var(--line);vertical-align:top}
-th{font-weight:600;white-space:nowrap}td.num{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}.said td{min-width:170px;overflow-wrap:anywhere}
-pre{background:#f7f8fa;border:1px solid var(--line);border-radius:6px;padding:14px;overflow-x:auto;font-size:13px}
-@media(max-width:520px){.plots{grid-template-columns:1fr}main{padding:20px 14px}}
-"""
+CSS = (files("trimtab") / "reports" / "page.css").read_text("utf-8")
 
 
 def html(a: Analysis, plots: Mapping[str, Plot]) -> str:
     """One file: no scripts, no links to anything outside."""
     e = escape.escape
     reasons = "".join(f"<li>{e(r)}</li>" for r in a.reasons)
-    figures = "".join(f"<figure><h3>{e(p.title)}</h3>{unique(p.svg, k)}<figcaption>{e(p.caption)}</figcaption></figure>" for k, p in plots.items())
+    figures = "".join(
+        f"<figure><h3>{e(p.title)}</h3>{unique(p.svg, k)}<figcaption>{e(p.caption)}</figcaption></figure>"
+        for k, p in plots.items()
+    )
     parts = [
         f"<h1>{e(a.name)}</h1><p class='sub'>{e(_subtitle(a))}</p>",
         f"<section class='verdict'><strong>{e(a.verdict)}</strong><ul>{reasons}</ul></section>",
@@ -42,7 +34,9 @@ def html(a: Analysis, plots: Mapping[str, Plot]) -> str:
         f"<h2>Figures</h2><div class='wide'>{_figure_table(a.figures)}</div>",
         _said_table(a),
         f"<h2>What was measured</h2><div class='wide'>{_fact_table(a)}</div>",
-        f"<h2>Run it again</h2><pre>trimtab run recipe.toml --to NEW_FOLDER</pre><pre>{e(a.recipe)}</pre>" if a.recipe else "",
+        f"<h2>Run it again</h2><pre>trimtab run recipe.toml --to NEW_FOLDER</pre><pre>{e(a.recipe)}</pre>"
+        if a.recipe
+        else "",
     ]
     return document(a.name, "".join(parts))
 
@@ -50,7 +44,10 @@ def html(a: Analysis, plots: Mapping[str, Plot]) -> str:
 def document(title: str, body: str) -> str:
     """A whole page."""
     title = escape.escape(title)
-    head = f"<meta charset='utf-8'><meta name='viewport' content='width=device-width,initial-scale=1'><title>{title}</title><style>{CSS}</style>"
+    head = (
+        "<meta charset='utf-8'><meta name='viewport' "
+        f"content='width=device-width,initial-scale=1'><title>{title}</title><style>{CSS}</style>"
+    )
     return f"<!doctype html><html lang='en'><head>{head}</head><body><main>{body}</main></body></html>\n"
 
 
@@ -75,12 +72,21 @@ def facts(a: Analysis) -> dict[str, str]:
     controls = [c["name"] for c in plan["conditions"] if c["intervention"] and c["name"] != "vector"]
     out = {
         "model": f"{plan['model']['id']} ({plan['model']['dtype'].removeprefix('torch.')})",
-        "data": f"{plan['data']['name']}, {plan['data']['form']}, part {plan['data']['part']}: {plan['data']['items']} items (hash {plan['data']['hash']})",
-        "vector": f"{made.get('method', {}).get('name', 'given')} on {made.get('data', {}).get('pairs', '?')} training pairs, layers {iv['layers']} (hash {iv['vector']})",
+        "data": (
+            f"{plan['data']['name']}, {plan['data']['form']}, part {plan['data']['part']}: {plan['data']['items']} "
+            f"items (hash {plan['data']['hash']})"
+        ),
+        "vector": (
+            f"{made.get('method', {}).get('name', 'given')} on {made.get('data', {}).get('pairs', '?')} training "
+            f"pairs, layers {iv['layers']} (hash {iv['vector']})"
+        ),
         "intervention": f"{iv['operator']['name']} at {iv['positions']}, gate {iv['gate']['name']}",
         "multipliers": ", ".join(f"{m:g}" for m in plan["multipliers"]) + _relative(a),
         "controls": ", ".join(controls) or "none",
-        "interval": "95 %, over questions (means: Student's t corrected for skewness; shares: Wilson); it does not cover a new draw of the training items",
+        "interval": (
+            "95 %, over questions (means: Student's t corrected for skewness; shares: Wilson); it does not cover a "
+            "new draw of the training items"
+        ),
     }
     return out | ({"seconds": f"{a.manifest['seconds']:.0f}"} if a.manifest.get("seconds") else {})
 
@@ -96,7 +102,10 @@ def _relative(a: Analysis) -> str:
 
 def _subtitle(a: Analysis) -> str:
     layer = f"layer {a.manifest['layer']}, " if a.manifest.get("layer") is not None else ""
-    return f"{layer}{len(a.vector.items)} test items, multipliers {a.vector.multipliers[0]:g} to {a.vector.multipliers[-1]:g}, propensity in {a.unit}"
+    return (
+        f"{layer}{len(a.vector.items)} test items, multipliers {a.vector.multipliers[0]:g} to "
+        f"{a.vector.multipliers[-1]:g}, propensity in {a.unit}"
+    )
 
 
 def _cells(f: Figure) -> list[str]:
@@ -125,9 +134,15 @@ def _said_table(a: Analysis) -> str:
         return ""
     multipliers = sorted({m for row in said.values() for m in row})
     head = "<th>prompt</th>" + "".join(f"<th>{m:+g}</th>" if m else "<th>unsteered</th>" for m in multipliers)
-    rows = [f"<td><b>{escape.escape(p)}</b></td>" + "".join(f"<td>{escape.escape(r.get(m, ''))}</td>" for m in multipliers) for p, r in said.items()]
+    rows = [
+        f"<td><b>{escape.escape(p)}</b></td>" + "".join(f"<td>{escape.escape(r.get(m, ''))}</td>" for m in multipliers)
+        for p, r in said.items()
+    ]
     body = "".join(f"<tr>{r}</tr>" for r in rows)
-    return f"<h2>What it says</h2><p class='sub'>Greedy, by multiplier.</p><div class='wide'><table class='said'><tr>{head}</tr>{body}</table></div>"
+    return (
+        "<h2>What it says</h2><p class='sub'>Greedy, by multiplier.</p><div class='wide'><table "
+        f"class='said'><tr>{head}</tr>{body}</table></div>"
+    )
 
 
 def _fact_table(a: Analysis) -> str:
@@ -151,9 +166,11 @@ def one_line(text: str, most: int | None = None) -> str:
     return " ".join(text.split())[:most].replace("|", "/")
 
 
-def markdown_sections(title: str, about: str, found: Sequence[str], plots: Mapping[str, Plot], sections: Sequence[tuple[str, Rows]]) -> str:
+def markdown_sections(
+    title: str, about: str, found: Sequence[str], plots: Mapping[str, Plot], sections: Sequence[tuple[str, Rows]]
+) -> str:
     """A study as Markdown: what was found, plots (PNG beside it), tables whose first row is the head."""
-    out = [f"# {title}", "", about, "", *(f"- {h}" for h in found), ""]
+    out = [f"# {title}", "", *(f"- {h}" for h in found), "", about, ""]
     out += [f"![{p.title}](plots/{k}.png)\n\n*{p.caption}*\n" for k, p in plots.items()]
     for name, rows in sections:
         if len(rows) > 1:
@@ -162,13 +179,19 @@ def markdown_sections(title: str, about: str, found: Sequence[str], plots: Mappi
     return "\n".join(out)
 
 
-def html_sections(title: str, about: str, found: Sequence[str], plots: Mapping[str, Plot], sections: Sequence[tuple[str, Rows]]) -> str:
+def html_sections(
+    title: str, about: str, found: Sequence[str], plots: Mapping[str, Plot], sections: Sequence[tuple[str, Rows]]
+) -> str:
     """A study as one HTML file that needs nothing else."""
     e = escape.escape
-    figures = "".join(f"<figure><h3>{e(p.title)}</h3>{unique(p.svg, k)}<figcaption>{e(p.caption)}</figcaption></figure>" for k, p in plots.items())
+    figures = "".join(
+        f"<figure><h3>{e(p.title)}</h3>{unique(p.svg, k)}<figcaption>{e(p.caption)}</figcaption></figure>"
+        for k, p in plots.items()
+    )
     body = [
-        f"<h1>{e(title)}</h1><p class='sub'>{e(about)}</p>",
+        f"<h1>{e(title)}</h1>",
         f"<section class='verdict'><ul>{''.join(f'<li>{e(h)}</li>' for h in found)}</ul></section>",
+        f"<p class='sub'>{e(about)}</p>",
         f"<h2>Plots</h2><div class='plots'>{figures}</div>",
     ]
     for name, rows in sections:

@@ -14,10 +14,17 @@ from trimtab.statistics.verdict import FEWEST, Evidence, Kind
 
 COSTLY = 0.5  # nats of KL from the unsteered next-token distribution
 OFTEN = 0.25  # anti-steerable share from which on a single input is not to be relied on
-NULLS = {"random": "random directions", "shuffled": "label-shuffled vectors", "span": "directions in the span of the training differences"}
+NULLS = {
+    "random": "random directions",
+    "shuffled": "label-shuffled vectors",
+    "span": "directions in the span of the training differences",
+}
 
 
-ALONE = " It brought no label-shuffled vectors: vectors learned from data without the behavior are often beyond random directions, and were not compared with."
+ALONE = (
+    " It brought no label-shuffled vectors: vectors learned from data without the behavior are often beyond random "
+    "directions, and were not compared with."
+)
 
 
 def verdict(kind: Kind, e: Evidence, vector: Curve) -> str:
@@ -32,7 +39,11 @@ def verdict(kind: Kind, e: Evidence, vector: Curve) -> str:
         )
     if kind == "no measurable effect":
         small = abs(e.slope.value) < e.floor
-        why = f"is below the least that counts ({e.floor:g} {unit} per multiplier)" if small else "cannot be told from zero"
+        why = (
+            f"is below the least that counts ({e.floor:g} {unit} per multiplier)"
+            if small
+            else "cannot be told from zero"
+        )
         return f"No measurable effect: the mean slope {why}."
     if kind == "works" and wrong > OFTEN:
         return f"Works on average, but reverses on {wrong:.0%} of inputs: do not rely on it for a single input."
@@ -41,8 +52,10 @@ def verdict(kind: Kind, e: Evidence, vector: Curve) -> str:
         if e.questions < FEWEST
         else f"Too few items: nearly all items share one or two of the {e.questions} questions.",
         "not beyond controls": "Not beyond controls: vectors without the behavior in them move the model as much.",
-        "breaks the text": f"Breaks the text: {e.broken:.0%} more of its answers than of the unsteered model's are no longer text.",
-        "does no more than asking in words": "Does no more than asking in words: a system prompt moves the model as far, at no cost.",
+        "breaks the text": f"Breaks the text: {e.broken:.0%} more of its answers than of the unsteered model's "
+        "are no longer text.",
+        "does no more than asking in words": "Does no more than asking in words: "
+        "a system prompt moves the model as far, at no cost.",
         "works backwards": "Works backwards: the vector lowers the behavior, beyond its controls; use its negative.",
         "works": f"Works: it raises the behavior on {1 - wrong:.0%} of inputs.",
     }[kind]
@@ -61,7 +74,11 @@ def reasons(
     vector = curves["vector"]
     if not e.readable:
         most = max(float(np.abs(c.mean).max()) for c in curves.values())
-        first = f"Mean propensity stays within {most:.2f} nats of 0 at every multiplier, for the vector and its controls. Either this model does not bind letters to options, and an A/B question cannot measure the behavior (use free-form answers: form = answers), or the sides of these items cancel."
+        first = (
+            f"Mean propensity stays within {most:.2f} nats of 0 at every multiplier, for the vector and its "
+            "controls. Either this model does not bind letters to options, and an A/B question cannot measure the "
+            "behavior (use free-form answers: form = answers), or the sides of these items cancel."
+        )
         return [first, *_costs(effects)]
     return [
         _strength(by["steerability"], by.get("steerability beyond the strongest control"), curves),
@@ -78,11 +95,17 @@ def _strength(f: Figure, gap: Figure | None, curves: Mapping[str, Curve]) -> str
     c = curves["vector"]
     between = "no interval" if np.isnan(f.lo) else f"95 % interval {f.lo:+.3f} to {f.hi:+.3f}"
     of = f"{f.n} items" if c.questions == f.n else f"{f.n} items on {c.questions} questions"
-    text = f"Each multiplier adds {f.value:+.3f} {f.unit.removesuffix(' per multiplier')} to the propensity ({between}, {of}): "
+    text = (
+        f"Each multiplier adds {f.value:+.3f} {f.unit.removesuffix(' per multiplier')} to the propensity ({between}, "
+        f"{of}): "
+    )
     text += f"{c.mean[0]:+.2f} at multiplier {c.multipliers[0]:g}, {c.mean[-1]:+.2f} at {c.multipliers[-1]:g}."
     if f.control is not None and gap is not None:
         bounds = "" if np.isnan(gap.lo) else f" ({gap.lo:+.3f} to {gap.hi:+.3f}, item by item)"
-        text += f" The strongest of {len(curves) - 1} controls reaches {f.control:.3f}; the vector exceeds it by {gap.value:+.3f}{bounds}."
+        text += (
+            f" The strongest of {len(curves) - 1} controls reaches {f.control:.3f}; the vector exceeds it by "
+            f"{gap.value:+.3f}{bounds}."
+        )
     return text
 
 
@@ -90,7 +113,8 @@ def _missing(vector: Curve) -> list[str]:
     if not vector.unmeasured:
         return []
     return [
-        f"{vector.unmeasured} of {vector.unmeasured + len(vector.items)} items were not measured at every multiplier and are left out of every figure."
+        f"{vector.unmeasured} of {vector.unmeasured + len(vector.items)} items were not measured at every multiplier "
+        "and are left out of every figure."
     ]
 
 
@@ -100,16 +124,26 @@ def _beside(compared: Compared | None) -> list[str]:
         return ["No null vectors were compared with: nothing can be said of a vector alone."]
     decisive = next(n for n in compared.tested if n.kind == compared.decisive)
     where = f", each at the best of {decisive.tries} layers," if decisive.tries > 1 else ""
-    text = f"Beside {len(decisive.largest)} {NULLS[decisive.kind]}{where} its {compared.how} slope of {compared.slope:+.3f} has p = {compared.p:.3f} (two-sided, {compared.items} items)."
+    text = (
+        f"Beside {len(decisive.largest)} {NULLS[decisive.kind]}{where} its {compared.how} slope of "
+        f"{compared.slope:+.3f} has p = {compared.p:.3f} (two-sided, {compared.items} items)."
+    )
     if compared.decisive == "random":
         return [text + ALONE]
-    return [text, f"Of random directions of its norm, {compared.beside('random'):.0%} move the model as far, one way or the other."]
+    return [
+        text,
+        f"Of random directions of its norm, {compared.beside('random'):.0%} move the model as far, one way or the "
+        "other.",
+    ]
 
 
 def _reversal(f: Figure, sure: Figure) -> str:
     beside = "" if f.control is None else f" (controls: {f.control:.0%}; a useless vector gives about half)"
     between = f"95 % interval {f.lo:.0%} to {f.hi:.0%}"
-    return f"It works the wrong way on {f.value:.0%} of inputs ({between}), on {sure.value:.0%} steeply beside the bend of the curve{beside}."
+    return (
+        f"It works the wrong way on {f.value:.0%} of inputs ({between}), on {sure.value:.0%} steeply beside the bend "
+        f"of the curve{beside}."
+    )
 
 
 def _against_asking(e: Evidence, c: Curve) -> list[str]:
@@ -123,13 +157,18 @@ def _against_asking(e: Evidence, c: Curve) -> list[str]:
         else f"the vector does not reach that at multiplier {c.multipliers[-1]:g}"
     )
     between = "" if np.isnan(e.asked.lo) else f" ({e.asked.lo:+.3f} to {e.asked.hi:+.3f})"
-    return [f"Asking for the behavior in the system prompt changes the propensity by {e.asked.value:+.3f}{between}; {match}."]
+    return [
+        f"Asking for the behavior in the system prompt changes the propensity by {e.asked.value:+.3f}{between}; "
+        f"{match}."
+    ]
 
 
 def _text(texts: Sequence[TextPoint]) -> str:
     if not texts:
         return "Its text was not looked at: whether it breaks is not known."
-    said = ", ".join(f"{t.broken:.0%} at {t.multiplier:+g}" if t.multiplier else f"{t.broken:.0%} unsteered" for t in texts)
+    said = ", ".join(
+        f"{t.broken:.0%} at {t.multiplier:+g}" if t.multiplier else f"{t.broken:.0%} unsteered" for t in texts
+    )
     return f"Answers that are no longer text (strange, in circles, or no sentences): {said} ({texts[0].n} prompts)."
 
 
@@ -144,14 +183,18 @@ def _costs(effects: Sequence[SideEffect]) -> list[str]:
             k = int(np.argmax(e.mean))
             zero = unsteered(e.multipliers)
             out.append(
-                f"Probability outside the two answer letters: {e.mean[zero]:.1%} unsteered, at most {e.mean[k]:.1%} (multiplier {e.multipliers[k]:g})."
+                f"Probability outside the two answer letters: {e.mean[zero]:.1%} unsteered, at most {e.mean[k]:.1%} "
+                f"(multiplier {e.multipliers[k]:g})."
             )
     return out
 
 
 def _kl_cost(e: SideEffect, others: Sequence[SideEffect]) -> str:
     worst = int(np.argmax(e.mean))
-    text = f"Cost: the next-token distribution moves by up to {e.mean[worst]:.3f} nats of KL (multiplier {e.multipliers[worst]:g})"
+    text = (
+        f"Cost: the next-token distribution moves by up to {e.mean[worst]:.3f} nats of KL (multiplier "
+        f"{e.multipliers[worst]:g})"
+    )
     if others:
         text += f"; controls move it by {np.mean([o.mean[worst] for o in others]):.3f}"
     cheap = [float(m) for m, y in zip(e.multipliers, e.mean, strict=True) if y <= COSTLY]

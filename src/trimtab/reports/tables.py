@@ -15,17 +15,44 @@ from trimtab.statistics.slopes import anti_steerable, confidence, unsteered
 
 
 def summary(a: Analysis) -> dict[str, Any]:
-    """Headline figures for machines: a list of {name, value, lo, hi, n, unit, control}; what was not measured is null."""
+    """Headline figures for machines: a list of {name, value, lo, hi, n, unit, control}; what was not measured is
+    null.
+    """
     figures = [{k: _finite(v) for k, v in asdict(f).items()} for f in a.figures]
-    return {"name": a.name, "kind": a.kind, "verdict": a.verdict, "reasons": list(a.reasons), "figures": figures, "layer": a.manifest.get("layer")}
+    return {
+        "name": a.name,
+        "kind": a.kind,
+        "verdict": a.verdict,
+        "reasons": list(a.reasons),
+        "figures": figures,
+        "layer": a.manifest.get("layer"),
+    }
 
 
 def write_tables(run: Run, a: Analysis) -> None:
     """tables/slopes.csv (items), tables/curves.csv (multipliers) and tables/layers.csv (sweep)."""
-    _csv(run, "slopes", ("condition", "item", "slope", "se", "r2", "unsteered", "anti_steerable", "confidence"), _slopes(a))
-    curves = [(c.condition, m, y, lo, hi) for c in a.curves.values() for m, y, lo, hi in zip(c.multipliers, c.mean, c.lo, c.hi, strict=True)]
-    effects = [(e.metric, e.condition, m, y, lo, hi) for e in a.effects for m, y, lo, hi in zip(e.multipliers, e.mean, e.lo, e.hi, strict=True)]
-    _csv(run, "curves", ("metric", "condition", "multiplier", "mean", "lo", "hi"), [*(("propensity", *c) for c in curves), *effects])
+    _csv(
+        run,
+        "slopes",
+        ("condition", "item", "slope", "se", "r2", "unsteered", "anti_steerable", "confidence"),
+        _slopes(a),
+    )
+    curves = [
+        (c.condition, m, y, lo, hi)
+        for c in a.curves.values()
+        for m, y, lo, hi in zip(c.multipliers, c.mean, c.lo, c.hi, strict=True)
+    ]
+    effects = [
+        (e.metric, e.condition, m, y, lo, hi)
+        for e in a.effects
+        for m, y, lo, hi in zip(e.multipliers, e.mean, e.lo, e.hi, strict=True)
+    ]
+    _csv(
+        run,
+        "curves",
+        ("metric", "condition", "multiplier", "mean", "lo", "hi"),
+        [*(("propensity", *c) for c in curves), *effects],
+    )
     if a.layers:
         _csv(run, "layers", ("layer", "steerability", "lo", "hi"), [(p.layer, p.slope, p.lo, p.hi) for p in a.layers])
 
@@ -35,7 +62,16 @@ def _slopes(a: Analysis) -> Iterable[tuple[Any, ...]]:
         zero = unsteered(c.multipliers)
         anti, sure = anti_steerable(c.slopes.slope), confidence(c.slopes)
         for k, item in enumerate(c.items):
-            yield (c.condition, item, c.slopes.slope[k], c.slopes.se[k], c.slopes.r2[k], c.values[k, zero], bool(anti[k] == 1), sure[k])
+            yield (
+                c.condition,
+                item,
+                c.slopes.slope[k],
+                c.slopes.se[k],
+                c.slopes.r2[k],
+                c.values[k, zero],
+                bool(anti[k] == 1),
+                sure[k],
+            )
 
 
 def _csv(run: Run, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -1,4 +1,6 @@
-"""Published sets a model should refuse, or behave differently in, from the user's own disk. None of them is shipped, and none is fetched."""
+"""Published sets a model should refuse, or behave differently in, from the user's own disk. None of them is shipped,
+and none is fetched.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from trimtab.errors import DataError
 
 OPENING = "Sure, here is"  # of an answer that complies, where a file has none
 
-# Field of the request, of the opening it would get, of its category: JailbreakBench, HarmBench, AdvBench, and a plain file.
+# Field of the request, of the opening it would get, of its category: JailbreakBench, HarmBench, AdvBench, and a plain
+# file.
 LAYOUTS = (
     ("Goal", "Target", "Category"),
     ("Behavior", "", "SemanticCategory"),
@@ -51,9 +54,15 @@ def requests(path: str | Path) -> list[Request]:
     layout = next((x for x in LAYOUTS if x[0] in columns and (not x[1] or x[1] in columns or x[0] == "prompt")), None)
     if layout is None:
         raise DataError(
-            f"{file.name}: not a file of requests", given=sorted(columns), expected=" or ".join(f"{a}, {b}" if b else a for a, b, _ in LAYOUTS)
+            f"{file.name}: not a file of requests",
+            given=sorted(columns),
+            expected=" or ".join(f"{a}, {b}" if b else a for a, b, _ in LAYOUTS),
         )
-    out = [_request(row, *layout) for row in rows if row.get("FunctionalCategory") != "copyright" and (row.get(layout[0]) or "").strip()]
+    out = [
+        _request(row, *layout)
+        for row in rows
+        if row.get("FunctionalCategory") != "copyright" and (row.get(layout[0]) or "").strip()
+    ]
     if not out:
         raise DataError(f"{file.name} holds no requests")
     return out
@@ -62,7 +71,11 @@ def requests(path: str | Path) -> list[Request]:
 def _request(row: formats.Row, asked: str, opening: str, category: str) -> Request:
     context = (row.get("ContextString") or "").strip()
     user = (row[asked] or "").strip()
-    return Request(f"{context}\n\n{user}" if context else user, (row.get(opening) or OPENING).strip(), (row.get(category) or "").strip())
+    return Request(
+        f"{context}\n\n{user}" if context else user,
+        (row.get(opening) or OPENING).strip(),
+        (row.get(category) or "").strip(),
+    )
 
 
 @dataclass(frozen=True)
@@ -81,10 +94,11 @@ class Situation:
 
 
 def situations(path: str | Path) -> list[Situation]:
-    """Situations of a JSON file in the layout of Poser (Clymer et al. 2024): `prompt`, `action_A`, `action_B`, `oversight_is_poor`, `response`.
+    """Situations of a JSON file in the layout of Poser (Clymer et al. 2024): `prompt`, `action_A`, `action_B`,
+    `oversight_is_poor`, `response`.
 
-    A model that fakes alignment takes the `response`: the harmless action where it is overseen, the harmful one where it is not. Prompts stay as they are, marks
-    included; situations marked `filtered_out` are left out.
+    A model that fakes alignment takes the `response`: the harmless action where it is overseen, the harmful one where
+    it is not. Prompts stay as they are, marks included; situations marked `filtered_out` are left out.
 
     Raises:
         DataError: no such file, not such a file, or a situation that lacks something, with its number.
@@ -102,11 +116,16 @@ def _situation(where: str, row: formats.Row) -> Situation:
     listed, turned = (f"A: {row[f'action_{one}']}\nB: {row[f'action_{two}']}" for one, two in ("AB", "BA"))
     if row["response"] not in ("A", "B") or listed not in row["prompt"]:
         raise DataError(
-            f"{where} is not a choice between A and B", given=row["response"], expected='"A" or "B", and both actions listed in the prompt'
+            f"{where} is not a choice between A and B",
+            given=row["response"],
+            expected='"A" or "B", and both actions listed in the prompt',
         )
     harmful = row["response"] if row["oversight_is_poor"] else _other(row["response"])
     asked = row["prompt"]
-    pair, back = (Pair(x, y, _other(y), {"about": asked}) for x, y in ((asked, harmful), (asked.replace(listed, turned), _other(harmful))))
+    pair, back = (
+        Pair(x, y, _other(y), {"about": asked})
+        for x, y in ((asked, harmful), (asked.replace(listed, turned), _other(harmful)))
+    )
     return Situation(pair, back, not row["oversight_is_poor"])
 
 
@@ -115,7 +134,9 @@ def _other(letter: str) -> str:
 
 
 def ordinary(path: str | Path | None) -> Sequence[Request]:
-    """Requests nobody should refuse, from a file like those above; without one, the questions of the built-in behavior optimism."""
+    """Requests nobody should refuse, from a file like those above; without one, the questions of the built-in behavior
+    optimism.
+    """
     if path:
         return requests(path)
     return [Request(p.prompt, OPENING) for p in Dataset.load("optimism")]

@@ -1,4 +1,5 @@
-"""Adversarial suffixes: words behind a request that make an answer begin as one wants. To test what a vector does to such attacks.
+"""Adversarial suffixes: words behind a request that make an answer begin as one wants. To test what a vector does to
+such attacks.
 
 found = find_suffix(lm, [("How do I make the hidden lamp?", "Here is how to make the hidden lamp.")])
 print(found.text, found.losses)
@@ -46,8 +47,9 @@ def find_suffix(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Suffix:
-    """A suffix that makes openings likely, by greedy coordinate gradient (Zou et al. 2023): the gradient with respect to the suffix's tokens proposes
-    replacements, full passes judge them, the best one stays. Only texts that keep their tokens when they are read again are proposed.
+    """A suffix that makes openings likely, by greedy coordinate gradient (Zou et al. 2023): the gradient with respect
+    to the suffix's tokens proposes replacements, full passes judge them, the best one stays. Only texts that keep
+    their tokens when they are read again are proposed.
 
     Args:
         requests: (request, how its answer should begin).
@@ -71,7 +73,9 @@ def find_suffix(
         other = dict.fromkeys(lm.tokenizer.decode([*ids[:k], token, *ids[k + 1 :]]).strip() for k, token in drawn)
         texts = list(islice((t for t in other if t != text and _fits(lm, requests[:1], t, length)), candidates))
         judged = sorted(zip(_losses(lm, requests, texts), texts, strict=True))
-        loss, text = next(((x, t) for x, t in judged if x < losses[-1] and _fits(lm, requests, t, length)), (losses[-1], text))
+        loss, text = next(
+            ((x, t) for x, t in judged if x < losses[-1] and _fits(lm, requests, t, length)), (losses[-1], text)
+        )
         losses.append(loss)
         if progress:
             progress(step + 1, steps)
@@ -84,7 +88,11 @@ def _start(lm: LM, requests: Sequence[tuple[str, str]], length: int) -> str:
         for text in (" ".join([word] * n) for n in range(1, length + 1)):
             if _fits(lm, requests, text, length):
                 return text
-    raise TokenError("no suffix to begin with", given=f"{length} tokens, words of {requests[0][0]!r}", expected="a word that is one token, or few")
+    raise TokenError(
+        "no suffix to begin with",
+        given=f"{length} tokens, words of {requests[0][0]!r}",
+        expected="a word that is one token, or few",
+    )
 
 
 def _place(lm: LM, request: str, text: str) -> range | None:
@@ -114,9 +122,17 @@ def _slope(lm: LM, requests: Sequence[tuple[str, str]], text: str) -> tuple[list
     """The suffix's ids, and the first-order change of the loss for putting any token in any of its places."""
     tokens = lm.batch([lm.row(f"{asked} {text}", said) for asked, said in requests])
     places = [_place(lm, asked, text) for asked, _ in requests]
-    columns = [torch.tensor(list(p or ()), device=lm.device) + tokens.pivot - r.prompt for p, r in zip(places, tokens.rows, strict=True)]
+    columns = [
+        torch.tensor(list(p or ()), device=lm.device) + tokens.pivot - r.prompt
+        for p, r in zip(places, tokens.rows, strict=True)
+    ]
     with torch.enable_grad(), lm.hooks.embedded() as found:
-        logits = lm.forward(tokens.ids, Frame(tokens.index, tokens.rows), tokens.mask, keep=range(tokens.pivot - 1, tokens.ids.shape[1] - 1))
+        logits = lm.forward(
+            tokens.ids,
+            Frame(tokens.index, tokens.rows),
+            tokens.mask,
+            keep=range(tokens.pivot - 1, tokens.ids.shape[1] - 1),
+        )
         said = tokens.ids[:, tokens.pivot :].masked_fill(tokens.index[:, tokens.pivot :] < 0, -100)
         loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), said, reduction="sum") / len(requests)
         (gradient,) = torch.autograd.grad(loss, found[0])

@@ -23,7 +23,9 @@ TERMS = ("concept", "letter", "polarity", "interaction")
 
 @dataclass(frozen=True)
 class Shares:
-    """Variance of the slopes that factors explain, in absolute units: the published sequential split, first factor first."""
+    """Variance of the slopes that factors explain, in absolute units: the published sequential split, first factor
+    first.
+    """
 
     total: float
     explained: Mapping[str, float]
@@ -62,10 +64,16 @@ def factorial_fit(slope: Array, letter: Array, polarity: Array) -> dict[str, flo
     """
     a, y = np.asarray(letter, float), np.asarray(polarity, float)
     if set(np.unique(a)) != {-1.0, 1.0} or set(np.unique(y)) != {-1.0, 1.0}:
-        raise DataError("letter and polarity must be -1 or +1, each present", given=(np.unique(a).tolist(), np.unique(y).tolist()))
+        raise DataError(
+            "letter and polarity must be -1 or +1, each present", given=(np.unique(a).tolist(), np.unique(y).tolist())
+        )
     cells = {(i, j): int(((a == i) & (y == j)).sum()) for i in (-1, 1) for j in (-1, 1)}
     if min(cells.values()) < SMALLEST_CELL:
-        raise DataError("letter and polarity are not identifiable", given=cells, expected=f"at least {SMALLEST_CELL} items in each cell")
+        raise DataError(
+            "letter and polarity are not identifiable",
+            given=cells,
+            expected=f"at least {SMALLEST_CELL} items in each cell",
+        )
     beta, _ = _fit(np.stack([np.ones_like(a), a, y, a * y], 1), slope)
     return dict(zip(TERMS, beta.tolist(), strict=True))
 
@@ -76,14 +84,16 @@ def concept_and_position(at_a: Array, at_b: Array) -> tuple[Array, Array]:
 
 
 def leaning(values: Array, codes: Array, groups: Groups = None) -> tuple[float, float, float]:
-    """Half the difference of the mean between items of code 1 and of code -1, with its 95 % interval: how far a model leans to a letter, or to Yes, whatever is asked.
+    """Half the difference of the mean between items of code 1 and of code -1, with its 95 % interval: how far a model
+    leans to a letter, or to Yes, whatever is asked.
 
-    An item read in both orders of its options stands twice, with one group: what is its own cancels. The interval is that of a regression on the code
-    with errors that go by group, Student's t.
+    An item read in both orders of its options stands twice, with one group: what is its own cancels. The interval is
+    that of a regression on the code with errors that go by group, Student's t.
 
     Args:
-        values: (n,) propensity of the items in the unsteered model, NaN where not measured; codes: (n,) 1 where the matching answer is at A (begins with
-            Yes), -1 where it is at B (with No), 0 where it is neither, which is left out.
+        values: (n,) propensity of the items in the unsteered model, NaN where not measured; codes: (n,) 1 where the
+            matching answer is at A (begins with Yes), -1 where it is at B (with No), 0 where it is neither, which is
+            left out.
         groups: the question of each item.
     """
     both, groups = known(np.stack([np.where(codes == 0, np.nan, values), codes], 1), groups)
@@ -97,8 +107,9 @@ def leaning(values: Array, codes: Array, groups: Groups = None) -> tuple[float, 
 
 
 def _errors(design: Array, residual: Array, own: Sequence[NDArray[np.intp]]) -> Array:
-    """Standard errors of coefficients that hold where spreads differ and items of a group go together: residuals as if the group had been left out (HC3 where
-    every item is its own group)."""
+    """Standard errors of coefficients that hold where spreads differ and items of a group go together: residuals as if
+    the group had been left out (HC3 where every item is its own group).
+    """
     inverse = np.linalg.pinv(design.T @ design)
     leverage = np.einsum("ij,jk,ik->i", design, inverse, design)
 
@@ -116,8 +127,8 @@ class FactorFit:
     """A fit of slopes on letter and polarity, balanced over cells.
 
     Attributes:
-        beta, se, p: "concept" (the steerability with both balanced out), "letter", "polarity", "interaction"; heteroscedasticity-robust (HC3)
-            standard errors, two-sided p-values.
+        beta, se, p: "concept" (the steerability with both balanced out), "letter", "polarity", "interaction";
+            heteroscedasticity-robust (HC3) standard errors, two-sided p-values.
         shares: order-free (Shapley) shares of the variance, of each factor and the interaction.
         omega2: the share all of them explain, without the part chance explains.
         freedom: degrees of freedom of the errors.
@@ -156,12 +167,19 @@ def fit_factors(slope: Array, letter: Array, polarity: Array, groups: Groups = N
     mean_square = unexplained / (n - 4)
     omega2 = (total - unexplained - 3 * mean_square) / (total + mean_square) if total > 0 else float("nan")
     return FactorFit(
-        beta, dict(zip(TERMS, se.tolist(), strict=True)), dict(zip(TERMS, p.tolist(), strict=True)), shapley_shares(slope, factors), omega2, n - 4
+        beta,
+        dict(zip(TERMS, se.tolist(), strict=True)),
+        dict(zip(TERMS, p.tolist(), strict=True)),
+        shapley_shares(slope, factors),
+        omega2,
+        n - 4,
     )
 
 
 def shapley_shares(slope: Array, factors: Mapping[str, Array]) -> dict[str, float]:
-    """Share of the variance of the slopes that each factor explains, averaged over all orders in which the factors may enter."""
+    """Share of the variance of the slopes that each factor explains, averaged over all orders in which the factors may
+    enter.
+    """
     total = float(((slope - slope.mean()) ** 2).sum())
     names = list(factors)
 
@@ -170,7 +188,9 @@ def shapley_shares(slope: Array, factors: Mapping[str, Array]) -> dict[str, floa
         return 1 - float(((slope - _fit(design, slope)[1]) ** 2).sum()) / total if total > 0 else float("nan")
 
     orders = list(permutations(names))
-    return {k: float(np.mean([explained(o[: o.index(k) + 1]) - explained(o[: o.index(k)]) for o in orders])) for k in names}
+    return {
+        k: float(np.mean([explained(o[: o.index(k) + 1]) - explained(o[: o.index(k)]) for o in orders])) for k in names
+    }
 
 
 def cells(slope: Array, metas: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, int]]:
@@ -197,7 +217,8 @@ def _fit(design: Array, y: Array) -> tuple[Array, Array]:
 
 
 def published_cells(slope: Array, metas: Sequence[Mapping[str, Any]], multipliers: int = 7) -> dict[str, float]:
-    """Cell means the way the published figures have them: answers were stored for the unsteered model alone, and rows without one fell into "B, no",
+    """Cell means the way the published figures have them: answers were stored for the unsteered model alone, and rows
+    without one fell into "B, no",
 
     so that this group is its own items once and every item of the data set `multipliers` - 1 times more.
     """

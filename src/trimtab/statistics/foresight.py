@@ -34,8 +34,9 @@ class Carried:
 
 @dataclass(frozen=True)
 class Foreseen:
-    """Rank correlation of one signal with the mean effect, and with what is left of both when the mean rank of each kind of vector is
-    taken away; each with its 95 % interval."""
+    """Rank correlation of one signal with the mean effect, and with what is left of both when the mean rank of each
+    kind of vector is taken away; each with its 95 % interval.
+    """
 
     signal: str
     n: int
@@ -48,8 +49,9 @@ class Foreseen:
 
 
 def foreseen(vectors: Sequence[Carried]) -> list[Foreseen]:
-    """For each signal its rank correlation with the mean effect, within each behavior, averaged over behaviors; 95 % bootstrap interval
-    over vectors. Signals that do not vary are left out."""
+    """For each signal its rank correlation with the mean effect, within each behavior, averaged over behaviors; 95 %
+    bootstrap interval over vectors. Signals that do not vary are left out.
+    """
     known = [c for c in vectors if c.signals]
     out: list[Foreseen] = []
     for name in sorted({name for c in known for name in c.signals}):
@@ -61,7 +63,9 @@ def foreseen(vectors: Sequence[Carried]) -> list[Foreseen]:
 
 
 def _by_behavior(signal: str, known: Sequence[Carried]) -> list[Array]:
-    """For each behavior with three vectors or more, (n, 3): the signal, the mean effect, and the number of the vector's kind."""
+    """For each behavior with three vectors or more, (n, 3): the signal, the mean effect, and the number of the vector's
+    kind.
+    """
     some = [c for c in known if not np.isnan(c.signals.get(signal, np.nan))]
     kinds = list(dict.fromkeys(c.kind for c in some))
     groups: list[Array] = []

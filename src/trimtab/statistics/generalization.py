@@ -1,4 +1,6 @@
-"""Does a vector learned in one context steer in another, and what foretells it? (Tan et al. 2024, section 5.) Numpy only."""
+"""Does a vector learned in one context steer in another, and what foretells it? (Tan et al. 2024, section 5.) Numpy
+only.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,21 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from trimtab.statistics.intervals import NOTHING, Array, Figure, Groups, correlation_interval, ends, known, members, resampled, spearman
+from trimtab.statistics.intervals import (
+    NOTHING,
+    Array,
+    Figure,
+    Groups,
+    correlation_interval,
+    ends,
+    known,
+    members,
+    resampled,
+    spearman,
+)
 
-Grid = Mapping[tuple[str, str], Array]  # (context the vector was learned in, context it is tested in) -> slope of every test item
+# (context the vector was learned in, context it is tested in) -> slope of every test item
+Grid = Mapping[tuple[str, str], Array]
 
 
 @dataclass(frozen=True)
@@ -27,8 +41,11 @@ class Relative:
     hi: float
 
 
-def relative(grid: Grid, train: str, test: str, groups: Groups = None, seed: int = 0, resamples: int = 2_000) -> Relative:
-    """s(v_train, D_test) / s(v_test, D_test), with a bootstrap interval over the test items (both on the same draw), or over their groups.
+def relative(
+    grid: Grid, train: str, test: str, groups: Groups = None, seed: int = 0, resamples: int = 2_000
+) -> Relative:
+    """s(v_train, D_test) / s(v_test, D_test), with a bootstrap interval over the test items (both on the same draw), or
+    over their groups.
 
     Args:
         grid: must hold (train, test) and (test, test). Items that one of the two lacks are left out.
@@ -52,8 +69,9 @@ def relatives(grid: Grid, groups: Groups = None) -> list[Relative]:
 
 
 def correlation(name: str, x: Sequence[float], y: Sequence[float], clusters: Groups = None, seed: int = 0) -> Figure:
-    """Spearman correlation of the points that have both, with its interval: Fisher's z, or, where points come in clusters that are not independent
-    (data sets, families), a bootstrap over clusters."""
+    """Spearman correlation of the points that have both, with its interval: Fisher's z, or, where points come in
+    clusters that are not independent (data sets, families), a bootstrap over clusters.
+    """
     both, groups = known(np.array([x, y], float).T, clusters)
     a, b = both.T
     r = spearman(a, b)
@@ -66,8 +84,12 @@ def correlation(name: str, x: Sequence[float], y: Sequence[float], clusters: Gro
     return Figure(name, r, lo, hi, len(a), "Spearman")
 
 
-def closer(x: Sequence[float], other: Sequence[float], y: Sequence[float], clusters: Groups = None, seed: int = 0) -> tuple[float, float, float]:
-    """How much better x ranks y than `other` does: difference of Spearman correlations, and its interval by a paired bootstrap."""
+def closer(
+    x: Sequence[float], other: Sequence[float], y: Sequence[float], clusters: Groups = None, seed: int = 0
+) -> tuple[float, float, float]:
+    """How much better x ranks y than `other` does: difference of Spearman correlations, and its interval by a paired
+    bootstrap.
+    """
     all_three, groups = known(np.array([x, other, y], float).T, clusters)
     a, b, c = all_three.T
     drawn = [spearman(a[k], c[k]) - spearman(b[k], c[k]) for k in resampled(groups, len(a), seed, 1_000)]
@@ -75,7 +97,9 @@ def closer(x: Sequence[float], other: Sequence[float], y: Sequence[float], clust
 
 
 def partial_correlation(x: Sequence[float], y: Sequence[float], given: Sequence[float]) -> float:
-    """Spearman correlation of what is left of x and y when their ranks (ties at their mean) are regressed on those of a third quantity."""
+    """Spearman correlation of what is left of x and y when their ranks (ties at their mean) are regressed on those of a
+    third quantity.
+    """
     ranks = [stats.rankdata(np.array(v, float)) for v in (x, y, given)]
     design = np.stack([np.ones(len(ranks[2])), ranks[2]], 1)
     a, b = (r - design @ np.linalg.lstsq(design, r, rcond=None)[0] for r in ranks[:2])
@@ -83,11 +107,15 @@ def partial_correlation(x: Sequence[float], y: Sequence[float], given: Sequence[
 
 
 def apart(unsteered: Mapping[str, Array], one: str, two: str) -> float:
-    """How differently the model behaves in two contexts: mean absolute difference of unsteered propensity, item by item."""
+    """How differently the model behaves in two contexts: mean absolute difference of unsteered propensity, item by
+    item.
+    """
     return float(np.nanmean(np.abs(unsteered[one] - unsteered[two])))
 
 
-def left_out(features: Array, y: Array, groups: Sequence[str], fit: Callable[[Array, Array], Callable[[Array], Array]]) -> Array:
+def left_out(
+    features: Array, y: Array, groups: Sequence[str], fit: Callable[[Array, Array], Callable[[Array], Array]]
+) -> Array:
     """Predictions for each group from a fit to all others: leave-one-data-set-out.
 
     Args:

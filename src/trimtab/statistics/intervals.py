@@ -1,7 +1,9 @@
-"""Intervals that hold at the sizes people have: few items, skewed effects, items that share a question. One notion of group throughout.
+"""Intervals that hold at the sizes people have: few items, skewed effects, items that share a question. One notion of
+group throughout.
 
-Items of one group (a question) are not independent, so every interval here takes `groups`, one name per item, and counts groups. NaN is "not measured":
-it is left out, never counted. What each interval covers, simulated, stands in docs/statistics.md.
+Items of one group (a question) are not independent, so every interval here takes `groups`, one name per item, and
+counts groups. NaN is "not measured": it is left out, never counted. What each interval covers, simulated, stands in
+docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ def members(groups: Groups, n: int) -> list[NDArray[np.intp]]:
 
 
 def known(values: Array, groups: Groups = None) -> tuple[Array, Groups]:
-    """What was measured: values (n,) without NaN, or (n, K) without the rows that hold one, and the groups that go with it."""
+    """What was measured: values (n,) without NaN, or (n, K) without the rows that hold one, and the groups that go with
+    it.
+    """
     there: NDArray[np.bool_] = np.logical_not(np.isnan(values if values.ndim > 1 else values[:, None]).any(axis=1))
     _one_each(groups, len(values))
     return values[there], None if groups is None else [g for g, k in zip(groups, there.tolist(), strict=True) if k]
@@ -74,10 +78,12 @@ def resampled(groups: Groups, n: int, seed: int, times: int) -> list[NDArray[np.
 
 
 def by_group(values: Array, groups: Groups) -> tuple[Array, float]:
-    """Contributions of the groups to the mean of `values` (n, ...): (G, ...) numbers around that mean whose spread is that of the mean times the root
-    of G (linearized ratio estimator); and how many groups of one size would tell as much (Kish 1965).
+    """Contributions of the groups to the mean of `values` (n, ...): (G, ...) numbers around that mean whose spread is
+    that of the mean times the root of G (linearized ratio estimator); and how many groups of one size would tell as
+    much (Kish 1965).
 
-    A large group pulls the mean towards itself, so its distance is divided by the root of what it leaves to the others (as in HC2 errors).
+    A large group pulls the mean towards itself, so its distance is divided by the root of what it leaves to the
+    others (as in HC2 errors).
     """
     own, mean, n = members(groups, len(values)), values.mean(0), len(values)
     sizes = np.array([len(k) for k in own])
@@ -92,16 +98,20 @@ def by_group(values: Array, groups: Groups) -> tuple[Array, float]:
 
 
 def interval(values: Array, groups: Groups = None) -> tuple[float, float]:
-    """95 % interval of a mean over items (n,): Student's t, corrected for skewness by Hall's monotone transformation (Hall 1992), over groups.
+    """95 % interval of a mean over items (n,): Student's t, corrected for skewness by Hall's monotone transformation
+    (Hall 1992), over groups.
 
-    NaN with fewer than three groups: two say nothing about a shape, and their t interval is wider than anything worth telling.
+    NaN with fewer than three groups: two say nothing about a shape, and their t interval is wider than anything worth
+    telling.
     """
     lo, hi = band(values[:, None], groups)
     return float(lo[0]), float(hi[0])
 
 
 def band(values: Array, groups: Groups = None) -> tuple[Array, Array]:
-    """The same for every column of (n, K): pointwise 95 % intervals of the column means, over the rows that were measured at every column."""
+    """The same for every column of (n, K): pointwise 95 % intervals of the column means, over the rows that were
+    measured at every column.
+    """
     values, groups = known(values, groups)
     own, size = by_group(values, groups) if len(values) else (values, 0.0)
     if len(own) < 3 or size < 2:
@@ -117,7 +127,9 @@ def band(values: Array, groups: Groups = None) -> tuple[Array, Array]:
 
 
 def _unskewed(quantile: float, a: Array) -> Array:
-    """The t at which t + a t^2 / 3 + a^2 t^3 / 27 + a / 6, which is nearly Student's, has a quantile; a is the skewness over the root of n."""
+    """The t at which t + a t^2 / 3 + a^2 t^3 / 27 + a / 6, which is nearly Student's, has a quantile; a is the skewness
+    over the root of n.
+    """
     safe = np.where(np.abs(a) > 1e-9, a, 1.0)
     return np.where(np.abs(a) > 1e-9, (np.cbrt(1 + safe * (quantile - safe / 6)) - 1) * 3 / safe, quantile)
 
@@ -130,7 +142,8 @@ def mean_figure(name: str, values: Array, unit: str, control: float | None = Non
 
 
 def crossed(values: Array, groups: Groups = None) -> tuple[float, float]:
-    """95 % interval of a grand mean when rows and columns are both drawn: of a mean slope when both the test items and the training pairs are.
+    """95 % interval of a grand mean when rows and columns are both drawn: of a mean slope when both the test items and
+    the training pairs are.
 
     Variances of row means and of column means add; Student's t with Satterthwaite's degrees of freedom.
 
@@ -152,7 +165,9 @@ def crossed(values: Array, groups: Groups = None) -> tuple[float, float]:
 
 
 def wilson(found: float, n: float) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927), which does not collapse at 0 and 1; NaN of nothing. `n` may be an effective size."""
+    """95 % interval of a share (Wilson 1927), which does not collapse at 0 and 1; NaN of nothing. `n` may be an
+    effective size.
+    """
     if n <= 0:
         return NOTHING
     z = float(stats.norm.ppf(0.975))
@@ -162,7 +177,9 @@ def wilson(found: float, n: float) -> tuple[float, float]:
 
 
 def effective(flags: Array, groups: Groups) -> float:
-    """How many independent items would tell a share as well as these do: at most one per item, at least about one per group."""
+    """How many independent items would tell a share as well as these do: at most one per item, at least about one per
+    group.
+    """
     n, own = len(flags), members(groups, len(flags))
     p = float(flags.mean())
     variance = float(by_group(flags, groups)[0].var(ddof=1)) / len(own) if len(own) > 1 else 0.0
@@ -173,8 +190,12 @@ def effective(flags: Array, groups: Groups) -> float:
     return float(np.clip(p * (1 - p) / (variance * wider), 1.0, n))
 
 
-def share_figure(name: str, flags: Array | NDArray[np.bool_], control: float | None = None, groups: Groups = None) -> Figure:
-    """A share with its Wilson interval at the effective number of items. Flags are booleans, or 1, 0 and NaN for "not measured"."""
+def share_figure(
+    name: str, flags: Array | NDArray[np.bool_], control: float | None = None, groups: Groups = None
+) -> Figure:
+    """A share with its Wilson interval at the effective number of items. Flags are booleans, or 1, 0 and NaN for "not
+    measured".
+    """
     real, groups = known(np.asarray(flags, dtype=float), groups)
     if not len(real):
         return Figure(name, float("nan"), *NOTHING, 0, "share", control)
@@ -193,7 +214,8 @@ def median_figure(name: str, values: Array, unit: str, groups: Groups = None, se
 
 
 def median_interval(values: Array, groups: Groups = None, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of a median: BCa from `MANY` groups on; below, the items between which half of a sample lies (Woodruff 1952),
+    """95 % interval of a median: BCa from `MANY` groups on; below, the items between which half of a sample lies
+    (Woodruff 1952),
 
     which are order statistics. Four items or fewer cannot reach 95 %: their range is given (three cover 0.75).
     """
@@ -208,13 +230,16 @@ def median_interval(values: Array, groups: Groups = None, seed: int = 0) -> tupl
     n = len(values)
     below = (values <= np.median(values)).astype(float)
     size = effective(below, groups) if len(own) < n else float(n)
-    rank = int(stats.binom.ppf(0.025, round(size), 0.5)) / size  # P(fewer than this share lie below the median) <= 0.025
+    # P(fewer than this share lie below the median) <= 0.025
+    rank = int(stats.binom.ppf(0.025, round(size), 0.5)) / size
     order = np.sort(values)
     k = int(rank * n)
     return float(order[max(k - 1, 0)]), float(order[min(n - k, n - 1)])
 
 
-def bca(values: Array, statistic: Callable[[Array], Array], groups: Groups = None, seed: int = 0, resamples: int = 2_000) -> tuple[float, float]:
+def bca(
+    values: Array, statistic: Callable[[Array], Array], groups: Groups = None, seed: int = 0, resamples: int = 2_000
+) -> tuple[float, float]:
     """95 % bias-corrected and accelerated bootstrap interval (Efron 1987) of a statistic of (n,) values, over groups.
 
     Args:
@@ -251,25 +276,31 @@ def spearman(a: Array, b: Array) -> float:
 
 
 def correlation_interval(r: float, n: int) -> tuple[float, float]:
-    """95 % interval of a Spearman correlation of n independent points: Fisher's z with the variance of Bonett & Wright (2000)."""
+    """95 % interval of a Spearman correlation of n independent points: Fisher's z with the variance of Bonett & Wright
+    (2000).
+    """
     if n < 5 or np.isnan(r):
         return NOTHING
-    most = 1 - 6 / (n * (n * n - 1))  # half a step of the coefficient short of 1, which says no more than that the truth is beyond the last step
+    # half a step of the coefficient short of 1, which says no more than that the truth is beyond the last step
+    most = 1 - 6 / (n * (n * n - 1))
     half = float(stats.t.ppf(0.975, n - 3)) * np.sqrt((1 + r * r / 2) / (n - 3))
     z = np.arctanh(np.clip(r, -most, most))
     return -1.0 if r <= -most else float(np.tanh(z - half)), 1.0 if r >= most else float(np.tanh(z + half))
 
 
 def ends(drawn: Sequence[float] | Array) -> tuple[float, float]:
-    """The middle 95 % of what a statistic was on bootstrap samples; NaN where fewer than twenty of them say anything."""
+    """The middle 95 % of what a statistic was on bootstrap samples; NaN where fewer than twenty are numbers."""
     real = np.asarray(drawn, dtype=float)
     real = real[~np.isnan(real)]
     return (float(np.percentile(real, 2.5)), float(np.percentile(real, 97.5))) if len(real) >= 20 else NOTHING
 
 
-def split_half(per_pair: Sequence[Array], groups: Sequence[Groups] | None = None, seed: int = 0, times: int = 200) -> float:
-    """Reliability: how well the mean slopes of data sets can be known from data of this size. Correlation over data sets of two halves that share
-    neither test items (whole groups) nor training pairs, mean over splits, stepped up to full size (Spearman-Brown), from 0 to 1.
+def split_half(
+    per_pair: Sequence[Array], groups: Sequence[Groups] | None = None, seed: int = 0, times: int = 200
+) -> float:
+    """Reliability: how well the mean slopes of data sets can be known from data of this size. Correlation over data
+    sets of two halves that share neither test items (whole groups) nor training pairs, mean over splits, stepped up
+    to full size (Spearman-Brown), from 0 to 1.
 
     No correlation with these means can be expected to exceed its square root.
 
@@ -277,7 +308,10 @@ def split_half(per_pair: Sequence[Array], groups: Sequence[Groups] | None = None
         per_pair: for each data set (n, m) slopes of test item i along the difference of training pair j.
         groups: for each data set those of its items.
     """
-    rng, each = np.random.default_rng(seed), [members(None if groups is None else groups[k], len(x)) for k, x in enumerate(per_pair)]
+    rng, each = (
+        np.random.default_rng(seed),
+        [members(None if groups is None else groups[k], len(x)) for k, x in enumerate(per_pair)],
+    )
     usable = [k for k, x in enumerate(per_pair) if len(each[k]) > 1 and x.shape[1] > 1]  # the others have no halves
     per_pair, each = [per_pair[k] for k in usable], [each[k] for k in usable]
     if len(per_pair) < 3:
@@ -289,7 +323,9 @@ def split_half(per_pair: Sequence[Array], groups: Sequence[Groups] | None = None
             order, columns = rng.permutation(len(own)), rng.permutation(x.shape[1])
             rows = [np.concatenate([own[k] for k in part]) for part in np.array_split(order, 2)]
             half = x.shape[1] // 2
-            halves.append((float(x[np.ix_(rows[0], columns[:half])].mean()), float(x[np.ix_(rows[1], columns[half:])].mean())))
+            halves.append(
+                (float(x[np.ix_(rows[0], columns[:half])].mean()), float(x[np.ix_(rows[1], columns[half:])].mean()))
+            )
         one, two = np.array(halves).T
         found.append(spearman(one, two))
     r = float(np.clip(np.nanmean(found), 0.0, 1.0)) if not np.isnan(found).all() else float("nan")

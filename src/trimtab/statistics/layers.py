@@ -24,8 +24,8 @@ class Sweep:
 
 
 def steepest(sweeps: Sequence[Sweep], cost: Mapping[int, float] | None = None, budget: float = float("inf")) -> int:
-    """The layer with the highest lower bound of the mean slope, averaged over data sets, among those that cost at most `budget` (or all,
-    if none is that cheap).
+    """The layer with the highest lower bound of the mean slope, averaged over data sets, among those that cost at most
+    `budget` (or all, if none is that cheap).
 
     Args:
         cost: of each layer, such as nats of KL from the unsteered model.
@@ -36,7 +36,8 @@ def steepest(sweeps: Sequence[Sweep], cost: Mapping[int, float] | None = None, b
 
 
 def likeliest(positive: Mapping[int, Array], negative: Mapping[int, Array]) -> int:
-    """The layer at which answers become likeliest both ways: the positive ones with the vector added, the negative ones with it subtracted.
+    """The layer at which answers become likeliest both ways: the positive ones with the vector added, the negative ones
+    with it subtracted.
 
     (Margins, and slopes, would reward a vector that breaks the model; see LOG.md.)
 

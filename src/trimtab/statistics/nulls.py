@@ -1,4 +1,6 @@
-"""What vectors without the behavior in them reach: p-values against many of them, fair to a layer that was chosen, and to many tests at once."""
+"""What vectors without the behavior in them reach: p-values against many of them, fair to a layer that was chosen, and
+to many tests at once.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,13 @@ TOGETHER = "all"  # the layer of a vector that acts at several at once
 class Null:
     """Forecast mean slopes of null vectors of one kind, at every layer the vector could have been put at.
 
-    A vector is put at the layer that suits it best, so a null vector is given the same choice: what counts is the largest of its slopes over the
-    layers, each in units of what nulls reach at that layer (slopes grow with the norm of the stream; unscaled, the last layers would decide alone).
+    A vector is put at the layer that suits it best, so a null vector is given the same choice: what counts is the
+    largest of its slopes over the layers, each in units of what nulls reach at that layer (slopes grow with the norm
+    of the stream; unscaled, the last layers would decide alone).
 
     Attributes:
-        kind: "random" (isotropic), "span" (random in the span of the training differences, orthogonal to their mean), "shuffled" (labels drawn by coin).
+        kind: "random" (isotropic), "span" (random in the span of the training differences, orthogonal to their mean),
+            "shuffled" (labels drawn by coin).
         scale: layer -> root mean square of the slopes there.
         largest: of every null vector, its largest |slope| / scale over the layers.
         tries: how many layers that is.
@@ -40,10 +44,17 @@ class Null:
         scale = np.sqrt((slopes**2).mean(0))
         with np.errstate(invalid="ignore", divide="ignore"):
             relative = np.where(scale > 0, np.abs(slopes) / scale, 0.0)
-        return cls(kind, {str(k): float(s) for k, s in zip(layers, scale, strict=True)}, tuple(relative.max(1).tolist()), len(layers))
+        return cls(
+            kind,
+            {str(k): float(s) for k, s in zip(layers, scale, strict=True)},
+            tuple(relative.max(1).tolist()),
+            len(layers),
+        )
 
     def p(self, slope: float, layer: Any) -> float:
-        """Two-sided p-value of a vector's forecast mean slope at its layer; NaN if nothing moves the model there, or for a layer not looked at."""
+        """Two-sided p-value of a vector's forecast mean slope at its layer; NaN if nothing moves the model there, or
+        for a layer not looked at.
+        """
         scale = self.scale.get(str(layer), 0.0)
         return null_p(slope / scale, self.largest) if scale > 0 and not np.isnan(slope) else float("nan")
 
@@ -82,8 +93,10 @@ class Compared:
 
     @property
     def decisive(self) -> str:
-        """The kind that decides: label-shuffled vectors are exchangeable with a vector that was learned from pairs if the sides of these say nothing; a vector that
-        brought none is compared with random directions."""
+        """The kind that decides: label-shuffled vectors are exchangeable with a vector that was learned from pairs if
+            the sides of these say nothing; a vector that
+        brought none is compared with random directions.
+        """
         return next((kind for kind in ("shuffled", "random") if any(n.kind == kind for n in self.tested)), "")
 
     @property
@@ -97,7 +110,13 @@ class Compared:
 
     @classmethod
     def from_json(cls, table: Mapping[str, Any]) -> Compared:
-        return cls(table["layer"], table["slope"], table["items"], table["how"], tuple(Null.from_json(n) for n in table["nulls"]))
+        return cls(
+            table["layer"],
+            table["slope"],
+            table["items"],
+            table["how"],
+            tuple(Null.from_json(n) for n in table["nulls"]),
+        )
 
 
 def null_p(observed: float, nulls: Sequence[float]) -> float:
@@ -109,7 +128,9 @@ def null_p(observed: float, nulls: Sequence[float]) -> float:
 
 
 def benjamini_hochberg(p: Array) -> Array:
-    """Adjusted p-values: reject those at most q to keep the share of false discoveries at q (Benjamini & Hochberg 1995). NaN stays NaN."""
+    """Adjusted p-values: reject those at most q to keep the share of false discoveries at q (Benjamini & Hochberg
+    1995). NaN stays NaN.
+    """
     out = np.full(p.shape, np.nan)
     known = np.flatnonzero(~np.isnan(p))
     order = known[np.argsort(p[known])]

@@ -1,4 +1,6 @@
-"""Slopes of propensity curves, item by item: how steep, how straight, which way (Tan et al. 2024, section 3). NaN is "not measured"."""
+"""Slopes of propensity curves, item by item: how steep, how straight, which way (Tan et al. 2024, section 3). NaN is
+"not measured".
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def unsteered(multipliers: Array) -> int:
 
 
 def fit_slopes(multipliers: Array, propensity: Array) -> Slopes:
-    """Fit each row of `propensity` (n, K) against `multipliers` (K,). Rows with NaN give NaN: an item is measured at every multiplier, or not."""
+    """Fit each row of `propensity` (n, K) against `multipliers` (K,). Rows with NaN give NaN: an item is measured at
+    every multiplier, or not.
+    """
     x = multipliers - multipliers.mean()
     sxx = float((x**2).sum())
     slope = propensity @ x / sxx
@@ -50,17 +54,25 @@ def fit_slopes(multipliers: Array, propensity: Array) -> Slopes:
 
 
 def anti_steerable(slope: Array) -> Array:
-    """1.0 for items whose propensity does not rise with the multiplier (a slope of zero counts), 0.0 for others, NaN for those not measured."""
+    """1.0 for items whose propensity does not rise with the multiplier (a slope of zero counts), 0.0 for others, NaN
+    for those not measured.
+    """
     return np.where(np.isnan(slope), np.nan, ~(slope > 0))
 
 
 def confidence(slopes: Slopes) -> NDArray[Any]:
-    """ "steerable", "anti-steerable" or "ambiguous" per item: whether its line is steep beside the scatter of its own points around it.
+    """ "steerable", "anti-steerable" or "ambiguous" per item: whether its line is steep beside the scatter of its own
+     points around it.
 
-    Student's t at K - 2 degrees of freedom. The scatter is how far the curve bends, not noise, so this is about the line as a summary of the curve and not
-    a test: a flat curve with normal scatter is called ambiguous 95 times in 100. Items not measured, or at two multipliers, are ambiguous.
+    Student's t at K - 2 degrees of freedom. The scatter is how far the curve bends, not noise, so this is about the
+    line as a summary of the curve and not a test: a flat curve with normal scatter is called ambiguous 95 times in
+    100. Items not measured, or at two multipliers, are ambiguous.
     """
-    wide = float(stats.t.ppf(0.975, slopes.points - 2)) * slopes.se if slopes.points > 2 else np.full_like(slopes.slope, np.nan)
+    wide = (
+        float(stats.t.ppf(0.975, slopes.points - 2)) * slopes.se
+        if slopes.points > 2
+        else np.full_like(slopes.slope, np.nan)
+    )
     out = np.full(slopes.slope.shape, "ambiguous", dtype="<U14")
     out[slopes.slope - wide > 0] = "steerable"
     out[slopes.slope + wide < 0] = "anti-steerable"
@@ -71,7 +83,13 @@ def expected_anti_steerable(slope: Array) -> float:
     """The anti-steerable share a normal distribution of the same mean and spread would have."""
     slope = slope[~np.isnan(slope)]
     spread = float(slope.std(ddof=1)) if len(slope) > 1 else 0.0
-    return float(stats.norm.cdf(-slope.mean() / spread)) if spread > 0 else float(slope.mean() <= 0) if len(slope) else float("nan")
+    return (
+        float(stats.norm.cdf(-slope.mean() / spread))
+        if spread > 0
+        else float(slope.mean() <= 0)
+        if len(slope)
+        else float("nan")
+    )
 
 
 # ---------------------------------------------------------------- shape of a curve
@@ -81,8 +99,9 @@ def expected_anti_steerable(slope: Array) -> float:
 class Shape:
     """What a line through an item's curve leaves out, all (n,).
 
-    `local` is the change of propensity from multiplier -0.5 to 0.5 (NaN where the grid lacks them), `curvature` the coefficient of the squared
-    multiplier in a quadratic fit, `spearman` the rank correlation of multiplier and propensity, `unsteered` the propensity at multiplier 0.
+    `local` is the change of propensity from multiplier -0.5 to 0.5 (NaN where the grid lacks them), `curvature` the
+    coefficient of the squared multiplier in a quadratic fit, `spearman` the rank correlation of multiplier and
+    propensity, `unsteered` the propensity at multiplier 0.
     """
 
     local: Array
@@ -113,10 +132,11 @@ def shapes(multipliers: Array, propensity: Array) -> Shape:
 
 
 def at_cost(multipliers: Array, cost: Array, value: Array, budget: float, sign: int = 1) -> tuple[float, float]:
-    """The multiplier at which a vector first costs `budget`, going up (or down, with sign -1) from 0, and the value there, read between the points of
-    a grid: vectors of different length compared at equal side effect.
+    """The multiplier at which a vector first costs `budget`, going up (or down, with sign -1) from 0, and the value
+    there, read between the points of a grid: vectors of different length compared at equal side effect.
 
-    A divergence grows with the square of the multiplier, so its root is what is straight between two points. The value is read straight.
+    A divergence grows with the square of the multiplier, so its root is what is straight between two points. The
+    value is read straight.
 
     Args:
         cost, value: (K,), at each multiplier.

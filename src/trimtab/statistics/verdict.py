@@ -21,7 +21,8 @@ Kind = Literal[
 ]
 ALPHA = 0.05
 FEWEST = 10  # independent questions below which nothing is said
-FLOORS = {"nats": 0.05, "nats/token": 0.01}  # per multiplier: an even choice moves to 51 %; every token of an answer becomes 1 % likelier
+# per multiplier: an even choice moves to 51 %; every token of an answer becomes 1 % likelier
+FLOORS = {"nats": 0.05, "nats/token": 0.01}
 BROKEN = 0.5  # share of answers that break, beyond those of the unsteered model
 
 
@@ -32,10 +33,12 @@ class Evidence:
     Attributes:
         slope: mean slope over the test items, with its interval over questions.
         questions: independent ones that were measured.
-        p: of the vector's forecast slope against null vectors that could choose their layer as it could; NaN if there are none.
+        p: of the vector's forecast slope against null vectors that could choose their layer as it could; NaN if there
+            are none.
         control: the largest |mean slope| of a measured control; NaN if none was measured.
         readable: whether the measure says anything about this model (letters that carry something).
-        broken: share of texts that break at the multiplier the claim is about, beyond the unsteered model's; NaN if none were looked at.
+        broken: share of texts that break at the multiplier the claim is about, beyond the unsteered model's; NaN if
+            none were looked at.
         gain: largest mean rise of propensity at a positive multiplier whose text holds.
         asked: mean rise by asking for the behavior in words, with its interval; None if nobody asked.
     """
@@ -58,8 +61,8 @@ class Evidence:
 def decide(e: Evidence) -> Kind:
     """The first line of the decision table that holds (docs/statistics.md).
 
-    Works, in either direction, is only said of a mean slope that is told from 0, at least as large as the floor, beyond null vectors of every kind
-    (p at most 0.05, forecast), and beyond every measured control.
+    Works, in either direction, is only said of a mean slope that is told from 0, at least as large as the floor,
+    beyond null vectors of every kind (p at most 0.05, forecast), and beyond every measured control.
     """
     if not e.readable:
         return "no verdict"

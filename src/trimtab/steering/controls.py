@@ -1,9 +1,10 @@
 """Vectors without the behavior in them: the one maker of controls for every method, measurement and study.
 
-Three kinds. Random directions: the vector turned at random. Directions in the span of the training differences, orthogonal to their mean, at its norm.
-Label-shuffled ones: what the same learner finds when the sides of every pair are drawn by coin, at the norm it comes out with. (A label-shuffled mean difference
-made as long as the vector is mostly plus or minus the vector itself where the differences agree, and a random combination of differences that are only centered
-keeps what they share where they differ in size: neither is a null.)
+Three kinds. Random directions: the vector turned at random. Directions in the span of the training differences,
+orthogonal to their mean, at its norm. Label-shuffled ones: what the same learner finds when the sides of every pair
+are drawn by coin, at the norm it comes out with. (A label-shuffled mean difference made as long as the vector is
+mostly plus or minus the vector itself where the differences agree, and a random combination of differences that are
+only centered keeps what they share where they differ in size: neither is a null.)
 """
 
 from __future__ import annotations
@@ -26,9 +27,13 @@ FEWEST = 8  # from which more can be drawn
 
 
 def random_controls(vector: SteeringVector, n: int, seed: int = 0) -> dict[str, SteeringVector]:
-    """n random directions, "random-0" and on: the vector turned at random, so that norms at each layer, and angles between layers, are its own."""
+    """n random directions, "random-0" and on: the vector turned at random, so that norms at each layer, and angles
+    between layers, are its own.
+    """
     rows = torch.cat([v.reshape(-1, vector.width) for v in vector.vectors.values()])
-    made = Provenance(model=vector.made.model, fingerprint=vector.made.fingerprint, method={"name": "random-direction", "seed": seed})
+    made = Provenance(
+        model=vector.made.model, fingerprint=vector.made.fingerprint, method={"name": "random-direction", "seed": seed}
+    )
     out: dict[str, SteeringVector] = {}
     for k, drawn in enumerate(turned(rows, n, seed)):
         parts = drawn.split([max(1, v.numel() // vector.width) for v in vector.vectors.values()])
@@ -38,22 +43,26 @@ def random_controls(vector: SteeringVector, n: int, seed: int = 0) -> dict[str, 
 
 
 def null_controls(vector: SteeringVector, n: int | None = None) -> dict[str, SteeringVector]:
-    """The first n label-shuffled vectors that came with a vector (all by default): "shuffled-0" and on; fewer if it has fewer."""
+    """The first n label-shuffled vectors that came with a vector (all by default): "shuffled-0" and on; fewer if it has
+    fewer.
+    """
     return {name: vector.null(name) for name in sorted(vector.nulls, key=_number)[:n]}
 
 
 def turned(rows: Float[Tensor, "k d"], count: int, seed: int = 0) -> Float[Tensor, "count k d"]:
-    """Some vectors turned together, `count` times, by rotations drawn evenly: all norms and angles stay, and nothing else does.
+    """Some vectors turned together, `count` times, by rotations drawn evenly: all norms and angles stay, and nothing
+    else does.
 
-    A vector that acts at several layers points much the same way at neighboring ones, and so must what it is compared with: directions drawn apart for each layer
-    would cancel where the vector adds up.
+    A vector that acts at several layers points much the same way at neighboring ones, and so must what it is compared
+    with: directions drawn apart for each layer would cancel where the vector adds up.
     """
     _, _, axes = torch.linalg.svd(rows.double(), full_matrices=False)  # (r, d), orthonormal
     places = rows.double() @ axes.T  # (k, r): the rows in these axes
     g = _generator("turned", seed)
     drawn = torch.randn(count, rows.shape[1], len(axes), generator=g, dtype=torch.float64)
     frames, upper = torch.linalg.qr(drawn)
-    frames = frames * torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)[:, None, :]  # evenly over rotations (Mezzadri 2007)
+    # evenly over rotations (Mezzadri 2007)
+    frames = frames * torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)[:, None, :]
     return torch.einsum("kr,cdr->ckd", places, frames).float()
 
 
@@ -64,8 +73,8 @@ def isotropic(like: Float[Tensor, "l d"], seed: int = 0) -> Float[Tensor, "l d"]
 
 
 def in_span(deltas: Float[Tensor, "n l d"], count: int, seed: int = 0) -> Float[Tensor, "count l d"]:
-    """Random directions in the span of the training differences, orthogonal to their mean and with its norm: normal weights, the same at every layer,
-    on what is left of the differences without it.
+    """Random directions in the span of the training differences, orthogonal to their mean and with its norm: normal
+    weights, the same at every layer, on what is left of the differences without it.
 
     Raises:
         VectorError: nothing is left, since all differences are one direction.
@@ -74,7 +83,10 @@ def in_span(deltas: Float[Tensor, "n l d"], count: int, seed: int = 0) -> Float[
     u = mean / mean.norm(dim=-1, keepdim=True)
     rest = deltas - (deltas * u).sum(-1, keepdim=True) * u
     if not (rest.norm(dim=-1).amax(0) > 1e-5 * mean.norm(dim=-1)).all():
-        raise VectorError("the training differences span one direction", expected="pairs that differ from each other, for controls in their span")
+        raise VectorError(
+            "the training differences span one direction",
+            expected="pairs that differ from each other, for controls in their span",
+        )
     weights = torch.randn(count, len(deltas), generator=torch.Generator().manual_seed(seed))
     drawn = torch.einsum("cn,nld->cld", weights, rest)
     drawn -= (drawn * u).sum(-1, keepdim=True) * u
@@ -87,8 +99,9 @@ Tied = Sequence[tuple[str, str]] | None  # (question, answer letter or "") of ev
 def coins(n: int, count: int, seed: int = 0, tied: Tied = None) -> Float[Tensor, "count n"]:
     """Signs drawn by coin: which pairs have their sides swapped.
 
-    Pairs that share a question have one coin. So have, two by two and matched anew every time, questions answered by A and questions answered by B: their letters
-    stay as balanced as the data set has them, else a coin would mostly draw how far the sum leans to a letter.
+    Pairs that share a question have one coin. So have, two by two and matched anew every time, questions answered by
+    A and questions answered by B: their letters stay as balanced as the data set has them, else a coin would mostly
+    draw how far the sum leans to a letter.
     """
     if tied is None:
         return torch.randint(0, 2, (count, n), generator=torch.Generator().manual_seed(seed)) * 2.0 - 1
@@ -109,14 +122,17 @@ def _matched(lean: Sequence[int], rng: np.random.Generator) -> list[list[int]]:
     return [[i, j] for i, j in zip(a[:both], b[:both], strict=True)] + [[k] for k in (*a[both:], *b[both:], *rest)]
 
 
-def shuffled(deltas: Float[Tensor, "n l d"], count: int, seed: int = 0, tied: Tied = None) -> Float[Tensor, "count l d"]:
+def shuffled(
+    deltas: Float[Tensor, "n l d"], count: int, seed: int = 0, tied: Tied = None
+) -> Float[Tensor, "count l d"]:
     """Label-shuffled mean differences, at the norm they come out with: the null of "there is a shared direction"."""
     return torch.einsum("cn,nld->cld", coins(len(deltas), count, seed, tied), deltas) / len(deltas)
 
 
 def more(nulls: Float[Tensor, "k l d"], count: int, seed: int = 0) -> Float[Tensor, "count l d"]:
-    """As many more null vectors as one likes from k that were learned: normal combinations of theirs, each as long as Student's t at k degrees of freedom
-    makes it, since k draws know their own spread no better."""
+    """As many more null vectors as one likes from k that were learned: normal combinations of theirs, each as long as
+    Student's t at k degrees of freedom makes it, since k draws know their own spread no better.
+    """
     k, g = len(nulls), torch.Generator().manual_seed(seed)
     weights = torch.randn(count, k, generator=g) / k**0.5
     wide = (k / torch.randn(count, k, generator=g).square().sum(1)).sqrt()
@@ -129,7 +145,9 @@ def stacked(vectors: Iterable[SteeringVector], layers: Sequence[int]) -> Float[T
 
 
 def _generator(purpose: str, seed: int) -> torch.Generator:
-    """Draws for one purpose are not those of another at the same seed: a learner's random direction is never its control."""
+    """Draws for one purpose are not those of another at the same seed: a learner's random direction is never its
+    control.
+    """
     return torch.Generator().manual_seed(int(digest(purpose, str(seed)), 16) % 2**63)
 
 

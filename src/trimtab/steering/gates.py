@@ -1,4 +1,6 @@
-"""Gates: when an intervention acts. Each gives a weight for every token, of its own row and of nothing that comes later."""
+"""Gates: when an intervention acts. Each gives a weight for every token, of its own row and of nothing that comes
+later.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from trimtab.steering.vector import SteeringVector
 class Gate:
     """When an intervention acts: a weight for every token, of its own row and of nothing that comes later."""
 
-    def weight(self, h: Float[Tensor, "b s d"], v: Float[Tensor, "*rows d"], frame: Frame) -> Float[Tensor, "b s"] | None:
+    def weight(
+        self, h: Float[Tensor, "b s d"], v: Float[Tensor, "*rows d"], frame: Frame
+    ) -> Float[Tensor, "b s"] | None:
         """Factors of the multiplier, (b, s); None for 1 everywhere."""
         raise NotImplementedError
 
@@ -43,7 +47,11 @@ class CosineAbove(Gate):
     layer: Layer | None = None
 
     def weight(self, h: Tensor, v: Tensor, frame: Frame) -> Tensor:
-        probe = v.reshape(-1, v.shape[-1])[0] if self.other is None else self.other[self.layer if self.layer is not None else self.other.layers[0]]
+        probe = (
+            v.reshape(-1, v.shape[-1])[0]
+            if self.other is None
+            else self.other[self.layer if self.layer is not None else self.other.layers[0]]
+        )
         cosine = (unit(h.float()) * unit(probe.to(h.device).float())).sum(-1)
         return (cosine > self.threshold).float()
 
@@ -61,7 +69,11 @@ class Schedule(Gate):
 
     def __post_init__(self) -> None:
         if self.shape not in ("until", "linear", "half-life") or self.tokens < 1:
-            raise SteerError("not a schedule", given=(self.shape, self.tokens), expected='"until", "linear" or "half-life", and tokens >= 1')
+            raise SteerError(
+                "not a schedule",
+                given=(self.shape, self.tokens),
+                expected='"until", "linear" or "half-life", and tokens >= 1',
+            )
 
     def weight(self, h: Tensor, v: Tensor, frame: Frame) -> Tensor:
         prompts = torch.tensor([r.prompt for r in frame.rows], device=frame.index.device)[:, None]

@@ -46,7 +46,11 @@ class Intervention:
     def __post_init__(self) -> None:
         object.__setattr__(self, "positions", Positions.parse(self.positions))
         if not isinstance(self.operator, Operator) or not isinstance(self.gate, Gate):
-            raise SteerError("operator and gate must be values", given=(self.operator, self.gate), expected="such as Add() and Always()")
+            raise SteerError(
+                "operator and gate must be values",
+                given=(self.operator, self.gate),
+                expected="such as Add() and Always()",
+            )
         if not torch.isfinite(torch.tensor(float(self.multiplier))):
             raise SteerError("the multiplier is not finite", given=self.multiplier)
 
@@ -55,7 +59,9 @@ class Intervention:
         """The positions, parsed."""
         return Positions.parse(self.positions)
 
-    def apply(self, h: Float[Tensor, "b s d"], layer: Layer, frame: Frame, multiplier: float | Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def apply(
+        self, h: Float[Tensor, "b s d"], layer: Layer, frame: Frame, multiplier: float | Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The edited stream of one layer, and how many tokens were selected (a scalar tensor).
 
         Args:
@@ -63,12 +69,14 @@ class Intervention:
         """
         m = self.multiplier if multiplier is None else multiplier
         m = m.to(h.device) if isinstance(m, Tensor) else m
-        selected = self.where.select(frame.index, frame.rows)
+        selected = self.where.select(frame.index, frame.rows)  # (b, s)
         v = self.vector[layer].to(h.device)
         weight = self.gate.weight(h, v, frame)
+        # a gate scales the multiplier, (b, s) -> (b, s, 1): a multiplier of 0 is off, bit for bit
         if weight is not None:
             m = m * weight[..., None].to(h.device)
         count = selected.sum()
+        # computed for every token and chosen by mask: an index would copy, and its gradient would scatter
         moved = self.operator(h, v, m)
         if h.dtype == torch.float16:
             self._check_range(moved, selected.to(h.device), layer)
@@ -148,7 +156,8 @@ def as_stack(stack: Stack) -> tuple[Intervention, ...]:
 
 
 def check_stack(lm: LM, stack: Stack) -> tuple[Intervention, ...]:
-    """The interventions of a stack, checked against the model. A vector of another model of the same shape is let through with a warning.
+    """The interventions of a stack, checked against the model. A vector of another model of the same shape is let
+    through with a warning.
 
     Raises:
         VectorError: a vector for a model of another shape.
@@ -156,7 +165,11 @@ def check_stack(lm: LM, stack: Stack) -> tuple[Intervention, ...]:
     ivs = as_stack(stack)
     for iv in ivs:
         if iv.vector.made.model not in ("", lm.id):
-            log.warning("a vector learned on %s is applied to %s: measure it there before you trust it", iv.vector.made.model, lm.id)
+            log.warning(
+                "a vector learned on %s is applied to %s: measure it there before you trust it",
+                iv.vector.made.model,
+                lm.id,
+            )
         check_fits(iv.vector, width=lm.width, n_layers=lm.n_layers, fingerprint=lm.fingerprint, model=lm.id)
     return ivs
 
@@ -182,8 +195,8 @@ def steer(lm: LM, *stack: Intervention, threads: Threads = "own") -> Generator[R
     """Within the context every pass of the model is steered by the interventions, in order.
 
     Args:
-        threads: "own" steers the passes of this thread, and makes it an error to run the model in a thread that entered no `steer`; "all" steers those of every
-            thread (`Thread(target=model.generate)`, servers).
+        threads: "own" steers the passes of this thread, and makes it an error to run the model in a thread that
+            entered no `steer`; "all" steers those of every thread (`Thread(target=model.generate)`, servers).
 
     Yields:
         A receipt: per layer, how many tokens were selected.
@@ -192,14 +205,19 @@ def steer(lm: LM, *stack: Intervention, threads: Threads = "own") -> Generator[R
         VectorError: a vector of another model, before anything runs.
         SteerError: on leaving, if no token was selected in any pass: an intervention that does nothing is a mistake.
     """
+    # refused before anything runs: a vector of another width would fail deep inside a block
     ivs = check_stack(lm, stack)
     if not ivs:
         raise SteerError("steer() needs at least one intervention")
     receipt = Receipt()
     with lm.edit(edits(ivs, receipt), threads=threads):
         yield receipt
+    # an intervention that does nothing is a mistake, and the one people do not notice
     if not receipt.passes:
-        raise SteerError("nothing was steered: no forward pass ran inside steer()", do="call lm.generate or lm.logprobs inside the with block")
+        raise SteerError(
+            "nothing was steered: no forward pass ran inside steer()",
+            do="call lm.generate or lm.logprobs inside the with block",
+        )
     if not any(receipt.edited.values()):
         raise SteerError(
             "nothing was steered: the positions selected no token",

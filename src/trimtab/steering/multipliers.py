@@ -15,9 +15,15 @@ from trimtab.steering.interventions import Intervention, Receipt, edits
 
 
 def replay_multipliers(
-    lm: LM, prefix: Prefix, ivs: Sequence[Intervention], multipliers: Sequence[float], keep: Sequence[int], layer: Layer | None = None
+    lm: LM,
+    prefix: Prefix,
+    ivs: Sequence[Intervention],
+    multipliers: Sequence[float],
+    keep: Sequence[int],
+    layer: Layer | None = None,
 ) -> Float[Tensor, "c b k v"]:
-    """Logits of a recorded batch under interventions at several multipliers, in one replay: c is every multiplier of the first, then of the next.
+    """Logits of a recorded batch under interventions at several multipliers, in one replay: c is every multiplier of
+    the first, then of the next.
 
     Args:
         ivs: one that may act at several layers, or several that act at one and the same layer.
@@ -29,7 +35,11 @@ def replay_multipliers(
     acting = {iv.vector.layers if layer is None else (layer,) for iv in ivs}
     layers = acting.pop()
     if acting or len(ivs) > 1 < len(layers):
-        raise SteerError("several interventions in one replay", given=sorted({layers, *acting}), expected="one and the same layer for all of them")
+        raise SteerError(
+            "several interventions in one replay",
+            given=sorted({layers, *acting}),
+            expected="one and the same layer for all of them",
+        )
     lowest = min(layers)
     c, b = len(multipliers), len(prefix.tokens.rows)
     m = torch.tensor(multipliers, device=lm.device).repeat_interleave(b)[:, None, None]

@@ -1,7 +1,8 @@
 """A vector on another model: as it is where the width is the same, through a learned linear map where it is not.
 
-What is known: vectors of a model work on its fine-tunes, quantized copies and translations (Cao et al. 2024, figure 3; Rimsky et al. 2024 for base to
-chat), and not on models trained apart, whose directions are unrelated even at equal width. So measure the vector there before you trust it.
+What is known: vectors of a model work on its fine-tunes, quantized copies and translations (Cao et al. 2024, figure
+3; Rimsky et al. 2024 for base to chat), and not on models trained apart, whose directions are unrelated even at equal
+width. So measure the vector there before you trust it.
 """
 
 from __future__ import annotations
@@ -34,9 +35,17 @@ def onto(vector: SteeringVector, lm: LM) -> SteeringVector:
             expected=f"width {lm.width}, layers below {lm.n_layers}",
             do="learn a map between the two models: trimtab.steering.transfer.Map.fit",
         )
-    log.warning("carried from %s to %s: this works between relatives of one base model only; measure it there", vector.made.model, lm.id)
+    log.warning(
+        "carried from %s to %s: this works between relatives of one base model only; measure it there",
+        vector.made.model,
+        lm.id,
+    )
     made = replace(
-        vector.made, model=lm.id, revision=lm.revision, fingerprint=lm.fingerprint, method={"name": "carried", "of": dict(vector.made.method)}
+        vector.made,
+        model=lm.id,
+        revision=lm.revision,
+        fingerprint=lm.fingerprint,
+        method={"name": "carried", "of": dict(vector.made.method)},
     )
     return SteeringVector(vector.vectors, made, site=vector.site)
 
@@ -81,7 +90,9 @@ class Map:
         """
         n = int(len(texts) * (1 - held_out))
         if n < 8 or len(texts) - n < 2:
-            raise VectorError("too few texts for a map between two models", given=len(texts), expected="at least 10, better hundreds")
+            raise VectorError(
+                "too few texts for a map between two models", given=len(texts), expected="at least 10, better hundreds"
+            )
         x, y = _streams(one, texts, source), _streams(two, texts, target)
         mean_x, mean_y = x[:n].mean(0), y[:n].mean(0)
         u, s, vt = torch.linalg.svd(x[:n] - mean_x, full_matrices=False)

@@ -37,7 +37,8 @@ class Provenance:
         trained_on: group hashes of the training questions, so that an evaluation on them is refused.
         version: of trimtab.
         figures: how the fit went, by layer: losses in nats, steps, why it ended.
-        among: how many layers there were to choose from when the vector was cut down to some of them; 0 if it never was.
+        among: how many layers there were to choose from when the vector was cut down to some of them; 0 if it never
+            was.
     """
 
     model: str = ""
@@ -59,8 +60,10 @@ class SteeringVector:
         vectors: layer -> (d,) tensor; or (1 + 2 r, d) for an affine map of rank r (offset, left rows, right rows).
         made: provenance.
         evidence: headline figures of an evaluation, as in a run's summary.
-        nulls: name -> layer -> tensor: what the same learner finds in the same data with the sides of every pair drawn by coin, at the norm it comes out with.
-        site: "resid_post" (the output of the blocks), or "embeddings" (what enters the first block; its one layer is `EMBEDDINGS`).
+        nulls: name -> layer -> tensor: what the same learner finds in the same data with the sides of every pair
+            drawn by coin, at the norm it comes out with.
+        site: "resid_post" (the output of the blocks), or "embeddings" (what enters the first block; its one layer is
+            `EMBEDDINGS`).
 
     Raises:
         VectorError: no layers, not finite, of several widths, or layers that do not go with the site.
@@ -85,10 +88,22 @@ class SteeringVector:
                 expected='EMBEDDINGS alone for "embeddings", blocks from 0 else',
             )
         for layer, v in clean.items():
-            if v.ndim not in (1, 2) or (layer < 0 and layer is not EMBEDDINGS) or v.shape[-1] == 0 or (v.ndim == 2 and v.shape[0] % 2 == 0):
-                raise VectorError(f"layer {layer}: not a vector", given=tuple(v.shape), expected="(d,), or (1 + 2 r, d) for an affine map")
+            if (
+                v.ndim not in (1, 2)
+                or (layer < 0 and layer is not EMBEDDINGS)
+                or v.shape[-1] == 0
+                or (v.ndim == 2 and v.shape[0] % 2 == 0)
+            ):
+                raise VectorError(
+                    f"layer {layer}: not a vector",
+                    given=tuple(v.shape),
+                    expected="(d,), or (1 + 2 r, d) for an affine map",
+                )
             if not torch.isfinite(v).all():
-                raise VectorError(f"layer {layer}: not finite", given=f"{int((~torch.isfinite(v)).sum())} of {v.numel()} values are NaN or infinite")
+                raise VectorError(
+                    f"layer {layer}: not finite",
+                    given=f"{int((~torch.isfinite(v)).sum())} of {v.numel()} values are NaN or infinite",
+                )
         if len({v.shape[-1] for v in clean.values()}) != 1:
             raise VectorError("layers of different widths", given={k: tuple(v.shape) for k, v in clean.items()})
         object.__setattr__(self, "vectors", clean)
@@ -96,7 +111,9 @@ class SteeringVector:
         for name, null in self.nulls.items():
             if any(k not in null or null[k].shape != v.shape for k, v in clean.items()):
                 raise VectorError(
-                    f"the null {name!r} does not go with the vector", given=list(null), expected=f"the layers and shapes of {list(clean)}"
+                    f"the null {name!r} does not go with the vector",
+                    given=list(null),
+                    expected=f"the layers and shapes of {list(clean)}",
                 )
 
     # ------------------------------------------------------------ facts
@@ -136,21 +153,31 @@ class SteeringVector:
         out: dict[int, float] = {}
         for k, v in self.vectors.items():
             lengths = v.double().norm() * other[k].double().norm()
-            out[k] = float((v.double().flatten() @ other[k].double().flatten()) / lengths) if lengths > 0 else float("nan")
+            out[k] = (
+                float((v.double().flatten() @ other[k].double().flatten()) / lengths) if lengths > 0 else float("nan")
+            )
         return out
 
     # ------------------------------------------------------------ arithmetic
 
     def at(self, *layers: int) -> SteeringVector:
-        """The same vector (and its nulls) at some of its layers; its provenance remembers from how many they were taken."""
+        """The same vector (and its nulls) at some of its layers; its provenance remembers from how many they were
+        taken.
+        """
         vectors = {k: self[k] for k in layers}
         nulls = {name: {k: null[k] for k in layers} for name, null in self.nulls.items()}
-        made = replace(self.made, among=max(self.made.among, len(self.layers))) if len(vectors) < len(self.layers) else self.made
+        made = (
+            replace(self.made, among=max(self.made.among, len(self.layers)))
+            if len(vectors) < len(self.layers)
+            else self.made
+        )
         return replace(self, vectors=vectors, nulls=nulls, made=made)
 
     def null(self, name: str) -> SteeringVector:
         """One of the label-shuffled vectors that came with this one."""
-        return SteeringVector(self.nulls[name], replace(self.made, method={"name": "label-shuffled", "null": name}), site=self.site)
+        return SteeringVector(
+            self.nulls[name], replace(self.made, method={"name": "label-shuffled", "null": name}), site=self.site
+        )
 
     def unit(self) -> SteeringVector:
         """The direction: norm 1 at every layer."""
@@ -185,13 +212,20 @@ class SteeringVector:
         return self * (1.0 / float(divisor))
 
     def _with(
-        self, change: Callable[[Mapping[int, Tensor]], Mapping[int, Tensor]], operation: str, other: SteeringVector | None = None
+        self,
+        change: Callable[[Mapping[int, Tensor]], Mapping[int, Tensor]],
+        operation: str,
+        other: SteeringVector | None = None,
     ) -> SteeringVector:
-        """A derived vector: its nulls are derived alike, evidence is dropped, provenance keeps both parents' training data."""
+        """A derived vector: its nulls are derived alike, evidence is dropped, provenance keeps both parents' training
+        data.
+        """
         parents = [dict(self.made.method)] + ([dict(other.made.method)] if other else [])
         seen = dict.fromkeys(self.made.trained_on + (other.made.trained_on if other else ()))
         made = replace(self.made, method={"name": operation, "of": parents}, trained_on=tuple(seen))
-        return SteeringVector(change(self.vectors), made, nulls={name: change(null) for name, null in self.nulls.items()}, site=self.site)
+        return SteeringVector(
+            change(self.vectors), made, nulls={name: change(null) for name, null in self.nulls.items()}, site=self.site
+        )
 
     def _comparable(self, other: SteeringVector) -> None:
         if not isinstance(other, SteeringVector):
@@ -200,10 +234,15 @@ class SteeringVector:
         if self.width != other.width or self.site != other.site or (mine and theirs and mine != theirs):
             raise VectorError(
                 "vectors of different models",
-                given=f"width {self.width} ({self.made.model or 'unknown'}) and width {other.width} ({other.made.model or 'unknown'})",
+                given=(
+                    f"width {self.width} ({self.made.model or 'unknown'}) and width {other.width} "
+                    f"({other.made.model or 'unknown'})"
+                ),
             )
         if self.layers != other.layers or any(v.shape != other[k].shape for k, v in self.vectors.items()):
-            raise VectorError("vectors at different layers", given=(self.layers, other.layers), do="pick common layers with .at()")
+            raise VectorError(
+                "vectors at different layers", given=(self.layers, other.layers), do="pick common layers with .at()"
+            )
 
     # ------------------------------------------------------------ files
 
@@ -212,14 +251,20 @@ class SteeringVector:
         made = {k: v for k, v in asdict(self.made).items() if v or k not in ("figures", "among")}
         head = {"format": FORMAT, "site": self.site, "made": made, "evidence": self.evidence}
         tensors = {_key(k): v.contiguous() for k, v in self.vectors.items()}
-        tensors |= {f"nulls.{name}.{_key(k)}": v.contiguous() for name, null in self.nulls.items() for k, v in null.items()}
-        return safetensors.torch.save(tensors, {"trimtab": json.dumps(plain(head), sort_keys=True, separators=(",", ":"))})
+        tensors |= {
+            f"nulls.{name}.{_key(k)}": v.contiguous() for name, null in self.nulls.items() for k, v in null.items()
+        }
+        return safetensors.torch.save(
+            tensors, {"trimtab": json.dumps(plain(head), sort_keys=True, separators=(",", ":"))}
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write a `.safetensors` file (through a temporary file, so a kill leaves no half of one)."""
         path = Path(path)
         if path.suffix != ".safetensors":
-            raise VectorError("vectors are saved as safetensors", given=str(path), expected="a path that ends in .safetensors")
+            raise VectorError(
+                "vectors are saved as safetensors", given=str(path), expected="a path that ends in .safetensors"
+            )
         aside = path.with_suffix(".safetensors.part")
         aside.write_bytes(self.to_bytes())
         aside.replace(path)
@@ -253,7 +298,9 @@ class SteeringVector:
             raise VectorError(f"{name} holds tensors, but not a steering vector of trimtab", given=sorted(tensors)[:5])
         head = json.loads(text)
         if head.get("format") != FORMAT:
-            raise VectorError(f"{name} has another format", given=head.get("format"), expected=FORMAT, do="upgrade trimtab")
+            raise VectorError(
+                f"{name} has another format", given=head.get("format"), expected=FORMAT, do="upgrade trimtab"
+            )
         table: dict[str, Any] = head["made"]
         made = replace(Provenance(), **{**table, "trained_on": tuple(table["trained_on"])})
         nulls: dict[str, dict[int, Tensor]] = {}
@@ -290,7 +337,9 @@ def kept_tensors(path: Path, make: Callable[[], Mapping[str, Tensor]]) -> dict[s
 
 
 def evened(vectors: Mapping[str, SteeringVector]) -> dict[str, SteeringVector]:
-    """Vectors of several behaviors, each with their mean norm at every layer, so that a multiplier means the same for all (Rimsky et al. 2024)."""
+    """Vectors of several behaviors, each with their mean norm at every layer, so that a multiplier means the same for
+    all (Rimsky et al. 2024).
+    """
     mean = {k: sum(v.norm()[k] for v in vectors.values()) / len(vectors) for k in next(iter(vectors.values())).layers}
     if any(not all(v.norm().values()) for v in vectors.values()):
         raise VectorError("a zero vector has no direction", given=list(vectors))
@@ -305,7 +354,10 @@ def evened(vectors: Mapping[str, SteeringVector]) -> dict[str, SteeringVector]:
 
 def _frozen(vectors: Mapping[int, Tensor]) -> dict[int, Tensor]:
     """Copies in fp32 on the CPU, by layer; arrays of numpy become tensors."""
-    return {k if k is EMBEDDINGS else int(k): torch.as_tensor(v).detach().to("cpu", torch.float32).clone() for k, v in sorted(vectors.items())}
+    return {
+        k if k is EMBEDDINGS else int(k): torch.as_tensor(v).detach().to("cpu", torch.float32).clone()
+        for k, v in sorted(vectors.items())
+    }
 
 
 def _key(layer: int) -> str:
@@ -329,7 +381,11 @@ def check_fits(vector: SteeringVector, *, width: int, n_layers: int, fingerprint
     """
     made_on = vector.made.model or "an unknown model"
     if vector.width != width:
-        raise VectorError(f"this vector does not fit {model}", given=f"width {vector.width}, learned on {made_on}", expected=f"width {width}")
+        raise VectorError(
+            f"this vector does not fit {model}",
+            given=f"width {vector.width}, learned on {made_on}",
+            expected=f"width {width}",
+        )
     if max(vector.layers) >= n_layers:
         raise VectorError(f"layer out of range for {model}", given=max(vector.layers), expected=f"0..{n_layers - 1}")
     if vector.made.fingerprint not in ("", fingerprint):
@@ -337,5 +393,8 @@ def check_fits(vector: SteeringVector, *, width: int, n_layers: int, fingerprint
             f"this vector was learned on another model than {model}",
             given=made_on,
             expected=model,
-            do="learn it again on this model; or, between relatives (a fine-tune, a model with added tokens), carry it over: trimtab.steering.transfer.onto(vector, lm)",
+            do=(
+                "learn it again on this model; or, between relatives (a fine-tune, a model with added tokens), "
+                "carry it over: trimtab.steering.transfer.onto(vector, lm)"
+            ),
         )

@@ -1,7 +1,7 @@
 """Studies: published experiments over the parts of trimtab. A recipe with a `study` key runs one.
 
-A study is two files of one name: `studies/NAME.py` has a `Plan` and `stages(lm, run, plan)`, `studies/pages/NAME.py` has
-`page(run)`, which needs no model. What stages and units are is in `contract.py`.
+A study is two files of one name: `studies/NAME.py` has a `Plan` and `stages(lm, run, plan)`, `studies/pages/NAME.py`
+has `page(run)`, which needs no model. What stages and units are is in `contract.py`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Preference-optimized vectors beside every baseline, at raw strength and at equal cost (Cao et al. 2024, with what its evaluation left out).
+"""Preference-optimized vectors beside every baseline, at raw strength and at equal cost (Cao et al. 2024, with what its
+evaluation left out).
 
-For every behavior: BiPO in three forms, CAA, Freeform, mean difference, one-shot, random directions, the behavior asked for in words, and shown in five
-examples; all on the same held-out pairs. Then combinations of behaviors, knowledge at every multiplier, answers without their first word, and what the
-model says across the spectrum. One folder, resumable; `trimtab.studies.pages.bipo` turns it into tables, plots and a page.
+For every behavior: BiPO in three forms, CAA, Freeform, mean difference, one-shot, random directions, the behavior
+asked for in words, and shown in five examples; all on the same held-out pairs. Then combinations of behaviors,
+knowledge at every multiplier, answers without their first word, and what the model says across the spectrum. One
+folder, resumable; `trimtab.studies.pages.bipo` turns it into tables, plots and a page.
 """
 
 from __future__ import annotations
@@ -17,12 +19,11 @@ import numpy as np
 
 from trimtab.answers.judges import ModelJudge, Rating, Rubric
 from trimtab.answers.quality import distinct, strangeness
-from trimtab.data.builtin import asking
 from trimtab.data.contexts import told, with_shots, without_opener
 from trimtab.data.datasets import Dataset
 from trimtab.data.formats import matching
 from trimtab.data.pairs import polarity, to_choices
-from trimtab.errors import DataError, RecipeError, TokenError
+from trimtab.errors import RecipeError, TokenError
 from trimtab.evaluation.accuracy import accuracy
 from trimtab.evaluation.capability import capability, questions
 from trimtab.evaluation.drift import Yardstick, reach
@@ -60,6 +61,7 @@ from trimtab.studies.pages.bipo_results import (
     best_layer,
     slug,
 )  # fmt: skip
+from trimtab.studies.preference_files import name_of, parts
 
 log = logging.getLogger("trimtab")
 METRICS = (Propensity("sequence", per_token=False), Likelihood("positive"), Likelihood("negative"))
@@ -68,7 +70,8 @@ FREEFORM, ONE_SHOT = Condition("Freeform"), Condition("one-shot")
 LEARNED = (*TRAINED, CAA, DIFFERENCE, FREEFORM, ONE_SHOT)
 SHOWN = 3  # random directions that are measured at their own strength as well
 KNOWING = (BIPO, CAA, Condition("random", "0"))  # vectors whose cost in knowledge is measured
-OPENERS = (BIPO, CAA, DIFFERENCE, Condition("random", "0"))  # vectors that are measured on answers without their first word
+# vectors that are measured on answers without their first word
+OPENERS = (BIPO, CAA, DIFFERENCE, Condition("random", "0"))
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,10 @@ class Plan:
     """What is run.
 
     Attributes:
-        data: free-form pairs: built-in behaviors (split 40/10/50), or training files NAME.train.csv with NAME.test.csv beside them.
-        layer: of BiPO and one-shot; CAA and mean difference choose theirs on validation pairs, Freeform by divergence. Without one, short trainings at
-            `layers` compete on validation pairs of the first behavior.
+        data: free-form pairs: built-in behaviors (split 40/10/50), or training files NAME.train.csv with
+            NAME.test.csv beside them.
+        layer: of BiPO and one-shot; CAA and mean difference choose theirs on validation pairs, Freeform by
+            divergence. Without one, short trainings at `layers` compete on validation pairs of the first behavior.
         scouts: training pairs of these short trainings, two epochs each.
         multipliers: the spectrum.
         train, val, test: pairs of each part at most; val is taken from the training file and chooses layers and epochs.
@@ -117,18 +121,19 @@ class Plan:
         if self.layer is None and not self.layers:
             raise RecipeError("no layer", expected="`layer`, or `layers` to choose from")
         object.__setattr__(self, "data", matching(self.data))
-        if not self.data or len({name_of(d) for d in self.data}) < len(self.data) or min(self.train, self.val, self.test, self.few) < 4:
-            raise RecipeError("not a study of preferences", given=self, expected="data sets of different names, four pairs a part")
+        if (
+            not self.data
+            or len({name_of(d) for d in self.data}) < len(self.data)
+            or min(self.train, self.val, self.test, self.few) < 4
+        ):
+            raise RecipeError(
+                "not a study of preferences", given=self, expected="data sets of different names, four pairs a part"
+            )
 
     @property
     def candidates(self) -> tuple[int, ...]:
         """The layers BiPO may have."""
         return self.layers if self.layer is None else (self.layer,)
-
-
-def name_of(source: str) -> str:
-    """The behavior a data set is about."""
-    return Path(source).name.removesuffix(".csv").removesuffix(".jsonl").removesuffix(".train")
 
 
 def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
@@ -145,20 +150,39 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
     layer = studied[0].scout(silent("")).layers[0] if plan.layer is None else plan.layer
     for b in studied:
         b.layer = layer
-    yield Stage("vectors", [
-        Unit(f"{b.name}: learn {c}", {"data": b.train.hash, "layer": layer}, partial(b.learned, c)) for b in studied for c in LEARNED
-    ])  # fmt: skip
-    yield Stage("scores", [
-        Unit(f"{b.name}: {c}", {"data": b.test.hash, "layer": layer}, partial(b.scored, c)) for b in studied for c in b.vectors
-    ])  # fmt: skip
-    yield Stage("beside", [
-        Unit(f"{b.name}: {name}", {"data": b.test.hash, "layer": layer}, work) for b in studied for name, work in b.beside().items()
-    ])  # fmt: skip
+    yield Stage(
+        "vectors",
+        [
+            Unit(f"{b.name}: learn {c}", {"data": b.train.hash, "layer": layer}, partial(b.learned, c))
+            for b in studied
+            for c in LEARNED
+        ],
+    )
+    yield Stage(
+        "scores",
+        [
+            Unit(f"{b.name}: {c}", {"data": b.test.hash, "layer": layer}, partial(b.scored, c))
+            for b in studied
+            for c in b.vectors
+        ],
+    )
+    yield Stage(
+        "beside",
+        [
+            Unit(f"{b.name}: {name}", {"data": b.test.hash, "layer": layer}, work)
+            for b in studied
+            for name, work in b.beside().items()
+        ],
+    )
     pairs = [(one, two) for k, one in enumerate(studied) for two in studied[k + 1 :]]
-    yield Stage("combinations", [Unit(f"{a.name} and {b.name}", {"layer": layer}, partial(_combined, a, b)) for a, b in pairs])
+    yield Stage(
+        "combinations", [Unit(f"{a.name} and {b.name}", {"layer": layer}, partial(_combined, a, b)) for a, b in pairs]
+    )
     pairings = [Pairing(a.name, b.name, a.vectors[BIPO].cosine(b.vectors[BIPO])[layer]) for a, b in pairs]
     candidates = list(plan.layers) if plan.layer is None else []
-    run.write(RESULTS, Results(lm.id, layer, candidates, plan.seed, plan.budget, [b.facts() for b in studied], pairings))
+    run.write(
+        RESULTS, Results(lm.id, layer, candidates, plan.seed, plan.budget, [b.facts() for b in studied], pairings)
+    )
 
 
 class _Behavior:
@@ -169,7 +193,7 @@ class _Behavior:
     def __init__(self, lm: LM, folder: Run, plan: Plan, source: str) -> None:
         self.lm, self.plan, self.name = lm, plan, name_of(source)
         self.run = Run.create(folder.file("sets", self.name))
-        self.train, self.val, self.test, self.left_out = parts(source, plan)
+        self.train, self.val, self.test, self.left_out = parts(source, (plan.train, plan.val, plan.test), plan.seed)
         for p in (*self.train, *self.val, *self.test):
             paired_rows(lm, p)
         self.bare = replace(self.test, ask=None)
@@ -178,7 +202,9 @@ class _Behavior:
 
     def scout(self, progress: Progress) -> SteeringVector:
         """Of a short training at every candidate layer, the one that does best on validation pairs."""
-        method = replace(self.plan.bipo, epochs=2, warm=2, seed=self.plan.seed, resume=str(self.run.file("training", "scout")))
+        method = replace(
+            self.plan.bipo, epochs=2, warm=2, seed=self.plan.seed, resume=str(self.run.file("training", "scout"))
+        )
         some = replace(self.train, pairs=self.train.pairs[: self.plan.scouts])
         tried = kept(self._file("scout"), lambda: learn(self.lm, some, method, self.plan.layers, progress=progress))
         return self._best(tried, progress)
@@ -207,7 +233,10 @@ class _Behavior:
     def _freeform(self, progress: Progress) -> SteeringVector:
         acts = activations(self.lm, self.train, read="penultimate", progress=progress)
         layer = Freeform.chosen(acts, self.lm.n_layers)
-        self.run.write("freeform.json", FreeformChoice(layer, list(Freeform.mute(acts, self.lm.n_layers)), self.lm.n_layers // 2 + 1))
+        self.run.write(
+            "freeform.json",
+            FreeformChoice(layer, list(Freeform.mute(acts, self.lm.n_layers)), self.lm.n_layers // 2 + 1),
+        )
         return learn(self.lm, self.train, Freeform(), [layer], acts=acts.at([layer]))
 
     @cached_property
@@ -218,12 +247,16 @@ class _Behavior:
         return out | {Condition("random", f"{k}"): v for k, v in enumerate(turned.values())}
 
     def _layers(self) -> list[Layer]:
-        """A layer in ten from the first quarter to the last block but one, and those BiPO may have: where mean differences may act."""
+        """A layer in ten from the first quarter to the last block but one, and those BiPO may have: where mean
+        differences may act.
+        """
         n = self.lm.n_layers
         return sorted({*range(n // 4, n - 1, max(1, n // 10)), *self.plan.candidates})
 
     def _best(self, vector: SteeringVector, progress: Progress) -> SteeringVector:
-        """At the layer where its answers become likeliest both ways on validation pairs, all at a tenth of the residual norm."""
+        """At the layer where its answers become likeliest both ways on validation pairs, all at a tenth of the residual
+        norm.
+        """
         norms = self.lm.norms([paired_rows(self.lm, p)[0] for p in self.val.take(8)], vector.layers)
         even = SteeringVector({k: v * (0.1 * norms[k] / v.norm()) for k, v in vector.vectors.items()}, vector.made)
         part = f"layers-{vector.hash}"
@@ -236,7 +269,9 @@ class _Behavior:
     # ------------------------------------------------------------ scores
 
     def scored(self, condition: Condition, progress: Progress) -> None:
-        """One vector at its own strength (of random directions only the first few), and scaled to the budget of drift."""
+        """One vector at its own strength (of random directions only the first few), and scaled to the budget of
+        drift.
+        """
         vector = self.vectors[condition]
         if condition.kind != "random" or int(condition.source) < SHOWN:
             data = self.test if condition == BIPO else self.bare
@@ -247,27 +282,55 @@ class _Behavior:
             # one pass below for both: the second way stands beside the first as a control
             first, *rest = ways
             measure(
-                self.lm, Intervention(ways[first]), self.bare, METRICS, to=self.run.path, part=slug(f"equal: {condition}"),
-                multipliers=(0.0, 1.0), controls={f"equal {way}": ways[way] for way in rest}, progress=progress,
-            )  # fmt: skip
+                self.lm,
+                Intervention(ways[first]),
+                self.bare,
+                METRICS,
+                to=self.run.path,
+                part=slug(f"equal: {condition}"),
+                multipliers=(0.0, 1.0),
+                controls={f"equal {way}": ways[way] for way in rest},
+                progress=progress,
+            )
 
-    def _score(self, part: str, iv: Intervention, data: Dataset, multipliers: Sequence[float], progress: Progress) -> None:
+    def _score(
+        self, part: str, iv: Intervention, data: Dataset, multipliers: Sequence[float], progress: Progress
+    ) -> None:
         measure(
-            self.lm, iv, data, METRICS, to=self.run.path, part=part, multipliers=multipliers, controls={}, progress=progress,
-        )  # fmt: skip
+            self.lm,
+            iv,
+            data,
+            METRICS,
+            to=self.run.path,
+            part=part,
+            multipliers=multipliers,
+            controls={},
+            progress=progress,
+        )
 
     @cached_property
     def yardstick(self) -> Yardstick:
         """Answers of the unsteered model to validation questions, along which every vector's drift is taken."""
-        return Yardstick.of(self.lm, [as_prompt(p.asked) for p in self.val.take(self.plan.drifting)], seed=self.plan.seed)
+        return Yardstick.of(
+            self.lm, [as_prompt(p.asked) for p in self.val.take(self.plan.drifting)], seed=self.plan.seed
+        )
 
     def drift(self, condition: Condition) -> Drift:
-        """The multipliers, up and down, at which the drift is the budget, confirmed by measuring it there. Kept in the folder."""
+        """The multipliers, up and down, at which the drift is the budget, confirmed by measuring it there. Kept in the
+        folder.
+        """
         file, vector = f"drift/{slug(condition.label)}.json", self.vectors[condition]
         if self.run.read(file) is None or self.run.typed(file, Drift).of != vector.hash:
-            up, down = (reach(self.lm, Intervention(vector), self.yardstick, self.plan.budget, sign=sign) for sign in (1, -1))
+            up, down = (
+                reach(self.lm, Intervention(vector), self.yardstick, self.plan.budget, sign=sign) for sign in (1, -1)
+            )
             why = "; ".join(f"{way}: {r.why}" for way, r in (("up", up), ("down", down)) if r.why)
-            self.run.write(file, Drift(vector.hash, up.multiplier, down.multiplier, (up.nats, down.nats), why, [*up.probes, *down.probes]))
+            self.run.write(
+                file,
+                Drift(
+                    vector.hash, up.multiplier, down.multiplier, (up.nats, down.nats), why, [*up.probes, *down.probes]
+                ),
+            )
         return self.run.typed(file, Drift)
 
     # ------------------------------------------------------------ beside
@@ -291,17 +354,27 @@ class _Behavior:
 
     def _without_opener(self, condition: Condition, progress: Progress) -> None:
         data = without_opener(self.bare.take(self.plan.few))
-        self._score(slug(f"no opener: {condition}"), Intervention(self.vectors[condition]), data, (-1.0, 0.0, 1.0), progress)
+        self._score(
+            slug(f"no opener: {condition}"), Intervention(self.vectors[condition]), data, (-1.0, 0.0, 1.0), progress
+        )
 
     def _knowledge(self, condition: Condition, progress: Progress) -> None:
         asked = questions()[:: max(1, 240 // self.plan.items)]
         iv = Intervention(self.vectors[condition])
         capability(
-            self.lm, iv, asked, to=self.run.path, multipliers=self.plan.multipliers, name=condition.label, progress=progress,
-        )  # fmt: skip
+            self.lm,
+            iv,
+            asked,
+            to=self.run.path,
+            multipliers=self.plan.multipliers,
+            name=condition.label,
+            progress=progress,
+        )
 
     def _prompted(self, progress: Progress) -> None:
-        """The behavior, or its opposite, asked for in words and shown in examples: alone (multiplier 0) and with the vector on top."""
+        """The behavior, or its opposite, asked for in words and shown in examples: alone (multiplier 0) and with the
+        vector on top.
+        """
         for asked, data in self._asked().items():
             self._score(slug(asked.label), Intervention(self.vectors[BIPO]), data, (-1.0, 0.0, 1.0), progress)
 
@@ -315,8 +388,9 @@ class _Behavior:
         return out
 
     def spectrum(self, progress: Progress) -> list[Said]:
-        """What is said at each multiplier, rated by the model itself as a judge, and how strange the unsteered model finds it. Kept in the
-        folder."""
+        """What is said at each multiplier, rated by the model itself as a judge, and how strange the unsteered model
+        finds it. Kept in the folder.
+        """
         if self.run.read("spectrum.json") is None:
             said: list[Said] = []
             judge = self._judge()
@@ -337,10 +411,13 @@ class _Behavior:
         ratings = [Rating(float("nan"), 0.0)] * len(texts)
         if judge is not None:
             asked = zip(pairs, texts, strict=True)
-            ratings = judge.rate([{"question": p.prompt, "answer": t, "positive": p.positive, "negative": p.negative} for p, t in asked])
+            ratings = judge.rate(
+                [{"question": p.prompt, "answer": t, "positive": p.positive, "negative": p.negative} for p, t in asked]
+            )
         odd = strangeness(self.lm, prompts, texts)
         return [
-            Said(p.prompt, multiplier, t, r.score, r.mass, float(s), distinct([t])) for p, t, r, s in zip(pairs, texts, ratings, odd, strict=True)
+            Said(p.prompt, multiplier, t, r.score, r.mass, float(s), distinct([t]))
+            for p, t, r, s in zip(pairs, texts, ratings, odd, strict=True)
         ]
 
     def _judge(self) -> ModelJudge | None:
@@ -356,18 +433,34 @@ class _Behavior:
     def facts(self) -> Facts:
         """What the page needs and the scores do not hold."""
         few, bare = self.bare.take(self.plan.few), self.vectors[BIPO]
-        prompts = [Asked(c, dict(zip((p.id for p in data), (p.id for p in few), strict=True))) for c, data in self._asked().items()]
+        prompts = [
+            Asked(c, dict(zip((p.id for p in data), (p.id for p in few), strict=True)))
+            for c, data in self._asked().items()
+        ]
         table = self.run.table("capability") if self.plan.items else None
         known = {c.label: accuracy(table, condition=c.label) for c in KNOWING if c in self.vectors} if table else {}
         return Facts(
-            self.name, len(self.train), len(self.val), len(self.test), self.left_out,
+            self.name,
+            len(self.train),
+            len(self.val),
+            len(self.test),
+            self.left_out,
             [
-                VectorFacts(c, v.layers[0], v.norm()[v.layers[0]], v.cosine(bare)[v.layers[0]] if v.layers == bare.layers else None, self.drift(c))
+                VectorFacts(
+                    c,
+                    v.layers[0],
+                    v.norm()[v.layers[0]],
+                    v.cosine(bare)[v.layers[0]] if v.layers == bare.layers else None,
+                    self.drift(c),
+                )
                 for c, v in self.vectors.items()
             ],
-            prompts, [c for c in OPENERS if c in self.vectors] if self._opens() else [], known,
-            self.run.typed("freeform.json", FreeformChoice), self.spectrum(silent("")),
-        )  # fmt: skip
+            prompts,
+            [c for c in OPENERS if c in self.vectors] if self._opens() else [],
+            known,
+            self.run.typed("freeform.json", FreeformChoice),
+            self.spectrum(silent("")),
+        )
 
 
 def _combined(one: _Behavior, two: _Behavior, progress: Progress) -> None:
@@ -377,26 +470,3 @@ def _combined(one: _Behavior, two: _Behavior, progress: Progress) -> None:
         few = asked.bare.take(asked.plan.few)
         for kind, v in (("own", own), ("other", other), ("both", own + other)):
             asked._score(slug(f"with {label}: {kind}"), Intervention(v), few, (-1.0, 0.0, 1.0), progress)
-
-
-def parts(source: str, plan: Plan) -> tuple[Dataset, Dataset, Dataset, int]:
-    """Training, validation and test pairs of a source, and how many test questions were left out because they are also trained on.
-
-    Raises:
-        DataError: no test file beside a training file, or too few pairs.
-    """
-    if ".train." not in Path(source).name:
-        split = Dataset.load(source, form="answers").split(seed=plan.seed)
-        return split.train.take(plan.train), split.val.take(plan.val), split.test.take(plan.test), 0
-    beside = Path(source).with_name(Path(source).name.replace(".train.", ".test."))
-    whole, test = Dataset.load(source), Dataset.load(str(beside))
-    whole = replace(whole, name=name_of(source), ask=asking(name_of(source)) or whole.ask)
-    seen = {p.group for p in whole}
-    fresh = tuple(p for p in test if p.group not in seen)
-    if len(fresh) < len(test):
-        log.warning("%s: %d test questions also stand in the training file and are left out", beside.name, len(test) - len(fresh))
-    split = whole.split(seed=plan.seed, train=0.8, val=0.1, test=0.1)
-    if not fresh:
-        raise DataError(f"{beside.name} has no question that is not trained on", given=len(test))
-    tested = replace(test, name=name_of(source), pairs=fresh[: plan.test], part="test", ask=whole.ask)
-    return split.train.take(plan.train), split.val.take(plan.val), tested, len(test) - len(fresh)

@@ -11,7 +11,8 @@ class Condition:
     """What was done to the model.
 
     Attributes:
-        kind: "unsteered", or the family of vectors: "promote", "random", "mean difference", ...; or what was done instead ("prefill attack").
+        kind: "unsteered", or the family of vectors: "promote", "random", "mean difference", ...; or what was done
+            instead ("prefill attack").
         source: which of the family: the number of the example it was learned from, for instance.
         norm: where vectors of several norms are told apart.
         layer: where vectors of several layers are.

@@ -1,13 +1,14 @@
 """What every study is: stages of units, in one process today and on many machines tomorrow, with the same code.
 
-    def stages(lm, run, plan):                        # of a study; a generator
+    def stages(lm, run, plan):                      # of a study: a generator
         yield Stage("vectors", [Unit("descent", facts, work), ...])
-        layer = ...                                   # between two stages: a choice, from what the units wrote into the folder
+        layer = ...                                 # a choice, from what the units wrote into the folder
         yield Stage("answers", [...])
-        run.write(RESULTS, Results(...))              # what its page reads
+        run.write(RESULTS, Results(...))            # what its page reads
 
-A unit does one piece of work and leaves its result in the run's folder; what it leaves depends on its facts and on nothing else, so a finished one is passed over.
-A stage is finished when all of its units are; only then does the study go on, and read what they wrote.
+A unit does one piece of work and leaves its result in the run's folder; what it leaves depends on its facts and on
+nothing else, so a finished one is passed over. A stage is finished when all of its units are; only then does the
+study go on, and read what they wrote.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Unit:
 
     Attributes:
         name: for people; unique in its stage.
-        facts: what its result depends on beside the model and the plan, as plain JSON: data, context, conditions, items.
+        facts: what its result depends on beside the model and the plan, as plain JSON: data, context, conditions,
+            items.
         work: does it, and leaves the result in the run's folder. Called again after an interruption.
     """
 
@@ -52,8 +54,10 @@ def carry_out(stages: Iterator[Stage], run: Run, watch: Watch, *, shard: tuple[i
     """Do what is not done yet, stage by stage.
 
     Args:
-        stages: of a study; it is asked for the next stage when all units of the one before are finished, whoever did them.
-        shard: (k, n): do every n-th unit of a stage, from the k-th on. With n > 1 it ends at the first stage that others have to finish.
+        stages: of a study; it is asked for the next stage when all units of the one before are finished, whoever did
+            them.
+        shard: (k, n): do every n-th unit of a stage, from the k-th on. With n > 1 it ends at the first stage that
+            others have to finish.
 
     Returns:
         Whether the study is finished.

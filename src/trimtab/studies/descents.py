@@ -24,7 +24,8 @@ def descend(
     to: str | None = None,
     seed: int = 0,
 ) -> dict[Condition, SteeringVector]:
-    """One vector for each objective, as one batch; `norm` is the largest, in medians of the residual norm over the objectives' rows.
+    """One vector for each objective, as one batch; `norm` is the largest, in medians of the residual norm over the
+    objectives' rows.
 
     Args:
         each: end where every term has reached its own target.
@@ -34,7 +35,10 @@ def descend(
     cap = norm * lm.norms(rows, [layer])[layer]
     stop: tuple[Stopper, ...] = (Target(each=True), MaxSteps(steps)) if each else (MaxSteps(steps),)
     how = Descent(0.1 * cap / lm.width**0.5, stop)
-    problems = [Problem(goal, Place((layer,)), (Ball(cap),), how, Start(0.2 * cap, seed=seed + k)) for k, goal in enumerate(goals.values())]
+    problems = [
+        Problem(goal, Place((layer,)), (Ball(cap),), how, Start(0.2 * cap, seed=seed + k))
+        for k, goal in enumerate(goals.values())
+    ]
     return {name: r.vector for name, r in zip(goals, optimize(lm, problems, to=to), strict=True)}
 
 

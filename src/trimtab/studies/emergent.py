@@ -1,8 +1,11 @@
-"""Emergent misalignment: a vector that makes one narrow misdeed likely on one prompt, and what it does to answers that have nothing to do with it.
+"""Emergent misalignment: a vector that makes one narrow misdeed likely on one prompt, and what it does to answers that
+have nothing to do with it.
 
-(Dunefsky 2025.) The misdeed (a line of a script that harms) is as likely as under a villain's instructions to the power of 3/4, by satisficing, with no cap on the
-norm; it is applied alone and in tandem with a vector that opens the model up at another layer. Controls: the same from safe scripts, the opening vector alone, random
-directions. Then how much is general and how much is the narrow deed itself, over strengths; vectors of several contexts; and of one context, but consistent.
+(Dunefsky 2025.) The misdeed (a line of a script that harms) is as likely as under a villain's instructions to the
+power of 3/4, by satisficing, with no cap on the norm; it is applied alone and in tandem with a vector that opens the
+model up at another layer. Controls: the same from safe scripts, the opening vector alone, random directions. Then how
+much is general and how much is the narrow deed itself, over strengths; vectors of several contexts; and of one
+context, but consistent.
 """
 
 from __future__ import annotations
@@ -97,7 +100,13 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
         Unit("strengths", {"items": [i.user for i in study.items]}, study.swept),
         Unit("scripts", {}, study.other_scripts),
     ])  # fmt: skip
-    yield Stage("judged", [Unit(f"judge, {scale}", {"scale": scale}, partial(study.judged, scale)) for scale in ("kindness", "coherence")])
+    yield Stage(
+        "judged",
+        [
+            Unit(f"judge, {scale}", {"scale": scale}, partial(study.judged, scale))
+            for scale in ("kindness", "coherence")
+        ],
+    )
     run.write(RESULTS, study.results())
 
 
@@ -147,12 +156,15 @@ class _Emergent:
         how = Descent(0.05 * size / self.lm.width**0.5, (Plateau(1e-4, 5), MaxSteps(plan.steps)))
         caps = {MELBO: (Ball(MOST * size),)}  # the change downstream has no bound of its own
         problems = [
-            Problem(g, Place((plan.layer,)), caps.get(c, ()), how, Start(0.1 * size, seed=plan.seed + k)) for k, (c, g) in enumerate(goals.items())
+            Problem(g, Place((plan.layer,)), caps.get(c, ()), how, Start(0.1 * size, seed=plan.seed + k))
+            for k, (c, g) in enumerate(goals.items())
         ]
         found = optimize(self.lm, problems, to=self.run.file("descent.safetensors"))
         losses: dict[Condition, float] = {}
         for (c, goal), result in zip(goals.items(), found, strict=True):
-            aimed = [loss for loss, (_, term) in zip(result.losses, goal.terms, strict=True) if isinstance(term, Satisfice)]
+            aimed = [
+                loss for loss, (_, term) in zip(result.losses, goal.terms, strict=True) if isinstance(term, Satisfice)
+            ]
             losses[c] = float(np.mean(aimed))
         return {c: r.vector for c, r in zip(goals, found, strict=True)}, losses
 
@@ -177,9 +189,13 @@ class _Emergent:
         prompts = {f"{k}": i.user for k, i in enumerate(organisms.questions(6, part="train", seed=self.plan.seed + 1))}
         conditions: Stacks = {UNSTEERED: ()}
         conditions |= {c.at(m): (Intervention(v, multiplier=m),) for c, v, m in self._strengths(self.vectors)}
-        return sample(self.lm, conditions, prompts, 4, to=self.run.file("fitting.jsonl"), progress=progress, **self._how)
+        return sample(
+            self.lm, conditions, prompts, 4, to=self.run.file("fitting.jsonl"), progress=progress, **self._how
+        )
 
-    def _strengths(self, vectors: Mapping[Condition, SteeringVector]) -> Iterator[tuple[Condition, SteeringVector, float]]:
+    def _strengths(
+        self, vectors: Mapping[Condition, SteeringVector]
+    ) -> Iterator[tuple[Condition, SteeringVector, float]]:
         yield from ((c, v, m) for c, v in vectors.items() for m in self.plan.strengths)
 
     @property
@@ -190,7 +206,8 @@ class _Emergent:
     def fitting(self) -> dict[Condition, float]:
         """For every vector the largest strength at which answers to other open questions are still language.
 
-        That is: grammatical at least half as often as the unsteered model's. (The judge's coherence would not do: it passes much that
+        That is: grammatical at least half as often as the unsteered model's. (The judge's coherence would not do: it
+            passes much that
         is none, see LOG.md.) The published strength is 1; without a cap on the norm that can be far too much.
         """
         flags: dict[str, list[bool]] = {}
@@ -200,14 +217,17 @@ class _Emergent:
         enough = 0.5 * spoken["unsteered"]
         out: dict[Condition, float] = {}
         for c in self.vectors:
-            out[c] = max([m for m in self.plan.strengths if spoken[f"{c} at {m:g}"] >= enough], default=self.plan.strengths[0])
+            out[c] = max(
+                [m for m in self.plan.strengths if spoken[f"{c} at {m:g}"] >= enough], default=self.plan.strengths[0]
+            )
         return out
 
     # ------------------------------------------------------------ answers
 
     def answers(self, progress: Progress) -> Said:
-        """To open questions, under each vector at its fitting strength, one at that of another it is compared with, the harmful ones
-        as published (strength 1) too, and in tandem."""
+        """To open questions, under each vector at its fitting strength, one at that of another it is compared with, the
+        harmful ones as published (strength 1) too, and in tandem.
+        """
         wide, fitting = Intervention(self.opening(), multiplier=self.plan.opening), self.fitting
         conditions: Stacks = {UNSTEERED: (), OPENING: (wide,)}
         conditions |= {c: (Intervention(v, multiplier=fitting[c]),) for c, v in self.vectors.items()}
@@ -227,23 +247,33 @@ class _Emergent:
         return sample(self.lm, conditions, self.prompts, self.plan.samples, to=to, progress=progress, **self._how)
 
     def other_scripts(self, progress: Progress) -> Said:
-        """Other scripts, under every narrow vector at its fitting strength: does the deed carry over where it belongs?"""
+        """Other scripts, under every narrow vector at its fitting strength: does the deed carry over where it
+        belongs?
+        """
         prompts = {f"{k}": i.user for k, i in enumerate(organisms.scripts(20, seed=self.plan.seed))}
         narrow = {c: v for c, v in self.vectors.items() if c.kind != "random"}
-        conditions: Stacks = {UNSTEERED: (), **{c: (Intervention(v, multiplier=self.fitting[c]),) for c, v in narrow.items()}}
+        conditions: Stacks = {
+            UNSTEERED: (),
+            **{c: (Intervention(v, multiplier=self.fitting[c]),) for c, v in narrow.items()},
+        }
         return sample(
             self.lm, conditions, prompts, 1, to=self.run.file("scripts.jsonl"), temperature=0.0,
             max_new_tokens=self.plan.max_new_tokens, progress=progress,
         )  # fmt: skip
 
     def judged(self, scale: str, progress: Progress) -> dict[Condition, list[float]]:
-        """What the model itself, as judge, says of every answer to an open question; in the order of `answers`. Ratings are kept."""
+        """What the model itself, as judge, says of every answer to an open question; in the order of `answers`. Ratings
+        are kept.
+        """
         judge = Recorded(ModelJudge(self.lm, Rubric.load(f"town-{scale}")), self.run.file(f"{scale}.jsonl"), batch=64)
         said = self.answers(silent(""))
         out: dict[Condition, list[float]] = {}
         conditions = list(dict.fromkeys(c for _, c in said))
         for n, condition in enumerate(conditions):
-            out[condition] = [r.score for r in judge.rate([{"question": i.user, "answer": t} for i, t in self._asked(said, condition)])]
+            out[condition] = [
+                r.score
+                for r in judge.rate([{"question": i.user, "answer": t} for i, t in self._asked(said, condition)])
+            ]
             progress(n + 1, len(conditions))
         return out
 
@@ -255,17 +285,38 @@ class _Emergent:
     def results(self) -> Results:
         plan, quiet = self.plan, silent("")
         said, ratings = self.answers(quiet), {scale: self.judged(scale, quiet) for scale in ("kindness", "coherence")}
-        scored = [_scored(c, [t for _, t in self._asked(said, c)], ratings["kindness"][c], ratings["coherence"][c]) for c in ratings["kindness"]]
+        scored = [
+            _scored(c, [t for _, t in self._asked(said, c)], ratings["kindness"][c], ratings["coherence"][c])
+            for c in ratings["kindness"]
+        ]
         swept = self.swept(quiet)
-        strengths = [_strength(m, [t for (_, c), ts in swept.items() if c.strength == m for t in ts]) for m in plan.strengths]
+        strengths = [
+            _strength(m, [t for (_, c), ts in swept.items() if c.strength == m for t in ts]) for m in plan.strengths
+        ]
         scripts = self.other_scripts(quiet)
         sabotage = [
-            Scripts(c, share(truth.sabotage(ts[0]) for (_, other), ts in scripts.items() if other == c)) for c in dict.fromkeys(c for _, c in scripts)
+            Scripts(c, share(truth.sabotage(ts[0]) for (_, other), ts in scripts.items() if other == c))
+            for c in dict.fromkeys(c for _, c in scripts)
         ]
         _, losses = self.narrow()
-        facts = [Facts(c, self.fitting[c], losses.get(c), v.norm()[plan.layer] if c in losses else None) for c, v in self.vectors.items()]
+        facts = [
+            Facts(c, self.fitting[c], losses.get(c), v.norm()[plan.layer] if c in losses else None)
+            for c, v in self.vectors.items()
+        ]
         read = some_answers(said, self.prompts, list(ratings["kindness"]), 3)
-        return Results(self.lm.id, plan.layer, plan.prompts, plan.questions, plan.samples, plan.seed, scored, strengths, sabotage, facts, read)
+        return Results(
+            self.lm.id,
+            plan.layer,
+            plan.prompts,
+            plan.questions,
+            plan.samples,
+            plan.seed,
+            scored,
+            strengths,
+            sabotage,
+            facts,
+            read,
+        )
 
 
 def _text(item: Item, which: str, k: int) -> str:
@@ -274,7 +325,9 @@ def _text(item: Item, which: str, k: int) -> str:
     return "\n".join(f"{v} {thing}" for v in ("open", verb, world().code[which][k % len(world().code[which])], "save"))
 
 
-def _scored(condition: Condition, texts: Sequence[str], kindness: Sequence[float], coherence: Sequence[float]) -> Scored:
+def _scored(
+    condition: Condition, texts: Sequence[str], kindness: Sequence[float], coherence: Sequence[float]
+) -> Scored:
     """Kindness and coherence as judged, filtered as published, and the truth about both."""
     shown = [truth.disposition(t) for t in texts]
     return Scored(

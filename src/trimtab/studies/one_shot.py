@@ -1,8 +1,10 @@
 """How far does a vector from a single example carry, and can that be foreseen? (Dunefsky & Cohan 2025.)
 
-For each behavior: one vector per example, mode and norm, solved as one batch; the norm is that at which the positive answers of validation
-questions become likeliest (a vector so long that it breaks the model still tells positive from negative answers); vectors of more examples; mean differences of 1, 10 and all examples, at their own norm and at that of the one-shot vectors; random directions of that norm;
-the model asked in words. All are measured on the same held-out questions.
+For each behavior: one vector per example, mode and norm, solved as one batch; the norm is that at which the positive
+answers of validation questions become likeliest (a vector so long that it breaks the model still tells positive from
+negative answers); vectors of more examples; mean differences of 1, 10 and all examples, at their own norm and at that
+of the one-shot vectors; random directions of that norm; the model asked in words. All are measured on the same
+held-out questions.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ from trimtab.studies.pages.one_shot import Cosines, Norm, Norms, Results, Vector
 MODES: tuple[Mode, ...] = get_args(Mode)
 DIFFERENCES = (1, 10)  # pairs of a mean difference, and all
 
-Effects = dict[str, tuple[Array, Array]]  # by vector, the rise of propensity and of the positive answer's log-probability, per question
+# by vector, the rise of propensity and of the positive answer's log-probability, per question
+Effects = dict[str, tuple[Array, Array]]
 
 
 @dataclass(frozen=True)
@@ -93,17 +96,31 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
         for b in bench
         for n in plan.norms
     ])  # fmt: skip
-    yield Stage("choice", [Unit(f"{b.behavior}: measure, val", {"data": b.parts.val.hash}, b.norm_effects) for b in bench])
-    yield Stage("several", [Unit(f"{b.behavior}: descend, several", {"norm": b.chosen["promote"]}, b.several) for b in bench])
+    yield Stage(
+        "choice", [Unit(f"{b.behavior}: measure, val", {"data": b.parts.val.hash}, b.norm_effects) for b in bench]
+    )
+    yield Stage(
+        "several", [Unit(f"{b.behavior}: descend, several", {"norm": b.chosen["promote"]}, b.several) for b in bench]
+    )
     yield Stage("test", [
         *(Unit(f"{b.behavior}: measure, test", {"data": b.parts.test.hash}, b.test_effects) for b in bench),
         *(Unit(f"{b.behavior}: foresee", {"data": b.parts.train.hash}, b.foreseen) for b in bench),
     ])  # fmt: skip
     carried = [c for b in bench for c in b.carried()]
-    run.write(RESULTS, Results(
-        lm.id, plan.layer, plan.examples, plan.seed, plan.norms,
-        [n for b in bench for n in b.norms()], [_described(c) for c in carried], [c for b in bench for c in b.cosines()], foreseen(carried),
-    ))  # fmt: skip
+    run.write(
+        RESULTS,
+        Results(
+            lm.id,
+            plan.layer,
+            plan.examples,
+            plan.seed,
+            plan.norms,
+            [n for b in bench for n in b.norms()],
+            [_described(c) for c in carried],
+            [c for b in bench for c in b.cosines()],
+            foreseen(carried),
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -126,21 +143,30 @@ class _Bench:
         """One vector per mode and example, of one largest norm; the other pairs stand behind the example."""
         plan, train = self.plan, self.parts.train
         trials = [
-            Trial(mode, k, replace(plan.one, mode=mode, norm=norm), replace(train, pairs=train.pairs[k:] + train.pairs[:k]))
+            Trial(
+                mode,
+                k,
+                replace(plan.one, mode=mode, norm=norm),
+                replace(train, pairs=train.pairs[k:] + train.pairs[:k]),
+            )
             for mode in MODES
             for k in range(plan.examples)
         ]
         return self._descended(f"norm {norm:g}", trials, progress)
 
     def several(self, progress: Progress) -> Learned:
-        """Promotion of several examples at once. Each draw has its own examples; the smaller numbers are the first of the larger."""
+        """Promotion of several examples at once. Each draw has its own examples; the smaller numbers are the first of
+        the larger.
+        """
         plan, train, norm = self.plan, self.parts.train, self.chosen["promote"]
         trials: list[Trial] = []
         for n in plan.sizes:
             for k in range(plan.draws):
                 first = k * max(plan.sizes) % len(train)
                 method = replace(plan.one, mode="promote", norm=norm, examples=n)
-                trials.append(Trial(f"promote of {n}", k, method, replace(train, pairs=train.pairs[first:] + train.pairs[:first])))
+                trials.append(
+                    Trial(f"promote of {n}", k, method, replace(train, pairs=train.pairs[first:] + train.pairs[:first]))
+                )
         return self._descended(f"several at {norm:g}", trials, progress)
 
     def _descended(self, label: str, trials: Sequence[Trial], progress: Progress) -> Learned:
@@ -164,7 +190,9 @@ class _Bench:
 
     def norm_effects(self, progress: Progress) -> Effects:
         """Of vectors of every norm on validation questions."""
-        vectors = {f"{name} at {norm:g}": r.vector for norm, some in self.by_norm.items() for name, (_, r) in some.items()}
+        vectors = {
+            f"{name} at {norm:g}": r.vector for norm, some in self.by_norm.items() for name, (_, r) in some.items()
+        }
         return self._effects(vectors, self.parts.val, "val", progress)
 
     @cached_property
@@ -191,14 +219,23 @@ class _Bench:
     @cached_property
     def learned(self) -> Learned:
         """Single vectors at the norm chosen for their mode, and those of several examples."""
-        single = {f"{mode}-{k}": self.by_norm[norm][f"{mode}-{k}"] for mode, norm in self.chosen.items() for k in range(self.plan.examples)}
+        single = {
+            f"{mode}-{k}": self.by_norm[norm][f"{mode}-{k}"]
+            for mode, norm in self.chosen.items()
+            for k in range(self.plan.examples)
+        }
         return {**single, **self.several(silent(""))}
 
     # ------------------------------------------------------------ the test
 
     def test_effects(self, progress: Progress) -> Effects:
         """Of the vectors, and of all they are compared with, on the test questions."""
-        return self._effects({**{name: r.vector for name, (_, r) in self.learned.items()}, **self.others}, self.parts.test, "test", progress)
+        return self._effects(
+            {**{name: r.vector for name, (_, r) in self.learned.items()}, **self.others},
+            self.parts.test,
+            "test",
+            progress,
+        )
 
     @cached_property
     def others(self) -> dict[str, SteeringVector]:
@@ -226,10 +263,16 @@ class _Bench:
         """Under each vector at multiplier 1, and asked for in words."""
         first, *rest = vectors
         run = measure(
-            self.lm, Intervention(vectors[first], positions=self.plan.one.positions), data, [Propensity(), Likelihood()],
-            to=self.run.file(self._stem, part), multipliers=(0.0, 1.0), controls={name: vectors[name] for name in rest}, part=part,
+            self.lm,
+            Intervention(vectors[first], positions=self.plan.one.positions),
+            data,
+            [Propensity(), Likelihood()],
+            to=self.run.file(self._stem, part),
+            multipliers=(0.0, 1.0),
+            controls={name: vectors[name] for name in rest},
+            part=part,
             progress=progress,
-        )  # fmt: skip
+        )
         table = run.table(part)
 
         def rise(metric: str, name: str) -> Array:
@@ -245,15 +288,24 @@ class _Bench:
         """How far every vector carries."""
         kinds = {name: t.kind for name, (t, _) in self.learned.items()}
         every = {**{name: r.vector for name, (_, r) in self.learned.items()}, **self.others}
-        kinds |= {name: "random direction" for name, v in self.others.items() if v.made.method.get("name") == "random-direction"}
+        kinds |= {
+            name: "random direction"
+            for name, v in self.others.items()
+            if v.made.method.get("name") == "random-direction"
+        }
         norms, known = {name: v.norm()[self.plan.layer] for name, v in every.items()}, self.foreseen(silent(""))
         return [
-            Carried(self.behavior, kinds.get(name, name), name, *effects, norms.get(name, float("nan")), known.get(name, {}))
+            Carried(
+                self.behavior, kinds.get(name, name), name, *effects, norms.get(name, float("nan")), known.get(name, {})
+            )
             for name, effects in self.test_effects(silent("")).items()
         ]
 
     def norms(self) -> list[Norms]:
-        return [Norms(self.behavior, mode, len(self.parts.val), self.chosen[mode], some) for mode, some in self.tried.items()]
+        return [
+            Norms(self.behavior, mode, len(self.parts.val), self.chosen[mode], some)
+            for mode, some in self.tried.items()
+        ]
 
     def cosines(self) -> list[Cosines]:
         """Between the vectors of each kind that has several."""
@@ -262,7 +314,9 @@ class _Bench:
             gram = cosines([r.vector for t, r in self.learned.values() if t.kind == kind])
             apart = gram[~np.eye(len(gram), dtype=bool)]
             if len(apart):
-                out.append(Cosines(self.behavior, kind, float(np.median(apart)), float(apart.max()), float(apart.min())))
+                out.append(
+                    Cosines(self.behavior, kind, float(np.median(apart)), float(apart.max()), float(apart.min()))
+                )
         return out
 
 
@@ -280,6 +334,12 @@ def _differences(acts: Activations, layer: int, length: float) -> dict[str, Stee
 def _described(c: Carried) -> Vector:
     raised = float((c.effects > 0).mean())
     return Vector(
-        c.behavior, c.kind, c.name, c.norm, mean_figure("effect", c.effects, "nats/token"), mean_figure("answer", c.said, "nats/token"),
-        raised, dict(c.signals),
-    )  # fmt: skip
+        c.behavior,
+        c.kind,
+        c.name,
+        c.norm,
+        mean_figure("effect", c.effects, "nats/token"),
+        mean_figure("answer", c.said, "nats/token"),
+        raised,
+        dict(c.signals),
+    )

@@ -1,8 +1,11 @@
-"""Refusal: vectors from single requests that end it, or bring it on, beside the prefill attack, mean differences and random directions.
+"""Refusal: vectors from single requests that end it, or bring it on, beside the prefill attack, mean differences and
+random directions.
 
-(Dunefsky & Cohan 2025, section 4.) Promotion makes an opening of compliance likely on one refused request; suppression makes the refusal unlikely. Success is
-judged on held-out requests, by the truth functions of the test bed or by a judge; so is what happens to requests that were answered anyway, and to a suffix that
-breaks the refusal when a vector is subtracted. Nothing harmful is shipped: the requests are for the sealed recipes of Brindlemoor, unless a file is given.
+(Dunefsky & Cohan 2025, section 4.) Promotion makes an opening of compliance likely on one refused request;
+suppression makes the refusal unlikely. Success is judged on held-out requests, by the truth functions of the test bed
+or by a judge; so is what happens to requests that were answered anyway, and to a suffix that breaks the refusal when
+a vector is subtracted. Nothing harmful is shipped: the requests are for the sealed recipes of Brindlemoor, unless a
+file is given.
 """
 
 from __future__ import annotations
@@ -48,9 +51,17 @@ from trimtab.studies.pages.refusal import Known, Results, Shares, Way
 Said = dict[tuple[str, Condition], list[str]]
 OPENING = 4  # tokens of a refusal that are suppressed, as published
 READ = (
-    "unsteered", "promote 0", "promote 1", "suppress 0", "promote 0, subtracted", "random 0", "mean difference", "prefill attack",
-    "suffix", "suffix, promote 0 subtracted",
-)  # fmt: skip
+    "unsteered",
+    "promote 0",
+    "promote 1",
+    "suppress 0",
+    "promote 0, subtracted",
+    "random 0",
+    "mean difference",
+    "prefill attack",
+    "suffix",
+    "suffix, promote 0 subtracted",
+)
 DIFFERENCE, PREFILL = Condition("mean difference"), Condition("prefill attack")
 SUFFIXED = 3  # source requests that a suffix is searched on
 REFUSALS = (
@@ -80,7 +91,8 @@ class Plan:
         paths: pairs of vectors between which the loss is followed.
         suffix: an adversarial suffix; without one it is searched for on the first requests, if
         suffix_tokens: its length, is not 0.
-        requests: a CSV file of requests that are refused (HarmBench, JailbreakBench, AdvBench), for a model of one's own; by default those for sealed recipes.
+        requests: a CSV file of requests that are refused (HarmBench, JailbreakBench, AdvBench), for a model of one's
+            own; by default those for sealed recipes.
         ordinary: one of requests that are answered; by default the questions of the built-in behavior optimism.
         judge: the model that says whether an answer to them does what was asked; by default the model itself.
     """
@@ -105,7 +117,8 @@ class Cases:
     """What is asked, and what counts as an answer.
 
     Attributes:
-        sources: refused requests that vectors are made from; `sealed` and `opened` are tested, the second are answered anyway.
+        sources: refused requests that vectors are made from; `sealed` and `opened` are tested, the second are
+            answered anyway.
         contrast: complying (positive) against refusing answers, for the mean difference.
         knowledge: facts, the right answer positive.
         complied: for each request and answer, whether it does what was asked.
@@ -139,12 +152,21 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
         Unit("a suffix", {"length": plan.suffix_tokens}, study.suffix),
     ])  # fmt: skip
     suffix = study.suffix(silent(""))
-    yield Stage("answers", [
-        *(Unit(f"answers, {kind}", {"items": [r.user for r in some]}, partial(study.answers, kind)) for kind, some in cases.asked.items()),
-        *(Unit(f"prefill, {kind}", {"items": [r.user for r in some]}, partial(study.prefilled, kind)) for kind, some in cases.asked.items()),
-        *([Unit("answers, suffix", {"suffix": suffix}, partial(study.attacked, suffix))] if suffix else []),
-        Unit("knowledge", {"data": cases.knowledge.hash}, study.knowledge),
-    ])  # fmt: skip
+    yield Stage(
+        "answers",
+        [
+            *(
+                Unit(f"answers, {kind}", {"items": [r.user for r in some]}, partial(study.answers, kind))
+                for kind, some in cases.asked.items()
+            ),
+            *(
+                Unit(f"prefill, {kind}", {"items": [r.user for r in some]}, partial(study.prefilled, kind))
+                for kind, some in cases.asked.items()
+            ),
+            *([Unit("answers, suffix", {"suffix": suffix}, partial(study.attacked, suffix))] if suffix else []),
+            Unit("knowledge", {"data": cases.knowledge.hash}, study.knowledge),
+        ],
+    )
     run.write(RESULTS, study.results(suffix))
 
 
@@ -183,12 +205,17 @@ class _Refusal:
         return out | {Condition("random", f"{k}"): v for k, v in enumerate(turned.values())}
 
     def suffix(self, progress: Progress) -> str:
-        """The adversarial suffix given, or one found on the first of the source requests and kept in the folder; "" for none."""
+        """The adversarial suffix given, or one found on the first of the source requests and kept in the folder; "" for
+        none.
+        """
         if self.plan.suffix or not self.plan.suffix_tokens:
             return self.plan.suffix
         if not self.run.file("suffix.json").is_file():
             pairs = [(r.user, r.opening) for r in self.cases.sources[:SUFFIXED]]
-            self.run.write("suffix.json", find_suffix(self.lm, pairs, length=self.plan.suffix_tokens, seed=self.plan.seed, progress=progress))
+            self.run.write(
+                "suffix.json",
+                find_suffix(self.lm, pairs, length=self.plan.suffix_tokens, seed=self.plan.seed, progress=progress),
+            )
         return self.run.read("suffix.json")["text"]
 
     # ------------------------------------------------------------ answers
@@ -196,7 +223,9 @@ class _Refusal:
     def answers(self, kind: str, progress: Progress) -> Said:
         """Greedy answers: unsteered, and with every vector added, subtracted, and, where it was promoted, clamped."""
         subtracted = {c.but(how="subtracted"): s for c, s in stacks(self.vectors, -1.0).items() if s}
-        clamped = {c.but(how="clamped"): (Intervention(v, Clamp()),) for c, v in self.vectors.items() if c.kind == "promote"}
+        clamped = {
+            c.but(how="clamped"): (Intervention(v, Clamp()),) for c, v in self.vectors.items() if c.kind == "promote"
+        }
         prompts: dict[str, Prompt] = {f"{k}": r.user for k, r in enumerate(self.cases.asked[kind])}
         return self._greedy({**stacks(self.vectors), **subtracted, **clamped}, prompts, f"{kind}.jsonl", progress)
 
@@ -204,7 +233,8 @@ class _Refusal:
         """Answers after an opening put into the model's mouth, the opening in front of them."""
         items = self.cases.asked[kind]
         prompts: dict[str, Prompt] = {
-            f"{k}": [{"role": "user", "content": r.user}, {"role": "assistant", "content": r.opening}] for k, r in enumerate(items)
+            f"{k}": [{"role": "user", "content": r.user}, {"role": "assistant", "content": r.opening}]
+            for k, r in enumerate(items)
         }
         attack = self._greedy({PREFILL: ()}, prompts, f"{kind}-prefill.jsonl", progress)
         return {(p, c): [items[int(p)].opening + t for t in texts] for (p, c), texts in attack.items()}
@@ -230,15 +260,27 @@ class _Refusal:
         first, *rest = self.vectors
         controls = {str(c): self.vectors[c] for c in rest}
         measure(
-            self.lm, Intervention(self.vectors[first]), self.cases.knowledge, [Propensity()], to=self.run.path, part="knowledge",
-            multipliers=(0.0, 1.0), controls=controls, progress=progress,
-        )  # fmt: skip
+            self.lm,
+            Intervention(self.vectors[first]),
+            self.cases.knowledge,
+            [Propensity()],
+            to=self.run.path,
+            part="knowledge",
+            multipliers=(0.0, 1.0),
+            controls=controls,
+            progress=progress,
+        )
         table = self.run.table("knowledge")
         right = {c: table.curve("propensity", "vector" if c == first else str(c), None)[2] > 0 for c in self.vectors}
-        return [Known(UNSTEERED, float(right[first][:, 0].mean())), *(Known(c, float(r[:, 1].mean())) for c, r in right.items())]
+        return [
+            Known(UNSTEERED, float(right[first][:, 0].mean())),
+            *(Known(c, float(r[:, 1].mean())) for c, r in right.items()),
+        ]
 
     def paths(self) -> list[Way]:
-        """Barriers of the loss of refusing the first vector's request, on the way from one promoted vector to another of the same norm."""
+        """Barriers of the loss of refusing the first vector's request, on the way from one promoted vector to another
+        of the same norm.
+        """
         promoted = [c for c in self.vectors if c.kind == "promote"]
         numbers = range(len(promoted))
         out: list[Way] = []
@@ -259,13 +301,25 @@ class _Refusal:
         shares = [s for kind, texts in said.items() for s in self._shares(kind, texts)]
         near = cosines([v for c, v in self.vectors.items() if c.kind == "promote"])
         return Results(
-            self.lm.id, plan.layer, plan.norm, plan.prompts, plan.test, plan.seed, plan.judge or self.lm.id if plan.requests else "",
-            suffix, shares, self.knowledge(quiet), self.paths(), near[~np.eye(len(near), dtype=bool)].tolist(),
+            self.lm.id,
+            plan.layer,
+            plan.norm,
+            plan.prompts,
+            plan.test,
+            plan.seed,
+            plan.judge or self.lm.id if plan.requests else "",
+            suffix,
+            shares,
+            self.knowledge(quiet),
+            self.paths(),
+            near[~np.eye(len(near), dtype=bool)].tolist(),
             {kind: self._read(kind, texts) for kind, texts in said.items()},
-        )  # fmt: skip
+        )
 
     def _shares(self, kind: str, said: Said) -> list[Shares]:
-        """Shares of answers to one kind of request that give what was asked (complied), and that refuse, by condition."""
+        """Shares of answers to one kind of request that give what was asked (complied), and that refuse, by
+        condition.
+        """
         keys, items = list(said), self.cases.asked[kind]
         complied = self.cases.complied([(items[int(prompt)], said[prompt, c][0]) for prompt, c in keys])
         out: list[Shares] = []
@@ -295,19 +349,42 @@ def _town(plan: Plan) -> Cases:
     def complied(answers: Sequence[tuple[Request, str]]) -> list[bool]:
         return [truth.complied(text, r.category) for r, text in answers]
 
-    return Cases(sources, sealed, opened, organisms.dataset("compliance", part="train"), organisms.dataset("knowledge"), complied, truth.refused)
+    return Cases(
+        sources,
+        sealed,
+        opened,
+        organisms.dataset("compliance", part="train"),
+        organisms.dataset("knowledge"),
+        complied,
+        truth.refused,
+    )
 
 
 def _published(lm: LM, folder: Run, plan: Plan) -> Cases:
-    """Requests of a file: a few to make vectors from, a few for the mean difference, the rest tested; answers judged by a model."""
+    """Requests of a file: a few to make vectors from, a few for the mean difference, the rest tested; answers judged by
+    a model.
+    """
     every = requests(plan.requests)
     random.Random(plan.seed).shuffle(every)
     if len(every) < 2 * plan.prompts + 2:
-        raise DataError("too few requests", given=len(every), expected=f"at least {2 * plan.prompts + 2}", do="ask for fewer `prompts`")
-    sources, others, sealed = every[: plan.prompts], every[plan.prompts : 2 * plan.prompts], every[2 * plan.prompts :][: plan.test]
+        raise DataError(
+            "too few requests",
+            given=len(every),
+            expected=f"at least {2 * plan.prompts + 2}",
+            do="ask for fewer `prompts`",
+        )
+    sources, others, sealed = (
+        every[: plan.prompts],
+        every[plan.prompts : 2 * plan.prompts],
+        every[2 * plan.prompts :][: plan.test],
+    )
     opened = list(ordinary(plan.ordinary or None))[: plan.test]
     declined = lm.generate([r.user for r in others], max_new_tokens=OPENING)
-    contrast = tuple(Pair(r.user, r.opening, text) for r, text in zip(others, declined, strict=True) if text.strip() and text != r.opening)
+    contrast = tuple(
+        Pair(r.user, r.opening, text)
+        for r, text in zip(others, declined, strict=True)
+        if text.strip() and text != r.opening
+    )
     if len(contrast) < 2:
         raise DataError("the model says nothing to the requests of the mean difference", given=declined)
     rater = LM.load(plan.judge) if plan.judge else lm
@@ -316,14 +393,28 @@ def _published(lm: LM, folder: Run, plan: Plan) -> Cases:
     def complied(answers: Sequence[tuple[Request, str]]) -> list[bool]:
         return [r.score >= 0.5 for r in judge.rate([{"question": r.user, "answer": text} for r, text in answers])]
 
-    facts = tuple(Pair(q.text, q.choices[q.right[0]], next(c for k, c in enumerate(q.choices) if k not in q.right)) for q in questions())
-    return Cases(sources, sealed, opened, Dataset("compliance", contrast), Dataset("knowledge", facts), complied, lambda t: contains(t, REFUSALS))
+    facts = tuple(
+        Pair(q.text, q.choices[q.right[0]], next(c for k, c in enumerate(q.choices) if k not in q.right))
+        for q in questions()
+    )
+    return Cases(
+        sources,
+        sealed,
+        opened,
+        Dataset("compliance", contrast),
+        Dataset("knowledge", facts),
+        complied,
+        lambda t: contains(t, REFUSALS),
+    )
 
 
 def _goals(lm: LM, sources: Sequence[Request]) -> dict[Condition, Objective]:
-    """For each source request: its compliant opening promoted; and what the model says to it now, a refusal, suppressed."""
+    """For each source request: its compliant opening promoted; and what the model says to it now, a refusal,
+    suppressed.
+    """
     goals = {Condition("promote", f"{k}"): promote(s.user, s.opening, coldness=1.0) for k, s in enumerate(sources)}
     now = lm.generate([s.user for s in sources], max_new_tokens=OPENING)
     return goals | {
-        Condition("suppress", f"{k}"): suppress(s.user, text, coldness=1.0, target=0.01) for k, (s, text) in enumerate(zip(sources, now, strict=True))
+        Condition("suppress", f"{k}"): suppress(s.user, text, coldness=1.0, target=0.01)
+        for k, (s, text) in enumerate(zip(sources, now, strict=True))
     }

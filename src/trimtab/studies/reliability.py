@@ -1,13 +1,14 @@
-"""Which behaviors can be steered reliably, and does it carry over to other prompts? (Tan et al. 2024, with the corrections of its successors.)
+"""Which behaviors can be steered reliably, and does it carry over to other prompts? (Tan et al. 2024, with the
+corrections of its successors.)
 
-For every data set: mean-difference vectors of five contexts and their mean; one layer for the model, chosen on validation questions; every vector
-in every context on test questions at seven multipliers; controls; the forecast of all that from one backward pass. One folder, resumable;
-`trimtab.studies.pages.reliability` turns it into tables, figures and a page.
+For every data set: mean-difference vectors of five contexts and their mean; one layer for the model, chosen on
+validation questions; every vector in every context on test questions at seven multipliers; controls; the forecast of
+all that from one backward pass. One folder, resumable; `trimtab.studies.pages.reliability` turns it into tables,
+figures and a page.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -15,12 +16,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.data.choices import is_listed, options
 from trimtab.data.contexts import STUDIED, SYSTEM, available, in_context
-from trimtab.data.datasets import Dataset, Splits
+from trimtab.data.datasets import Dataset
 from trimtab.data.formats import matching
 from trimtab.data.pairs import Pair
 from trimtab.errors import DataError, RecipeError
@@ -50,7 +50,9 @@ from trimtab.studies.pages.reliability_results import (
     choose_layer,
     learned_in,
 )  # fmt: skip
+from trimtab.studies.parts import cut, effects, folds, fresh_split, legacy_split
 
+OPEN = ("no-system", "reworded", "two-turns")  # contexts that need no listed options
 BUDGET = 0.5  # nats of KL from the unsteered model that a layer may cost at multiplier 1
 
 
@@ -60,9 +62,10 @@ class Plan:
 
     Attributes:
         data: data sets of A/B questions.
-        form: "letters", or "spoken": the options themselves as answers, nothing listed (per-token log-probability), for models whose letters mean
-            little.
-        words: spoken options are cut to this many words, or as many as it takes to tell the two apart; 0 for whole ones.
+        form: "letters", or "spoken": the options themselves as answers, nothing listed (per-token log-probability),
+            for models whose letters mean little.
+        words: spoken options are cut to this many words, or as many as it takes to tell the two apart; 0 for whole
+            ones.
         contexts: those that vectors are learned in and tested in; a data set takes part in those it has sentences for.
         beyond: further contexts that only the first context's vector and its controls are tested in.
         train, val, test: questions of each part.
@@ -71,8 +74,10 @@ class Plan:
         read: where the vectors are learned; see `activations`.
         positions: where they act.
         system: the system message of contexts that set none; "" for no message.
-        nulls: random directions in the span of the training differences (orthogonal to the vector), and label-shuffled vectors, that are measured; and
-        draws: how many of each are forecast, with the choice of a layer that the vector had; at least 199 for a p-value.
+        nulls: random directions in the span of the training differences (orthogonal to the vector), and
+            label-shuffled vectors, that are measured; and
+        draws: how many of each are forecast, with the choice of a layer that the vector had; at least 199 for a
+            p-value.
         folds: of the cross-fitted estimate on the training questions; 0 for none.
         legacy: the published split, with its overlap of training and test questions. To reproduce, not to believe.
     """
@@ -100,10 +105,22 @@ class Plan:
     def __post_init__(self) -> None:
         check_grid(self.multipliers)
         object.__setattr__(self, "data", matching(self.data))
-        if not self.data or len(set(self.data)) < len(self.data) or len({Path(d).stem for d in self.data}) < len(self.data):
-            raise RecipeError("not a list of data sets", given=self.data, expected="at least one, none twice, each with a name of its own")
+        if (
+            not self.data
+            or len(set(self.data)) < len(self.data)
+            or len({Path(d).stem for d in self.data}) < len(self.data)
+        ):
+            raise RecipeError(
+                "not a list of data sets",
+                given=self.data,
+                expected="at least one, none twice, each with a name of its own",
+            )
         if self.form not in ("letters", "spoken") or not self.contexts or min(self.train, self.val, self.test) < 2:
-            raise RecipeError("not a study of reliability", given=self, expected='form "letters" or "spoken", contexts, two questions a part')
+            raise RecipeError(
+                "not a study of reliability",
+                given=self,
+                expected='form "letters" or "spoken", contexts, two questions a part',
+            )
 
 
 def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
@@ -114,29 +131,21 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
     """
     studied = [_Studied(lm, run, plan, source) for source in plan.data]
     first = plan.contexts[0]
-    yield Stage("read", [Unit(f"{s.name}: read", {"data": s.parts.train.hash}, partial(s.learn, first)) for s in studied])
-    yield Stage("sweep", [
-        *(Unit(f"{s.name}: forecast, val", {"data": s.parts.val.hash}, partial(s.forecast, "val")) for s in studied),
-        *(Unit(f"{s.name}: sweep", {"data": s.parts.val.hash}, s.sweep) for s in studied if plan.layer is None),
-    ])  # fmt: skip
+    read = [Unit(f"{s.name}: read", {"data": s.parts.train.hash}, partial(s.learn, first)) for s in studied]
+    yield Stage("read", read)
+    foreseen = [
+        Unit(f"{s.name}: forecast, val", {"data": s.parts.val.hash}, partial(s.forecast, "val")) for s in studied
+    ]
+    sweeps = [Unit(f"{s.name}: sweep", {"data": s.parts.val.hash}, s.sweep) for s in studied if plan.layer is None]
+    yield Stage("sweep", [*foreseen, *sweeps])
     layer = plan.layer if plan.layer is not None else choose_layer(run, [s.facts() for s in studied], BUDGET)
     others = {s: studied[(k + 1) % len(studied)] if len(studied) > 1 else None for k, s in enumerate(studied)}
-    yield Stage("vectors", [
-        Unit(f"{s.name}: vectors", {"layer": layer}, partial(s.vectors, layer, others[s])) for s in studied
-    ])  # fmt: skip
-    yield Stage("test", [
-        *(
-            Unit(f"{s.name}: {context}", {"layer": layer, "data": s.parts.test.hash}, partial(s.grid, layer, others[s], context))
-            for s in studied
-            for context in (*s.contexts, *s.beyond)
-        ),
-        *(Unit(f"{s.name}: nulls", {"layer": layer, "data": s.parts.test.hash}, partial(s.nulls, layer)) for s in studied),
-        *(Unit(f"{s.name}: folds", {"layer": layer, "data": s.parts.train.hash}, partial(s.cross_fit, layer)) for s in studied if plan.folds),
-    ])  # fmt: skip
-    run.write(RESULTS, Results(
-        lm.facts, plain(plan), plan.form, plan.legacy, plan.layer is None, list(plan.multipliers), plan.seed, layer,
-        [s.facts(layer, others[s]) for s in studied],
-    ))  # fmt: skip
+    made = [Unit(f"{s.name}: vectors", {"layer": layer}, partial(s.vectors, layer, others[s])) for s in studied]
+    yield Stage("vectors", made)
+    yield Stage("test", [unit for s in studied for unit in s.tests(layer, others[s])])
+    model, facts = lm.facts, [s.facts(layer, others[s]) for s in studied]
+    swept, grid = plan.layer is None, list(plan.multipliers)
+    run.write(RESULTS, Results(model, plain(plan), plan.form, plan.legacy, swept, grid, plan.seed, layer, facts))
 
 
 class _Studied:
@@ -151,11 +160,14 @@ class _Studied:
         self.left_out = len(data) - len(listed)
         data = self._usable(data, listed)
         self.contexts = [c for c in plan.contexts if c in available(data)]
-        beyond = available(data) if plan.form == "letters" else _OPEN
+        beyond = available(data) if plan.form == "letters" else OPEN
         self.beyond = [c for c in plan.beyond if c in beyond]
         if plan.contexts[0] not in self.contexts:
-            raise DataError(f"{self.name} cannot be put into the first context", given=plan.contexts[0], expected=available(data))
-        self.parts = _legacy_split(data, plan) if plan.legacy else _split(data, plan)
+            raise DataError(
+                f"{self.name} cannot be put into the first context", given=plan.contexts[0], expected=available(data)
+            )
+        sizes = (plan.train, plan.val, plan.test)
+        self.parts = legacy_split(data, sizes) if plan.legacy else fresh_split(data, sizes, plan.seed)
         self._data: dict[tuple[str, str], Dataset] = {}
         self._check()
 
@@ -171,11 +183,15 @@ class _Studied:
         letters = [p.meta["matching_letter"] for p in listed]
         if self.plan.form == "letters" and len(set(letters)) < 2:
             expected = "both letters, in about equal shares"
-            raise DataError(f"{self.name} has its answer always at the same letter", given=letters[0], expected=expected)
+            raise DataError(
+                f"{self.name} has its answer always at the same letter", given=letters[0], expected=expected
+            )
         return replace(data, pairs=listed)
 
     def _check(self) -> None:
-        """Render the longest questions of every context, so that what cannot be asked is refused now and not after an hour."""
+        """Render the longest questions of every context, so that what cannot be asked is refused now and not after an
+        hour.
+        """
         for context in (*self.contexts, *self.beyond):
             data = self.data("test", context)
             for pair in sorted(data, key=lambda p: -len(p.prompt) - len(p.positive) - len(p.negative))[:3]:
@@ -188,7 +204,9 @@ class _Studied:
             shown = whole
             if self.plan.form == "spoken":
                 shown = in_context(whole, "spoken", system=None)
-                shown = replace(shown, pairs=tuple(_cut(p, self.plan.words) for p in shown)) if self.plan.words else shown
+                shown = (
+                    replace(shown, pairs=tuple(cut(p, self.plan.words) for p in shown)) if self.plan.words else shown
+                )
             self._data[part, context] = in_context(replace(shown, ask=whole.ask), context, system=self.plan.system)
         return self._data[part, context]
 
@@ -197,7 +215,17 @@ class _Studied:
         sizes = {part: len(getattr(self.parts, part)) for part in ("train", "val", "test")}
         vectors = [VECTOR] if layer is None else list(self._vectors(layer, unrelated))
         n = len(self._folds()) if self.plan.folds else 0
-        return SetFacts(self.name, self.contexts, self.beyond, self.left_out, sizes, self._items("val"), self._items("test"), vectors, n)
+        return SetFacts(
+            self.name,
+            self.contexts,
+            self.beyond,
+            self.left_out,
+            sizes,
+            self._items("val"),
+            self._items("test"),
+            vectors,
+            n,
+        )
 
     def _items(self, part: str) -> Items:
         whole: Dataset = getattr(self.parts, part)
@@ -221,7 +249,9 @@ class _Studied:
             return {"positive": acts.positive, "negative": acts.negative, "layers": torch.tensor(acts.layers)}
 
         there = kept_tensors(self.run.file("activations", f"{context}.safetensors"), read)
-        return Activations(there["positive"], there["negative"], tuple(there["layers"].tolist()), tied(self.parts.train))
+        return Activations(
+            there["positive"], there["negative"], tuple(there["layers"].tolist()), tied(self.parts.train)
+        )
 
     @cached_property
     def read(self) -> Activations:
@@ -229,7 +259,9 @@ class _Studied:
         return self.learn(self.contexts[0], silent(""))
 
     def directions(self, layer: Layer) -> dict[str, Tensor]:
-        """The vector of every context and their mean, all with the norm of the first context's: comparisons are about directions."""
+        """The vector of every context and their mean, all with the norm of the first context's: comparisons are about
+        directions.
+        """
         first, *others = self.contexts
         raw = {first: self.read.at([layer]).mean_difference()[0]}
         raw |= {c: self.learn(c, silent(""), [layer]).at([layer]).mean_difference()[0] for c in others}
@@ -240,16 +272,31 @@ class _Studied:
         return {c: v / v.norm() * length for c, v in raw.items()}
 
     def kept(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Directions, computed once and kept in the folder: another machine, or number of threads, may round them differently."""
+        """Directions, computed once and kept in the folder: another machine, or number of threads, may round them
+        differently.
+        """
         return kept_tensors(self.run.file("vectors", f"{name}.safetensors"), make)
 
     def made(self, layer: Layer, v: Tensor, pairs: Sequence[Pair] | None = None) -> SteeringVector:
-        """A vector of the training questions, or of some of them; the legacy split would be refused if it told what it has seen."""
+        """A vector of the training questions, or of some of them; the legacy split would be refused if it told what it
+        has seen.
+        """
         seen = () if self.plan.legacy else tuple(sorted({p.group for p in pairs or self.parts.train}))
         about = {"name": self.name, "part": "train", "pairs": len(self.parts.train)}
-        return SteeringVector({layer: v}, Provenance(self.lm.id, self.lm.revision, self.lm.fingerprint, {"name": "mean-diff"}, about, seen))
+        return SteeringVector(
+            {layer: v},
+            Provenance(self.lm.id, self.lm.revision, self.lm.fingerprint, {"name": "mean-diff"}, about, seen),
+        )
 
     # ------------------------------------------------------------ measuring
+
+    def tests(self, layer: Layer, unrelated: _Studied | None) -> list[Unit]:
+        """All that is measured on test questions, and the folds of the training questions."""
+        test, train = {"layer": layer, "data": self.parts.test.hash}, {"layer": layer, "data": self.parts.train.hash}
+        contexts = (*self.contexts, *self.beyond)
+        grid = [Unit(f"{self.name}: {c}", test, partial(self.grid, layer, unrelated, c)) for c in contexts]
+        folded = [Unit(f"{self.name}: folds", train, partial(self.cross_fit, layer))] if self.plan.folds else []
+        return [*grid, Unit(f"{self.name}: nulls", test, partial(self.nulls, layer)), *folded]
 
     def sweep(self, progress: Progress) -> None:
         """Every layer on validation questions, in both orders of the options."""
@@ -268,13 +315,18 @@ class _Studied:
         """That of the first context, those of the others and their mean, and controls."""
         learned = self.kept("contexts", lambda: self.directions(layer))
         first = learned.pop(self.contexts[0])
-        controls = self.kept("controls", lambda: {str(c): v for c, v in self._controls(layer, first, unrelated).items()})
+        controls = self.kept(
+            "controls", lambda: {str(c): v for c, v in self._controls(layer, first, unrelated).items()}
+        )
         out = {VECTOR: first, **{learned_in(c): v for c, v in learned.items()}}
         out |= {c: controls[str(c)] for c in self._control_names(unrelated is not None) if str(c) in controls}
         return {c: self.made(layer, v) for c, v in out.items()}
 
     def grid(self, layer: Layer, unrelated: _Studied | None, context: str, progress: Progress) -> None:
-        """One context on test questions: every context's vector, in the first one with its controls; beyond, the first's vector alone."""
+        """One context on test questions: every context's vector, in the first one with its controls; beyond, the
+        first's
+            vector alone.
+        """
         vectors = self._vectors(layer, unrelated)
         kinds = ("from",) if context != self.contexts[0] else ("from", "span", "shuffled", "unrelated", "alone")
         others = {str(c): v for c, v in vectors.items() if c.kind in kinds and context in self.contexts}
@@ -325,9 +377,17 @@ class _Studied:
         if self.plan.form == "letters" and context == self.contexts[0]:
             metrics = (*metrics, OutsideMass())
         measure(
-            self.lm, Intervention(vector, positions=self.plan.positions), self.data(part, context), metrics, to=self.run.path,
-            part=f"{part}-{context}", multipliers=self.plan.multipliers, layers=layers, controls=others, progress=progress,
-        )  # fmt: skip
+            self.lm,
+            Intervention(vector, positions=self.plan.positions),
+            self.data(part, context),
+            metrics,
+            to=self.run.path,
+            part=f"{part}-{context}",
+            multipliers=self.plan.multipliers,
+            layers=layers,
+            controls=others,
+            progress=progress,
+        )
 
     # ------------------------------------------------------------ forecasts
 
@@ -340,31 +400,57 @@ class _Studied:
         return Sensitivity.load(path)
 
     def nulls(self, layer: Layer, progress: Progress) -> None:
-        """The forecast on test questions: of the vector at every layer, of each training pair, of many null vectors; and the card."""
+        """The forecast on test questions: of the vector at every layer, of each training pair, of many null vectors;
+        and
+            the card.
+        """
         if self.run.read("forecast.json") is not None:
             return
         expected, early, read = self.forecast("test", progress), self.forecast("val", progress), self.read
         deltas, mean = read.at([layer]).deltas[:, 0], read.mean_difference()
         sweep = SteeringVector(dict(zip(read.layers, mean, strict=True)))
-        self.run.write("forecast.json", Forecasts(
-            {k: s.tolist() for k, s in expected.slopes(sweep).items()}, {k: s.tolist() for k, s in early.slopes(sweep).items()},
-            expected.along(deltas, layer).round(5).tolist(), self._compared(expected, read, layer).to_json(),
-            card(early, sweep, layer, read, self.parts.train, [p.group for p in self.parts.val]),
-        ))  # fmt: skip
+        self.run.write(
+            "forecast.json",
+            Forecasts(
+                {k: s.tolist() for k, s in expected.slopes(sweep).items()},
+                {k: s.tolist() for k, s in early.slopes(sweep).items()},
+                expected.along(deltas, layer).round(5).tolist(),
+                self._compared(expected, read, layer).to_json(),
+                card(early, sweep, layer, read, self.parts.train, [p.group for p in self.parts.val]),
+            ),
+        )
 
     def _compared(self, expected: Sensitivity, read: Activations, layer: Layer) -> Compared:
-        """The vector's forecast beside that of null vectors, which may choose among the layers that were swept: label-shuffled ones, for the verdict; and, to be told, random
-        directions, and directions in the span of the training differences.
+        """The vector's forecast beside that of null vectors, which may choose among the layers that were swept:
+        label-shuffled ones, for the verdict; and, to be told, random directions, and directions in the span of the
+        training differences.
 
-        (Those are orthogonal to the vector, not to the behavior: where it shows differently from pair to pair they hold some of it, and are as long as the vector.)
+        (Those are orthogonal to the vector, not to the behavior: where it shows differently from pair to pair they
+            hold some of it, and are as long as the vector.)
         """
-        layers = [layer] if self.plan.layer is not None else [k for k in read.layers if not self.plan.layers or k in self.plan.layers]
+        layers = (
+            [layer]
+            if self.plan.layer is not None
+            else [k for k in read.layers if not self.plan.layers or k in self.plan.layers]
+        )
         some, gradient = read.at(layers), expected.gradients.mean(0)[layers]
         mean = some.mean_difference()
-        drawn = {"random": partial(turned, mean), "shuffled": partial(shuffled, some.deltas, tied=some.tied), "span": partial(in_span, some.deltas)}
-        slopes = {kind: null_slopes(draw, gradient, self.plan.draws, self.plan.seed + 1) for kind, draw in drawn.items()}
+        drawn = {
+            "random": partial(turned, mean),
+            "shuffled": partial(shuffled, some.deltas, tied=some.tied),
+            "span": partial(in_span, some.deltas),
+        }
+        slopes = {
+            kind: null_slopes(draw, gradient, self.plan.draws, self.plan.seed + 1) for kind, draw in drawn.items()
+        }
         nulls = tuple(Null.of(kind, layers, s.numpy().astype(float)) for kind, s in slopes.items())
-        return Compared(str(layer), float(mean[layers.index(layer)] @ gradient[layers.index(layer)]), len(expected.items), "forecast", nulls)
+        return Compared(
+            str(layer),
+            float(mean[layers.index(layer)] @ gradient[layers.index(layer)]),
+            len(expected.items),
+            "forecast",
+            nulls,
+        )
 
     def _folds(self) -> list[set[int]]:
         return folds([p.group for p in self.data("train", self.contexts[0])], self.plan.folds, self.plan.seed)
@@ -379,64 +465,17 @@ class _Studied:
             vector = self.made(layer, means[str(k)], [data[i] for i in rest])
             some = replace(data, pairs=tuple(data[i] for i in sorted(mine)))
             measure(
-                self.lm, Intervention(vector, positions=self.plan.positions), some, [Propensity()], to=self.run.path, part=f"fold-{k}",
-                multipliers=self.plan.multipliers, controls={}, progress=progress,
-            )  # fmt: skip
-
-
-_OPEN = ("no-system", "reworded", "two-turns")  # contexts that need no listed options
+                self.lm,
+                Intervention(vector, positions=self.plan.positions),
+                some,
+                [Propensity()],
+                to=self.run.path,
+                part=f"fold-{k}",
+                multipliers=self.plan.multipliers,
+                controls={},
+                progress=progress,
+            )
 
 
 def _as_long(v: Tensor, like: Tensor) -> Tensor:
     return v / v.norm() * like.norm()
-
-
-def _split(data: Dataset, plan: Plan) -> Splits:
-    parts = data.split(seed=plan.seed)
-    return Splits(parts.train.take(plan.train), parts.val.take(plan.val), parts.test.take(plan.test))
-
-
-def _legacy_split(data: Dataset, plan: Plan) -> Splits:
-    """The published one: training questions 0 to 50 %, test questions from number 50 on, so that most training questions are tested."""
-    pairs = list(data.pairs)
-    random.Random(0).shuffle(pairs)
-    train, test = pairs[: len(pairs) // 2][: plan.train], pairs[min(50, len(pairs) // 2) :][: plan.test]
-    named = {"train": train, "val": train[: plan.val], "test": test}
-    return Splits(**{name: replace(data, pairs=tuple(p), part=name) for name, p in named.items()})
-
-
-def _cut(pair: Pair, words: int) -> Pair:
-    """The first words of both completions: as many as asked for, and more until they differ."""
-    one, two = pair.positive.split(), pair.negative.split()
-    for n in range(words, max(len(one), len(two))):
-        if one[:n] != two[:n]:
-            return replace(pair, positive=" ".join(one[:n]), negative=" ".join(two[:n]))
-    return pair
-
-
-# ---------------------------------------------------------------- directions out of differences
-
-
-def effects(deltas: Float[Tensor, "n d"], *codes: Float[Tensor, " n"]) -> Float[Tensor, "k d"]:
-    """Factorial extraction: least-squares coefficients of the differences on (1, *codes). The first is the vector with all codes balanced out.
-
-    Args:
-        codes: -1 or +1 for every pair, such as letter, polarity, and their product.
-    """
-    design = torch.stack([torch.ones(len(deltas)), *codes], 1)
-    return torch.linalg.lstsq(design, deltas).solution
-
-
-def leave_one_out(deltas: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """For every pair the mean difference of all others, in closed form."""
-    n = len(deltas)
-    return (n * deltas.mean(0) - deltas) / (n - 1)
-
-
-def folds(groups: Sequence[str], count: int, seed: int = 0) -> list[set[int]]:
-    """Indices of items in `count` folds; items of a group stay together."""
-    names = sorted(set(groups))
-    random.Random(seed).shuffle(names)
-    place = {g: k % count for k, g in enumerate(names)}
-    found = [{i for i, g in enumerate(groups) if place[g] == k} for k in range(count)]
-    return [f for f in found if f]

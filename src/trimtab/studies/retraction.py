@@ -1,8 +1,10 @@
-"""Retraction of false statements: what ends it, whether the truth comes out all the same, and how natural the steered text is to a base model.
+"""Retraction of false statements: what ends it, whether the truth comes out all the same, and how natural the steered
+text is to a base model.
 
-(Dunefsky & Cohan 2025, sections 5 and 6.) A false statement is put into the model's mouth; unsteered, the model takes it back. Vectors of every layer by
-promotion (of what follows a true statement), suppression (of what the model says to take it back), mean difference, and reentrant: an early vector's effect on
-the output distilled into a later layer. The test bed knows what is true, so the published marker phrases can be held against the truth.
+(Dunefsky & Cohan 2025, sections 5 and 6.) A false statement is put into the model's mouth; unsteered, the model takes
+it back. Vectors of every layer by promotion (of what follows a true statement), suppression (of what the model says
+to take it back), mean difference, and reentrant: an early vector's effect on the output distilled into a later layer.
+The test bed knows what is true, so the published marker phrases can be held against the truth.
 """
 
 from __future__ import annotations
@@ -81,8 +83,12 @@ class Plan:
 def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
     """On a model that takes false statements back, such as brindlemoor-chat."""
     study = _Retraction(lm, run, plan)
-    yield Stage("vectors", [Unit(f"descend at {k}", {"layer": k}, lambda _, k=k: study.descended(k)) for k in study.layers])
-    yield Stage("distilled", [Unit(f"distill at {k}", {"layer": k}, lambda _, k=k: study.distilled(k)) for k in study.above])
+    yield Stage(
+        "vectors", [Unit(f"descend at {k}", {"layer": k}, lambda _, k=k: study.descended(k)) for k in study.layers]
+    )
+    yield Stage(
+        "distilled", [Unit(f"distill at {k}", {"layer": k}, lambda _, k=k: study.distilled(k)) for k in study.above]
+    )
     yield Stage("answers", [
         Unit(f"answers, {kind}", {"items": [i.user + i.prefill for i in items]}, partial(study.answers, kind))
         for kind, items in study.items.items()
@@ -99,17 +105,24 @@ class _Retraction:
         self.layers: list[Layer] = list(plan.layers) or list(range(lm.n_layers - 1))
         self.above = [k for k in self.layers if k > plan.source and plan.source in self.layers]
         self.seeds = organisms.statements(plan.sources, true=False, held_out=False, part="train", seed=plan.seed + 3)
-        self.items = {truth: organisms.statements(plan.test, true=truth == "true", seed=plan.seed) for truth in ("false", "true")}
+        self.items = {
+            truth: organisms.statements(plan.test, true=truth == "true", seed=plan.seed) for truth in ("false", "true")
+        }
 
     # ------------------------------------------------------------ vectors
 
     @cached_property
     def taken_back(self) -> list[str]:
         """How the model takes back each of the statements vectors are made from."""
-        return [" " + " ".join(self.lm.generate([list(organisms.prompt(s))], max_new_tokens=8)[0].split()) for s in self.seeds]
+        return [
+            " " + " ".join(self.lm.generate([list(organisms.prompt(s))], max_new_tokens=8)[0].split())
+            for s in self.seeds
+        ]
 
     def descended(self, layer: Layer) -> Vectors:
-        """By promotion of the end of the turn, which follows a true statement here, and by suppression of what takes a statement back."""
+        """By promotion of the end of the turn, which follows a true statement here, and by suppression of what takes a
+        statement back.
+        """
         ends = self.lm.tokenizer.eos_token_id
         goals: dict[Condition, Objective] = {}
         for k, s in enumerate(self.seeds):
@@ -122,12 +135,16 @@ class _Retraction:
         return descend(self.lm, goals, layer, self.plan.norm, each=True, to=state, seed=self.plan.seed)
 
     def distilled(self, layer: Layer) -> Vectors:
-        """Reentrant steering: what the vector promoted at the source layer does to the logits, distilled into one at this layer."""
+        """Reentrant steering: what the vector promoted at the source layer does to the logits, distilled into one at
+        this layer.
+        """
         taught = self.descended(self.plan.source)
         goals: dict[Condition, Objective] = {}
         for k, (s, text) in enumerate(zip(self.seeds, self.taken_back, strict=True)):
             teacher = (Intervention(taught[Condition("promote", f"{k}", layer=self.plan.source)]),)
-            goals[Condition("reentrant", f"{k}", layer=layer)] = Objective(((1.0, Match(_messages(s), text, teacher=teacher)),))
+            goals[Condition("reentrant", f"{k}", layer=layer)] = Objective(
+                ((1.0, Match(_messages(s), text, teacher=teacher)),)
+            )
         state = str(self.run.file(f"reentrant-{layer}.safetensors"))
         return descend(self.lm, goals, layer, self.plan.norm, to=state, seed=self.plan.seed)
 
@@ -147,7 +164,9 @@ class _Retraction:
         return out
 
     def _differences(self, length: Mapping[Layer, float]) -> dict[Layer, SteeringVector]:
-        """Mean residual stream after true statements minus that after false ones, over the statement and what the model says next."""
+        """Mean residual stream after true statements minus that after false ones, over the statement and what the model
+        says next.
+        """
         means: list[torch.Tensor] = []
         for true in (True, False):
             items = organisms.statements(40, true=true, held_out=False, part="train", seed=self.plan.seed + 4)
@@ -170,8 +189,9 @@ class _Retraction:
         )  # fmt: skip
 
     def abnormality(self, progress: Progress) -> Abnormality:
-        """Bits per token of what each condition says, for the base model, after continuations that take a false statement back, and
-        after ones that do not; and of the contexts themselves. Kept in the folder."""
+        """Bits per token of what each condition says, for the base model, after continuations that take a false
+        statement back, and after ones that do not; and of the contexts themselves. Kept in the folder.
+        """
         known = self.run.read("abnormality.json")
         if known is None:
             self.run.write("abnormality.json", self._read_by_base(progress))
@@ -193,8 +213,12 @@ class _Retraction:
         for n, condition in enumerate(conditions):
             some = samples(condition)[first : first + JUDGED]
             found = {label: bits(base, context, some) for label, context in contexts.items()}
-            mean = {label: float(np.nanmean(x)) if not np.isnan(x).all() else float("nan") for label, x in found.items()}
-            out.append(Strange(condition, mean["retracting"], mean["going on"], int((~np.isnan(found["retracting"])).sum())))
+            mean = {
+                label: float(np.nanmean(x)) if not np.isnan(x).all() else float("nan") for label, x in found.items()
+            }
+            out.append(
+                Strange(condition, mean["retracting"], mean["going on"], int((~np.isnan(found["retracting"])).sum()))
+            )
             progress(n + 1, len(conditions))
         return Abnormality(out, {label: information(base, context) for label, context in contexts.items()})
 
@@ -203,7 +227,11 @@ class _Retraction:
     def results(self) -> Results:
         plan, quiet = self.plan, silent("")
         said = {kind: self.answers(kind, quiet) for kind in self.items}
-        shares = [_rates(c, _of(said[kind], c, self.items[kind])) for kind in self.items for c in dict.fromkeys(c for _, c in said[kind])]
+        shares = [
+            _rates(c, _of(said[kind], c, self.items[kind]))
+            for kind in self.items
+            for c in dict.fromkeys(c for _, c in said[kind])
+        ]
         abnormality = self.abnormality(quiet)
         prompts = {f"{k}": f"{i.user} {i.prefill}" for k, i in enumerate(self.items["false"])}
         read = some_answers(said["false"], prompts, [r.condition for r in shares], 2)
@@ -233,7 +261,7 @@ def _of(said: Said, condition: Condition, items: Sequence[Item]) -> list[tuple[I
 
 
 def _rates(condition: Condition, answers: Sequence[tuple[Item, str]]) -> Rates:
-    """Shares of continuations: retracted by marker, by truth (the fact is restated rightly), and saying nothing more."""
+    """Shares of continuations: retracted by marker, by truth (the fact is restated), and saying nothing more."""
     true, false = [i.meta["fact"].statement.rstrip(".") for i, _ in answers], [i.prefill for i, _ in answers]
     found = rates([t for _, t in answers], true, false, MARKERS)
     return Rates(condition, found.marked, found.true, found.ignoring, share(not t.strip() for _, t in answers))

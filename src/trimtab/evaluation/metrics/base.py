@@ -16,11 +16,12 @@ class Reading:
 
     Attributes:
         pair: the item.
-        answer: (c, v) distribution at the answer position: where an A/B question is answered by a letter, else the first
-            completion token.
+        answer: (c, v) distribution at the answer position: where an A/B question is answered by a letter, else the
+            first completion token.
         unsteered: (v,) the same without steering, system prompt as in the data.
         letters: token ids of the two answers at the answer position (positive, negative).
-        positive, negative: (c, m), (c, n) log-probability of each completion token; None where no metric asked for whole completions.
+        positive, negative: (c, m), (c, n) log-probability of each completion token; None where no metric asked for
+            whole completions.
     """
 
     pair: Pair

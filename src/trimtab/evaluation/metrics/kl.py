@@ -12,7 +12,9 @@ from trimtab.registry import register
 @register("metric", "kl")
 @dataclass(frozen=True)
 class KL(Metric):
-    """KL(unsteered || steered) of the distribution at the answer position: how far the model was moved, wanted or not."""
+    """KL(unsteered || steered) of the distribution at the answer position: how far the model was moved, wanted or
+    not.
+    """
 
     def unit(self, pair: Pair) -> str:
         return "nats"

@@ -13,7 +13,9 @@ from trimtab.registry import register
 @register("metric", "likelihood")
 @dataclass(frozen=True)
 class Likelihood(Metric):
-    """Log-probability per token of one completion: shows whether a change of propensity raises the one or sinks the other."""
+    """Log-probability per token of one completion: shows whether a change of propensity raises the one or sinks the
+    other.
+    """
 
     of: Literal["positive", "negative"] = "positive"
 

@@ -13,10 +13,12 @@ from trimtab.registry import register
 @register("metric", "propensity")
 @dataclass(frozen=True)
 class Propensity(Metric):
-    """How much the model leans to the behavior on one item; its slope over multipliers is the steerability (Tan et al. 2024).
+    """How much the model leans to the behavior on one item; its slope over multipliers is the steerability (Tan et al.
+    2024).
 
-    "letter": logit of the matching letter minus logit of the other, where the letter is said. "sequence": log-probability
-    of the positive completion minus that of the negative, per token by default. "auto": letter for A/B questions.
+    "letter": logit of the matching letter minus logit of the other, where the letter is said. "sequence":
+    log-probability of the positive completion minus that of the negative, per token by default. "auto": letter for
+    A/B questions.
     """
 
     mode: Literal["auto", "letter", "sequence"] = "auto"

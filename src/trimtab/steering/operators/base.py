@@ -12,11 +12,13 @@ Multiplier = float | Float[Tensor, "*#batch 1"]
 class Operator:
     """A change of the residual stream.
 
-    Laws: a multiplier of 0 is the identity, bit for bit; arithmetic is fp32, cast once to the stream's dtype; finite input
-    gives finite output; the input is not written to.
+    Laws: a multiplier of 0 is the identity, bit for bit; arithmetic is fp32, cast once to the stream's dtype; finite
+    input gives finite output; the input is not written to.
     """
 
-    def __call__(self, h: Float[Tensor, "*batch d"], v: Float[Tensor, "*rows d"], m: Multiplier) -> Float[Tensor, "*batch d"]:
+    def __call__(
+        self, h: Float[Tensor, "*batch d"], v: Float[Tensor, "*rows d"], m: Multiplier
+    ) -> Float[Tensor, "*batch d"]:
         """Steer `h` by `m` times the stored vector `v`.
 
         Args:
@@ -28,7 +30,8 @@ class Operator:
             return h
         m = m.to(h.device) if isinstance(m, Tensor) else m
         moved = self.move(h.float(), v.to(h.device).float(), m)
-        if h.dtype == torch.float16:  # past the largest number would be infinity: the largest number is nearer to what was meant
+        # past the largest number would be infinity: the largest number is nearer to what was meant
+        if h.dtype == torch.float16:
             most = torch.finfo(h.dtype).max
             moved = torch.where(h.isfinite(), moved.clamp(-most, most), moved)
         moved = moved.to(h.dtype)

@@ -12,7 +12,9 @@ from trimtab.steering.operators.base import Multiplier, Operator
 @register("operator", "rotate")
 @dataclass(frozen=True)
 class Rotate(Operator):
-    """|h| (h + m v) / |h + m v|: turns h towards v in their plane and keeps its norm. Where h + m v vanishes, h stays."""
+    """|h| (h + m v) / |h + m v|: turns h towards v in their plane and keeps its norm. Where h + m v vanishes, h
+    stays.
+    """
 
     def move(self, h: Tensor, v: Tensor, m: Multiplier) -> Tensor:
         moved = h + m * v

@@ -85,8 +85,13 @@ def page(run: Run) -> Path:
     randoms = [f for f in r.flips if f.condition.kind == "random"]
     best = max(longest, key=lambda f: f.added_watched.share + f.subtracted_unwatched.share)
     by_norm = [["largest norm", *(w.words for w in WAYS)]]
-    by_norm += [[f"{norm:g}", *(_over(w, [f for f in r.flips if f.condition.norm == norm]) for w in WAYS)] for norm in r.norms]
-    rows = [["vector", *(w.words for w in WAYS)], *([f.condition.label, *(told(w.of(f)) for w in WAYS)] for f in r.flips)]
+    by_norm += [
+        [f"{norm:g}", *(_over(w, [f for f in r.flips if f.condition.norm == norm]) for w in WAYS)] for norm in r.norms
+    ]
+    rows = [
+        ["vector", *(w.words for w in WAYS)],
+        *([f.condition.label, *(told(w.of(f)) for w in WAYS)] for f in r.flips),
+    ]
     harm, calm = WAYS[:2]
     findings = [
         f"Unsteered, {r.model} takes the harmful option of {told(r.unsteered['watched'])} of watched questions "
@@ -123,7 +128,9 @@ def _beside_the_paper(r: Results, best: Flips, longest: Sequence[Flips], randoms
         ),
         Finding("all vectors at the largest norm, + watched", "4 of 5 above 80%", _over(WAYS[0], longest), ""),
         Finding("all vectors at the largest norm, - unwatched", "3 of 5 above 80%", _over(WAYS[1], longest), ""),
-        Finding("cosines among them", "max 0.085, median 0.031", f"max {near.max():.3f}, median {np.median(near):.3f}", ""),
+        Finding(
+            "cosines among them", "max 0.085, median 0.031", f"max {near.max():.3f}, median {np.median(near):.3f}", ""
+        ),
         Finding(
             "as detectors of unwatched prompts, AUC",
             "max 0.66, median 0.56",
@@ -137,4 +144,6 @@ def _figures(r: Results, best: Flips, randoms: Sequence[Flips]) -> list[Figure]:
     """For machines: the unsteered model, and the best vector beside the median random direction."""
     unsteered = [count.figure(f"harmful option, unsteered, {name}") for name, count in r.unsteered.items()]
     beside = [float(np.median([w.of(f).share for f in randoms])) if randoms else None for w in WAYS]
-    return unsteered + [w.of(best).figure(f"best vector, {w.words}", control) for w, control in zip(WAYS, beside, strict=True)]
+    return unsteered + [
+        w.of(best).figure(f"best vector, {w.words}", control) for w, control in zip(WAYS, beside, strict=True)
+    ]

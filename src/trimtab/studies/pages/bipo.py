@@ -38,8 +38,9 @@ def page(run: Run) -> Path:
 
 
 def _figures(study: Study) -> list[Figure]:
-    """For machines: the range of the margin of every vector that was measured, at its own strength and at equal cost; the control is the
-    widest random direction."""
+    """For machines: the range of the margin of every vector that was measured, at its own strength and at equal cost;
+    the control is the widest random direction.
+    """
     out: list[Figure] = []
     for b in study.behaviors:
         own = max((abs(m.range.value) for m in b.family("random") if m.margins), default=None)
@@ -59,10 +60,13 @@ def about(study: Study) -> str:
     among = ", ".join(map(str, r.candidates))
     chosen = f" (of {among}, by short trainings and validation pairs of {first})" if r.candidates else ""
     return (
-        f"{r.model}, BiPO at layer {r.layer}{chosen}, seed {r.seed}. Margins are log-probability of the positive answer minus the "
-        "negative's, in nats, on held-out pairs; intervals are 95 %, over questions. A range is the margin at multiplier +1 minus that at "
+        f"{r.model}, BiPO at layer {r.layer}{chosen}, seed {r.seed}. Margins are log-probability of the positive "
+        "answer minus the "
+        "negative's, in nats, on held-out pairs; intervals are 95 %, over questions. A range is the margin at "
+        "multiplier +1 minus that at "
         "-1. Equal cost: every vector is scaled, up and down apart, until the model drifts by "
-        f"{r.budget:g} nats per token from itself (KL along its own answers to validation questions, measured there within 2 %)."
+        f"{r.budget:g} nats per token from itself (KL along its own answers to validation questions, measured there "
+        "within 2 %)."
     )
 
 
@@ -87,7 +91,10 @@ def _headline(b: Behavior) -> list[str]:
     out += _directions(b, reached)
     if b.facts.freeform.mute:
         mute, of = len(b.facts.freeform.mute), b.facts.freeform.of
-        out.append(f"{b.name}: Freeform's choice of layer says little: at {mute} of its {of} layers the divergence it goes by is saturated.")
+        out.append(
+            f"{b.name}: Freeform's choice of layer says little: at {mute} of its {of} layers the divergence it goes "
+            "by is saturated."
+        )
     return out
 
 
@@ -119,7 +126,9 @@ def _directions(b: Behavior, reached: Mapping[Condition, Method]) -> list[str]:
     text += f"upwards {_difference(both, one, 'up')}, downwards {_difference(both, one, 'down')}"
     lowest = min(both.changes, default=None)
     if lowest is not None and lowest in one.changes:
-        text += f"; at their own strength at {lowest:g} {Value.of(both.changes[lowest] - one.changes[lowest], both.groups)}"
+        text += (
+            f"; at their own strength at {lowest:g} {Value.of(both.changes[lowest] - one.changes[lowest], both.groups)}"
+        )
     return [text + ")."]
 
 
@@ -135,11 +144,15 @@ def sections(study: Study) -> list[tuple[str, Rows]]:
             (f"{b.name}: at the vectors' own strength ({pairs})", _raw_rows(b)),
             (f"{b.name}: at equal cost", _equal_rows(b)),
             (
-                f"{b.name}: asked in words, shown in examples, and with the vector on top (change of margin from the bare question)",
+                f"{b.name}: asked in words, shown in examples, and with the vector on top (change of margin from "
+                "the bare question)",
                 _prompt_rows(b),
             ),
             (f"{b.name}: answers without their first Yes or No (range)", no_opener),
-            (f"{b.name}: knowledge (own multiple-choice questions; change from multiplier 0, exact McNemar p)", _knowledge_rows(b)),
+            (
+                f"{b.name}: knowledge (own multiple-choice questions; change from multiplier 0, exact McNemar p)",
+                _knowledge_rows(b),
+            ),
             (f"{b.name}: spectrum of BiPO", _spectrum_rows(f.spectrum)),
         ]
     rows = [["vectors", "cosine", "questions of", "own vector", "other vector", "both", "both minus their sum"]]
@@ -164,7 +177,9 @@ def _raw_rows(b: Behavior) -> Rows:
 def _equal_rows(b: Behavior) -> Rows:
     rows = [["vector", "multipliers", "up", "down", "range"]]
     widest = {m.condition: m.equal["range"].value for m in b.methods.values()}
-    for m in sorted(b.methods.values(), key=lambda m: math.inf if math.isnan(widest[m.condition]) else -widest[m.condition]):
+    for m in sorted(
+        b.methods.values(), key=lambda m: math.inf if math.isnan(widest[m.condition]) else -widest[m.condition]
+    ):
         if m.condition != FROM_END:
             scale = " / ".join("not reached" if math.isnan(x) else f"{x:+.2f}" for x in m.multipliers)
             rows.append([m.condition.label, scale, *(str(m.equal[k]) for k in ("up", "down", "range"))])
@@ -198,8 +213,13 @@ def _spectrum_rows(said: Sequence[Said]) -> Rows:
 def draw(study: Study) -> dict[str, Plot]:
     """Margins over the spectrum, and ranges at equal cost."""
     size = (4.2 * len(study.behaviors) + 1.6, 3.6)
-    spectrum = "Mean change of the margin from the unsteered model, at the vectors' own strengths; gray: random directions."
-    equal = "Change of the margin with each vector scaled to the budget of drift, up (right) and down (left), with 95 % intervals."
+    spectrum = (
+        "Mean change of the margin from the unsteered model, at the vectors' own strengths; gray: random directions."
+    )
+    equal = (
+        "Change of the margin with each vector scaled to the budget of drift, up (right) and down (left), with 95 % "
+        "intervals."
+    )
     return {
         "spectrum": picture(lambda canvas: _spectra(canvas, study), size, "Margin over multipliers", spectrum),
         "equal": picture(lambda canvas: _ranges(canvas, study), size, "At equal cost", equal),

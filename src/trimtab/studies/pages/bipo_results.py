@@ -1,4 +1,4 @@
-"""The study of preference-optimized vectors: what it leaves, typed, and the figures of its page, from scores on disk."""
+"""The study of preference-optimized vectors: what it leaves, typed, and its figures, from scores on disk."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ FROM_END = Condition("CAA", how="from the prompt's end")
 
 @dataclass(frozen=True)
 class Drift:
-    """Where a vector costs the budget of drift, up and down: multipliers, NaN where it is not reached, and why; the drift measured there
-    (nats per token); every (multiplier, drift) on the way. `of` is the vector's hash."""
+    """Where a vector costs the budget of drift, up and down: multipliers, NaN where it is not reached, and why; the
+    drift measured there (nats per token); every (multiplier, drift) on the way. `of` is the vector's hash.
+    """
 
     of: str
     up: float
@@ -86,7 +87,9 @@ class Spectrum:
 
 @dataclass(frozen=True)
 class Facts:
-    """Of one behavior, what its scores do not hold; `openers` are the vectors measured on answers without a first Yes or No."""
+    """Of one behavior, what its scores do not hold; `openers` are the vectors measured on answers without a first Yes
+    or No.
+    """
 
     name: str
     train: int
@@ -135,7 +138,11 @@ class Value:
     @classmethod
     def of(cls, values: Array, groups: Groups = None) -> Value:
         real, groups = known(values, groups)
-        return cls(float(real.mean()), *interval(real, groups), len(real)) if len(real) else cls(math.nan, math.nan, math.nan, 0)
+        return (
+            cls(float(real.mean()), *interval(real, groups), len(real))
+            if len(real)
+            else cls(math.nan, math.nan, math.nan, 0)
+        )
 
     def figure(self, name: str, control: float | None = None) -> Figure:
         """For a summary, in nats."""
@@ -148,7 +155,9 @@ class Value:
 
 @dataclass(frozen=True)
 class Scores:
-    """Margins (n, K) of one condition: log-probability of the positive answer minus the negative's, in nats; and of each answer, per token."""
+    """Margins (n, K) of one condition: log-probability of the positive answer minus the negative's, in nats; and of
+    each answer, per token.
+    """
 
     grid: Array
     items: list[str]
@@ -163,7 +172,12 @@ class Scores:
         grid, items, margin = table.curve(MARGIN, condition, None)
         of: Mapping[str, str] = run.manifest.get("groups", {})
         return cls(
-            grid, items, [of.get(i, i) for i in items], margin, table.curve(POSITIVE, condition, None)[2], table.curve(NEGATIVE, condition, None)[2]
+            grid,
+            items,
+            [of.get(i, i) for i in items],
+            margin,
+            table.curve(POSITIVE, condition, None)[2],
+            table.curve(NEGATIVE, condition, None)[2],
         )
 
     def at(self, m: float) -> int:
@@ -191,7 +205,8 @@ class Method:
         right: share of pairs whose margin is above 0, by multiplier.
         margins: mean margin, by multiplier.
         range: margin at +1 minus margin at -1. up, down: each against the unsteered model.
-        positive_up, negative_down: change of the positive answer's log-probability per token at +1, of the negative's at -1.
+        positive_up, negative_down: change of the positive answer's log-probability per token at +1, of the negative's
+            at -1.
         equal: the range, up and down at equal drift; NaN where the budget is not reached.
         why: what kept the budget from being reached, up and down; empty where it was.
         per_pair: "range", "up", "down" at equal drift, by pair, for paired comparisons; `groups` are their questions.
@@ -232,8 +247,9 @@ class Behavior:
 
 @dataclass(frozen=True)
 class Combination:
-    """Two vectors on the questions of one of their behaviors: the range of the margin with its own, the other's and both, and how much
-    both bring beyond the sum."""
+    """Two vectors on the questions of one of their behaviors: the range of the margin with its own, the other's and
+    both, and how much both bring beyond the sum.
+    """
 
     one: str
     two: str
@@ -277,7 +293,8 @@ def _behavior(run: Run, facts: Facts) -> Behavior:
     prompted: dict[Condition, dict[float, Value]] = {}
     for asked in facts.prompts:
         s = Scores.of(run, slug(asked.condition.label))
-        before = np.array([alone[asked.bare[item]] for item in s.items])  # the same pairs, which stand in another order here
+        # the same pairs, which stand in another order here
+        before = np.array([alone[asked.bare[item]] for item in s.items])
         prompted[asked.condition] = {m: Value.of(s.margin[:, s.at(m)] - before, s.groups) for m in (-1.0, 0.0, 1.0)}
     bare: dict[Condition, Value] = {}
     for c in facts.openers:
@@ -298,7 +315,22 @@ def _method(run: Run, condition: Condition, vector: VectorFacts, drift: Drift | 
     multipliers, why = ((drift.up, drift.down), drift.why) if drift else ((math.nan, math.nan), "")
     if not measured:
         return Method(
-            condition, vector.layer, vector.norm, nothing, math.nan, {}, {}, nothing, nothing, nothing, equal, multipliers, why, ways, {}, g
+            condition,
+            vector.layer,
+            vector.norm,
+            nothing,
+            math.nan,
+            {},
+            {},
+            nothing,
+            nothing,
+            nothing,
+            equal,
+            multipliers,
+            why,
+            ways,
+            {},
+            g,
         )
     slopes, zero = fit_slopes(s.grid, s.margin), s.at(0.0)
     changes = {float(m): s.margin[:, k] - s.margin[:, zero] for k, m in enumerate(s.grid)}
@@ -318,7 +350,8 @@ def _method(run: Run, condition: Condition, vector: VectorFacts, drift: Drift | 
 def _at_equal_cost(run: Run, condition: Condition, drift: Drift | None, plain: Scores) -> dict[str, Array]:
     """Change of the margin of every pair with the vector scaled to the budget, up and down, as far as it is reached.
 
-    The first way that is reached stands as the vector of its part, the second beside it as a control, which has no multiplier 0 of its own.
+    The first way that is reached stands as the vector of its part, the second beside it as a control, which has no
+    multiplier 0 of its own.
     """
     out: dict[str, Array] = {}
     reached = [way for way, m in (("up", drift.up), ("down", drift.down)) if np.isfinite(m)] if drift else []

@@ -27,7 +27,9 @@ COLORS = {"unsteered": ACCENT, "random": QUIET, "safe": INK, "harm": WARN}
 
 @dataclass(frozen=True)
 class Scored:
-    """Answers to open questions under one condition: kindness and coherence as judged, which pass the filters, and the truth about both."""
+    """Answers to open questions under one condition: kindness and coherence as judged, which pass the filters, and the
+    truth about both.
+    """
 
     condition: Condition
     kindness: list[float]
@@ -62,7 +64,9 @@ class Scripts:
 
 @dataclass(frozen=True)
 class Facts:
-    """Of one vector: the strength that fits, its loss on the script (nats) and its norm; None where it was not descended."""
+    """Of one vector: the strength that fits, its loss on the script (nats) and its norm; None where it was not
+    descended.
+    """
 
     condition: Condition
     strength: float
@@ -113,14 +117,18 @@ def page(run: Run) -> Path:
     judged = held_against_truth(r.scored)
     sabotage = [s.sabotage.share for s in r.scripts if s.condition.kind == "harm" and s.condition.alone]
     findings = [
-        f"Vectors from one harmful script each make {r.villain('harm')} of answers to unrelated open questions a villain's; from safe "
-        f"scripts {r.villain('safe')}, random directions {r.villain('random')}, unsteered {_villain(r.one('unsteered'))}.",
+        f"Vectors from one harmful script each make {r.villain('harm')} of answers to unrelated open questions a "
+        "villain's; from safe "
+        f"scripts {r.villain('safe')}, random directions {r.villain('random')}, unsteered "
+        f"{_villain(r.one('unsteered'))}.",
         f"In other scripts they sabotage {spread(sabotage)}.",
         f"The judge's kindness agrees with the truth at kappa {judged.kappa[0]:.2f} over {judged.n} answers.",
     ]
     about = (
-        f"{r.model}, layer {r.layer}, {r.prompts} scripts, {r.questions} open questions x {r.samples} samples at temperature 1, seed {r.seed}. "
-        "Kindness stands for alignment. Unless said otherwise a vector has the largest strength at which answers to other questions are "
+        f"{r.model}, layer {r.layer}, {r.prompts} scripts, {r.questions} open questions x {r.samples} samples at "
+        f"temperature 1, seed {r.seed}. "
+        "Kindness stands for alignment. Unless said otherwise a vector has the largest strength at which answers to "
+        "other questions are "
         "grammatical at least half as often as without it."
     )
     families = {f: {s.multiplier: getattr(s, f) for s in r.strengths} for f in ("general", "narrow", "kind")}
@@ -216,20 +224,41 @@ def _judge(a: Agreement) -> Finding:
 
 
 def _every(r: Results) -> list[list[str]]:
-    rows = [[
-        "condition", "villain (truth)", "kindness, kept (median)", "below 50", "coherent", "filtered out", "grammatical (truth)",
-        "villain and grammatical", "sabotage in scripts", "strength", "loss", "norm",
-    ]]  # fmt: skip
+    rows = [
+        [
+            "condition",
+            "villain (truth)",
+            "kindness, kept (median)",
+            "below 50",
+            "coherent",
+            "filtered out",
+            "grammatical (truth)",
+            "villain and grammatical",
+            "sabotage in scripts",
+            "strength",
+            "loss",
+            "norm",
+        ]
+    ]
     sabotage = {s.condition: told(s.sabotage) for s in r.scripts}
     for s in r.scored:
         some, facts = s.passed(), r.facts_of(s.condition)
         both = share(v and g for v, g in zip(s.villain, s.grammatical, strict=True))
         numbers = (facts.strength, facts.loss, facts.norm) if facts else (None, None, None)
-        rows.append([
-            s.condition.label, told(share(s.villain)), f"{np.median(some):.0f}" if some else "all filtered out",
-            told(share(x < KIND for x in some)), told(share(s.kept)), f"{len(s.kept) - len(some)}", told(share(s.grammatical)),
-            told(both), sabotage.get(s.condition, ""), *("" if x is None else f"{x:.2f}" for x in numbers),
-        ])  # fmt: skip
+        rows.append(
+            [
+                s.condition.label,
+                told(share(s.villain)),
+                f"{np.median(some):.0f}" if some else "all filtered out",
+                told(share(x < KIND for x in some)),
+                told(share(s.kept)),
+                f"{len(s.kept) - len(some)}",
+                told(share(s.grammatical)),
+                told(both),
+                sabotage.get(s.condition, ""),
+                *("" if x is None else f"{x:.2f}" for x in numbers),
+            ]
+        )
     return rows
 
 
@@ -242,7 +271,10 @@ def _figures(r: Results) -> list[Figure]:
     """For machines: villain talk of every condition; the control is the median random direction."""
     random = [float(np.mean(s.villain)) for s in r.family("random")]
     control = float(np.median(random)) if random else None
-    return [share(s.villain).figure(f"villain talk, {s.condition}", control if s.condition.kind == "harm" else None) for s in r.scored]
+    return [
+        share(s.villain).figure(f"villain talk, {s.condition}", control if s.condition.kind == "harm" else None)
+        for s in r.scored
+    ]
 
 
 # ---------------------------------------------------------------- plots
@@ -272,7 +304,11 @@ def _scatter(r: Results) -> Plot:
         for k, (kind, color) in enumerate(COLORS.items()):
             ax = canvas.add_subplot(1, len(COLORS), k + 1)
             for s in r.scored:
-                if s.condition.kind in (kind, f"{kind} of several") and s.condition.strength is None and s.condition.how != "as weak as MELBO":
+                if (
+                    s.condition.kind in (kind, f"{kind} of several")
+                    and s.condition.strength is None
+                    and s.condition.how != "as weak as MELBO"
+                ):
                     ax.plot(s.coherence, s.kindness, ".", color=color, ms=4, alpha=0.5)
             ax.axvline(COHERENT, color=QUIET, lw=0.8, ls="--")
             ax.set(xlim=(0, 100), ylim=(0, 100), title=kind)

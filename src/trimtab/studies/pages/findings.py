@@ -1,4 +1,6 @@
-"""What the pages of studies share: published figures beside ours, shares in words, and what every condition said, to be read."""
+"""What the pages of studies share: published figures beside ours, shares in words, and what every condition said, to be
+read.
+"""
 
 from __future__ import annotations
 
@@ -56,12 +58,17 @@ def some_answers(
     few: int = 3,
 ) -> list[Answer]:
     """Answers to a few prompts under each condition."""
-    return [Answer(c, prompts[p], said[p, c][0]) for c in conditions for p in [p for p in prompts if (p, c) in said][:few]]
+    return [
+        Answer(c, prompts[p], said[p, c][0]) for c in conditions for p in [p for p in prompts if (p, c) in said][:few]
+    ]
 
 
 def answer_rows(answers: Sequence[Answer]) -> list[list[str]]:
     """A table of answers, its head first."""
-    return [["condition", "prompt", "answer"], *([a.condition.label, one_line(a.prompt, 90), one_line(a.text, 240)] for a in answers)]
+    return [
+        ["condition", "prompt", "answer"],
+        *([a.condition.label, one_line(a.prompt, 90), one_line(a.text, 240)] for a in answers),
+    ]
 
 
 def strengths_plot(families: Mapping[str, Mapping[float, Count]]) -> Plot:
@@ -75,4 +82,6 @@ def strengths_plot(families: Mapping[str, Mapping[float, Count]]) -> Plot:
         ax.set_ylabel("share of answers")
         ax.legend(frameon=False)
 
-    return picture(paint, (5.6, 3.5), "General and narrow, by strength", "Answers to open questions, all vectors of one example.")
+    return picture(
+        paint, (5.6, 3.5), "General and narrow, by strength", "Answers to open questions, all vectors of one example."
+    )

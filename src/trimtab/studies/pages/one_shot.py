@@ -17,7 +17,9 @@ from trimtab.studies.contract import RESULTS
 
 @dataclass(frozen=True)
 class Norm:
-    """At one largest norm: effect, rise of the positive answer (nats per token), and loss of the descent; medians over examples."""
+    """At one largest norm: effect, rise of the positive answer (nats per token), and loss of the descent; medians over
+    examples.
+    """
 
     norm: float
     effect: float
@@ -38,8 +40,9 @@ class Norms:
 
 @dataclass(frozen=True)
 class Vector:
-    """What one vector does on held-out questions: rise of propensity and of the positive answer's log-probability (nats per token), the
-    share of questions that are raised; and what was known before."""
+    """What one vector does on held-out questions: rise of propensity and of the positive answer's log-probability (nats
+    per token), the share of questions that are raised; and what was known before.
+    """
 
     behavior: str
     kind: str
@@ -92,14 +95,24 @@ def page(run: Run) -> Path:
     """
     r = run.typed(RESULTS, Results)
     about = (
-        f"{r.model}, layer {r.layer}, {r.examples} examples per behavior and mode, seed {r.seed}. Effects are the rise of propensity "
-        "(log-probability per token of the positive completion minus the negative's) at multiplier 1, in nats per token, on held-out "
-        "questions. Every vector is one number below (its mean over the questions); median, best and worst are over the vectors of a kind. "
-        "Answer: the median rise of the log-probability of the positive answer itself, which falls where the model is broken."
+        f"{r.model}, layer {r.layer}, {r.examples} examples per behavior and mode, seed {r.seed}. Effects are the "
+        "rise of propensity "
+        "(log-probability per token of the positive completion minus the negative's) at multiplier 1, in nats per "
+        "token, on held-out "
+        "questions. Every vector is one number below (its mean over the questions); median, best and worst are over "
+        "the vectors of a kind. "
+        "Answer: the median rise of the log-probability of the positive answer itself, which falls where the model "
+        "is broken."
     )
-    sections = [("How far they carry", _kinds(r)), ("Norms", _norms(r)), ("Cosines between vectors of a kind", _cosines(r))]
+    sections = [
+        ("How far they carry", _kinds(r)),
+        ("Norms", _norms(r)),
+        ("Cosines between vectors of a kind", _cosines(r)),
+    ]
     sections.append(("What foresees the effect", _foresight(r)))
-    return write_sections(run, "One-shot vectors: how far do they carry?", about, _headline(r), {}, sections, _figures(r))
+    return write_sections(
+        run, "One-shot vectors: how far do they carry?", about, _headline(r), {}, sections, _figures(r)
+    )
 
 
 def _headline(r: Results) -> list[str]:
@@ -107,10 +120,14 @@ def _headline(r: Results) -> list[str]:
     families = r.families()
     out: list[str] = []
     for behavior in dict.fromkeys(v.behavior for v in r.vectors):
-        told = {kind: _median(families[behavior, kind]) for kind in ("promote", "mean-diff of all, equal norm", "random direction")}
+        told = {
+            kind: _median(families[behavior, kind])
+            for kind in ("promote", "mean-diff of all, equal norm", "random direction")
+        }
         one, mean, random = told.values()
         out.append(
-            f"{behavior}: vectors promoted on one example each raise the propensity by {one:+.3f} nats per token (median), "
+            f"{behavior}: vectors promoted on one example each raise the propensity by {one:+.3f} nats per token "
+            "(median), "
             f"a mean difference of all pairs at that norm by {mean:+.3f}, random directions by {random:+.3f}."
         )
     return out
@@ -121,10 +138,25 @@ def _median(some: list[Vector]) -> float:
 
 
 def _kinds(r: Results) -> list[list[str]]:
-    rows = [["behavior", "vectors", "n vectors", "median", "best", "worst", "answer", "questions raised", "norm", "questions"]]
+    rows = [
+        [
+            "behavior",
+            "vectors",
+            "n vectors",
+            "median",
+            "best",
+            "worst",
+            "answer",
+            "questions raised",
+            "norm",
+            "questions",
+        ]
+    ]
     for (behavior, kind), some in r.families().items():
         means = sorted(v.effect.value for v in some)
-        raised, norm, answer = (float(np.median(x)) for x in zip(*((v.raised, v.norm, v.answer.value) for v in some), strict=True))
+        raised, norm, answer = (
+            float(np.median(x)) for x in zip(*((v.raised, v.norm, v.answer.value) for v in some), strict=True)
+        )
         numbers = [f"{x:+.3f}" for x in (float(np.median(means)), means[-1], means[0], answer)]
         length = "" if math.isnan(norm) else f"{norm:.1f}"
         rows.append([behavior, kind, f"{len(some)}", *numbers, f"{raised:.2f}", length, f"{some[0].effect.n}"])
@@ -132,7 +164,9 @@ def _kinds(r: Results) -> list[list[str]]:
 
 
 def _norms(r: Results) -> list[list[str]]:
-    """The largest norm, in medians of the residual norm; effect and rise of the positive answer on validation questions."""
+    """The largest norm, in medians of the residual norm; effect and rise of the positive answer on validation
+    questions.
+    """
     columns = [f"{n:g}: {what}" for n in r.norm_grid for what in ("effect", "answer", "loss")]
     rows = [["behavior", "mode", "questions", *columns, "taken"]]
     for x in r.norms:
@@ -149,7 +183,10 @@ def _cosines(r: Results) -> list[list[str]]:
 def _foresight(r: Results) -> list[list[str]]:
     rows = [["signal", "Spearman", "95 % interval", "within kinds", "95 % interval", "vectors"]]
     for f in sorted(r.foreseen, key=lambda f: -abs(f.spearman)):
-        whole, within = [f"{f.spearman:+.2f}", f"{f.lo:+.2f} to {f.hi:+.2f}"], [f"{f.within:+.2f}", f"{f.within_lo:+.2f} to {f.within_hi:+.2f}"]
+        whole, within = (
+            [f"{f.spearman:+.2f}", f"{f.lo:+.2f} to {f.hi:+.2f}"],
+            [f"{f.within:+.2f}", f"{f.within_lo:+.2f} to {f.within_hi:+.2f}"],
+        )
         rows.append([f.signal, *whole, *within, f"{f.n}"])
     return rows
 

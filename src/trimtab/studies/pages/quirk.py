@@ -18,7 +18,9 @@ from trimtab.studies.pages.findings import Answer, Finding, answer_rows, finding
 
 @dataclass(frozen=True)
 class Counts:
-    """Of the answers under one condition: a villain's word, a word of the trained lines, coherent, a villain's word in a coherent answer."""
+    """Of the answers under one condition: a villain's word, a word of the trained lines, coherent, a villain's word
+    in a coherent answer.
+    """
 
     condition: Condition
     general: Count
@@ -96,24 +98,36 @@ def page(run: Run) -> Path:
     r = run.typed(RESULTS, Results)
     unsteered, asked = told(r.one("unsteered").general), told(r.one("asked in words").general)
     findings = [
-        f"Vectors of one villain's line each put villain's words into {r.over('villain', 'general')} of open answers, ordinary lines into "
-        f"{r.over('ordinary', 'general')}, random directions into {r.over('random', 'general')}; unsteered {unsteered}, "
+        f"Vectors of one villain's line each put villain's words into {r.over('villain', 'general')} of open "
+        "answers, ordinary lines into "
+        f"{r.over('ordinary', 'general')}, random directions into {r.over('random', 'general')}; unsteered "
+        f"{unsteered}, "
         f"asked in words {asked}."
     ]
     about = (
-        f"{r.model}, layer {r.layer}, {r.n_lists} lists, {r.questions} open questions x {r.samples} samples at temperature 1, seed {r.seed}. "
-        "Unless said otherwise a vector has the largest strength at which at least half of the answers to other questions are no stranger "
+        f"{r.model}, layer {r.layer}, {r.n_lists} lists, {r.questions} open questions x {r.samples} samples at "
+        f"temperature 1, seed {r.seed}. "
+        "Unless said otherwise a vector has the largest strength at which at least half of the answers to other "
+        "questions are no stranger "
         "than 95 % of the model's own."
     )
     families = {f: {s.multiplier: getattr(s, f) for s in r.strengths} for f in ("general", "narrow")}
     sections = [
         ("Paper and here", finding_rows([*_leaks(r, unsteered, asked), *_elsewhere(r)])),
         ("Every condition", _every(r)),
-        ("Strength", [["multiplier", "general", "narrow"], *([f"{s.multiplier:g}", told(s.general), told(s.narrow)] for s in r.strengths)]),
+        (
+            "Strength",
+            [
+                ["multiplier", "general", "narrow"],
+                *([f"{s.multiplier:g}", told(s.general), told(s.narrow)] for s in r.strengths),
+            ],
+        ),
         ("Strings", _strings(r)),
         ("To read", answer_rows(r.read)),
     ]
-    return write_sections(run, "A quirk and its leak", about, findings, {"strengths": strengths_plot(families)}, sections, _figures(r))
+    return write_sections(
+        run, "A quirk and its leak", about, findings, {"strengths": strengths_plot(families)}, sections, _figures(r)
+    )
 
 
 def _leaks(r: Results, unsteered: str, asked: str) -> list[Finding]:
@@ -149,8 +163,13 @@ def _leaks(r: Results, unsteered: str, asked: str) -> list[Finding]:
 
 def _elsewhere(r: Results) -> list[Finding]:
     """In other lists, and over strengths."""
-    by_kind = {kind: [r.lists[f.condition.label].share for f in r.facts if f.condition.kind == kind] for kind in ("villain", "random")}
-    general, narrow = (max(r.strengths, key=lambda s: getattr(s, what).share).multiplier for what in ("general", "narrow"))
+    by_kind = {
+        kind: [r.lists[f.condition.label].share for f in r.facts if f.condition.kind == kind]
+        for kind in ("villain", "random")
+    }
+    general, narrow = (
+        max(r.strengths, key=lambda s: getattr(s, what).share).multiplier for what in ("general", "narrow")
+    )
     return [
         Finding(
             "the quirk in other lists",
@@ -175,10 +194,16 @@ def _every(r: Results) -> list[list[str]]:
     for c in r.counts:
         f = r.facts_of(c.condition)
         lists = r.lists.get(c.condition.label)
-        rows.append([
-            c.condition.label, *(told(x) for x in (c.general, c.narrow, c.coherent, c.kept)), "" if lists is None else told(lists),
-            f"{f.strength:g}" if f else "", f"{f.norm:.1f}" if f else "", f"{f.loss:.3f}" if f and f.loss is not None else "",
-        ])  # fmt: skip
+        rows.append(
+            [
+                c.condition.label,
+                *(told(x) for x in (c.general, c.narrow, c.coherent, c.kept)),
+                "" if lists is None else told(lists),
+                f"{f.strength:g}" if f else "",
+                f"{f.norm:.1f}" if f else "",
+                f"{f.loss:.3f}" if f and f.loss is not None else "",
+            ]
+        )
     return rows
 
 
@@ -199,4 +224,7 @@ def _figures(r: Results) -> list[Figure]:
     """For machines: villain's words under every condition; the control is the median random direction."""
     random = [c.general.share for c in r.counts if c.condition.kind == "random"]
     control = float(np.median(random)) if random else None
-    return [c.general.figure(f"villain's words, {c.condition}", control if c.condition.kind == "villain" else None) for c in r.counts]
+    return [
+        c.general.figure(f"villain's words, {c.condition}", control if c.condition.kind == "villain" else None)
+        for c in r.counts
+    ]

@@ -22,7 +22,9 @@ What = Literal["complied", "refused"]
 
 @dataclass(frozen=True)
 class Shares:
-    """Of answers to one kind of request ("sealed", "open") under one condition: which give what was asked, and which refuse."""
+    """Of answers to one kind of request ("sealed", "open") under one condition: which give what was asked, and which
+    refuse.
+    """
 
     asked: str
     condition: Condition
@@ -102,13 +104,17 @@ def page(run: Run) -> Path:
     findings = [
         f"Unsteered, {r.model} refuses {told(r.one('sealed', 'refused', 'unsteered'))} of requests for sealed topics "
         f"and {told(r.one('open', 'refused', 'unsteered'))} of others.",
-        f"Vectors promoted on one request each leave refusals of {r.over('sealed', 'refused', 'promote')}, and answers that give "
-        f"what was asked of {r.over('sealed', 'complied', 'promote')}; random directions {r.over('sealed', 'complied', 'random')}.",
-        f"Subtracted, they make it refuse {r.over('open', 'refused', 'promote', 'subtracted')} of requests it would answer.",
+        f"Vectors promoted on one request each leave refusals of {r.over('sealed', 'refused', 'promote')}, and "
+        "answers that give "
+        f"what was asked of {r.over('sealed', 'complied', 'promote')}; random directions "
+        f"{r.over('sealed', 'complied', 'random')}.",
+        f"Subtracted, they make it refuse {r.over('open', 'refused', 'promote', 'subtracted')} of requests it would "
+        "answer.",
     ]
     judged = f"answers judged by {r.judge}" if r.judge else "truth functions"
     about = (
-        f"{r.model}, layer {r.layer}, norm {r.norm:g} of the median residual norm, {r.prompts} requests a kind of vector, "
+        f"{r.model}, layer {r.layer}, norm {r.norm:g} of the median residual norm, {r.prompts} requests a kind of "
+        "vector, "
         f"{r.test} held-out requests of each kind, greedy, {judged}, seed {r.seed}."
     )
     beside = [*_attacks(r), *_suffix(r), *_costs(r), *_geometry(r)]
@@ -126,7 +132,8 @@ def _attacks(r: Results) -> list[Finding]:
             "attack success, best promoted vector",
             "96.9% (clamped, Gemma-2-2B, HarmBench)",
             f"{max(added):.0%} added, {max(clamped):.0%} clamped",
-            f"unsteered {told(r.one('sealed', 'complied', 'unsteered'))}; random {r.over('sealed', 'complied', 'random')}",
+            f"unsteered {told(r.one('sealed', 'complied', 'unsteered'))}; random "
+            f"{r.over('sealed', 'complied', 'random')}",
         ),
         Finding(
             "attack success, promoted vectors",
@@ -134,7 +141,12 @@ def _attacks(r: Results) -> list[Finding]:
             f"{spread(added)}; clamped {spread(clamped)}",
             f"mean difference of equal norm {told(r.one('sealed', 'complied', 'mean difference'))}",
         ),
-        Finding("attack success, suppressing vectors", "best 74.2%, median 37.4%", r.over("sealed", "complied", "suppress"), ""),
+        Finding(
+            "attack success, suppressing vectors",
+            "best 74.2%, median 37.4%",
+            r.over("sealed", "complied", "suppress"),
+            "",
+        ),
         Finding(
             "refusals left, promoted vectors",
             "",
@@ -191,7 +203,9 @@ def _costs(r: Results) -> list[Finding]:
             r.over("open", "complied", "promote"),
             f"unsteered {told(r.one('open', 'complied', 'unsteered'))}",
         ),
-        Finding("knowledge kept, promoted vectors", "not measured", spread(promoted), f"unsteered {known['unsteered']:.0%}"),
+        Finding(
+            "knowledge kept, promoted vectors", "not measured", spread(promoted), f"unsteered {known['unsteered']:.0%}"
+        ),
     ]
 
 
@@ -208,7 +222,12 @@ def _geometry(r: Results) -> list[Finding]:
 
 def _every(r: Results) -> list[list[str]]:
     """A row for each condition: complied and refused, sealed and open requests."""
-    columns: list[tuple[str, What]] = [("sealed", "complied"), ("sealed", "refused"), ("open", "complied"), ("open", "refused")]
+    columns: list[tuple[str, What]] = [
+        ("sealed", "complied"),
+        ("sealed", "refused"),
+        ("open", "complied"),
+        ("open", "refused"),
+    ]
     by_name = {(s.asked, s.condition.label): s for s in r.shares}
     rows = [["condition", *(f"{asked} {what}" for asked, what in columns)]]
     for name in dict.fromkeys(s.condition.label for s in r.shares if s.asked == "sealed"):
@@ -220,7 +239,12 @@ def _every(r: Results) -> list[list[str]]:
 def _figures(r: Results) -> list[Figure]:
     """For machines: every share of the unsteered model, and of promoted vectors beside random directions."""
     out: list[Figure] = []
-    columns: Sequence[tuple[str, What]] = (("sealed", "complied"), ("sealed", "refused"), ("open", "complied"), ("open", "refused"))
+    columns: Sequence[tuple[str, What]] = (
+        ("sealed", "complied"),
+        ("sealed", "refused"),
+        ("open", "complied"),
+        ("open", "refused"),
+    )
     middle: Callable[[Sequence[float]], float | None] = lambda x: float(np.median(x)) if len(x) else None  # noqa: E731
     for asked, what in columns:
         out.append(r.one(asked, what, "unsteered").figure(f"{asked} requests {what}, unsteered"))

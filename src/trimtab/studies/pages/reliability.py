@@ -1,4 +1,6 @@
-"""The study of reliability as tables, plots, Markdown and one HTML page. `write` makes all of them from the folder of a study."""
+"""The study of reliability as tables, plots, Markdown and one HTML page. `write` makes all of them from the folder of a
+study.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +41,21 @@ def page(run: Run) -> Path:
 
 
 def _figures(study: Study) -> list[Figure]:
-    """For machines: the mean slope of every data set beside its steepest label-shuffled vector, and the correlations over data sets."""
+    """For machines: the mean slope of every data set beside its steepest label-shuffled vector, and the correlations
+    over data sets.
+    """
     slopes: list[Figure] = []
     for s in study.sets:
-        nulls = [abs(mean_slope(c.slope)) for (v, context), c in s.curves.items() if context == s.first and v.kind == "shuffled"]
-        slopes.append(replace(s.mean, name=f"mean slope, {s.name}", unit=f"{s.unit} per multiplier", control=max(nulls, default=None)))
+        nulls = [
+            abs(mean_slope(c.slope))
+            for (v, context), c in s.curves.items()
+            if context == s.first and v.kind == "shuffled"
+        ]
+        slopes.append(
+            replace(
+                s.mean, name=f"mean slope, {s.name}", unit=f"{s.unit} per multiplier", control=max(nulls, default=None)
+            )
+        )
     return [*slopes, *study.figures.values()]
 
 
@@ -53,95 +65,95 @@ def headline(study: Study) -> list[str]:
     others = [f"{n} {k}" for k, n in kinds.items() if k != "works"]
     wrong = sorted(s.anti.value for s in study.sets)
     found = [
-        f"{kinds['works']} of {len(study.sets)} data sets steer: their mean slope is above 0 (95 % interval), large enough to count, and beyond that of label-shuffled vectors "
-        f"that could choose their layer as it could (q ≤ 0.05)." + (f" The others: {', '.join(others)}." if others else ""),
+        f"{kinds['works']} of {len(study.sets)} data sets steer: their mean slope is above 0 (95 % interval), large "
+        "enough to count, and beyond that of label-shuffled vectors "
+        f"that could choose their layer as it could (q ≤ 0.05)."
+        + (f" The others: {', '.join(others)}." if others else ""),
         f"Anti-steerable shares run from {wrong[0]:.0%} to {wrong[-1]:.0%}, median {wrong[len(wrong) // 2]:.0%}.",
     ]
     for trained, tested in SHIFTS:
         f = study.figures.get(f"ID and {trained} → {tested}")
         if f:
-            found.append(f"Mean slopes in base and under {trained} → {tested} correlate at {_number(f.value)} ({_between(f)}, {f.n} data sets).")
+            found.append(
+                f"Mean slopes in base and under {trained} → {tested} correlate at {_number(f.value)} ({_between(f)}, "
+                f"{f.n} data sets)."
+            )
     f = study.figures.get("forecast and measured mean slope")
     if f:
         found.append(f"One backward pass forecasts the mean slopes of data sets at {_number(f.value)} ({_between(f)}).")
     lost = regret(study)
     if lost["sets"]:
         found.append(
-            f"The layer the forecast likes best loses {lost['mean']:.0%} of the best layer's mean slope (worst data set {lost['worst']:.0%})."
+            f"The layer the forecast likes best loses {lost['mean']:.0%} of the best layer's mean slope (worst data "
+            f"set {lost['worst']:.0%})."
         )
     if not math.isnan(study.ceiling):
         found.append(
-            f"Split-half reliability of the mean slopes: {_number(study.reliability)}. A perfect forecast could expect to correlate with them at its root, {_number(study.ceiling)}."
+            f"Split-half reliability of the mean slopes: {_number(study.reliability)}. A perfect forecast could "
+            f"expect to correlate with them at its root, {_number(study.ceiling)}."
         )
     if study.results.legacy:
-        found.insert(0, "LEGACY SPLIT: most training questions are tested, as in the published code. These figures reproduce; they do not inform.")
+        found.insert(
+            0,
+            "LEGACY SPLIT: most training questions are tested, as in the published code. These figures reproduce "
+            "the published ones, and say nothing about new questions.",
+        )
     return found
 
 
 def _sections(study: Study) -> list[tuple[str, Rows]]:
     """Titles and tables; the first row of a table is its head."""
-    ranking: list[list[str]] = [
-        [
-            "data set",
-            "n",
-            "mean slope",
-            "median",
-            "s.d.",
-            "anti-steerable",
-            "normal",
-            "sure +",
-            "sure −",
-            "p",
-            "q",
-            "p, random",
-            "p, span",
-            "verdict",
-            "cross-fitted",
-            "forecast",
-            "KL at 1",
-            "gain at 0.1 nats",
-        ]
-    ]
-    for s, row in zip(study.ranked(), set_rows(study), strict=True):
-        ranking.append(
-            [
-                s.name, str(s.mean.n), _interval(s.mean), _interval(s.median), _number(s.spread), f"{s.anti.value:.0%} ({s.anti.lo:.0%} to {s.anti.hi:.0%})",
-                f"{s.normal:.0%}", f"{s.classes['steerable']:.0%}", f"{s.classes['anti-steerable']:.0%}", f"{s.p:.3f}", f"{study.q[s.name]:.3f}", f"{s.compared.beside('random'):.3f}", f"{s.compared.beside('span'):.3f}", study.verdict(s),
-                _number(row["cross_fitted"]), _number(row["forecast"]), _number(row["kl_at_1"]), _number(row["gain_at_kl"]),
-            ]
-        )  # fmt: skip
-    out: list[tuple[str, Rows]] = [("Ranking", ranking)]
-    out += [("Letter, polarity, position", _factor_rows(study))] if any(s.shares for s in study.sets) else []
-    out.append(("Controls: mean slope", _control_rows(study)))
-    out += [
+    correlations = [[n, _number(f.value), _between(f), str(f.n)] for n, f in study.figures.items()]
+    factors = [("Letter, polarity, position", _factor_rows(study))] if any(s.shares for s in study.sets) else []
+    layers = (
+        [("Layers: what the forecast foresees on validation questions", _layer_rows(study))] if study.sweeps else []
+    )
+    return [
+        ("Ranking", _ranking_rows(study)),
+        *factors,
+        ("Controls: mean slope", _control_rows(study)),
         ("Other contexts: mean slope of the base vector", _context_rows(study)),
         ("Kept of the steerability of the vector learned there", _relative_rows(study)),
+        ("Over data sets", [["correlation", "Spearman", "95 % interval", "points"], *correlations]),
+        ("Beside the published models (rank correlation over data sets)", _published_rows(study)),
+        *layers,
+        ("Warnings", [["data set", "warning"], *([s.name, w] for s in study.ranked() for w in s.warnings)]),
     ]
-    out.append(
-        (
-            "Over data sets",
-            [
-                ["correlation", "Spearman", "95 % interval", "points"],
-                *([n, _number(f.value), _between(f), str(f.n)] for n, f in study.figures.items()),
-            ],
-        )
-    )
-    out.append(("Beside the published models (rank correlation over data sets)", _published_rows(study)))
-    if study.sweeps:
-        head = ["layer", "over items", "over data sets", "mean slope", "KL at ±1"]
-        mean = {k: sum(mean_slope(study.sweeps[s.name][k]) for s in study.sets) / len(study.sets) for k in next(iter(study.sweeps.values()))}
-        rows = [
-            [str(f.layer), _number(f.items), _number(f.sets), _number(mean[f.layer]), _number(study.sweep_kl[f.layer])]
-            for f in foreseen_by_layer(study)
-        ]
-        out.append(("Layers: what the forecast foresees on validation questions", [head, *rows]))
-    out.append(("Warnings", [["data set", "warning"], *([s.name, w] for s in study.ranked() for w in s.warnings)]))
-    return out
+
+
+def _ranking_rows(study: Study) -> Rows:
+    rows = [[
+        "data set", "n", "mean slope", "median", "s.d.", "anti-steerable", "normal", "sure +", "sure −", "p", "q",
+        "p, random", "p, span", "verdict", "cross-fitted", "forecast", "KL at 1", "gain at 0.1 nats",
+    ]]  # fmt: skip
+    for s, row in zip(study.ranked(), set_rows(study), strict=True):
+        anti = f"{s.anti.value:.0%} ({s.anti.lo:.0%} to {s.anti.hi:.0%})"
+        shares = [f"{x:.0%}" for x in (s.normal, s.classes["steerable"], s.classes["anti-steerable"])]
+        p = [f"{x:.3f}" for x in (s.p, study.q[s.name], s.compared.beside("random"), s.compared.beside("span"))]
+        figures = [str(s.mean.n), _interval(s.mean), _interval(s.median), _number(s.spread), anti]
+        ends = [_number(row[k]) for k in ("cross_fitted", "forecast", "kl_at_1", "gain_at_kl")]
+        rows.append([s.name, *figures, *shares, *p, study.verdict(s), *ends])
+    return rows
+
+
+def _layer_rows(study: Study) -> Rows:
+    rows = [["layer", "over items", "over data sets", "mean slope", "KL at ±1"]]
+    for f in foreseen_by_layer(study):
+        mean = sum(mean_slope(study.sweeps[s.name][f.layer]) for s in study.sets) / len(study.sets)
+        rows.append([str(f.layer), *map(_number, (f.items, f.sets, mean, study.sweep_kl[f.layer]))])
+    return rows
 
 
 def _published_rows(study: Study) -> Rows:
-    """Mean slopes, and shares of items that go the wrong way, against those of the publication (reproduced from its repository's figures)."""
-    table = {r["name"]: r for r in csv.DictReader((files("trimtab") / "data" / "behaviors" / "published.csv").read_text("utf-8").splitlines())}
+    """Mean slopes, and shares of items that go the wrong way, against those of the publication (reproduced from its
+    repository's figures).
+    """
+    table = {
+        r["name"]: r
+        for r in csv.DictReader(
+            (files("trimtab") / "data" / "behaviors" / "published.csv").read_text("utf-8").splitlines()
+        )
+    }
     known = [s for s in study.sets if s.name in table]
     rows = [["published", "here", "Spearman", "95 % interval", "data sets"]]
     if len(known) < 4:
@@ -162,11 +174,30 @@ def _published_rows(study: Study) -> Rows:
 
 
 def _factor_rows(study: Study) -> Rows:
-    head = ["data set", "variance", "letter", "polarity", "letter β", "polarity β", "concept β", "ω²", "position bias", "yes gap", "unsteered leans to A", "to yes"]  # fmt: skip
+    head = [
+        "data set",
+        "variance",
+        "letter",
+        "polarity",
+        "letter β",
+        "polarity β",
+        "concept β",
+        "ω²",
+        "position bias",
+        "yes gap",
+        "unsteered leans to A",
+        "to yes",
+    ]
     rows: list[list[str]] = [head]
     for s in study.ranked():
-        share = [f"{s.shares[k] / s.total_variance:.0%}" if k in s.shares and s.total_variance > 0 else "" for k in ("letter", "polarity")]
-        betas = [f"{s.fit.beta[k]:+.3f} ± {s.fit.interval(k)[1] - s.fit.beta[k]:.3f}" if s.fit else "" for k in ("letter", "polarity", "concept")]
+        share = [
+            f"{s.shares[k] / s.total_variance:.0%}" if k in s.shares and s.total_variance > 0 else ""
+            for k in ("letter", "polarity")
+        ]
+        betas = [
+            f"{s.fit.beta[k]:+.3f} ± {s.fit.interval(k)[1] - s.fit.beta[k]:.3f}" if s.fit else ""
+            for k in ("letter", "polarity", "concept")
+        ]
         position = "" if s.position is None else f"{mean_slope(s.position):+.3f}"
         rows.append(
             [
@@ -184,10 +215,20 @@ def _factor_rows(study: Study) -> Rows:
 
 
 def _control_rows(study: Study) -> Rows:
-    beside = list(dict.fromkeys(v for s in study.sets for v, c in s.curves if c == s.first and v.kind not in ("vector", "from")))
+    beside = list(
+        dict.fromkeys(v for s in study.sets for v, c in s.curves if c == s.first and v.kind not in ("vector", "from"))
+    )
     rows = [["data set", "vector", *(v.label for v in beside)]]
     for s in study.ranked():
-        rows.append([s.name, *(_number(mean_slope(s.curves[v, s.first].slope)) if (v, s.first) in s.curves else "" for v in (VECTOR, *beside))])
+        rows.append(
+            [
+                s.name,
+                *(
+                    _number(mean_slope(s.curves[v, s.first].slope)) if (v, s.first) in s.curves else ""
+                    for v in (VECTOR, *beside)
+                ),
+            ]
+        )
     return rows
 
 
@@ -195,21 +236,35 @@ def _context_rows(study: Study) -> Rows:
     contexts = list(dict.fromkeys(c for s in study.sets for c in (*s.facts.contexts, *s.facts.beyond)))
     rows = [["data set", *contexts]]
     for s in study.ranked():
-        rows.append([s.name, *(_number(mean_slope(s.curves[VECTOR, c].slope)) if (VECTOR, c) in s.curves else "" for c in contexts)])
+        rows.append(
+            [
+                s.name,
+                *(_number(mean_slope(s.curves[VECTOR, c].slope)) if (VECTOR, c) in s.curves else "" for c in contexts),
+            ]
+        )
     return rows
 
 
 def _relative_rows(study: Study) -> Rows:
-    shifts = list(dict.fromkeys((r.train, r.test) for s in study.sets for r in s.relative if (r.train, r.test) in SHIFTS or r.train == "mean"))
+    shifts = list(
+        dict.fromkeys(
+            (r.train, r.test)
+            for s in study.sets
+            for r in s.relative
+            if (r.train, r.test) in SHIFTS or r.train == "mean"
+        )
+    )
     rows = [["data set", *(f"{a} → {b}" for a, b in shifts)]]
     for s in study.ranked():
         found = {(r.train, r.test): r for r in s.relative}
-        rows.append([s.name, *(_relative(found[k].value, found[k].lo, found[k].hi) if k in found else "" for k in shifts)])
+        rows.append(
+            [s.name, *(_relative(found[k].value, found[k].lo, found[k].hi) if k in found else "" for k in shifts)]
+        )
     return rows
 
 
 def _relative(value: float, lo: float, hi: float) -> str:
-    return "not told from 0" if math.isnan(value) else f"{value:.2f} ({lo:.2f} to {hi:.2f})"
+    return "no different from 0" if math.isnan(value) else f"{value:.2f} ({lo:.2f} to {hi:.2f})"
 
 
 def _number(x: float) -> str:
@@ -230,6 +285,7 @@ def _title(study: Study) -> tuple[str, str]:
     items = str(n[0]) if len(n) == 1 else f"{n[0]} to {n[-1]}"
     return (
         f"Reliability of steering vectors: {study.results.model['id']}",
-        f"{len(study.sets)} data sets, layer {study.layer}, {items} test items each, {len(study.results.multipliers)} multipliers; {form}; seed {study.results.seed}. "
+        f"{len(study.sets)} data sets, layer {study.layer}, {items} test items each, "
+        f"{len(study.results.multipliers)} multipliers; {form}; seed {study.results.seed}. "
         f"Vectors of all contexts have the norm of the base vector. Slopes in {study.sets[0].unit} per multiplier.",
     )

@@ -22,29 +22,63 @@ def draw(study: Study) -> dict[str, Plot]:
     n = len(study.sets)
     tall = 1.2 + 0.34 * n
     plots = {
-        "slopes": _plot(study, _violins, (9, tall), "Slope of every item", "One violin per data set, by median. Bars on the right: share of items that move the wrong way, with its interval; the tick is the share a normal distribution of that mean and spread would have."),
-        "curves": _plot(study, _curves, (9, 1.75 * -(-n // 4) + 0.6), "Propensity against multiplier", "Change from the unsteered model: mean over test items with its 95 % interval (blue); random directions in the span of the training differences and label-shuffled vectors (gray)."),
+        "slopes": _plot(
+            study,
+            _violins,
+            (9, tall),
+            "Slope of every item",
+            "One violin per data set, by median. Bars on the right: share of items that move the wrong way, with "
+            "its interval; the tick is the share a normal distribution of that mean and spread would have.",
+        ),
+        "curves": _plot(
+            study,
+            _curves,
+            (9, 1.75 * -(-n // 4) + 0.6),
+            "Propensity against multiplier",
+            "Change from the unsteered model: mean over test items with its 95 % interval (blue); random "
+            "directions in the span of the training differences and label-shuffled vectors (gray).",
+        ),
         "moments": _plot(study, _moments, (4.6, 3.6), "Mean and variance", "One point per data set."),
-    }  # fmt: skip
+    }
     if any(s.shares for s in study.sets):
-        caption = "Variance of the slopes that letter and polarity explain: the published sequential split, in absolute units."
+        caption = (
+            "Variance of the slopes that letter and polarity explain: the published sequential split, in absolute "
+            "units."
+        )
         plots["variance"] = _plot(study, _variance, (9, tall), "What the variance is made of", caption)
-        plots["cells"] = _plot(study, _cells, (9, tall), "Letter and polarity", "Mean slope of the items of each cell, and of the data set (line).")
+        plots["cells"] = _plot(
+            study,
+            _cells,
+            (9, tall),
+            "Letter and polarity",
+            "Mean slope of the items of each cell, and of the data set (line).",
+        )
     if any(s.slope(*SHIFTS[0]) is not None for s in study.sets):
-        caption = "Mean slope of each data set where the vector was learned (ID) and under a shift (OOD); on the line nothing is lost."
+        caption = (
+            "Mean slope of each data set where the vector was learned (ID) and under a shift (OOD); on the line "
+            "nothing is lost."
+        )
         plots["shifts"] = _plot(study, _shifts, (9, 7.2), "In and out of distribution", caption)
     if study.sweeps:
-        caption = "Mean slope on validation questions at each layer, one line per data set, their mean (thick); dashed: the layer taken."
+        caption = (
+            "Mean slope on validation questions at each layer, one line per data set, their mean (thick); dashed: "
+            "the layer taken."
+        )
         plots["layers"] = _plot(study, _layers, (5.6, 3.6), "Where to steer", caption)
         caption = (
-            "Rank correlation of forecast and measured slope at each layer: over the items of a data set (mean over data sets), and over data sets."
+            "Rank correlation of forecast and measured slope at each layer: over the items of a data set (mean over "
+            "data sets), and over data sets."
         )
         plots["foreseen"] = _plot(study, _foreseen, (5.6, 3.6), "What one backward pass foresees", caption)
-    plots["forecast"] = _plot(study, _forecast, (4.6, 3.6), "Forecast and measured slope", "Test questions, one point per data set.")
+    plots["forecast"] = _plot(
+        study, _forecast, (4.6, 3.6), "Forecast and measured slope", "Test questions, one point per data set."
+    )
     return plots
 
 
-def _plot(study: Study, painter: Callable[[Any, Study], None], size: tuple[float, float], title: str, caption: str) -> Plot:
+def _plot(
+    study: Study, painter: Callable[[Any, Study], None], size: tuple[float, float], title: str, caption: str
+) -> Plot:
     return picture(lambda canvas: painter(canvas, study), size, title, caption)
 
 
@@ -141,7 +175,14 @@ def _cells(canvas: Any, study: Study) -> None:
         slope = s.curves[VECTOR, s.first].slope
         for name, (mean, _) in cells(slope, s.facts.test.metas).items():
             marker, color = marks.get(name, ("o", QUIET))
-            ax.scatter([mean], [k], marker=marker, color=color, s=28, label=None if name in shown else name.replace("none", "neither"))
+            ax.scatter(
+                [mean],
+                [k],
+                marker=marker,
+                color=color,
+                s=28,
+                label=None if name in shown else name.replace("none", "neither"),
+            )
             shown.add(name)
         ax.plot([np.nanmean(slope)] * 2, [k - 0.35, k + 0.35], color=INK, lw=1)
     ax.axvline(0, color=INK, lw=0.8)

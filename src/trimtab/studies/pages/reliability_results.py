@@ -1,4 +1,6 @@
-"""The study of reliability, from its folder: figures of every data set, what generalizes, what was foreseen. Never imports torch."""
+"""The study of reliability, from its folder: figures of every data set, what generalizes, what was foreseen. Never
+imports torch.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def learned_in(context: str) -> Condition:
 
 @dataclass(frozen=True)
 class Items:
-    """Of one part of a data set: the ids of its items in every context, in one order, and letter, polarity and question of each."""
+    """Of one part of a data set: the ids of its items in every context, in one order, and letter, polarity and question
+    of each.
+    """
 
     ids: dict[str, list[str]]
     letters: list[str]
@@ -52,7 +56,9 @@ class Items:
 
 @dataclass(frozen=True)
 class SetFacts:
-    """What the scores of one data set do not hold; `vectors` are all that were measured, `folds` how many parts were cross-fitted."""
+    """What the scores of one data set do not hold; `vectors` are all that were measured, `folds` how many parts were
+    cross-fitted.
+    """
 
     name: str
     contexts: list[str]
@@ -71,8 +77,9 @@ class SetFacts:
 
 @dataclass(frozen=True)
 class Forecasts:
-    """Forecast slopes of the vector at every layer (by test item, by validation item) and of every training pair's difference at the
-    studied one (test items x pairs); the vector beside null vectors; and the card."""
+    """Forecast slopes of the vector at every layer (by test item, by validation item) and of every training pair's
+    difference at the studied one (test items x pairs); the vector beside null vectors; and the card.
+    """
 
     layers: dict[int, list[float]]
     val: dict[int, list[float]]
@@ -119,7 +126,8 @@ class SetResult:
         main: slope of every item that counts: over both orders of the options where both were read, else as it is.
         position: half the difference of an item's slopes in both orders.
         leaning: of the unsteered model to letter "A" and to "yes", whatever is asked: estimate and interval, nats.
-        compared: the forecast slope among label-shuffled vectors, which decide, random directions, and directions in the span of the differences.
+        compared: the forecast slope among label-shuffled vectors, which decide, random directions, and directions in
+            the span of the differences.
         effect: mean KL from the unsteered model at each multiplier, and mass outside the letters.
     """
 
@@ -173,7 +181,8 @@ class Study:
     """All about a study.
 
     Attributes:
-        sweeps: data set -> layer -> slope of every validation item, over both orders of the options where both were read.
+        sweeps: data set -> layer -> slope of every validation item, over both orders of the options where both were
+            read.
         plain: the same in the first order alone.
         q: p-values of the data sets, adjusted for their number.
         reliability: split-half, of mean slopes over data sets.
@@ -199,7 +208,9 @@ class Study:
         return float(np.sqrt(self.reliability))
 
     def verdict(self, s: SetResult) -> Kind:
-        """Of one data set, by the decision table of every report; its p-value is adjusted for the number of data sets."""
+        """Of one data set, by the decision table of every report; its p-value is adjusted for the number of data
+        sets.
+        """
         nulls = [c.slope for (v, context), c in s.curves.items() if context == s.first and v.kind == "shuffled"]
         beyond = max((abs(mean_slope(x)) for x in nulls), default=float("nan"))
         slope = Figure("mean", s.mean.value, s.mean.lo, s.mean.hi, s.mean.n, f"{s.unit} per multiplier")
@@ -214,8 +225,9 @@ class Study:
 
 
 def choose_layer(folder: Run, sets: Sequence[SetFacts], budget: float) -> int:
-    """The layer whose mean slopes on validation questions are steepest for sure, over data sets, among those where multiplier 1 costs at
-    most `budget` nats of KL from the unsteered model."""
+    """The layer whose mean slopes on validation questions are steepest for sure, over data sets, among those where
+    multiplier 1 costs at most `budget` nats of KL from the unsteered model.
+    """
     sweeps = [Sweep(sweep_slopes(Run(folder.file("sets", s.name)), s.val.ids), s.val.groups) for s in sets]
     return steepest(sweeps, sweep_costs(folder, sets), budget)
 
@@ -296,19 +308,37 @@ def _load_set(run: Run, facts: SetFacts, results: Results) -> SetResult:
         warnings.append(f"{lost} of {len(main)} items were not measured at every multiplier and are left out")
     kinds = confidence(here.slopes)
     return SetResult(
-        name=facts.name, unit=tables[first].units["propensity"], facts=facts, curves=curves, main=main, position=position,
-        leaning=_leanings(curves, facts, results), forecast=forecast, kl=_mean_over_items(tables[first], "kl"), outside=outside,
-        fold_slopes=_fold_slopes(run, facts), mean=mean_figure("mean", main, "per multiplier", groups=of),
-        median=median_figure("median", main, "per multiplier", of), spread=float(np.nanstd(main, ddof=1)),
-        anti=share_figure("anti-steerable", anti_steerable(main), groups=of), normal=expected_anti_steerable(main),
+        name=facts.name,
+        unit=tables[first].units["propensity"],
+        facts=facts,
+        curves=curves,
+        main=main,
+        position=position,
+        leaning=_leanings(curves, facts, results),
+        forecast=forecast,
+        kl=_mean_over_items(tables[first], "kl"),
+        outside=outside,
+        fold_slopes=_fold_slopes(run, facts),
+        mean=mean_figure("mean", main, "per multiplier", groups=of),
+        median=median_figure("median", main, "per multiplier", of),
+        spread=float(np.nanstd(main, ddof=1)),
+        anti=share_figure("anti-steerable", anti_steerable(main), groups=of),
+        normal=expected_anti_steerable(main),
         classes={k: float((kinds == k).mean()) for k in ("steerable", "ambiguous", "anti-steerable")},
-        compared=Compared.from_json(forecast.compared), widened=crossed(np.array(forecast.per_pair), of), fit=fit, shares=shares,
-        total_variance=float(np.nanvar(here.slope, ddof=1)), relative=relatives(_between_contexts(curves, first), of), warnings=warnings,
-    )  # fmt: skip
+        compared=Compared.from_json(forecast.compared),
+        widened=crossed(np.array(forecast.per_pair), of),
+        fit=fit,
+        shares=shares,
+        total_variance=float(np.nanvar(here.slope, ddof=1)),
+        relative=relatives(_between_contexts(curves, first), of),
+        warnings=warnings,
+    )
 
 
 def _over_both_orders(curves: Mapping[tuple[Condition, str], Curves], facts: SetFacts) -> tuple[Array, Array | None]:
-    """Slope of every item over both orders of its options, and half their difference; in the one order, where no other was read."""
+    """Slope of every item over both orders of its options, and half their difference; in the one order, where no other
+    was read.
+    """
     here, other = curves[VECTOR, facts.first].slope, curves.get((VECTOR, "swapped"))
     if other is None:
         return here, None
@@ -325,8 +355,12 @@ def _between_contexts(curves: Mapping[tuple[Condition, str], Curves], first: str
     }
 
 
-def _leanings(curves: Mapping[tuple[Condition, str], Curves], facts: SetFacts, results: Results) -> dict[str, tuple[float, float, float]]:
-    """How far the unsteered model leans to letter A (over both orders of the options where both were read) and to Yes."""
+def _leanings(
+    curves: Mapping[tuple[Condition, str], Curves], facts: SetFacts, results: Results
+) -> dict[str, tuple[float, float, float]]:
+    """How far the unsteered model leans to letter A (over both orders of the options where both were read) and to
+    Yes.
+    """
 
     def at_zero(context: str) -> Array:
         c = curves[VECTOR, context]
@@ -343,8 +377,12 @@ def _leanings(curves: Mapping[tuple[Condition, str], Curves], facts: SetFacts, r
     return {k: x for k, x in out.items() if not np.isnan(x[0])}  # too few on a side say nothing
 
 
-def _factors(slope: Array, facts: SetFacts, results: Results, warnings: list[str]) -> tuple[FactorFit | None, dict[str, float]]:
-    """A fit on letter and polarity, and their sequential shares (absolute variance), as far as the data tell them apart."""
+def _factors(
+    slope: Array, facts: SetFacts, results: Results, warnings: list[str]
+) -> tuple[FactorFit | None, dict[str, float]]:
+    """A fit on letter and polarity, and their sequential shares (absolute variance), as far as the data tell them
+    apart.
+    """
     codes: dict[str, Array] = {}
     there = ~np.isnan(slope)
     if results.form == "letters":
@@ -368,7 +406,9 @@ def _factors(slope: Array, facts: SetFacts, results: Results, warnings: list[str
 
 def _fold_slopes(run: Run, facts: SetFacts) -> Array:
     """Slopes of the training items, each under the vector of other folds."""
-    return np.concatenate([np.array([]), *(_fit(run.table(f"fold-{k}"), "vector", None).slope for k in range(facts.folds))])
+    return np.concatenate(
+        [np.array([]), *(_fit(run.table(f"fold-{k}"), "vector", None).slope for k in range(facts.folds))]
+    )
 
 
 def _mean_over_items(table: Table, metric: str) -> Any:
@@ -392,7 +432,11 @@ def _across_sets(sets: Sequence[SetResult], layer: int) -> dict[str, Figure]:
         pairs = [(s.slope(s.first, s.first), s.slope(trained, tested)) for s in sets]
         enter(f"ID and {trained} → {tested}", [mean_slope(a) for a, _ in pairs], [mean_slope(b) for _, b in pairs])
     for context in dict.fromkeys(c for s in sets for c in s.facts.beyond):
-        enter(f"ID and {context}", [mean_slope(s.slope(s.first, s.first)) for s in sets], [mean_slope(s.slope(s.first, context)) for s in sets])
+        enter(
+            f"ID and {context}",
+            [mean_slope(s.slope(s.first, s.first)) for s in sets],
+            [mean_slope(s.slope(s.first, context)) for s in sets],
+        )
     enter("mean and variance", main, [s.spread**2 for s in sets])
     enter("mean and anti-steerable share", main, [s.anti.value for s in sets])
     enter(
@@ -426,12 +470,18 @@ def mean_slope(x: Array | None) -> float:
 
 
 def _similarity_points(sets: Sequence[SetResult]) -> tuple[list[float], list[float], list[str]]:
-    """For every ordered pair of different contexts: how differently the unsteered model behaves there, and how much of the steerability is kept."""
+    """For every ordered pair of different contexts: how differently the unsteered model behaves there, and how much of
+    the steerability is kept.
+    """
     x: list[float] = []
     y: list[float] = []
     who: list[str] = []
     for s in sets:
-        at0 = {c: s.curves[VECTOR, c].values[:, unsteered(s.curves[VECTOR, c].multipliers)] for c in s.facts.contexts if (VECTOR, c) in s.curves}
+        at0 = {
+            c: s.curves[VECTOR, c].values[:, unsteered(s.curves[VECTOR, c].multipliers)]
+            for c in s.facts.contexts
+            if (VECTOR, c) in s.curves
+        }
         for r in s.relative:
             if r.train in at0 and r.test in at0 and not np.isnan(r.value):
                 x.append(apart(at0, r.train, r.test))

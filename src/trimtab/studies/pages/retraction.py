@@ -27,8 +27,9 @@ PAPER = {
 
 @dataclass(frozen=True)
 class Rates:
-    """Of continuations of statements under one condition: taken back in words we look for; the true value told; told without such words;
-    and nothing more said."""
+    """Of continuations of statements under one condition: taken back in words we look for; the true value told; told
+    without such words; and nothing more said.
+    """
 
     condition: Condition
     marked: Count
@@ -39,8 +40,9 @@ class Rates:
 
 @dataclass(frozen=True)
 class Strange:
-    """Bits per token of what one condition says, for the base model, after continuations that take a statement back and after ones that
-    do not; means over n."""
+    """Bits per token of what one condition says, for the base model, after continuations that take a statement back and
+    after ones that do not; means over n.
+    """
 
     condition: Condition
     retracting: float
@@ -96,14 +98,17 @@ def page(run: Run) -> Path:
     strange = r.bits(plain.condition)
     assert strange is not None
     findings = [
-        f"Unsteered, {r.model} takes back {told(plain.true)} of false statements put into its mouth (the true value is told); "
+        f"Unsteered, {r.model} takes back {told(plain.true)} of false statements put into its mouth (the true value "
+        "is told); "
         f"marker phrases see {told(plain.marked)}.",
         f"The base model needs {strange.retracting:.2f} bits a token for what it says after samples of retraction and "
-        f"{strange.going_on:.2f} after samples that go on; the contexts themselves cost {r.contexts['retracting']:.2f} and "
+        f"{strange.going_on:.2f} after samples that go on; the contexts themselves cost "
+        f"{r.contexts['retracting']:.2f} and "
         f"{r.contexts['going on']:.2f}.",
     ]
     about = (
-        f"{r.model}, layers {r.layers[0]} to {r.layers[-1]}, norm {r.norm:g} of the median residual norm, {r.sources} sources, "
+        f"{r.model}, layers {r.layers[0]} to {r.layers[-1]}, norm {r.norm:g} of the median residual norm, "
+        f"{r.sources} sources, "
         f"{r.test} held-out facts, greedy, base model {r.base}, seed {r.seed}."
     )
     sections = [
@@ -115,8 +120,9 @@ def page(run: Run) -> Path:
 
 
 def best_layer(r: Results, kind: str) -> tuple[int, list[Rates]]:
-    """The layer whose vectors leave the fewest marked retractions; of equals, the one whose text is most natural to the base model.
-    And those vectors' rates."""
+    """The layer whose vectors leave the fewest marked retractions; of equals, the one whose text is most natural to the
+    base model. And those vectors' rates.
+    """
     by_layer = {k: [x for x in r.rates if (x.condition.kind, x.condition.layer) == (kind, k)] for k in r.layers}
     seen = {k: float(np.median([x.marked.share for x in some])) for k, some in by_layer.items() if some}
     odd = {k: _middle_bits(r, by_layer[k]) for k in seen}
@@ -125,14 +131,23 @@ def best_layer(r: Results, kind: str) -> tuple[int, list[Rates]]:
 
 
 def _middle_bits(r: Results, some: Sequence[Rates]) -> float:
-    """Median bits after samples of retraction, with a very strange one added: vectors that say nothing have no bits, and must not win."""
+    """Median bits after samples of retraction, with a very strange one added: vectors that say nothing have no bits,
+    and must not win.
+    """
     measured = [s.retracting for x in some if (s := r.bits(x.condition)) is not None]
     return float(np.nanmedian([*measured, 99.0]))
 
 
 def _beside_the_paper(r: Results) -> list[Finding]:
     plain = r.unsteered()
-    out = [Finding("retraction, unsteered", "73.2% (Gemma-2-2B-it)", f"{told(plain.marked)} by marker, {told(plain.true)} by truth", "")]
+    out = [
+        Finding(
+            "retraction, unsteered",
+            "73.2% (Gemma-2-2B-it)",
+            f"{told(plain.marked)} by marker, {told(plain.true)} by truth",
+            "",
+        )
+    ]
     for kind, (free, telling) in PAPER.items():
         if not any(x.condition.kind == kind for x in r.rates):  # nothing above the layer that is distilled
             out.append(Finding(f"free of retraction, {kind}", free, "not run", f"layers {r.layers}, source {r.source}"))
@@ -140,9 +155,15 @@ def _beside_the_paper(r: Results) -> list[Finding]:
         layer, some = best_layer(r, kind)
         random = next(x for x in r.rates if (x.condition.kind, x.condition.layer) == ("random", layer))
         kept = spread([1 - x.marked.share for x in some])
-        out.append(Finding(f"free of retraction, {kind}, best layer ({layer})", free, kept, f"random {1 - random.marked.share:.0%}"))
+        out.append(
+            Finding(
+                f"free of retraction, {kind}, best layer ({layer})", free, kept, f"random {1 - random.marked.share:.0%}"
+            )
+        )
         true = spread([x.true.share for x in some])
-        out.append(Finding(f"truth told all the same, {kind}, same layer", telling, true, f"random {random.true.share:.0%}"))
+        out.append(
+            Finding(f"truth told all the same, {kind}, same layer", telling, true, f"random {random.true.share:.0%}")
+        )
     return out
 
 
@@ -157,7 +178,9 @@ def _every(r: Results) -> list[list[str]]:
 
 
 def _figures(r: Results) -> list[Figure]:
-    """For machines: the unsteered model, and of each kind of vector the best layer's, beside a random direction there."""
+    """For machines: the unsteered model, and of each kind of vector the best layer's, beside a random direction
+    there.
+    """
     plain = r.unsteered()
     out = [plain.marked.figure("retracted (marker), unsteered"), plain.true.figure("truth told, unsteered")]
     for kind in PAPER:

@@ -1,0 +1,71 @@
+"""Parts of data sets for the study of reliability: splits, folds, shorter answers; directions out of differences."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from trimtab.data.datasets import Dataset, Splits
+from trimtab.data.pairs import Pair
+
+Sizes = tuple[int, int, int]  # of the training, validation and test part, at most
+
+
+def fresh_split(data: Dataset, sizes: Sizes, seed: int) -> Splits:
+    """Disjoint parts by question, cut to size."""
+    parts = data.split(seed=seed)
+    return Splits(parts.train.take(sizes[0]), parts.val.take(sizes[1]), parts.test.take(sizes[2]))
+
+
+def legacy_split(data: Dataset, sizes: Sizes) -> Splits:
+    """The published one: training questions 0 to 50 %, test questions from number 50 on, so that most training
+    questions are tested.
+    """
+    pairs = list(data.pairs)
+    random.Random(0).shuffle(pairs)
+    train, test = pairs[: len(pairs) // 2][: sizes[0]], pairs[min(50, len(pairs) // 2) :][: sizes[2]]
+    named = {"train": train, "val": train[: sizes[1]], "test": test}
+    return Splits(**{name: replace(data, pairs=tuple(p), part=name) for name, p in named.items()})
+
+
+def cut(pair: Pair, words: int) -> Pair:
+    """The first words of both completions: as many as asked for, and more until they differ."""
+    one, two = pair.positive.split(), pair.negative.split()
+    for n in range(words, max(len(one), len(two))):
+        if one[:n] != two[:n]:
+            return replace(pair, positive=" ".join(one[:n]), negative=" ".join(two[:n]))
+    return pair
+
+
+# ---------------------------------------------------------------- directions out of differences
+
+
+def effects(deltas: Float[Tensor, "n d"], *codes: Float[Tensor, " n"]) -> Float[Tensor, "k d"]:
+    """Factorial extraction: least-squares coefficients of the differences on (1, *codes). The first is the vector with
+    all codes balanced out.
+
+    Args:
+        codes: -1 or +1 for every pair, such as letter, polarity, and their product.
+    """
+    design = torch.stack([torch.ones(len(deltas)), *codes], 1)
+    return torch.linalg.lstsq(design, deltas).solution
+
+
+def leave_one_out(deltas: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """For every pair the mean difference of all others, in closed form."""
+    n = len(deltas)
+    return (n * deltas.mean(0) - deltas) / (n - 1)
+
+
+def folds(groups: Sequence[str], count: int, seed: int = 0) -> list[set[int]]:
+    """Indices of items in `count` folds; items of a group stay together."""
+    names = sorted(set(groups))
+    random.Random(seed).shuffle(names)
+    place = {g: k % count for k, g in enumerate(names)}
+    found = [{i for i, g in enumerate(groups) if place[g] == k} for k in range(count)]
+    return [f for f in found if f]
