@@ -16,13 +16,13 @@ demo: $(READY)  ## learn, measure and report a steering vector on the local defa
 test: fast slow zoo  ## all tests
 
 fast: $(READY)  ## without the real model
-	$(BIN)/python -m pytest -n 2 -m "not slow and not hub and not zoo"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not hub and not zoo"
 
 slow: $(READY)  ## on the real model
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 -m slow
 
 zoo: $(READY)  ## every public verb on every architecture, against full passes
-	$(BIN)/python -m pytest -n 2 -m zoo
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m zoo
 
 hub: $(READY)  ## published figures on models of the Hugging Face hub
 	$(BIN)/python -m pytest -m hub
@@ -34,7 +34,7 @@ check: $(READY)  ## style, types, import rules
 	$(BIN)/pyright
 
 docs: $(READY)  ## write docs/reference.md from the code
-	$(BIN)/python docs/build.py
+	$(BIN)/python docs/write_reference.py
 
 simulate: $(READY)  ## how often verdicts and intervals are wrong: the tables of docs/statistics.md; one of them: make simulate NAME=interval_coverage
 	for name in $(or $(NAME),interval_coverage verdicts null_runs null_study); do $(BIN)/python simulations/$$name.py || exit 1; done

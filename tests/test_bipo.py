@@ -357,6 +357,7 @@ def test_distinct_and_strangeness() -> None:
 # ---------------------------------------------------------------- the study
 
 
+@pytest.mark.slow
 def test_the_study_runs_resumes_and_reports(tmp_path: Path) -> None:
     lm = pico()
     sources = []

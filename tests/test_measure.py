@@ -23,7 +23,7 @@ from trimtab.evaluation.readings import chunks
 from trimtab.evaluation.sweep import measure, transcripts
 from trimtab.methods import MeanDiff, learn
 from trimtab.methods.contrast import contrast_index, paired_rows
-from trimtab.model import LM
+from trimtab.model import LM, Row
 from trimtab.runs import Run
 from trimtab.steering.interventions import Intervention, Receipt, edits
 from trimtab.steering.multipliers import replay_multipliers
@@ -53,24 +53,28 @@ def vector(*layers: int) -> SteeringVector:
     return SteeringVector({k: torch.randn(WIDTH, generator=g) for k in layers or (1,)})
 
 
-def slow(lm: LM, pair: Pair, iv: Intervention, m: float) -> dict[str, float]:
-    """One pair, one multiplier, full hooked passes."""
-    plain, steered, answer = [], [], []
+def slow(lm: LM, pair: Pair, iv: Intervention, multipliers: Sequence[float]) -> list[dict[str, float]]:
+    """One pair at each multiplier, by full hooked passes."""
     rows = paired_rows(lm, pair)
-    for k, row in enumerate(rows):
-        tokens = lm.batch([row])
-        for out, ivs in ((plain, []), (steered, [iv.times(m)])):
-            logp = lm.logits(tokens, edits(ivs, Receipt())).log_softmax(-1)[0]
-            out.append(logp)
-        if k == 0:
-            spot = contrast_index(rows) if "matching_letter" in pair.meta else row.prompt
-            answer = [plain[0][spot - 1], steered[0][spot - 1]]
-            letters = rows[0].ids[spot], rows[1].ids[spot]
+    plain = [_logp(lm, row, []) for row in rows]
+    return [_scores(pair, rows, plain, [_logp(lm, row, [iv.times(m)]) for row in rows]) for m in multipliers]
+
+
+def _logp(lm: LM, row: Row, ivs: list[Intervention]) -> torch.Tensor:
+    return lm.logits(lm.batch([row]), edits(ivs, Receipt())).log_softmax(-1)[0]
+
+
+def _scores(
+    pair: Pair, rows: tuple[Row, Row], plain: list[torch.Tensor], steered: list[torch.Tensor]
+) -> dict[str, float]:
+    choice = "matching_letter" in pair.meta
+    spot = contrast_index(rows) if choice else rows[0].prompt
+    answer = [plain[0][spot - 1], steered[0][spot - 1]]
+    letters = rows[0].ids[spot], rows[1].ids[spot]
     said = [
         torch.stack([lp[i - 1, r.ids[i]] for i in range(r.prompt, len(r.ids))]).mean()
         for lp, r in zip(steered, rows, strict=True)
     ]
-    choice = "matching_letter" in pair.meta
     return {
         "propensity": float(answer[1][letters[0]] - answer[1][letters[1]] if choice else said[0] - said[1]),
         "likelihood": float(said[0]),
@@ -95,10 +99,11 @@ def test_scores_are_those_of_full_hooked_passes(form: str, layers: tuple[int, ..
     run = measure(
         lm, iv, data, [Propensity(), Likelihood(), KL(), OutsideMass()], multipliers=GRID, to=tmp_path, controls={}
     )
+    table = run.table("all")
     for pair in data:
-        for k, m in enumerate(GRID):
-            for metric, expected in slow(lm, pair, iv, m).items():
-                _, items, values = run.table("all").curve(metric, "vector", None)
+        for k, (m, scores) in enumerate(zip(GRID, slow(lm, pair, iv, GRID), strict=True)):
+            for metric, expected in scores.items():
+                _, items, values = table.curve(metric, "vector", None)
                 found = values[items.index(pair.id), k]
                 assert math.isclose(found, expected, rel_tol=1e-3, abs_tol=2e-5) or (
                     math.isnan(found) and math.isnan(expected)

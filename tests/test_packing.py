@@ -50,11 +50,11 @@ def test_a_shared_prompt_changes_nothing(name: str, start: int) -> None:
     )
 
 
-def test_plain_architectures_do_share() -> None:
-    for name in PLAIN:
-        lm = pico(name)
-        prefix = lm.prefix(batch(lm), 0, [0])
-        assert lm._packs(prefix.packing, prefix.distinct), name
+@pytest.mark.parametrize("name", architectures(*PLAIN))
+def test_plain_architectures_do_share(name: str) -> None:
+    lm = pico(name)
+    prefix = lm.prefix(batch(lm), 0, [0])
+    assert lm._packs(prefix.packing, prefix.distinct)
 
 
 def test_packing_and_back() -> None:

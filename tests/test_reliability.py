@@ -54,7 +54,7 @@ from trimtab.studies import study
 from trimtab.studies.pages.reliability import headline, page
 from trimtab.studies.pages.reliability_results import VECTOR, load, sweep_slopes
 from trimtab.studies.pages.reliability_tables import across
-from trimtab.studies.parts import effects, folds, leave_one_out
+from trimtab.studies.parts import cut, effects, folds, leave_one_out
 from trimtab.studies.reliability import Plan
 
 reliability = partial(study, "reliability")

@@ -16,7 +16,11 @@ import verdicts
 PAGE = Path(__file__).parents[1] / "docs" / "statistics.md"
 
 
-@pytest.mark.parametrize("world", [verdicts.World(1), verdicts.World(30), verdicts.World(6, 0.0, "shuffled")], ids=str)
+@pytest.mark.parametrize(
+    "world",
+    [verdicts.World(1), pytest.param(verdicts.World(30), marks=pytest.mark.slow), verdicts.World(6, 0.0, "shuffled")],
+    ids=str,
+)
 def test_nothing_is_rarely_called_something(world: verdicts.World) -> None:
     found = verdicts.cell(world, 200)
     assert sum(found[k] for k in verdicts.CLAIMS) <= 0.05 * 200 + 2 * (200 * 0.05 * 0.95) ** 0.5

@@ -20,6 +20,7 @@ def toy(tmp_path: Path) -> str:
     return str(toy_pairs(tmp_path / "toy.jsonl"))
 
 
+@pytest.mark.slow
 def test_one_shot_vectors_are_compared_with_all_their_controls(toy: str, tmp_path: Path) -> None:
     lm, one = pico("llama"), OneShot(steps=4)
     plan = Plan((toy,), layer=1, examples=2, norms=(0.1, 0.5), sizes=(2,), draws=1, one=one)

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, SupportsIndex
 from weakref import WeakKeyDictionary
 
@@ -157,8 +158,7 @@ class Hooks:
 
     def _watch(self) -> None:
         """Look at every pass: of the model, of the decoder inside it when that is called alone, and of `generate`,
-        which
-            knows what its prompt is.
+        which knows what its prompt is.
         """
         see = self.model.register_forward_pre_hook(self._see, with_kwargs=True, prepend=True)
         self._watching = [see]
@@ -213,22 +213,13 @@ class Hooks:
     def record(self, layers: Sequence[Layer]) -> Generator[dict[Layer, Any]]:
         """Within the context, whatever each named block returns last, edits included, is kept in the dictionary."""
         outputs: dict[Layer, Any] = {}
-
-        def keeper(layer: Layer) -> Callable[[Any, Any, Any], None]:
-            def keep(module: Any, args: Any, output: Any) -> None:
-                outputs[layer] = output
-
-            return keep
-
-        def keep_input(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-            outputs[EMBEDDINGS] = entering(args, kwargs)
-
         handles: list[Any] = []  # behind the edits, which are prepended
         for layer in layers:
             if layer is EMBEDDINGS:
-                handles.append(self.blocks[0].register_forward_pre_hook(keep_input, with_kwargs=True))
+                keep = partial(_keep_input, outputs)
+                handles.append(self.blocks[0].register_forward_pre_hook(keep, with_kwargs=True))
             else:
-                handles.append(self.blocks[layer].register_forward_hook(keeper(layer)))
+                handles.append(self.blocks[layer].register_forward_hook(partial(_keep, outputs, layer)))
         try:
             yield outputs
         finally:
@@ -263,30 +254,31 @@ class Hooks:
         return acting.owner in (None, threading.get_ident())
 
     def _attach(self, layer: Layer) -> Any:
-        def changed(h: Tensor) -> Tensor:
-            here = self._local.frame or self._local.seen
-            about = (here, threading.get_ident()) if here is not None else self._last
-            if about is None:
-                return h
-            frame, owner = about
-            for acting in self._edits[layer]:
-                if acting.owner in (None, owner):
-                    h = acting.edit(h, frame)
-            return h
-
-        def behind(module: nn.Module, args: Any, output: Any) -> Any:
-            h = stream(output)
-            new = changed(h)
-            return None if new is h else replaced(output, new)
-
-        def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-            h = entering(args, kwargs)
-            new = changed(h)
-            return None if new is h else entered(args, kwargs, new)
-
         if layer is EMBEDDINGS:
-            return self.blocks[0].register_forward_pre_hook(before, with_kwargs=True, prepend=True)
-        return self.blocks[layer].register_forward_hook(behind, prepend=True)
+            return self.blocks[0].register_forward_pre_hook(self._before, with_kwargs=True, prepend=True)
+        return self.blocks[layer].register_forward_hook(partial(self._behind, layer), prepend=True)
+
+    def _behind(self, layer: Layer, module: nn.Module, args: Any, output: Any) -> Any:
+        h = stream(output)
+        new = self._changed(layer, h)
+        return None if new is h else replaced(output, new)
+
+    def _before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        h = entering(args, kwargs)
+        new = self._changed(EMBEDDINGS, h)
+        return None if new is h else entered(args, kwargs, new)
+
+    def _changed(self, layer: Layer, h: Tensor) -> Tensor:
+        """The stream after the edits of whoever started this pass; as it is in a pass nobody has told us about."""
+        here = self._local.frame or self._local.seen
+        about = (here, threading.get_ident()) if here is not None else self._last
+        if about is None:
+            return h
+        frame, owner = about
+        for acting in self._edits[layer]:
+            if acting.owner in (None, owner):
+                h = acting.edit(h, frame)
+        return h
 
     def _see(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         """Refuse a pass of a thread that has no part in the edits; work out the columns of one that someone else
@@ -313,6 +305,14 @@ class Hooks:
         if not self._local.fresh:
             self._see(module, args, kwargs)
         self._local.fresh = False
+
+
+def _keep(outputs: dict[Layer, Any], layer: Layer, module: Any, args: Any, output: Any) -> None:
+    outputs[layer] = output
+
+
+def _keep_input(outputs: dict[Layer, Any], module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+    outputs[EMBEDDINGS] = entering(args, kwargs)
 
 
 def _called_with(args: Any, kwargs: dict[str, Any]) -> Tensor:

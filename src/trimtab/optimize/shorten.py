@@ -33,8 +33,7 @@ def shorten(
 ) -> Result:
     """Minimize the norm while every term's loss stays at or below min(target, what it was + slack).
 
-    By the modified differential method of multipliers (Platt & Barr 1987; Dunefsky & Cohan 2025, output-constrained
-    steering).
+    By the modified differential method of multipliers (Platt & Barr 1987; output-constrained steering in the paper).
 
     Args:
         found: what `optimize` gave for the problem.
@@ -48,8 +47,7 @@ def shorten(
             the rate); else by the norm it began with (as published).
 
     Returns:
-        The best vector on the way at which every constraint holds; `holds` says whether there is one, `reason` what
-        does not hold.
+        The best vector on the way at which every constraint holds; `holds` says whether there is one.
 
     Raises:
         LossError: settings that make no sense.
@@ -73,14 +71,12 @@ def shorten(
         extra = sum(w * x for w, x in zip(terms.extra, values[bounded:], strict=True))
         aim = float(v.norm()) if instead is None else extra
         best.look(v, aim, values[:bounded], history)
-        shrink = v / v.norm().clamp(min=1e-12) if instead is None else torch.zeros_like(v)
-        v.grad = seen.gradients[0][0] + shrink
+        v.grad = seen.gradients[0][0] + (v / v.norm().clamp(min=1e-12) if instead is None else 0)
         terms.room.grad, terms.lam.grad = -2 * terms.room * terms.pull, terms.scale * terms.gap
         down.step()
         up.step()
-        v.copy_(projected(v, problem.constraints, place.first))
-        if instead is not None:
-            v.mul_(min(1.0, most / max(float(v.norm()), 1e-12)))
+        allowed = projected(v, problem.constraints, place.first)
+        v.copy_(allowed if instead is None else allowed * min(1.0, most / max(float(allowed.norm()), 1e-12)))
     return best.result(found, problem, history)
 
 

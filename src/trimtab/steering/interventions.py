@@ -7,6 +7,7 @@ import logging
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -176,18 +177,24 @@ def check_stack(lm: LM, stack: Stack) -> tuple[Intervention, ...]:
 
 def edits(ivs: Sequence[Intervention], receipt: Receipt, multiplier: float | Tensor | None = None) -> dict[Layer, Edit]:
     """One edit per layer that applies the stack in order."""
+    layers = sorted({k for iv in ivs for k in iv.vector.layers})
+    return {layer: partial(_applied, ivs, receipt, multiplier, layer) for layer in layers}
 
-    def at(layer: Layer) -> Edit:
-        def edit(h: Tensor, frame: Frame) -> Tensor:
-            for iv in ivs:
-                if layer in iv.vector.vectors:
-                    h, count = iv.apply(h, layer, frame, multiplier)
-                    receipt.note(layer, count)
-            return h
 
-        return edit
-
-    return {layer: at(layer) for layer in sorted({k for iv in ivs for k in iv.vector.layers})}
+def _applied(
+    ivs: Sequence[Intervention],
+    receipt: Receipt,
+    multiplier: float | Tensor | None,
+    layer: Layer,
+    h: Tensor,
+    frame: Frame,
+) -> Tensor:
+    """The stream of one layer after those of a stack that act there."""
+    for iv in ivs:
+        if layer in iv.vector.vectors:
+            h, count = iv.apply(h, layer, frame, multiplier)
+            receipt.note(layer, count)
+    return h
 
 
 @contextmanager
