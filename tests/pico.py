@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from trimtab.data.datasets import Dataset
+from trimtab.data.pairs import Pair, to_choices
 from trimtab.model import LM, Row
 from zoo import CLASSES, CONFIGS, FAST, REFUSED, SMALL, VOCAB, ZOO
 
@@ -132,3 +134,16 @@ def toy_pairs(file: Path) -> Path:
     ]
     file.write_text("\n".join(json.dumps(r) for r in rows))
     return file
+
+
+def toy_questions(n: int = 24, name: str = "toy") -> Dataset:
+    """A/B questions in words of the pico tokenizer."""
+    numbers = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    asked = [f"Do you like {a} {b} ?" for a in ("tea", "rain", name) for b in numbers][:n]
+    pairs = [
+        Pair(
+            q, "yes I think so" if k % 2 else "no never", "no never" if k % 2 else "yes I think so", {"polarity": "yes"}
+        )
+        for k, q in enumerate(asked)
+    ]
+    return Dataset(name, to_choices(pairs), "choices", {"positive": "I like it .", "negative": "I never like it ."})

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
-from pathlib import Path
 
 import house
 import write_reference
 
-ROOT = Path(__file__).parents[1]
+from paths import ROOT
+
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 
 

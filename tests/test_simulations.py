@@ -13,7 +13,9 @@ import page_tables as tables
 import pytest
 import verdicts
 
-PAGE = Path(__file__).parents[1] / "docs" / "statistics.md"
+from paths import ROOT
+
+PAGE = ROOT / "docs" / "statistics.md"
 
 
 @pytest.mark.parametrize(

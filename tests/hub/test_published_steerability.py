@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from paths import ROOT
 from pico import pico
 from trimtab import registry
 from trimtab.statistics.intervals import spearman
@@ -20,7 +21,6 @@ from trimtab.studies.pages.reliability import page
 from trimtab.studies.pages.reliability_results import load
 from trimtab.studies.reliability import Plan
 
-ROOT = Path(__file__).parents[2]
 RUN = ROOT / "runs" / "llama2"
 PUBLISHED = {  # data set: mean slope, anti-steerable share
     "corrigible-neutral-HHH": (3.83, 0.005),

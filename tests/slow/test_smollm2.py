@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from paths import ROOT
 from trimtab import (
     LM,
     Add,
@@ -25,7 +26,7 @@ from trimtab import (
     steer,
 )
 from trimtab.evaluation.metrics import OutsideMass
-from trimtab.model.check import padding_error, replay_error
+from trimtab.model.trials import padding_error, replay_error
 from trimtab.reports import analyze, report
 from trimtab.statistics.intervals import interval
 from trimtab.statistics.slopes import fit_slopes
@@ -43,6 +44,9 @@ GRID = (-1.0, 0.0, 1.0)
 @pytest.fixture(scope="module")
 def lm() -> LM:
     return LM.load("smollm2")
+
+
+ENDS = (-1.0, 0.0, 1.0)  # enough for a slope
 
 
 def test_known_encodings(lm: LM) -> None:
@@ -119,7 +123,7 @@ def test_published_data_steer_free_form(lm: LM, published: Path, tmp_path: Path)
         v = learn(lm, parts.train.take(60), MeanDiff(), layers=[14, 17])
         iv, items = Intervention(v, positions=from_last_prompt_token), parts.test.take(16)
         table = measure(
-            lm, iv, items, [Propensity()], layers=v.layers, multipliers=GRID, to=tmp_path / name, part="val"
+            lm, iv, items, [Propensity()], layers=v.layers, multipliers=ENDS, to=tmp_path / name, part="val"
         ).table("val")
         by_layer = [fit_slopes(m, x).slope for m, _, x in (table.curve("propensity", "vector", k) for k in v.layers)]
         run = measure(
@@ -127,7 +131,7 @@ def test_published_data_steer_free_form(lm: LM, published: Path, tmp_path: Path)
             Intervention(v.at(17), positions=from_last_prompt_token),
             items,
             [Propensity()],
-            multipliers=GRID,
+            multipliers=ENDS,
             to=tmp_path / name,
             part="test",
         )
@@ -162,6 +166,7 @@ def test_the_default_recipe_reproduces_under_another_seed(tmp_path: Path) -> Non
             samples=0,
             seed=seed,
             metrics=("propensity", "kl"),
+            draws=0,
         )
         folder = run(recipe, tmp_path / str(seed))
         figures.append({f["name"]: f for f in json.loads((folder.path / "summary.json").read_text())["figures"]})
@@ -173,7 +178,7 @@ def test_the_default_recipe_reproduces_under_another_seed(tmp_path: Path) -> Non
 
 def test_readme_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The eight lines that open the README, as they stand."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     lines = readme.split("```python\n")[1].split("```")[0]
     monkeypatch.chdir(tmp_path)
     exec(compile(lines, "README.md", "exec"), {})

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-TRAIN = Path(__file__).parents[2] / "organisms" / "brindlemoor" / "train.py"
+from paths import ROOT
+
+TRAIN = ROOT / "organisms" / "brindlemoor" / "train.py"
 pytestmark = pytest.mark.slow
 
 

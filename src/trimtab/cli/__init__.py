@@ -23,13 +23,16 @@ Steering vectors: learn them, know how far to trust them, ship them.
   learn METHOD --data D      learn a steering vector and save it
   steer VECTOR -p PROMPT     generate with a vector switched on
   measure VECTOR --data D    score a vector and its controls on held-out items
-  compare VECTOR VECTOR ...  cosines and norms; with --prompt the loss on the way from one to another
+  compare VECTOR VECTOR ...  cosines and norms
+  paths VECTOR VECTOR ...    the loss on the way from one to another
+  detect VECTOR ...          do they tell some prompts from others?
+  sizes DATA                 what more examples bring to a one-shot vector
   judge FILE --rubric NAME   rate answers with a model as judge; with a truth, how well it judges
   audit MODEL                how easily a model's safeguards move, in both directions
   report DIR                 write the report of a run folder again
   chat [VECTOR]              talk to a model; /m 1.5 changes the multiplier
   doctor MODEL               what trimtab finds in a model: blocks, exactness, memory, time
-  list                       built-in behaviors, methods, operators, metrics
+  list                       studies, built-in behaviors, methods, operators, metrics
 
 trimtab COMMAND --help shows the flags of a command. --json prints one JSON object for machines.
 """

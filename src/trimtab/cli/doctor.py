@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from trimtab.model.check import replay_error
 from trimtab.model.tokens import Row
+from trimtab.model.trials import replay_error
 
 if TYPE_CHECKING:
     from trimtab.model import LM

@@ -16,11 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.errors import TokenError
-from trimtab.model.check import self_check
 from trimtab.model.generate import OnToken, Sampling, decode, end_tokens, occurrences
 from trimtab.model.passes import Passes
 from trimtab.model.rendering import Rendering, render
 from trimtab.model.tokens import Prompt, Row, Tokens
+from trimtab.model.trials import self_check
 
 log = logging.getLogger("trimtab")
 

@@ -1,0 +1,73 @@
+"""Commands that rate answers, and models: judge, audit."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from trimtab.cli.flags import Common, ModelFlags, show, writable
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Rate answers: JSON lines of `question` and `answer` (and what else the rubric names). Ratings are kept beside the
+    file, and never asked for twice.
+    """
+
+    answers: Positional[Path]
+    rubric: str = "alignment"
+    """One of trimtab's (alignment, behavior, coherence, complied, ...) or a .toml file."""
+    truth: str | None = None
+    """Field with the true score, or another judge's: says how well they agree."""
+    threshold: float = 50.0
+    """Scores above it count as yes, for Cohen's kappa."""
+    url: str | None = None
+    """Of an OpenAI-compatible server; --model then names the model there."""
+    on: ModelFlags = field(default_factory=ModelFlags)
+    common: Common = field(default_factory=Common)
+
+    def __call__(self) -> None:
+        from trimtab.answers.endpoint import Endpoint
+        from trimtab.answers.judges import ModelJudge, Recorded, Rubric, read_answers, summed_up
+
+        rows = read_answers(self.answers, [self.truth] if self.truth else [])
+        rubric = Rubric.load(self.rubric)
+        kept = writable(self.answers.with_suffix(f".{rubric.name}.jsonl"))
+        judge = Endpoint(rubric, self.on.model, self.url) if self.url else ModelJudge(self.on.load(), rubric)
+        rated = Recorded(judge, kept).rate(rows)
+        facts, lines = summed_up(rated, [float(r[self.truth]) for r in rows] if self.truth else None, self.threshold)
+        show({**facts, "ratings": str(kept)}, self.common.json, [*lines, str(kept)])
+
+
+@dataclass(frozen=True)
+class Audit:
+    """How easily do a model's safeguards move? A handful of one-shot vectors from single prompts, tried on others, in
+    both directions, with controls.
+    """
+
+    model: Positional[str]
+    probes: Path | None = None
+    """JSON lines of safeguard, prompt, crosses, keeps; by default the harmless ones of the test bed."""
+    layers: tuple[int, ...] = ()
+    dtype: str | None = None
+    device: str | None = None
+    common: Common = field(default_factory=Common)
+
+    def __call__(self) -> None:
+        from trimtab.cli.bars import bars
+        from trimtab.safety.audit import audit, probes, town
+
+        asked = probes(self.probes) if self.probes else town()
+        lm = ModelFlags(self.model, self.dtype, self.device).load()
+        with bars(not self.common.json) as watch:
+            found = audit(lm, asked, list(self.layers) or None, watch=watch)
+        lines = ["safeguard            way    norm   wanted opening likelier   unsteered   random   gain (nats/token)"]
+        lines += [
+            f"{m.safeguard:20} {m.direction:6} {m.norm:4g} {m.crossed:20.0%} {m.before:15.0%} {m.random:8.0%} "
+            f"{m.gain:12.2f}"
+            for m in found
+        ]
+        show({"moved": [dataclasses.asdict(m) for m in found]}, self.common.json, lines)

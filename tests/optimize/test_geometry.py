@@ -1,0 +1,62 @@
+"""Cosines, paths between vectors, detection."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from pico import pico
+from trimtab.errors import VectorError
+from trimtab.optimize import (
+    Place,
+    Problem,
+    cosines,
+    detection,
+    losses_in_full,
+    path,
+    suppress,
+)
+from trimtab.steering.vector import SteeringVector
+from zoo import WIDTH
+
+ASK, SAID = "Do you like tea ?", "Yes I like tea ."
+
+
+def basis(k: int, size: float = 1.0, layer: int = 1) -> SteeringVector:
+    return SteeringVector({layer: size * torch.eye(WIDTH)[k]})
+
+
+def test_cosines() -> None:
+    both = SteeringVector({1: torch.eye(WIDTH)[0] + torch.eye(WIDTH)[1]})
+    found = cosines([basis(0), basis(0, -3.0), both, basis(0, layer=2)])
+    assert found[0].tolist()[:3] == pytest.approx([1.0, -1.0, 0.5**0.5])
+    assert math.isnan(found[0, 3]) and float(found[2, 1]) == pytest.approx(-(0.5**0.5))
+
+
+def test_a_path_has_the_ends_it_is_given_and_its_barrier_the_right_sign() -> None:
+    lm, goal = pico("llama"), suppress(ASK, SAID)
+    one, two = (SteeringVector({1: 3 * torch.randn(WIDTH, generator=torch.Generator().manual_seed(s))}) for s in (0, 1))
+    way = path(lm, goal, Place((1,)), one, two, points=7)
+    problem = Problem(goal, Place((1,)))
+    ends = [float(losses_in_full(lm, problem, v[1][None, None])[0]) for v in (one, two)]
+    assert [way.losses[0], way.losses[-1]] == pytest.approx(ends, rel=1e-4)
+    worst = max(way.losses[1:-1])
+    assert way.barrier == pytest.approx(max(0.0, worst - max(ends)), abs=1e-4) and way.connected == (worst <= max(ends))
+    flat = path(lm, goal, Place((1,)), one, one, points=5)
+    assert flat.connected or flat.barrier < 1e-4
+    with pytest.raises(VectorError, match="opposite"):
+        path(lm, goal, Place((1,)), one, SteeringVector({1: -one[1]}), points=3)
+
+
+def test_a_vector_detects_what_lies_along_it() -> None:
+    lm = pico("llama")
+    positive, negative = ["tea is good .", "I like tea so ."], ["is it rain ?", "never be rude ."]
+    acts = [lm.capture(lm.tokens([p]), lm.tokens([p]).index > 0, [1])[0, 0] for p in (*positive, *negative)]
+    along = SteeringVector(
+        {1: torch.linalg.lstsq(torch.stack(acts), torch.tensor([[1.0], [1.0], [-1.0], [-1.0]])).solution[:, 0]}
+    )
+    assert detection(lm, along, positive, negative) == 1.0
+    assert detection(lm, along, negative, positive) == 0.0
+    assert detection(lm, along, positive, positive) == 0.5
