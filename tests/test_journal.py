@@ -12,6 +12,7 @@ from trimtab import journal as module
 from trimtab.errors import RunError
 from trimtab.journal import Journal, numbers_back, plain
 from trimtab.runs import Run
+from writer import write
 
 
 def test_two_writers_harm_nothing(tmp_path: Path) -> None:
@@ -21,12 +22,6 @@ def test_two_writers_harm_nothing(tmp_path: Path) -> None:
         journal.append(f"u{k}", [{"k": k, "text": "x" * 50 * (k + 1)}])
     assert [r["k"] for r in Journal(tmp_path / "s.jsonl").rows()] == [0, 1, 2, 3]
     assert all(b"\0" not in file.read_bytes() for file in tmp_path.iterdir())
-
-
-def write(path: Path, name: str) -> None:
-    journal = Journal(path)
-    for k in range(20):
-        journal.append(f"{name}{k}", [{"from": name, "k": k}] * 5)
 
 
 def test_processes_at_once_each_have_a_part(tmp_path: Path) -> None:

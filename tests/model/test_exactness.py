@@ -18,7 +18,7 @@ from trimtab.evaluation.forecast import sensitivity
 from trimtab.evaluation.metrics import Propensity
 from trimtab.evaluation.sweep import measure
 from trimtab.methods import MeanDiff, learn
-from trimtab.model import LM, check
+from trimtab.model import LM, trials
 from trimtab.model.exactness import Exactness, Switch, switches
 from trimtab.model.shrink import shrunken
 from trimtab.model.trials import relative
@@ -203,7 +203,7 @@ def test_a_kind_dtype_excuses_nothing(dtype: torch.dtype) -> None:
     """MPT in half precision passed for openable, and shared openings were off by a fifth."""
     lm = LM(build("mpt", dtype=dtype), tokenizer(), id="mpt")
     assert not lm.exact.openable and lm.exact.replayable and dict(lm.exact.worst)["opening"] > 1e-2
-    assert 0 <= lm.exact.noise <= check.TOLERANCE[dtype]
+    assert 0 <= lm.exact.noise <= trials.TOLERANCE[dtype]
     assert "beside others" in str(examine(lm)["noise of the dtype"]), "what the dtype does by itself is told"
 
 
@@ -211,13 +211,13 @@ def test_a_second_load_pays_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path))
     first = LM(build("llama"), tokenizer(), id="first")
     with monkeypatch.context() as patch:
-        patch.setattr(check, "_examined", lambda lm: pytest.fail("it was examined again"))
+        patch.setattr(trials, "_examined", lambda lm: pytest.fail("it was examined again"))
         assert LM(build("llama"), tokenizer(), id="second").exact.worst == first.exact.worst
     (file,) = (tmp_path / "exactness").iterdir()
     file.write_text("{")
     assert LM(build("llama"), tokenizer(), id="third").exact.worst == first.exact.worst, "a broken memory is made anew"
     again: list[str] = []
-    monkeypatch.setattr(check, "_examined", lambda lm: (again.append(lm.id), Exactness())[1])
+    monkeypatch.setattr(trials, "_examined", lambda lm: (again.append(lm.id), Exactness())[1])
     LM(build("qwen2"), tokenizer(), id="another configuration")
     LM(build("llama", dtype=torch.bfloat16), tokenizer(), id="another dtype")
     assert again == ["another configuration", "another dtype"]

@@ -28,21 +28,21 @@ from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector
 
 
-def words(lm: LM, row: Row) -> list[str]:
-    return lm.tokenizer.convert_ids_to_tokens(list(row.ids))
+def words(tok: Any, row: Row) -> list[str]:
+    return tok.convert_ids_to_tokens(list(row.ids))
 
 
 def test_words_in_the_assistants_mouth_are_gone_on_from(lm: LM) -> None:
     """A conversation that ends with the assistant leaves its turn open."""
     put = [{"role": "user", "content": "Do you like tea ?"}, {"role": "assistant", "content": "yes it is"}]
     row = lm.row(put, " good .")
-    assert words(lm, row)[-6:] == ["<bot>", "yes", "it", "is", "good", "."] and row.prompt == len(row.ids) - 2
+    assert words(lm.tokenizer, row)[-6:] == ["<bot>", "yes", "it", "is", "good", "."] and row.prompt == len(row.ids) - 2
     assert row.spans["assistant"] == ((row.prompt - 3, row.prompt),)
 
 
 def test_a_chat_is_rendered_once(lm: LM) -> None:
     row = lm.row("Do you like tea ?", "yes I do", system="be kind")
-    assert words(lm, row) == [
+    assert words(lm.tokenizer, row) == [
         "<s>",
         "<system>",
         "be",
@@ -66,7 +66,7 @@ def test_a_chat_is_rendered_once(lm: LM) -> None:
 
 
 def test_without_a_template_the_tokenizers_own_special_tokens_are_added_once(lm: LM) -> None:
-    assert words(lm, lm.row("Do you like tea ?", chat=False))[:2] == ["<s>", "Do"]
+    assert words(lm.tokenizer, lm.row("Do you like tea ?", chat=False))[:2] == ["<s>", "Do"]
 
 
 def test_messages_and_several_spans(lm: LM) -> None:

@@ -38,9 +38,6 @@ def test_slope_laws(seed: int) -> None:
     assert np.allclose([np.polyfit(GRID, row, 1)[0] for row in m], slopes), "a generic least-squares fit agrees"
 
 
-GRID = np.array([-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5])
-
-
 def test_shape_of_known_curves() -> None:
     curve = np.stack([2 * GRID + 3 * GRID**2 + 1, -GRID, np.zeros_like(GRID)])
     found = shapes(GRID, curve)
@@ -69,7 +66,7 @@ def test_strengths_at_equal_cost() -> None:
     assert np.isnan(at_cost(m, m**2, 3 * m, 5.0)).all()
 
 
-GRID = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
+FIVE = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
 
 
 NAN = float("nan")
@@ -96,9 +93,9 @@ def test_rows_that_were_not_measured_leave_the_others_as_they_are() -> None:
     holed[-1, :3] = 1.0
     groups = [str(k // 2) for k in range(34)]
     assert all(np.array_equal(a, b) for a, b in zip(band(holed, groups), band(values, groups[:30]), strict=True))
-    assert confidence(fit_slopes(GRID, holed))[-1] == "ambiguous"
-    found = shapes(GRID, holed)
-    assert np.isnan(found.curvature[-4:]).all() and np.array_equal(found.spearman[:30], shapes(GRID, values).spearman)
+    assert confidence(fit_slopes(FIVE, holed))[-1] == "ambiguous"
+    found = shapes(FIVE, holed)
+    assert np.isnan(found.curvature[-4:]).all() and np.array_equal(found.spearman[:30], shapes(FIVE, values).spearman)
     whole = {("a", "b"): values[:, 0] + 3, ("b", "b"): values[:, 1] + 3}
     partly = {k: np.append(v, NAN) for k, v in whole.items()}
     assert relative(partly, "a", "b").value == relative(whole, "a", "b").value
@@ -113,8 +110,8 @@ def test_a_flat_curve_is_called_ambiguous() -> None:
         m = np.linspace(-1, 1, k)
         sure = confidence(fit_slopes(m, rng.normal(size=(2000, k)))) != "ambiguous"
         assert 0.03 <= sure.mean() <= 0.07, k
-    curves = np.stack([2 * GRID, -2 * GRID, 0 * GRID]) + 0.05 * rng.normal(size=(3, 5))
-    assert confidence(fit_slopes(GRID, curves)).tolist() == ["steerable", "anti-steerable", "ambiguous"]
+    curves = np.stack([2 * FIVE, -2 * FIVE, 0 * FIVE]) + 0.05 * rng.normal(size=(3, 5))
+    assert confidence(fit_slopes(FIVE, curves)).tolist() == ["steerable", "anti-steerable", "ambiguous"]
     assert confidence(fit_slopes(np.array([0.0, 1.0]), np.array([[0.0, 1.0]])))[0] == "ambiguous", (
         "two points have no scatter"
     )
