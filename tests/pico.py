@@ -147,3 +147,16 @@ def toy_questions(n: int = 24, name: str = "toy") -> Dataset:
         for k, q in enumerate(asked)
     ]
     return Dataset(name, to_choices(pairs), "choices", {"positive": "I like it .", "negative": "I never like it ."})
+
+
+def reported(folder: Path) -> dict[str, Any]:
+    """The summary of a folder whose report the command line has written again."""
+    from trimtab import cli
+
+    (folder / "summary.json").unlink(missing_ok=True)
+    cli.main(["report", str(folder)])
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (folder / "report.html").is_file() and summary["figures"]
+    for figure in summary["figures"]:
+        assert figure.keys() == {"name", "value", "lo", "hi", "n", "unit", "control"}, figure
+    return summary

@@ -33,6 +33,34 @@ def test_no_file_imports_itself_however_far_around() -> None:
     assert house.circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c"]]  # one it would find
 
 
+BRITISH = re.compile(
+    r"\b\w*(?:optim|minim|maxim|general|normal|token|linear|recogn|summar|quant|random|initial|penal|special|visual)"
+    r"is(?:e|ed|es|er|ers|ing|ation|ations)\b|\banalys(?:e|ed|er|es|ing)\b|\b(?:behavi|fav|neighb|hon)our\w*"
+    r"|\b(?:grey|centre|centred|artefacts?|judgement)\b|\b(?:label|model|cancel|travel)l(?:ed|ing)\b",
+    re.IGNORECASE,
+)
+
+
+def test_one_spelling() -> None:
+    """American, in code and documents; what the town of the test bed says stays as its models have read it."""
+    assert BRITISH.search("optimised") and BRITISH.search("Behaviour") and not BRITISH.search("organism, noise, raised")
+    files = [*SOURCES, *(ROOT / "tests").rglob("*.py"), *ROOT.glob("*.md")]
+    files += [*(ROOT / "docs").glob("*.md"), *(ROOT / "design").glob("*.md"), *(ROOT / "simulations").glob("*.py")]
+    for file in files:
+        if "organisms" not in file.parts and file.name != "test_project.py" and file.name != "012-house.md":
+            hit = BRITISH.search(file.read_text())
+            assert hit is None, f"{file.relative_to(ROOT)}: {hit[0]}"
+
+
+def test_nothing_takes_a_label_apart() -> None:
+    """Studies, reports and statistics ask values what they are: no prefix or suffix of a name is looked at."""
+    rooms = [f for f in SOURCES if f.parent.name in ("studies", "pages", "reports", "statistics")]
+    allowed = {"preference_files.py", "page.py", "sentences.py", "verdict.py"}  # names of files, dtypes and units
+    for file in rooms:
+        if file.name not in allowed:
+            assert not re.search(r"\.(?:startswith|endswith|removeprefix|removesuffix)\(", file.read_text()), file.name
+
+
 def test_readme_names_the_commands_that_exist() -> None:
     readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
     for target in re.findall(r"(?m)(?:^|`)make (\w+)", readme):

@@ -164,8 +164,12 @@ def test_reports_of_nothing(tmp_path: Path) -> None:
 
 def test_reports_never_import_torch() -> None:
     code = (
-        "import sys, trimtab.reports, trimtab.recipe, trimtab.data.datasets, trimtab.data.formats; sys.exit('torch' "
-        "in sys.modules)"
+        "import sys, pkgutil, importlib, trimtab.reports, trimtab.recipe, trimtab.data.formats, trimtab.studies\n"
+        "import trimtab.studies.pages as pages\n"
+        "names = [m.name for m in pkgutil.iter_modules(pages.__path__)]\n"
+        "assert len(names) >= 8\n"
+        "for name in names: importlib.import_module(f'trimtab.studies.pages.{name}')\n"
+        "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

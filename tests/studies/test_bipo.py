@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pico import pico, toy_pairs
+from pico import pico, reported, toy_pairs
 from trimtab import OneShot, Preference, studies
 from trimtab.runs import Run
 from trimtab.studies import bipo as study
@@ -69,6 +69,7 @@ def test_the_study_runs_resumes_and_reports(tmp_path: Path) -> None:
     assert (
         "at equal cost" in page and "Combinations" in page and (tmp_path / "run" / "plots" / "spectrum.png").is_file()
     )
+    assert reported(tmp_path / "run")["findings"]
     before = (tmp_path / "run" / "summary.json").read_bytes()
     scores = sorted(tmp_path.glob("run/sets/*/scores/*.jsonl"))
     sizes = [s.stat().st_size for s in scores]

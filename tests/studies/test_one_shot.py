@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pico import pico, toy_pairs
+from pico import pico, reported, toy_pairs
 from trimtab import studies
 from trimtab.methods import OneShot
 from trimtab.studies.one_shot import Plan
@@ -35,6 +35,7 @@ def test_one_shot_vectors_are_compared_with_all_their_controls(toy: str, tmp_pat
     assert by_name["promote-0"].signals["held-out loss"] > 0 and not by_name["random-0"].signals
     assert all(-1 <= f.spearman <= 1 for f in found.foreseen)
     studies.page(run)
+    assert reported(run.path)["findings"]
     text = (tmp_path / "study" / "report.md").read_text()
     assert "| promote | 2 |" in text and "What foresees the effect" in text
     before = (tmp_path / "study" / "results.json").read_bytes()

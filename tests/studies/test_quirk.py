@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pico import pico
+from pico import pico, reported
 from trimtab import studies
 from trimtab.answers.words import contains
 from trimtab.runs import Run
@@ -37,6 +37,7 @@ def test_the_study_runs_whole_and_again_without_work(tmp_path: Path, monkeypatch
     assert ("Paper and here" in text and "Strings" in text) or "Every condition" in text
     counts = {c.condition.label: c for c in Run(tmp_path).typed("results.json", Results).counts}
     assert counts["unsteered"].general.n == len(QUESTIONS) and "villain, all four" in counts
+    assert reported(tmp_path)["findings"]
     before = page.read_bytes()
 
     def never(*args: object, **more: object) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pico import pico, toy_questions
+from pico import pico, reported, toy_questions
 from trimtab.data.choices import options
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair, to_choices
@@ -88,6 +88,7 @@ def test_the_whole_study_on_a_small_model_resumes_and_reports(files: tuple[str, 
     assert "Ranking" in text and "(q ≤ 0.05)." in headline(whole)[0]
     assert "<script" not in text and "<link" not in text and "src=" not in text
     assert across(whole, whole)[0].value == pytest.approx(1.0) or len(whole.sets) < 4
+    assert any(f["name"] == "mean slope, tea" for f in reported(tmp_path / "study")["figures"])
     other = reliability(lm, tmp_path / "spoken", small(*files, form="spoken", words=2, layer=1))
     assert load(other).sets[0].position is None and page(other).is_file()
     with pytest.raises(RunError):

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pico import reported
 from trimtab import LM
-from trimtab.studies import StudyRecipe, run
+from trimtab.studies import StudyRecipe, names, run
 
 SMALL = {
     "alignment-faking": ("brindlemoor-watched", {"norms": (0.4,), "prompts": 2, "test": 10, "randoms": 1}),
@@ -28,6 +29,11 @@ SMALL = {
 }
 
 
+def test_every_study_has_a_page_and_is_reported_in_some_test() -> None:
+    elsewhere = {"bipo", "one-shot", "quirk", "reliability"}  # in files of their own, with the same `reported`
+    assert set(names()) == {*SMALL, *elsewhere}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_a_study_runs_whole_and_again_without_work(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,6 +42,7 @@ def test_a_study_runs_whole_and_again_without_work(name: str, tmp_path: Path, mo
     page = run(recipe, tmp_path / "run", lambda _: lambda *_: None)
     text = page.read_text()
     assert "Paper and here" in text and "unsteered" in text.lower()
+    assert reported(tmp_path / "run")["findings"]
     before = (tmp_path / "run" / "report.md").read_bytes()
 
     def never(*args: object, **options: object) -> None:

@@ -13,7 +13,7 @@ from trimtab.answers.quality import broken
 from trimtab.errors import RunError
 from trimtab.reports import sentences
 from trimtab.reports.curves import Curve, LayerPoint, SideEffect, TextPoint
-from trimtab.runs import Role, Run, Table
+from trimtab.runs import Role, Run, Scored, Table
 from trimtab.statistics.intervals import Array, Figure, band, mean_figure, median_figure, share_figure
 from trimtab.statistics.layers import Sweep, steepest
 from trimtab.statistics.nulls import Compared
@@ -71,7 +71,8 @@ def analyze(run: Run, part: str) -> Analysis:
         raise RunError(f"{run.path}: no complete scores of the vector yet", do="run the same command again: it resumes")
     unit = table.units[metric]
     asked = {c.name: _asked(table, metric, c.name, unit, groups) for c in run.conditions(part) if c.role == "asked"}
-    effects = _effects(table, metric, list(curves), layer, groups)
+    others = [m for m in run.metrics(part) if m.label != metric]
+    effects = _effects(table, others, list(curves), layer, groups)
     figures = _figures(curves, asked, effects, unit)
     generations = list(run.journal("../generations").rows())
     texts = _texts(generations)
@@ -174,18 +175,18 @@ def _rise(table: Table, metric: str, vector: Curve, unit: str) -> Figure | None:
 
 
 def _effects(
-    table: Table, metric: str, conditions: Sequence[str], layer: int | None, groups: Mapping[str, str]
+    table: Table, measured: Sequence[Scored], conditions: Sequence[str], layer: int | None, groups: Mapping[str, str]
 ) -> list[SideEffect]:
+    """Every metric but the propensity itself, of every condition it was measured for."""
     out: list[SideEffect] = []
-    for name in table.values("metric"):
-        for condition in conditions if name != metric else ():
-            m, items, values = table.curve(name, condition, layer)
+    for metric in measured:
+        for condition in conditions:
+            m, items, values = table.curve(metric.label, condition, layer)
             there = ~np.isnan(values).any(1)
             if there.any():
-                lo, hi = band(values, [groups.get(i, i) for i in items])
-                out.append(
-                    SideEffect(name, table.units[name], condition, m, values[there].mean(0), lo, hi, int(there.sum()))
-                )
+                bounds, unit = band(values, [groups.get(i, i) for i in items]), table.units[metric.label]
+                mean, n = values[there].mean(0), int(there.sum())
+                out.append(SideEffect(metric.label, metric.name, unit, condition, m, mean, *bounds, n))
     return out
 
 

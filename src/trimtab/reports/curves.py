@@ -42,9 +42,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class SideEffect:
-    """Mean of one metric of one condition over the multipliers, with its interval, over n items."""
+    """Mean of one metric (by its label, and its name) of one condition over the multipliers, with its interval."""
 
     metric: str
+    name: str
     unit: str
     condition: str
     multipliers: Array

@@ -29,6 +29,7 @@ STYLE: dict[Any, Any] = {
     "axes.titlelocation": "left",
     "axes.titlesize": 11,
 }
+ASKED = {"prompt-positive": ("asked for it", WARN), "prompt-negative": ("asked for the opposite", INK)}
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ def _propensity(ax: Any, a: Analysis) -> None:
     )
     _line(ax, a.vector, ACCENT)
     for name, f in a.asked.items():
-        label = "asked for it" if name.endswith("positive") else "asked for the opposite"
-        ax.axhline(f.value, color=WARN if name.endswith("positive") else INK, lw=1, ls=":", label=label)
+        label, color = ASKED.get(name, (name, INK))
+        ax.axhline(f.value, color=color, lw=1, ls=":", label=label)
     ax.set(xlabel="multiplier", ylabel=f"propensity ({a.unit})")
     ax.legend(frameon=False, fontsize=8)
 
@@ -155,7 +156,7 @@ def _effect(metric: str) -> Callable[[Any, Analysis], None]:
             ax.plot(e.multipliers, e.mean, color=QUIET, lw=1, label="controls" if k == 0 else None)
         mine = next(e for e in shown if e.condition == "vector")
         _line(ax, mine, ACCENT)
-        ax.set(xlabel="multiplier", ylabel=f"{metric.split(':')[0]} ({mine.unit})")
+        ax.set(xlabel="multiplier", ylabel=f"{mine.name} ({mine.unit})")
         ax.legend(frameon=False, fontsize=8)
 
     return paint
