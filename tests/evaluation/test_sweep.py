@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from paths import TESTS
 from pico import pico
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair, to_choices
@@ -249,7 +250,7 @@ def test_kill_and_resume(tmp_path: Path) -> None:
     unit.
     """
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_sweep; "
+        f"import sys; sys.path[:0] = [{str(TESTS)!r}, {str(Path(__file__).parent)!r}]; import test_sweep; "
         f"test_sweep.killed_and_resumed({str(tmp_path)!r})"
     )
     done = subprocess.run(
