@@ -22,7 +22,7 @@ slow: $(READY)  ## on the real model
 	$(BIN)/python -m pytest -n 2 -m slow
 
 zoo: $(READY)  ## every public verb on every architecture, against full passes
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m zoo
+	$(BIN)/python -m pytest -n 2 -m zoo
 
 hub: $(READY)  ## published figures on models of the Hugging Face hub
 	$(BIN)/python -m pytest -m hub
