@@ -48,8 +48,8 @@ class Quality:
         return cls(strangeness, repetition(text), whole(text))
 
     def broken(self, usual: float) -> bool:
-        """Whether the text has broken: stranger than usual, in circles, or mostly not made of sentences; or nothing was
-            said.
+        """Whether the text has broken: stranger than usual, in circles, or mostly not made of sentences; or nothing
+        was said.
 
         Args:
             usual: strangeness of the unsteered model's own answers.

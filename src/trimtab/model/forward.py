@@ -98,7 +98,7 @@ class Forward:
 
     def batches(self, rows: Sequence[Row], size: int, *, replays: int = 1, new: int = 0) -> list[list[int]]:
         """Indices of rows that go well together: at most `size`, with little padding, and only rows that may share a
-            batch; see `grouped`.
+        batch; see `grouped`.
 
         Args:
             replays: how often completions are run for every time that prompts are.

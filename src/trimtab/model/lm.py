@@ -233,7 +233,7 @@ class LM(Passes):
         """What the model says to each prompt.
 
         Rows are independent of the batch they run in: greedy at temperature 0, else one random stream for every
-            prompt and every time it is repeated.
+        prompt and every time it is repeated.
 
         Args:
             on_text: called with (index of the prompt, text so far) after each token.

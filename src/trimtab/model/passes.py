@@ -151,7 +151,7 @@ class Passes(Forward):
         layer alone.
 
         One column alone is no prompt to recurrent layers: they take it for the next token of a state, and do not see
-            that it is padding in other rows.
+        that it is padding in other rows.
 
         Raises:
             ModelError: a start outside the prompts.

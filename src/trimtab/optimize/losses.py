@@ -179,8 +179,7 @@ class Group:
 
     def at(self, vectors: Mapping[int, Tensor], wanted: set[int], total: Total | None) -> Found:
         """Losses, and gradients one part after the other: what a part remembers for its gradient is forgotten before
-        the
-            next one is run.
+        the next one is run.
         """
         counts = {k: len(v) for k, v in vectors.items()}
         base = torch.cat([v.to(self.lm.device) for v in vectors.values()])  # (n of all problems, l, r, d)

@@ -80,8 +80,8 @@ class Training:
     @classmethod
     def published(cls, **changes: Any) -> Training:
         """The settings of the published runs as executed: rate 5e-4 per coordinate, a warm-up of 100 steps from 0, a
-            cosine over 100 epochs, one sign a
-        batch, no weight decay (it is never forwarded to the optimizer), and the last vector.
+        cosine over 100 epochs, one sign a batch, no weight decay (it is never forwarded to the optimizer), and the
+        last vector.
         """
         settings = cls(
             5e-4,

@@ -94,8 +94,7 @@ class Compared:
     @property
     def decisive(self) -> str:
         """The kind that decides: label-shuffled vectors are exchangeable with a vector that was learned from pairs if
-            the sides of these say nothing; a vector that
-        brought none is compared with random directions.
+        the sides of these say nothing; a vector that brought none is compared with random directions.
         """
         return next((kind for kind in ("shuffled", "random") if any(n.kind == kind for n in self.tested)), "")
 

@@ -207,8 +207,8 @@ class _Emergent:
         """For every vector the largest strength at which answers to other open questions are still language.
 
         That is: grammatical at least half as often as the unsteered model's. (The judge's coherence would not do: it
-            passes much that
-        is none, see LOG.md.) The published strength is 1; without a cap on the norm that can be far too much.
+        passes much that is none, see LOG.md.) The published strength is 1; without a cap on the norm that can be far
+        too much.
         """
         flags: dict[str, list[bool]] = {}
         for (_, c), texts in self.tried(silent("")).items():

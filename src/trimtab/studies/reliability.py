@@ -324,8 +324,7 @@ class _Studied:
 
     def grid(self, layer: Layer, unrelated: _Studied | None, context: str, progress: Progress) -> None:
         """One context on test questions: every context's vector, in the first one with its controls; beyond, the
-        first's
-            vector alone.
+        first's vector alone.
         """
         vectors = self._vectors(layer, unrelated)
         kinds = ("from",) if context != self.contexts[0] else ("from", "span", "shuffled", "unrelated", "alone")
@@ -401,8 +400,7 @@ class _Studied:
 
     def nulls(self, layer: Layer, progress: Progress) -> None:
         """The forecast on test questions: of the vector at every layer, of each training pair, of many null vectors;
-        and
-            the card.
+        and the card.
         """
         if self.run.read("forecast.json") is not None:
             return
@@ -426,7 +424,7 @@ class _Studied:
         training differences.
 
         (Those are orthogonal to the vector, not to the behavior: where it shows differently from pair to pair they
-            hold some of it, and are as long as the vector.)
+        hold some of it, and are as long as the vector.)
         """
         layers = (
             [layer]
