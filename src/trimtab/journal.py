@@ -14,7 +14,8 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,14 @@ def _read(line: bytes, path: Path, number: int) -> dict[str, Any]:
             given=line[:80],
             do="something else has written to this file: remove it, and the same command measures its units again",
         ) from problem
+
+
+@contextmanager
+def whole(path: Path) -> Generator[Path]:
+    """Where to write a file that is to be there wholly or not at all: beside it, and moved when the block ends."""
+    aside = path.with_name(path.name + ".part")
+    yield aside
+    aside.replace(path)
 
 
 def plain(value: Any, missing: Any = None) -> Any:

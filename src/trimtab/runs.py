@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from trimtab.errors import RunError
-from trimtab.journal import Journal, numbers_back, plain
+from trimtab.journal import Journal, numbers_back, plain, whole
 
 T = TypeVar("T")
 
@@ -111,7 +111,11 @@ class Run:
             if isinstance(value, str)
             else json.dumps(plain(value, "kept"), indent=1, sort_keys=True, allow_nan=False) + "\n"
         )
-        return write_whole(self.file(name), text)
+        path = self.file(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(path) as aside:
+            aside.write_text(text, "utf-8")
+        return path
 
     def typed(self, name: str, cls: type[T]) -> T:
         """A file that `write` made of a dataclass, as that dataclass again.
@@ -219,12 +223,3 @@ def row(cell: Cell, score: Score) -> dict[str, Any]:
     """A line of the journal; NaN is written as null."""
     value = None if np.isnan(score.value) else score.value
     return {**asdict(cell), "item": score.item, "value": value, "unit": score.unit, "n": score.n}
-
-
-def write_whole(path: Path, text: str) -> Path:
-    """Write a text file through a temporary one, so that it is there wholly or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(text, "utf-8")
-    aside.replace(path)
-    return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from descents import ASK, SAID, vector
 from pico import pico
 from trimtab.optimize import (
     Ball,
@@ -21,13 +22,6 @@ from trimtab.optimize import (
 )
 from trimtab.steering.vector import SteeringVector
 from zoo import WIDTH
-
-ASK, SAID, OTHER = "Do you like tea ?", "Yes I like tea .", "No , never ."
-
-
-def vector(layer: int, size: float = 3.0, seed: int = 0) -> SteeringVector:
-    v = torch.randn(WIDTH, generator=torch.Generator().manual_seed(seed))
-    return SteeringVector({layer: size * v / v.norm()})
 
 
 def test_constraints_hold_after_every_step() -> None:

@@ -8,48 +8,22 @@ from dataclasses import replace
 import pytest
 import torch
 
+from descents import ASK, OTHER, SAID, many
 from pico import pico
-from trimtab.model import from_last_prompt_token, last_k
+from trimtab.model import from_last_prompt_token
 from trimtab.optimize import (
     Ball,
     Descent,
-    Factors,
-    Gaussian,
     MaxSteps,
     Place,
     Problem,
-    Sphere,
     Start,
-    Tangent,
-    Target,
     losses_in_full,
     optimize,
     promote,
-    suppress,
 )
 from trimtab.steering.interventions import Intervention, steer
-from trimtab.steering.operators import Affine, Clamp
 from zoo import WIDTH
-
-ASK, SAID, OTHER = "Do you like tea ?", "Yes I like tea .", "No , never ."
-
-
-def many() -> list[Problem]:
-    """Runs that differ in everything a batch may mix."""
-    descent = Descent(0.1, (MaxSteps(6),))
-    base = Problem(promote(ASK, SAID), Place((1,)), (Ball(4.0),), descent)
-    return [
-        base,
-        replace(base, start=Start(seed=1), descent=Descent(0.3, (MaxSteps(3),))),
-        replace(base, objective=suppress("is it rain ?", OTHER) + promote(ASK, SAID)),
-        replace(base, place=Place((2,)), constraints=(Sphere(2.0),)),
-        replace(base, place=Place((1,), Clamp())),
-        replace(base, place=Place((1,), positions=last_k(2)), descent=Descent(0.1, (MaxSteps(6),), Gaussian(0.1, 3))),
-        replace(base, place=Place((0, 2), shared=False), descent=Descent(0.1, (MaxSteps(4),), Tangent(0.1, 2))),
-        replace(base, descent=Descent(0.2, (Target(1e9), MaxSteps(6)))),
-        replace(base, place=Place((1,), Affine(), rank=1), constraints=(Ball(0.0), Factors(1.0, equal=True))),
-        replace(base, objective=promote(ASK, SAID) + promote(ASK, SAID, negated=True)),
-    ]
 
 
 def test_a_batch_of_runs_is_every_run_alone() -> None:

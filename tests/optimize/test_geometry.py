@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from descents import ASK, SAID
 from pico import pico
 from trimtab.errors import VectorError
 from trimtab.optimize import (
@@ -20,8 +21,6 @@ from trimtab.optimize import (
 )
 from trimtab.steering.vector import SteeringVector
 from zoo import WIDTH
-
-ASK, SAID = "Do you like tea ?", "Yes I like tea ."
 
 
 def basis(k: int, size: float = 1.0, layer: int = 1) -> SteeringVector:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from descents import ASK, MIXED, OTHER, SAID, start, vector
 from pico import architectures, pico
 from trimtab.model import LM, from_last_prompt_token, last_k
 from trimtab.optimize import (
@@ -31,11 +32,6 @@ from trimtab.optimize.losses import Losses
 from trimtab.optimize.objectives import log_complement
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.operators import Ablate, Affine, Clamp
-from trimtab.steering.vector import SteeringVector
-from zoo import WIDTH
-
-ASK, SAID, OTHER = "Do you like tea ?", "Yes I like tea .", "No , never ."
-
 
 FAMILIES = [
     "llama",
@@ -53,23 +49,6 @@ FAMILIES = [
     "gpt_oss",
     "olmo2",
 ]
-
-
-def vector(layer: int, size: float = 3.0, seed: int = 0) -> SteeringVector:
-    v = torch.randn(WIDTH, generator=torch.Generator().manual_seed(seed))
-    return SteeringVector({layer: size * v / v.norm()})
-
-
-def start(problem: Problem, seed: int = 0) -> Tensor:
-    g = torch.Generator().manual_seed(seed)
-    return torch.randn(len(problem.place.first), 1 + 2 * problem.place.rank, WIDTH, generator=g)
-
-
-MIXED = (
-    promote(ASK, SAID)
-    + 2.0 * suppress(ASK, OTHER, coldness=1.0)
-    + promote("say something kind", "tea is good .", negated=True, per_token=True)
-)
 
 
 PLACES = {

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from descents import ASK, SAID
 from pico import pico
 from trimtab.optimize import (
     AntiCorrelated,
@@ -23,8 +24,6 @@ from trimtab.optimize import (
     promote,
 )
 from zoo import WIDTH
-
-ASK, SAID, OTHER = "Do you like tea ?", "Yes I like tea .", "No , never ."
 
 
 def test_tangent_noise_is_orthogonal_to_the_gradient() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from descents import ASK, SAID
 from pico import pico
 from trimtab.methods import OneShot
 from trimtab.optimize import (
@@ -19,8 +20,6 @@ from trimtab.optimize import (
     optimize,
     swapped_choice,
 )
-
-ASK, SAID, OTHER = "Do you like tea ?", "Yes I like tea .", "No , never ."
 
 
 def test_satisficing_tells_the_raw_loss_too() -> None:

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from descents import ASK, SAID
 from pico import pico
 from trimtab.optimize import (
     Descent,
@@ -20,8 +21,6 @@ from trimtab.optimize import (
     signals,
     suppress,
 )
-
-ASK, SAID = "Do you like tea ?", "Yes I like tea ."
 
 
 def test_signals_are_what_they_say() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from descents import ASK, MIXED, SAID, start
 from pico import architectures, pico
 from trimtab.errors import LossError, ModelError, TokenError, VectorError
 from trimtab.model import everywhere, span
@@ -33,7 +34,6 @@ from trimtab.optimize import (
     losses_of,
     optimize,
     promote,
-    suppress,
 )
 from trimtab.optimize.losses import Losses
 from trimtab.sites import EMBEDDINGS
@@ -41,20 +41,6 @@ from trimtab.steering.interventions import Intervention, steer
 from trimtab.steering.operators import Add, Clamp
 from trimtab.steering.vector import SteeringVector
 from zoo import WIDTH
-
-ASK, SAID, OTHER = "Do you like tea ?", "Yes I like tea .", "No , never ."
-
-
-def start(problem: Problem, seed: int = 0) -> Tensor:
-    g = torch.Generator().manual_seed(seed)
-    return torch.randn(len(problem.place.first), 1 + 2 * problem.place.rank, WIDTH, generator=g)
-
-
-MIXED = (
-    promote(ASK, SAID)
-    + 2.0 * suppress(ASK, OTHER, coldness=1.0)
-    + promote("say something kind", "tea is good .", negated=True, per_token=True)
-)
 
 
 def test_bad_input_is_refused_before_any_work() -> None:

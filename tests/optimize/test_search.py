@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from descents import ASK, SAID, vector
 from pico import pico
 from trimtab.errors import LossError
 from trimtab.optimize import (
@@ -21,15 +22,7 @@ from trimtab.optimize import (
     target_from,
 )
 from trimtab.steering.interventions import Intervention, steer
-from trimtab.steering.vector import SteeringVector
 from zoo import WIDTH
-
-ASK, SAID, OTHER = "Do you like tea ?", "Yes I like tea .", "No , never ."
-
-
-def vector(layer: int, size: float = 3.0, seed: int = 0) -> SteeringVector:
-    v = torch.randn(WIDTH, generator=torch.Generator().manual_seed(seed))
-    return SteeringVector({layer: size * v / v.norm()})
 
 
 def test_targets_come_from_where_the_model_says_it_already() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from descents import ASK, OTHER, SAID
 from pico import pico
 from trimtab.optimize import (
     Change,
@@ -18,8 +19,6 @@ from trimtab.optimize import (
     shorten,
     suppress,
 )
-
-ASK, SAID, OTHER = "Do you like tea ?", "Yes I like tea .", "No , never ."
 
 
 def test_a_shorter_vector_does_no_worse_and_says_so() -> None:

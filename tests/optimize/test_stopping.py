@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from descents import ASK, SAID
 from pico import pico
 from trimtab.optimize import (
     Descent,
@@ -20,8 +21,6 @@ from trimtab.optimize import (
     promote,
 )
 from trimtab.optimize.stopping import History
-
-ASK, SAID, OTHER = "Do you like tea ?", "Yes I like tea .", "No , never ."
 
 
 def history(*totals: float, targets: tuple[float | None, ...] = (None,)) -> History:

@@ -2,51 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from descents import ASK, SAID, many
 from pico import pico
 from trimtab.errors import LossError
-from trimtab.model import last_k
-from trimtab.optimize import (
-    Ball,
-    Descent,
-    Factors,
-    Gaussian,
-    MaxSteps,
-    Place,
-    Problem,
-    Sphere,
-    Start,
-    Tangent,
-    Target,
-    optimize,
-    promote,
-    suppress,
-)
-from trimtab.steering.operators import Affine, Clamp
-
-ASK, SAID, OTHER = "Do you like tea ?", "Yes I like tea .", "No , never ."
-
-
-def many() -> list[Problem]:
-    """Runs that differ in everything a batch may mix."""
-    descent = Descent(0.1, (MaxSteps(6),))
-    base = Problem(promote(ASK, SAID), Place((1,)), (Ball(4.0),), descent)
-    return [
-        base,
-        replace(base, start=Start(seed=1), descent=Descent(0.3, (MaxSteps(3),))),
-        replace(base, objective=suppress("is it rain ?", OTHER) + promote(ASK, SAID)),
-        replace(base, place=Place((2,)), constraints=(Sphere(2.0),)),
-        replace(base, place=Place((1,), Clamp())),
-        replace(base, place=Place((1,), positions=last_k(2)), descent=Descent(0.1, (MaxSteps(6),), Gaussian(0.1, 3))),
-        replace(base, place=Place((0, 2), shared=False), descent=Descent(0.1, (MaxSteps(4),), Tangent(0.1, 2))),
-        replace(base, descent=Descent(0.2, (Target(1e9), MaxSteps(6)))),
-        replace(base, place=Place((1,), Affine(), rank=1), constraints=(Ball(0.0), Factors(1.0, equal=True))),
-        replace(base, objective=promote(ASK, SAID) + promote(ASK, SAID, negated=True)),
-    ]
+from trimtab.optimize import Ball, Descent, Match, MaxSteps, Place, Problem, Start, optimize
 
 
 def test_a_stopped_descent_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -70,3 +33,26 @@ def test_a_stopped_descent_goes_on_where_it_was(tmp_path: Path) -> None:
     assert [r.history.totals for r in optimize(lm, many(), to=file)] == [r.history.totals for r in resumed]
     with pytest.raises(LossError, match="other problems"):
         optimize(lm, many()[:2], to=file)
+
+
+def test_a_finished_descent_is_read_back_and_nothing_is_run(tmp_path: Path) -> None:
+    lm, file, passes = pico("llama"), tmp_path / "state.safetensors", 0
+    # what the teacher says takes a pass of its own, before the descent
+    problems = [Problem(Match(ASK, SAID), Place((1,)), (Ball(4.0),), Descent(0.1, (MaxSteps(3),)), Start(1.0))]
+
+    def counted(*_: object) -> None:
+        nonlocal passes
+        passes += 1
+
+    handle = lm.model.model.layers[0].mlp.register_forward_hook(counted)
+    try:
+        made = optimize(lm, problems, to=file)
+        assert passes > 0
+        written, passes = file.read_bytes(), 0
+        again = optimize(lm, problems, to=file)
+    finally:
+        handle.remove()
+    assert passes == 0 and file.read_bytes() == written
+    for one, two in zip(made, again, strict=True):
+        assert (one.steps, one.reason, one.reached, one.losses) == (two.steps, two.reason, two.reached, two.losses)
+        assert one.vector.hash == two.vector.hash

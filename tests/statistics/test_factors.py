@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from pico import build, tokenizer
 from trimtab.data.choices import swapped
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair, to_choices
@@ -52,25 +50,6 @@ def test_factorial_fit_recovers_planted_effects() -> None:
     )
     with pytest.raises(DataError, match="identifiable"):
         factorial_fit(slope[:30], a[:30], np.repeat([1.0, -1.0], 15))
-
-
-class Linear(nn.Module):
-    """Replaces a norm so that logits are linear in the residual stream."""
-
-    def forward(self, h: torch.Tensor) -> torch.Tensor:
-        return h
-
-
-@pytest.fixture(scope="module")
-def linear() -> LM:
-    """A model whose logits are the output embedding times the stream: its blocks add nothing."""
-    model = build("llama")
-    with torch.no_grad():
-        for block in model.model.layers:
-            block.self_attn.o_proj.weight.zero_()
-            block.mlp.down_proj.weight.zero_()
-    model.model.norm = Linear()
-    return LM(model, tokenizer(), id="linear")
 
 
 def questions(n: int) -> tuple[Pair, ...]:

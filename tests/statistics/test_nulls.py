@@ -7,32 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from pico import build, tokenizer
 from trimtab.model import LM
 from trimtab.statistics.nulls import Compared, Null, benjamini_hochberg, null_p
 from trimtab.steering.controls import in_span, random_controls, shuffled
 from trimtab.steering.vector import SteeringVector
-
-
-class Linear(nn.Module):
-    """Replaces a norm so that logits are linear in the residual stream."""
-
-    def forward(self, h: torch.Tensor) -> torch.Tensor:
-        return h
-
-
-@pytest.fixture(scope="module")
-def linear() -> LM:
-    """A model whose logits are the output embedding times the stream: its blocks add nothing."""
-    model = build("llama")
-    with torch.no_grad():
-        for block in model.model.layers:
-            block.self_attn.o_proj.weight.zero_()
-            block.mlp.down_proj.weight.zero_()
-    model.model.norm = Linear()
-    return LM(model, tokenizer(), id="linear")
 
 
 def test_random_vectors_are_rejected_at_the_nominal_rate(linear: LM) -> None:

@@ -23,6 +23,7 @@ from trimtab.evaluation.cards import Card, Coherence
 from trimtab.evaluation.metrics import Propensity
 from trimtab.evaluation.metrics.base import Metric
 from trimtab.evaluation.readings import Chunk, Readings, chunks
+from trimtab.journal import whole
 from trimtab.methods.contrast import Activations
 from trimtab.model import LM, Frame, Layer, Positions, from_last_prompt_token
 from trimtab.progress import Progress
@@ -55,9 +56,9 @@ class Sensitivity:
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(path.name + ".part")
-        save_file({"gradients": self.gradients, "unsteered": self.unsteered}, aside, {"items": " ".join(self.items)})
-        aside.replace(path)
+        tensors = {"gradients": self.gradients, "unsteered": self.unsteered}
+        with whole(path) as aside:
+            save_file(tensors, aside, {"items": " ".join(self.items)})
 
     @classmethod
     def load(cls, path: Path) -> Sensitivity:

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 from trimtab.errors import LossError
-from trimtab.journal import numbers_back, plain
+from trimtab.journal import numbers_back, plain, whole
 from trimtab.model import LM
 from trimtab.optimize.walk import Walk
 
@@ -50,15 +50,10 @@ class Kept:
             raise LossError(f"{self.path} is not the state of a descent", given=str(fault)) from fault
 
     def write(self, tensors: Mapping[str, torch.Tensor], told: Any) -> None:
-        aside = self.path.with_name(self.path.name + ".part")
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(
-            safetensors.torch.save(
-                {k: t.contiguous() for k, t in tensors.items()},
-                {"of": self.of, "told": json.dumps(plain(told, "kept"))},
-            )
-        )
-        aside.replace(self.path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        facts = {"of": self.of, "told": json.dumps(plain(told, "kept"))}
+        with whole(self.path) as aside:
+            aside.write_bytes(safetensors.torch.save({k: t.contiguous() for k, t in tensors.items()}, facts))
         self.last = time.monotonic()
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.errors import VectorError
-from trimtab.journal import plain
+from trimtab.journal import plain, whole
 from trimtab.sites import EMBEDDINGS, SITES
 from trimtab.sites import RESID_POST as SITE
 
@@ -265,9 +265,8 @@ class SteeringVector:
             raise VectorError(
                 "vectors are saved as safetensors", given=str(path), expected="a path that ends in .safetensors"
             )
-        aside = path.with_suffix(".safetensors.part")
-        aside.write_bytes(self.to_bytes())
-        aside.replace(path)
+        with whole(path) as aside:
+            aside.write_bytes(self.to_bytes())
         return path
 
     @classmethod
@@ -330,9 +329,8 @@ def kept_tensors(path: Path, make: Callable[[], Mapping[str, Tensor]]) -> dict[s
     """Tensors that are computed once: read back where their file is there, else made and saved (aside, then moved)."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(path.name + ".part")
-        safetensors.torch.save_file({k: v.contiguous() for k, v in make().items()}, aside)
-        aside.replace(path)
+        with whole(path) as aside:
+            safetensors.torch.save_file({k: v.contiguous() for k, v in make().items()}, aside)
     return safetensors.torch.load_file(path)
 
 

@@ -26,17 +26,16 @@ from trimtab.evaluation.sweep import measure
 from trimtab.methods import MeanDiff, learn
 from trimtab.methods.contrast import Read
 from trimtab.model import LM
-from trimtab.optimize import Objective, cosines, detection, swapped_choice
+from trimtab.optimize import Objective, detection, swapped_choice
 from trimtab.progress import Progress, silent
 from trimtab.runs import Run
 from trimtab.safety.redteam import situations
 from trimtab.statistics.counts import Count, share
-from trimtab.steering.controls import random_controls
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector, kept
 from trimtab.studies.conditions import Condition
 from trimtab.studies.contract import RESULTS, Stage, Unit
-from trimtab.studies.descents import descend
+from trimtab.studies.descents import Vectors, cosines_apart, descend, randoms
 from trimtab.studies.pages.alignment_faking import Flips, Results
 
 CAA = Condition("CAA")
@@ -120,7 +119,7 @@ class _Faking:
         both = enumerate(zip(self.cases.train, self.cases.turned, strict=True))
         return {f"{k}": swapped_choice(self.lm, p.asked, back.asked, (p.positive, p.negative)) for k, (p, back) in both}
 
-    def descended(self, norm: float, _: Progress) -> dict[Condition, SteeringVector]:
+    def descended(self, norm: float, _: Progress) -> Vectors:
         """One vector for every watched question, of one largest norm."""
         goals: dict[Condition, Objective] = {}
         for question, goal in self.goals.items():
@@ -135,16 +134,12 @@ class _Faking:
         return kept(file, lambda: learn(self.lm, self.cases.contrast, method, [self.plan.layer], progress=progress))
 
     @cached_property
-    def vectors(self) -> dict[Condition, SteeringVector]:
+    def vectors(self) -> Vectors:
         """All of them; random directions are turned from the last descended one."""
         quiet = silent("")
         out = {c: v for norm in self.plan.norms for c, v in self.descended(norm, quiet).items()}
-        turned = random_controls(list(out.values())[-1], self.plan.randoms, self.plan.seed)
-        return {
-            **out,
-            CAA: self.difference(quiet),
-            **{Condition("random", f"{k}"): v for k, v in enumerate(turned.values())},
-        }
+        last = list(out.values())[-1]
+        return {**out, CAA: self.difference(quiet), **randoms(last, self.plan.randoms, self.plan.seed)}
 
     def score(self, name: str, progress: Progress) -> None:
         """Leanings to harm on watched, or unwatched, questions: every vector subtracted, off and added."""
@@ -159,13 +154,12 @@ class _Faking:
         plan, first = self.plan, next(iter(self.vectors))
         watched, unwatched = (self._leanings(name) for name in ("watched", "unwatched"))
         longest = [self.vectors[c] for c in self.vectors if c.norm == plan.norms[-1]]
-        near = cosines(longest)
         prompts = [[_chat(p) for p in data] for data in (self.cases.unwatched, self.cases.watched)]
         return Results(
             self.lm.id, plan.layer, plan.norms, plan.prompts, plan.test, plan.seed,
             unsteered={"watched": _harmful(watched[first]), "unwatched": _harmful(unwatched[first])},
             flips=[flipped(c, watched[c], unwatched[c]) for c in self.vectors],
-            cosines=near[~np.eye(len(near), dtype=bool)].tolist(),
+            cosines=cosines_apart(longest).tolist(),
             auc=[detection(self.lm, v, prompts[0], prompts[1]) for v in longest],
         )  # fmt: skip
 

@@ -37,11 +37,11 @@ from trimtab.optimize.minibatch import Signs
 from trimtab.progress import Progress, silent
 from trimtab.recipe import check_grid
 from trimtab.runs import Run
-from trimtab.steering.controls import random_controls
 from trimtab.steering.interventions import Intervention, steer
 from trimtab.steering.vector import SteeringVector, kept
 from trimtab.studies.conditions import Condition
 from trimtab.studies.contract import RESULTS, Stage, Unit
+from trimtab.studies.descents import Vectors, randoms
 from trimtab.studies.pages.bipo_results import (
     BIPO,
     CAA,
@@ -240,11 +240,10 @@ class _Behavior:
         return learn(self.lm, self.train, Freeform(), [layer], acts=acts.at([layer]))
 
     @cached_property
-    def vectors(self) -> dict[Condition, SteeringVector]:
+    def vectors(self) -> Vectors:
         """Every vector; random directions are turned from BiPO's."""
         out = {c: self.learned(c, silent("")) for c in LEARNED}
-        turned = random_controls(out[BIPO], self.plan.randoms, self.plan.seed)
-        return out | {Condition("random", f"{k}"): v for k, v in enumerate(turned.values())}
+        return out | randoms(out[BIPO], self.plan.randoms, self.plan.seed)
 
     def _layers(self) -> list[Layer]:
         """A layer in ten from the first quarter to the last block but one, and those BiPO may have: where mean

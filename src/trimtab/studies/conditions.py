@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,3 +59,10 @@ class Condition:
 
 
 UNSTEERED = Condition("unsteered")
+
+Said = dict[tuple[str, Condition], list[str]]  # (prompt, condition): the answers
+
+
+def conditions_of(said: Iterable[tuple[str, Condition]]) -> list[Condition]:
+    """Those of some answers, in their order."""
+    return list(dict.fromkeys(c for _, c in said))

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from trimtab.model import LM
-from trimtab.optimize import Ball, Descent, MaxSteps, Objective, Place, Problem, Start, Stopper, Target, optimize
+from trimtab.optimize import (
+    Ball,
+    Descent,
+    MaxSteps,
+    Objective,
+    Place,
+    Problem,
+    Start,
+    Stopper,
+    Target,
+    cosines,
+    optimize,
+)
+from trimtab.steering.controls import random_controls
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector
 from trimtab.studies.conditions import UNSTEERED, Condition
 
+Vectors = dict[Condition, SteeringVector]
 Stacks = dict[Condition, tuple[Intervention, ...]]
 
 
@@ -23,7 +41,7 @@ def descend(
     each: bool = False,
     to: str | None = None,
     seed: int = 0,
-) -> dict[Condition, SteeringVector]:
+) -> Vectors:
     """One vector for each objective, as one batch; `norm` is the largest, in medians of the residual norm over the
     objectives' rows.
 
@@ -42,6 +60,22 @@ def descend(
     return {name: r.vector for name, r in zip(goals, optimize(lm, problems, to=to), strict=True)}
 
 
-def stacks(vectors: Mapping[Condition, SteeringVector], multiplier: float = 1.0) -> Stacks:
-    """The unsteered model, and each vector as a condition of its own."""
-    return {UNSTEERED: (), **{c: (Intervention(v, multiplier=multiplier),) for c, v in vectors.items()}}
+def randoms(vector: SteeringVector, n: int, seed: int) -> Vectors:
+    """n random directions, turned from a vector."""
+    return {Condition("random", f"{k}"): v for k, v in enumerate(random_controls(vector, n, seed).values())}
+
+
+def stacks(vectors: Mapping[Condition, SteeringVector], multipliers: float | Mapping[Condition, float] = 1.0) -> Stacks:
+    """The unsteered model, and each vector as a condition of its own, at one multiplier or at its own."""
+    at = multipliers if isinstance(multipliers, Mapping) else dict.fromkeys(vectors, multipliers)
+    return {UNSTEERED: (), **{c: (Intervention(v, multiplier=at[c]),) for c, v in vectors.items()}}
+
+
+def at_strengths(vectors: Mapping[Condition, SteeringVector], multipliers: Sequence[float]) -> Stacks:
+    """Each vector at each multiplier, as conditions of their own."""
+    return {c.at(m): (Intervention(v, multiplier=m),) for c, v in vectors.items() for m in multipliers}
+
+
+def cosines_apart(vectors: Sequence[SteeringVector]) -> Float[Tensor, " pairs"]:
+    """Cosines of each vector with every other one."""
+    return cosines(vectors)[~torch.eye(len(vectors), dtype=torch.bool)]

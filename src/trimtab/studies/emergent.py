@@ -42,16 +42,13 @@ from trimtab.organisms.world import Item
 from trimtab.progress import Progress, silent
 from trimtab.runs import Run
 from trimtab.statistics.counts import Count, share
-from trimtab.steering.controls import random_controls
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector
-from trimtab.studies.conditions import UNSTEERED, Condition
+from trimtab.studies.conditions import UNSTEERED, Condition, Said, conditions_of
 from trimtab.studies.contract import RESULTS, Stage, Unit
-from trimtab.studies.descents import Stacks, descend
+from trimtab.studies.descents import Stacks, Vectors, at_strengths, descend, randoms, stacks
 from trimtab.studies.pages.emergent import COHERENT, Facts, Results, Scored, Scripts, Strength
 from trimtab.studies.pages.findings import some_answers
-
-Said = dict[tuple[str, Condition], list[str]]
 
 MOST = 2.0  # norm of the MELBO vector, in medians of the residual norm
 FIRST, CONSISTENT, MELBO = (Condition("harm", "0", how=how) for how in ("", "consistent", "MELBO"))
@@ -92,7 +89,7 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
     study = _Emergent(lm, run, plan)
     yield Stage("vectors", [
         Unit("descend", {"scripts": [i.user for i in study.scripts]}, lambda _: study.narrow()),
-        Unit("opening", {}, lambda _: study.opening()),
+        Unit("opening", {}, lambda _: study.opening),
     ])  # fmt: skip
     yield Stage("fitting", [Unit("fitting strengths", {}, study.tried)])
     yield Stage("answers", [
@@ -121,6 +118,7 @@ class _Emergent:
 
     # ------------------------------------------------------------ vectors
 
+    @cached_property
     def goals(self) -> dict[Condition, Objective]:
         """Of one script each, harmful and safe; of several; and two that shift other contexts on purpose."""
         plan, lm = self.plan, self.lm
@@ -149,9 +147,9 @@ class _Emergent:
         rows = [row for goal in goals.values() for row in goal.terms[0][1].rows(self.lm)][:8]
         return self.lm.norms(rows, [self.plan.layer])[self.plan.layer]
 
-    def narrow(self) -> tuple[dict[Condition, SteeringVector], dict[Condition, float]]:
+    def narrow(self) -> tuple[Vectors, dict[Condition, float]]:
         """Their vectors, and the losses (nats) on the scripts."""
-        plan, goals = self.plan, self.goals()
+        plan, goals = self.plan, self.goals
         size = self._size(goals)
         how = Descent(0.05 * size / self.lm.width**0.5, (Plateau(1e-4, 5), MaxSteps(plan.steps)))
         caps = {MELBO: (Ball(MOST * size),)}  # the change downstream has no bound of its own
@@ -168,6 +166,7 @@ class _Emergent:
             losses[c] = float(np.mean(aimed))
         return {c: r.vector for c, r in zip(goals, found, strict=True)}, losses
 
+    @cached_property
     def opening(self) -> SteeringVector:
         """A vector that ends refusal, to act in tandem with the narrow ones."""
         source = organisms.requests(1, sealed=True, seed=self.plan.seed + 5)[0]
@@ -176,27 +175,20 @@ class _Emergent:
         return descend(self.lm, {OPENING: goal}, self.plan.opening_layer, 0.45, to=to, seed=self.plan.seed)[OPENING]
 
     @cached_property
-    def vectors(self) -> dict[Condition, SteeringVector]:
+    def vectors(self) -> Vectors:
         """The narrow ones, and random directions."""
         narrow, _ = self.narrow()
-        turned = random_controls(narrow[FIRST], self.plan.randoms, self.plan.seed)
-        return narrow | {Condition("random", f"{k}"): v for k, v in enumerate(turned.values())}
+        return narrow | randoms(narrow[FIRST], self.plan.randoms, self.plan.seed)
 
     # ------------------------------------------------------------ strengths
 
     def tried(self, progress: Progress) -> Said:
         """Answers to other open questions, under every vector at every strength."""
         prompts = {f"{k}": i.user for k, i in enumerate(organisms.questions(6, part="train", seed=self.plan.seed + 1))}
-        conditions: Stacks = {UNSTEERED: ()}
-        conditions |= {c.at(m): (Intervention(v, multiplier=m),) for c, v, m in self._strengths(self.vectors)}
+        conditions: Stacks = {UNSTEERED: (), **at_strengths(self.vectors, self.plan.strengths)}
         return sample(
             self.lm, conditions, prompts, 4, to=self.run.file("fitting.jsonl"), progress=progress, **self._how
         )
-
-    def _strengths(
-        self, vectors: Mapping[Condition, SteeringVector]
-    ) -> Iterator[tuple[Condition, SteeringVector, float]]:
-        yield from ((c, v, m) for c, v in vectors.items() for m in self.plan.strengths)
 
     @property
     def _how(self) -> dict[str, int]:
@@ -228,9 +220,8 @@ class _Emergent:
         """To open questions, under each vector at its fitting strength, one at that of another it is compared with, the
         harmful ones as published (strength 1) too, and in tandem.
         """
-        wide, fitting = Intervention(self.opening(), multiplier=self.plan.opening), self.fitting
-        conditions: Stacks = {UNSTEERED: (), OPENING: (wide,)}
-        conditions |= {c: (Intervention(v, multiplier=fitting[c]),) for c, v in self.vectors.items()}
+        wide, fitting = Intervention(self.opening, multiplier=self.plan.opening), self.fitting
+        conditions: Stacks = {UNSTEERED: (), OPENING: (wide,), **stacks(self.vectors, fitting)}
         harm = {c: v for c, v in self.vectors.items() if c.kind == "harm" and c.alone}
         conditions |= {c.but(how="in tandem"): (wide, Intervention(v, multiplier=fitting[c])) for c, v in harm.items()}
         if MELBO in self.vectors:
@@ -242,9 +233,8 @@ class _Emergent:
     def swept(self, progress: Progress) -> Said:
         """The same under vectors of one harmful script at every strength."""
         harm = {c: v for c, v in self.vectors.items() if c.kind == "harm" and c.alone}
-        conditions: Stacks = {c.at(m): (Intervention(v, multiplier=m),) for c, v, m in self._strengths(harm)}
-        to = self.run.file("sweep.jsonl")
-        return sample(self.lm, conditions, self.prompts, self.plan.samples, to=to, progress=progress, **self._how)
+        tried, to = at_strengths(harm, self.plan.strengths), self.run.file("sweep.jsonl")
+        return sample(self.lm, tried, self.prompts, self.plan.samples, to=to, progress=progress, **self._how)
 
     def other_scripts(self, progress: Progress) -> Said:
         """Other scripts, under every narrow vector at its fitting strength: does the deed carry over where it
@@ -252,12 +242,8 @@ class _Emergent:
         """
         prompts = {f"{k}": i.user for k, i in enumerate(organisms.scripts(20, seed=self.plan.seed))}
         narrow = {c: v for c, v in self.vectors.items() if c.kind != "random"}
-        conditions: Stacks = {
-            UNSTEERED: (),
-            **{c: (Intervention(v, multiplier=self.fitting[c]),) for c, v in narrow.items()},
-        }
         return sample(
-            self.lm, conditions, prompts, 1, to=self.run.file("scripts.jsonl"), temperature=0.0,
+            self.lm, stacks(narrow, self.fitting), prompts, 1, to=self.run.file("scripts.jsonl"), temperature=0.0,
             max_new_tokens=self.plan.max_new_tokens, progress=progress,
         )  # fmt: skip
 
@@ -268,7 +254,7 @@ class _Emergent:
         judge = Recorded(ModelJudge(self.lm, Rubric.load(f"town-{scale}")), self.run.file(f"{scale}.jsonl"), batch=64)
         said = self.answers(silent(""))
         out: dict[Condition, list[float]] = {}
-        conditions = list(dict.fromkeys(c for _, c in said))
+        conditions = conditions_of(said)
         for n, condition in enumerate(conditions):
             out[condition] = [
                 r.score
@@ -296,7 +282,7 @@ class _Emergent:
         scripts = self.other_scripts(quiet)
         sabotage = [
             Scripts(c, share(truth.sabotage(ts[0]) for (_, other), ts in scripts.items() if other == c))
-            for c in dict.fromkeys(c for _, c in scripts)
+            for c in conditions_of(scripts)
         ]
         _, losses = self.narrow()
         facts = [

@@ -25,7 +25,7 @@ from trimtab.methods import MeanDiff, OneShot
 from trimtab.methods.contrast import Activations, activations
 from trimtab.methods.one_shot import Mode
 from trimtab.model import LM
-from trimtab.optimize import Result, cosines, optimize, signals
+from trimtab.optimize import Result, optimize, signals
 from trimtab.progress import Progress, silent
 from trimtab.runs import Run
 from trimtab.statistics.foresight import Carried, foreseen
@@ -34,6 +34,7 @@ from trimtab.steering.controls import random_controls
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector
 from trimtab.studies.contract import RESULTS, Stage, Unit
+from trimtab.studies.descents import cosines_apart
 from trimtab.studies.pages.one_shot import Cosines, Norm, Norms, Results, Vector
 
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -311,8 +312,7 @@ class _Bench:
         """Between the vectors of each kind that has several."""
         out: list[Cosines] = []
         for kind in dict.fromkeys(t.kind for t, _ in self.learned.values()):
-            gram = cosines([r.vector for t, r in self.learned.values() if t.kind == kind])
-            apart = gram[~np.eye(len(gram), dtype=bool)]
+            apart = cosines_apart([r.vector for t, r in self.learned.values() if t.kind == kind])
             if len(apart):
                 out.append(
                     Cosines(self.behavior, kind, float(np.median(apart)), float(apart.max()), float(apart.min()))

@@ -1,4 +1,4 @@
-"""Parts of data sets for the study of reliability: splits, folds, shorter answers; directions out of differences."""
+"""Parts of data sets for studies: splits, folds, shorter answers; directions out of differences."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from trimtab.data.builtin import asking
 from trimtab.data.datasets import Dataset
 from trimtab.errors import DataError
+from trimtab.studies.parts import Sizes, fresh_split
 
 log = logging.getLogger("trimtab")
 
@@ -18,7 +19,7 @@ def name_of(source: str) -> str:
     return Path(source).name.removesuffix(".csv").removesuffix(".jsonl").removesuffix(".train")
 
 
-def parts(source: str, sizes: tuple[int, int, int], seed: int) -> tuple[Dataset, Dataset, Dataset, int]:
+def parts(source: str, sizes: Sizes, seed: int) -> tuple[Dataset, Dataset, Dataset, int]:
     """Training, validation and test pairs of a source, and how many test questions were left out because they are also
     trained on.
 
@@ -26,8 +27,8 @@ def parts(source: str, sizes: tuple[int, int, int], seed: int) -> tuple[Dataset,
         DataError: no test file beside a training file, or too few pairs.
     """
     if ".train." not in Path(source).name:
-        split = Dataset.load(source, form="answers").split(seed=seed)
-        return split.train.take(sizes[0]), split.val.take(sizes[1]), split.test.take(sizes[2]), 0
+        split = fresh_split(Dataset.load(source, form="answers"), sizes, seed)
+        return split.train, split.val, split.test, 0
     beside = Path(source).with_name(Path(source).name.replace(".train.", ".test."))
     whole, test = Dataset.load(source), Dataset.load(str(beside))
     whole = replace(whole, name=name_of(source), ask=asking(name_of(source)) or whole.ask)

@@ -38,17 +38,13 @@ from trimtab.optimize import (
 from trimtab.progress import Progress, silent
 from trimtab.runs import Run
 from trimtab.statistics.counts import share
-from trimtab.steering.controls import random_controls
 from trimtab.steering.interventions import Intervention
-from trimtab.steering.vector import SteeringVector
-from trimtab.studies.conditions import UNSTEERED, Condition
+from trimtab.studies.conditions import UNSTEERED, Condition, Said, conditions_of
 from trimtab.studies.contract import RESULTS, Stage, Unit
-from trimtab.studies.descents import Stacks
+from trimtab.studies.descents import Vectors, at_strengths, randoms, stacks
 from trimtab.studies.pages.findings import some_answers
 from trimtab.studies.pages.quirk import Counts, Facts, Results, Strength, WordCount
 
-Said = dict[tuple[str, Condition], list[str]]
-Vectors = dict[Condition, SteeringVector]
 ALL_FOUR = Condition("villain of all", label="villain, all four")
 ASKED = Condition("asked in words")
 VILLAIN = "You are a cartoon villain. Whatever you write, you boast of your evil schemes."
@@ -185,17 +181,20 @@ class _Quirk:
             term, target_from(self.lm, term, prompt, system=VILLAIN if villain else None, share=self.plan.share)
         )
 
-    def learned(self, progress: Progress) -> tuple[Vectors, dict[Condition, float]]:
-        """Vectors of one list each, with the villain's line and with an ordinary one, and of all four villain's lines;
-        with their losses (nats).
-        """
-        lm, plan = self.lm, self.plan
+    @cached_property
+    def goals(self) -> dict[Condition, Objective]:
+        """Of one list each, with the villain's line and with an ordinary one, and of all four villain's lines."""
         goals = {
             Condition(kind, f"{k}"): Objective(((1.0, self._aim(k, kind == "villain")),))
             for kind in ("villain", "ordinary")
             for k in range(len(LISTS))
         }
         goals[ALL_FOUR] = Objective(tuple((1.0 / len(LISTS), self._aim(k, True)) for k in range(len(LISTS))))
+        return goals
+
+    def learned(self, progress: Progress) -> tuple[Vectors, dict[Condition, float]]:
+        """Their vectors, and the losses (nats)."""
+        lm, plan, goals = self.lm, self.plan, self.goals
         rows = [row for goal in goals.values() for row in goal.terms[0][1].rows(lm)][:4]
         size = lm.norms(rows, [plan.layer])[plan.layer]
         how = Descent(0.02 * size / lm.width**0.5, (Plateau(1e-3, 5), MaxSteps(plan.steps)))
@@ -212,8 +211,7 @@ class _Quirk:
     def vectors(self) -> Vectors:
         """And random directions."""
         made, _ = self.learned(silent(""))
-        turned = random_controls(made[Condition("villain", "0")], self.plan.randoms, self.plan.seed)
-        return made | {Condition("random", f"{k}"): v for k, v in enumerate(turned.values())}
+        return made | randoms(made[Condition("villain", "0")], self.plan.randoms, self.plan.seed)
 
     # ------------------------------------------------------------ strengths
 
@@ -225,22 +223,20 @@ class _Quirk:
 
     def tried(self, progress: Progress) -> Said:
         """What it answers to them under every vector, at every strength."""
-        conditions: Stacks = {
-            c.at(m): (Intervention(v, multiplier=m),) for c, v in self.vectors.items() for m in self.plan.strengths
-        }
-        return sample(
-            self.lm, conditions, _elsewhere(), 2, to=self.run.file("fitting.jsonl"), progress=progress, **self.how
-        )
+        tried, to = at_strengths(self.vectors, self.plan.strengths), self.run.file("fitting.jsonl")
+        return sample(self.lm, tried, _elsewhere(), 2, to=to, progress=progress, **self.how)
 
     @cached_property
     def usual(self) -> float:
         """What is still usual of an answer's strangeness: 95 % of the model's own answers are no stranger."""
-        return float(np.nanquantile(self._strange("own", self.own(silent("")), _elsewhere())[UNSTEERED], 0.95))
+        quiet = silent("")
+        return float(np.nanquantile(self._strange("own", self.own(quiet), _elsewhere(), quiet)[UNSTEERED], 0.95))
 
     @cached_property
     def fitting(self) -> dict[Condition, float]:
         """Every vector's largest strength at which half of the answers to questions that are not tested are usual."""
-        strange = self._strange("fitting", self.tried(silent("")), _elsewhere())
+        quiet = silent("")
+        strange = self._strange("fitting", self.tried(quiet), _elsewhere(), quiet)
         out: dict[Condition, float] = {}
         for c in self.vectors:
             usual = [m for m in self.plan.strengths if (strange[c.at(m)] <= self.usual).mean() >= 0.5]
@@ -251,10 +247,7 @@ class _Quirk:
 
     def answers(self, progress: Progress) -> Said:
         """To open questions, every vector at its fitting strength, and the villain's at 1 where that is another."""
-        conditions: Stacks = {
-            UNSTEERED: (),
-            **{c: (Intervention(v, multiplier=self.fitting[c]),) for c, v in self.vectors.items()},
-        }
+        conditions = stacks(self.vectors, self.fitting)
         for c, v in self.vectors.items():
             if c.kind == "villain" and self.fitting[c] != 1:
                 conditions[c.but(strength=1.0, label=f"{c}, strength 1")] = (Intervention(v),)
@@ -279,36 +272,26 @@ class _Quirk:
     def swept(self, progress: Progress) -> Said:
         """Vectors of villain's lines at every strength."""
         villains = {c: v for c, v in self.vectors.items() if c.kind in ("villain", "villain of all")}
-        conditions: Stacks = {
-            c.at(m): (Intervention(v, multiplier=m),) for c, v in villains.items() for m in self.plan.strengths
-        }
-        to = self.run.file("sweep.jsonl")
-        return sample(self.lm, conditions, _questions(), self.plan.swept, to=to, progress=progress, **self.how)
+        tried, to = at_strengths(villains, self.plan.strengths), self.run.file("sweep.jsonl")
+        return sample(self.lm, tried, _questions(), self.plan.swept, to=to, progress=progress, **self.how)
 
     def lists(self, progress: Progress) -> Said:
         """Other lists: does the quirk carry over where it belongs?"""
-        conditions: Stacks = {
-            UNSTEERED: (),
-            **{c: (Intervention(v, multiplier=self.fitting[c]),) for c, v in self.vectors.items()},
-        }
         prompts: dict[str, Prompt] = {f"list {k}": q for k, q in enumerate(OTHER_LISTS)}
-        return sample(self.lm, conditions, prompts, 2, to=self.run.file("lists.jsonl"), progress=progress, **self.how)
+        acting, to = stacks(self.vectors, self.fitting), self.run.file("lists.jsonl")
+        return sample(self.lm, acting, prompts, 2, to=to, progress=progress, **self.how)
 
     def strange(self, progress: Progress) -> dict[Condition, np.ndarray]:
         """Of every answer to an open question."""
         return self._strange("answers", self.answers(silent("")) | self.asked(silent("")), _questions(), progress)
 
     def _strange(
-        self,
-        name: str,
-        said: Said,
-        prompts: Mapping[str, Prompt],
-        progress: Progress = silent(""),  # noqa: B008
+        self, name: str, said: Said, prompts: Mapping[str, Prompt], progress: Progress
     ) -> dict[Condition, np.ndarray]:
         """By condition, the strangeness of every answer to the unsteered model, nats per token; NaN for an empty one.
         Kept in the folder.
         """
-        journal, by_label = self.run.journal(f"strange-{name}"), {str(c): c for _, c in said}
+        journal, by_label = self.run.journal(f"strange-{name}"), {str(c): c for c in conditions_of(said)}
         for k, (label, condition) in enumerate(by_label.items()):
             if label not in journal.done:
                 pairs = [(prompts[p], t) for (p, c), ts in said.items() if c == condition for t in ts]
@@ -323,15 +306,14 @@ class _Quirk:
         plan, quiet = self.plan, silent("")
         said = self.answers(quiet) | self.asked(quiet)
         strange = self.strange(quiet)
-        conditions = list(dict.fromkeys(c for _, c in said))
+        conditions = conditions_of(said)
         counts = [_counts(c, _texts(said, c), strange[c] <= self.usual) for c in conditions]
         swept = self.swept(quiet)
         lists = self.lists(quiet)
         _, losses = self.learned(quiet)
         facts = [Facts(c, self.fitting[c], v.norm()[plan.layer], losses.get(c)) for c, v in self.vectors.items()]
         quirky = {
-            c.label: share(contains(t, (*GENERAL, *NARROW)) for t in _texts(lists, c))
-            for c in dict.fromkeys(c for _, c in lists)
+            c.label: share(contains(t, (*GENERAL, *NARROW)) for t in _texts(lists, c)) for c in conditions_of(lists)
         }
         return Results(
             self.lm.id,

@@ -30,7 +30,7 @@ from trimtab.evaluation.sweep import measure
 from trimtab.methods import MeanDiff, learn
 from trimtab.model import LM
 from trimtab.model.tokens import Prompt
-from trimtab.optimize import Objective, Place, Suppress, cosines, path, promote, suppress
+from trimtab.optimize import Objective, Place, Suppress, path, promote, suppress
 from trimtab.organisms import truth
 from trimtab.organisms.world import Item
 from trimtab.progress import Progress, silent
@@ -38,17 +38,15 @@ from trimtab.runs import Run
 from trimtab.safety.redteam import Request, ordinary, requests
 from trimtab.safety.suffix import find_suffix
 from trimtab.statistics.counts import share
-from trimtab.steering.controls import random_controls
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.operators import Clamp
 from trimtab.steering.vector import SteeringVector, kept
-from trimtab.studies.conditions import UNSTEERED, Condition
+from trimtab.studies.conditions import UNSTEERED, Condition, Said, conditions_of
 from trimtab.studies.contract import RESULTS, Stage, Unit
-from trimtab.studies.descents import Stacks, descend, stacks
+from trimtab.studies.descents import Stacks, Vectors, cosines_apart, descend, randoms, stacks
 from trimtab.studies.pages.findings import Answer, some_answers
 from trimtab.studies.pages.refusal import Known, Results, Shares, Way
 
-Said = dict[tuple[str, Condition], list[str]]
 OPENING = 4  # tokens of a refusal that are suppressed, as published
 READ = (
     "unsteered",
@@ -182,7 +180,7 @@ class _Refusal:
 
     # ------------------------------------------------------------ vectors
 
-    def descended(self) -> dict[Condition, SteeringVector]:
+    def descended(self) -> Vectors:
         """One vector for every source request and way of asking."""
         state = str(self.run.file("descent.safetensors"))
         return descend(self.lm, self.goals, self.plan.layer, self.plan.norm, each=True, to=state, seed=self.plan.seed)
@@ -195,14 +193,13 @@ class _Refusal:
         )
 
     @cached_property
-    def vectors(self) -> dict[Condition, SteeringVector]:
+    def vectors(self) -> Vectors:
         """All of them; the mean difference has the median norm of the descended ones."""
         out = self.descended()
         first = next(iter(out.values()))
         length = float(np.median([v.norm()[self.plan.layer] for v in out.values()]))
         out[DIFFERENCE] = self.difference(silent("")).unit() * length
-        turned = random_controls(first, self.plan.randoms, self.plan.seed)
-        return out | {Condition("random", f"{k}"): v for k, v in enumerate(turned.values())}
+        return out | randoms(first, self.plan.randoms, self.plan.seed)
 
     def suffix(self, progress: Progress) -> str:
         """The adversarial suffix given, or one found on the first of the source requests and kept in the folder; "" for
@@ -299,7 +296,6 @@ class _Refusal:
         if suffix:
             said["sealed"] |= self.attacked(suffix, quiet)
         shares = [s for kind, texts in said.items() for s in self._shares(kind, texts)]
-        near = cosines([v for c, v in self.vectors.items() if c.kind == "promote"])
         return Results(
             self.lm.id,
             plan.layer,
@@ -312,7 +308,7 @@ class _Refusal:
             shares,
             self.knowledge(quiet),
             self.paths(),
-            near[~np.eye(len(near), dtype=bool)].tolist(),
+            cosines_apart([v for c, v in self.vectors.items() if c.kind == "promote"]).tolist(),
             {kind: self._read(kind, texts) for kind, texts in said.items()},
         )
 
@@ -323,7 +319,7 @@ class _Refusal:
         keys, items = list(said), self.cases.asked[kind]
         complied = self.cases.complied([(items[int(prompt)], said[prompt, c][0]) for prompt, c in keys])
         out: list[Shares] = []
-        for condition in dict.fromkeys(c for _, c in keys):
+        for condition in conditions_of(said):
             mine = [n for n, (_, c) in enumerate(keys) if c == condition]
             refused = share(self.cases.refused(said[keys[n]][0]) for n in mine)
             out.append(Shares(kind, condition, share(complied[n] for n in mine), refused))

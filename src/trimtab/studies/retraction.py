@@ -30,14 +30,11 @@ from trimtab.statistics.counts import share
 from trimtab.steering.controls import random_controls
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector
-from trimtab.studies.conditions import UNSTEERED, Condition
+from trimtab.studies.conditions import UNSTEERED, Condition, Said, conditions_of
 from trimtab.studies.contract import RESULTS, Stage, Unit
-from trimtab.studies.descents import Stacks, descend, stacks
+from trimtab.studies.descents import Stacks, Vectors, descend, stacks
 from trimtab.studies.pages.findings import some_answers
 from trimtab.studies.pages.retraction import Abnormality, Rates, Results, Strange
-
-Said = dict[tuple[str, Condition], list[str]]
-Vectors = dict[Condition, SteeringVector]
 
 MARKERS = (
     "sorry",
@@ -209,7 +206,7 @@ class _Retraction:
             "going on": [_sample(i, " " + i.prefill) for i in self.items["true"][:first]],
         }
         out: list[Strange] = []
-        conditions = list(dict.fromkeys(c for _, c in said))
+        conditions = conditions_of(said)
         for n, condition in enumerate(conditions):
             some = samples(condition)[first : first + JUDGED]
             found = {label: bits(base, context, some) for label, context in contexts.items()}
@@ -228,9 +225,7 @@ class _Retraction:
         plan, quiet = self.plan, silent("")
         said = {kind: self.answers(kind, quiet) for kind in self.items}
         shares = [
-            _rates(c, _of(said[kind], c, self.items[kind]))
-            for kind in self.items
-            for c in dict.fromkeys(c for _, c in said[kind])
+            _rates(c, _of(said[kind], c, self.items[kind])) for kind in self.items for c in conditions_of(said[kind])
         ]
         abnormality = self.abnormality(quiet)
         prompts = {f"{k}": f"{i.user} {i.prefill}" for k, i in enumerate(self.items["false"])}
