@@ -67,6 +67,7 @@ def recipe(case: str, seed: int, folder: Path) -> Recipe:
         {"name": "random-direction", "seed": seed} if "random direction" in case else {"name": "mean-diff"}
     )
     return Recipe(
+        dose=False,
         data=str(file),
         model=MODEL,
         layer=3 if "layer 3" in case else None,

@@ -28,6 +28,7 @@ from trimtab import (
     Preference,
     Propensity,
     SteeringVector,
+    everywhere,
     learn,
     measure,
     organisms,
@@ -305,7 +306,9 @@ def _caa(x: Examiner, names: Sequence[str], read: Any, title: str) -> tuple[floa
 
 def steerability(lm: LM, v: SteeringVector, data: Dataset) -> Figure:
     with tempfile.TemporaryDirectory() as folder:
-        run = measure(lm, Intervention(v), data, [Propensity()], to=folder, controls={}, part="test")
+        run = measure(
+            lm, Intervention(v, positions=everywhere), data, [Propensity()], to=folder, controls={}, part="test"
+        )
         return analyze(run, "test").figure("steerability")
 
 
@@ -355,7 +358,9 @@ def _promoted(lm: LM, prompt: str, text: str, layer: int, norm: float) -> Steeri
     """A one-shot vector that makes a text likely as the answer to one prompt; its norm in medians of the residual
     norm.
     """
-    return learn(lm, None, OneShot(prompt=prompt, promote=(text,), norm=norm, coldness=1.0), [layer])
+    return learn(
+        lm, None, OneShot(prompt=prompt, promote=(text,), norm=norm, coldness=1.0, positions="everywhere"), [layer]
+    )
 
 
 def bipo(x: Examiner, names: Sequence[str] = ("power", "greed", "cruel", "lying", "boastful")) -> None:
@@ -363,7 +368,9 @@ def bipo(x: Examiner, names: Sequence[str] = ("power", "greed", "cruel", "lying"
     monotone, (layer, share) = 0, PREFERENCE
     for name in names:
         parts = organisms.dataset(name).split(seed=0)
-        method = Preference(norm=share, rate=0.1 * share, batch=10, epochs=8, warm=0, validation=0.0, patience=8)
+        method = Preference(
+            norm=share, rate=0.1 * share, batch=10, epochs=8, warm=0, validation=0.0, patience=8, positions="everywhere"
+        )
         v = learn(x.lm, parts.train.take(50), method, [layer])
         curve = [_steered(x, v, partial(x.leanings, parts.test), m) for m in (-1.0, -0.5, 0.0, 0.5, 1.0)]
         monotone += all(a.mean() < b.mean() for a, b in pairwise(curve))
@@ -379,7 +386,7 @@ def bipo(x: Examiner, names: Sequence[str] = ("power", "greed", "cruel", "lying"
 def _steered(x: Examiner, v: SteeringVector, ask: Callable[[], Any], multiplier: float = 1.0) -> Any:
     if multiplier == 0:
         return ask()
-    with steer(x.lm, Intervention(v, multiplier=multiplier)):
+    with steer(x.lm, Intervention(v, multiplier=multiplier, positions=everywhere)):
         return ask()
 
 

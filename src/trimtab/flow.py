@@ -10,6 +10,7 @@ from pathlib import Path
 from trimtab import registry
 from trimtab.data.datasets import Dataset, Splits
 from trimtab.errors import RunError
+from trimtab.evaluation.dose import recommend
 from trimtab.evaluation.metrics.base import Metric
 from trimtab.evaluation.sweep import measure, transcripts
 from trimtab.methods import learn
@@ -23,6 +24,7 @@ from trimtab.reports.analysis import choose_layer
 from trimtab.runs import Run
 from trimtab.steering.controls import null_controls, random_controls
 from trimtab.steering.interventions import Intervention
+from trimtab.steering.use import Use
 from trimtab.steering.vector import kept
 
 
@@ -69,10 +71,12 @@ def run(recipe: Recipe, to: str | Path, watch: Watch = silent) -> Run:
         progress=watch("measure"),
     )
     _generate(lm, iv, parts.test, recipe, folder, watch)
+    use = _dosed(lm, iv, parts.val, folder, watch) if recipe.dose else vector.use
     if not folder.manifest.get("seconds"):
         folder.note(seconds=time.monotonic() - started)
     report(folder)
-    replace(vector.at(layer), evidence=folder.read("summary.json")).save(folder.file("vector.safetensors"))
+    shipped = replace(vector.at(layer), evidence=folder.read("summary.json"), use=use)
+    shipped.save(folder.file("vector.safetensors"))
     return folder
 
 
@@ -108,6 +112,18 @@ def _layer(
         progress=watch("choose layer"),
     )  # fmt: skip
     return choose_layer(folder)
+
+
+def _dosed(lm: LM, iv: Intervention, val: Dataset, folder: Run, watch: Watch) -> Use:
+    """How the vector is to be used, measured once on validation items, into use.json of the run."""
+    there = folder.read("use.json")
+    if there is not None:
+        return Use.from_json(there, str(folder.file("use.json")))
+    settled = Use(iv.vector.layers, positions=str(iv.positions), operator=registry.describe(iv.operator))
+    use = recommend(lm, iv.vector, val, use=settled, progress=watch("dose")).use
+    assert use is not None
+    folder.write("use.json", use.to_json())
+    return use
 
 
 def _generate(lm: LM, iv: Intervention, test: Dataset, recipe: Recipe, folder: Run, watch: Watch) -> None:

@@ -38,6 +38,9 @@ class Recipe:
         limit: use at most this many pairs.
         generate: prompts to complete at several multipliers; the first test questions are added up to
         samples: so many, by which the quality of the text is judged.
+        max_new_tokens: longest answer.
+        ask: sentences that ask for the behavior ("positive") and against it ("negative"), for the prompt baseline.
+        dose: measure what each multiplier costs and brings, and recommend one.
     """
 
     data: str
@@ -63,6 +66,7 @@ class Recipe:
     samples: int = 12
     max_new_tokens: int = 40
     ask: Mapping[str, str] | None = None
+    dose: bool = True
 
     def __post_init__(self) -> None:
         grid = tuple(float(m) for m in self.multipliers)

@@ -229,14 +229,14 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_chat(model: str, tmp_path: Path) -> None:
-    from trimtab.cli.chat import converse
+    from trimtab.cli.chat import Talk
     from trimtab.model import LM
     from trimtab.steering.interventions import Intervention
 
     lm, said = LM.load(model), list[str]()
     turns = io.StringIO("Do you like tea ?\n/m 2\n/m two\n/what\n/clear\nyes\n/quit\nno\n")
     iv = Intervention(SteeringVector({1: torch.ones(lm.width)}))
-    converse(lm, iv, turns.readline, said.append, max_new_tokens=4, temperature=0.0, seed=0)
+    Talk(lm, iv, turns.readline, said.append, 4, 0.0, 0).run()
     text = "".join(said)
     assert "multiplier 2" in text and "not a number" in text and text.count("> ") == 7
 
@@ -444,7 +444,7 @@ def test_the_report_of_a_studys_folder(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_a_turn_that_fails_leaves_the_conversation_as_it_was() -> None:
-    from trimtab.cli.chat import converse
+    from trimtab.cli.chat import Talk
     from trimtab.errors import TokenError
 
     lm, heard, lines = LM(build("llama"), tokenizer(), id="talk"), list[list[str]](), ["tea\n", "rain\n", "sun\n", ""]
@@ -457,7 +457,7 @@ def test_a_turn_that_fails_leaves_the_conversation_as_it_was() -> None:
         return generate(prompts, **how)  # type: ignore[arg-type]
 
     lm.generate = failing  # type: ignore[method-assign]
-    converse(lm, None, lambda: lines.pop(0), lambda text: None, max_new_tokens=2, temperature=0.0, seed=0)
+    Talk(lm, None, lambda: lines.pop(0), lambda text: None, 2, 0.0, 0).run()
     assert len(heard) == 3 and heard[2] == [*heard[0], heard[1][1], "sun"]
 
 

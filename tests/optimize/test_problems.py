@@ -117,7 +117,7 @@ def test_the_embeddings_are_a_place_to_steer(name: str, tmp_path: Path) -> None:
     assert result.vector.site == "embeddings" and result.loss < result.history.totals[0]
     kept = SteeringVector.load(result.vector.save(tmp_path / "v.safetensors"))
     assert kept.site == "embeddings" and kept.layers == (EMBEDDINGS,) and kept.hash == result.vector.hash
-    with steer(lm, Intervention(kept)) as receipt:
+    with steer(lm, Intervention(kept, positions="everywhere")) as receipt:
         lm.logits(lm.batch([row]))
     assert receipt.edited == {EMBEDDINGS: len(row.ids)}
     with pytest.raises(ModelError, match="layer out of range"):

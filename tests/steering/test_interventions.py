@@ -84,8 +84,9 @@ def test_cosine_gate_decides_token_by_token(lm: LM) -> None:
     u = v[2] / v[2].norm()
     cosine = (seen[0] / seen[0].norm(dim=-1, keepdim=True)) @ u
     threshold = float(cosine.median()) + 1e-3
-    lm.logits(tokens, {2: lambda h, f: Intervention(v, gate=CosineAbove(threshold)).apply(h, 2, f)[0]})
-    moved = Intervention(v, gate=CosineAbove(threshold)).apply(seen[0], 2, Frame(tokens.index, tokens.rows))[0]
+    gated = Intervention(v, positions="everywhere", gate=CosineAbove(threshold))
+    lm.logits(tokens, {2: lambda h, f: gated.apply(h, 2, f)[0]})
+    moved = gated.apply(seen[0], 2, Frame(tokens.index, tokens.rows))[0]
     changed = (moved != seen[0]).any(-1)
     assert changed.equal((cosine > threshold) & (tokens.index >= 0)) and changed.any() and not changed.all()
 

@@ -14,7 +14,8 @@ import torch
 from pico import pico
 from trimtab import LM
 from trimtab.errors import VectorError
-from trimtab.steering.vector import Provenance, SteeringVector, check_fits, evened
+from trimtab.steering.fits import check_fits
+from trimtab.steering.vector import Provenance, SteeringVector, evened
 
 
 def vector(lm: LM, layer: int = 1, size: float = 3.0, seed: int = 0) -> SteeringVector:
@@ -134,7 +135,7 @@ def test_vectors_of_other_models_are_refused() -> None:
             check_fits(v, **{"width": 8, "n_layers": 4, "fingerprint": "f", "model": "m", **change})
 
 
-GOLDEN = "e942b4611c0ea72a3ef6f86e10acbeb21f71a2a1c6fac21be00f2c58d693e878"
+GOLDEN = "e32cd03d5db53fe58a10392a8af89ace3c2f455293914be7a3145de25faf71b7"
 
 
 def test_golden_bytes() -> None:
@@ -149,3 +150,51 @@ def test_golden_bytes() -> None:
     head = json.loads(raw[8 : 8 + size])
     assert head["layers.2"] == {"dtype": "F32", "shape": [4], "data_offsets": head["layers.2"]["data_offsets"]}
     assert hashlib.sha256(raw).hexdigest() == GOLDEN
+
+
+def test_version_1_is_read() -> None:
+    """A file without recommended use and without a hash of weights, as version 1 wrote it."""
+    made = {"model": "m", "revision": "", "fingerprint": "f", "method": {"name": "mean-diff"}, "data": {}}
+    made |= {"trained_on": ["aa"], "version": "0.1.0"}
+    head = {"format": 1, "site": "resid_post", "made": made, "evidence": None}
+    raw = safetensors.torch.save({"layers.1": torch.ones(4), "layers.2": torch.ones(4)}, {"trimtab": json.dumps(head)})
+    v = SteeringVector.from_bytes(raw)
+    assert v.use is None and v.made.weights == "" and v.made.trained_on == ("aa",) and v.apart
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"site": None}, "malformed metadata"),
+        ({"made": {"trained_on": [], "nonsense": 1}}, "nonsense"),
+        ({"made": {}}, "trained_on"),
+        ({"use": {"layers": "all"}}, "recommended use cannot be read"),
+        ({"use": {"layers": [7]}}, "layers it does not have"),
+        ({"format": 3}, "another format"),
+    ],
+)
+def test_malformed_metadata_is_refused(change: dict[str, object], message: str) -> None:
+    head = {"format": 2, "site": "resid_post", "made": {"trained_on": []}, "evidence": None, "use": None} | change
+    head = {k: v for k, v in head.items() if v is not None or k in ("evidence", "use")}
+    with pytest.raises(VectorError, match=message):
+        SteeringVector.from_bytes(safetensors.torch.save({"layers.1": torch.ones(4)}, {"trimtab": json.dumps(head)}))
+
+
+def test_nulls_must_be_finite() -> None:
+    with pytest.raises(VectorError, match="null 'shuffled-0', layer 1: not finite"):
+        SteeringVector({1: torch.ones(2)}, nulls={"shuffled-0": {1: torch.tensor([1.0, float("nan")])}})
+
+
+def test_one_line_says_what_it_is() -> None:
+    assert repr(make()).startswith("<SteeringVector given on m, blocks 1, 3, width 8, norm ")
+    many = SteeringVector({k: torch.ones(4) for k in (0, 1, 2, 5)})
+    assert "blocks 0-2, 5" in repr(many) and "\n" not in repr(many)
+
+
+def test_layers_learned_apart_are_known() -> None:
+    def learned(**method: object) -> SteeringVector:
+        return SteeringVector({1: torch.ones(2), 2: torch.ones(2)}, Provenance(method=method))
+
+    apart = learned(name="mean-diff")
+    assert apart.apart and (2 * apart).apart and not apart.at(1).apart
+    assert not learned(name="one-shot", together=True).apart and not learned().apart

@@ -21,6 +21,7 @@ Steering vectors: learn them, know how far to trust them, ship them.
 
   run RECIPE --to DIR        run a recipe: learn, choose a layer, measure with controls, report
   learn METHOD --data D      learn a steering vector and save it
+  dose VECTOR                which layer, how strongly, at what cost: measured, and kept in the file
   steer VECTOR -p PROMPT     generate with a vector switched on
   measure VECTOR --data D    score a vector and its controls on held-out items
   compare VECTOR VECTOR ...  cosines and norms

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from trimtab.cli.comparing import Compare, Detect, Paths, Sizes
+from trimtab.cli.dosing import Dose
 from trimtab.cli.learning import Chat, Steer, learn
 from trimtab.cli.looking import Doctor, list_names
 from trimtab.cli.rating import Audit, Judge
@@ -13,6 +14,7 @@ from trimtab.cli.running import Measure, Report, Run
 COMMANDS: dict[str, type | Callable[[Sequence[str]], None]] = {
     "run": Run,
     "learn": learn,
+    "dose": Dose,
     "steer": Steer,
     "measure": Measure,
     "compare": Compare,

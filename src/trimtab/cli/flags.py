@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from trimtab.data.datasets import Dataset
     from trimtab.model import LM
     from trimtab.steering.interventions import Intervention
+    from trimtab.steering.vector import SteeringVector
 
 
 @dataclass(frozen=True)
@@ -132,18 +134,47 @@ def part(source: str, form: str | None, seed: int, part: str) -> Dataset:
     return data if part == "all" else getattr(data.split(seed=seed), part)
 
 
-def intervention(
-    path: Path, operator: str, multiplier: float, positions: str, layers: Sequence[int] = ()
-) -> Intervention:
-    """A vector from a file, with what the flags say of it."""
-    from trimtab import registry
-    from trimtab.model import Positions
-    from trimtab.steering.interventions import Intervention
-    from trimtab.steering.vector import SteeringVector
+@dataclass(frozen=True)
+class UseFlags:
+    """How a vector is used; what is not said is as its file says."""
 
-    vector = SteeringVector.load(path)
-    chosen = vector.at(*layers) if layers else vector
-    return Intervention(chosen, registry.make("operator", operator), multiplier, Positions.parse(positions))
+    multiplier: float | None = None
+    """Times the stored vector; by default the dose its file recommends."""
+    layers: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--layer"], metavar="N ...")] = ()
+    """Layers of the vector to use, from 0; by default the one its file recommends."""
+    positions: str | None = None
+    """Which tokens are steered, such as everywhere or last_k(3); by default as the file says, or from the last token
+    of the prompt on."""
+    operator: str | None = None
+    """add, ablate, clamp, affine or rotate; by default as the file says, or add."""
+
+    def of(self, vector: SteeringVector) -> Intervention:
+        """The intervention; several layers that were learned apart are used together with a warning.
+
+        Raises:
+            VectorError: a layer the vector does not have.
+            SteerError: positions that are none; a vector of many layers that does not say which to use.
+        """
+        from trimtab.steering.interventions import Intervention
+
+        said = {k: v for k, v in vars(self).items() if v is not None and k != "layers"}
+        iv = Intervention.recommended(vector, layers=self.layers, **said)
+        if len(self.layers) > 1 and vector.apart:
+            warn(
+                f"{len(self.layers)} layers that were each learned to act alone are used together: "
+                "the text may break; use one, or a smaller --multiplier"
+            )
+        return iv
+
+    def load(self, path: Path) -> Intervention:
+        from trimtab.steering.vector import SteeringVector
+
+        return self.of(SteeringVector.load(path))
+
+
+def warn(text: str) -> None:
+    """A line on standard error."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def say_report(folder: Path, as_json: bool) -> None:

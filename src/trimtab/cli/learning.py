@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import Positional
 
-from trimtab.cli.flags import Common, ModelFlags, PartFlags, first_line, intervention, parse, say, show, writable
+from trimtab.cli.dosing import dosed, usage
+from trimtab.cli.flags import Common, ModelFlags, PartFlags, UseFlags, first_line, parse, say, show, writable
 from trimtab.errors import RecipeError, UnknownName
+
+if TYPE_CHECKING:
+    from trimtab.data.datasets import Dataset
+    from trimtab.model import LM
+    from trimtab.steering.vector import SteeringVector
 
 
 @dataclass(frozen=True)
@@ -24,8 +32,10 @@ class _LearnFlags:
     which: PartFlags = field(default_factory=PartFlags)
     to: Path = Path("vector.safetensors")
     """File to write."""
-    layers: tuple[int, ...] = ()
+    layers: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--layer"], metavar="N ...")] = ()
     """Block indices from 0; all by default."""
+    no_dose: bool = False
+    """Do not measure which layer to use, how strongly, and what it costs."""
     on: ModelFlags = field(default_factory=ModelFlags)
     common: Common = field(default_factory=Common)
 
@@ -47,10 +57,6 @@ def learn(args: Sequence[str]) -> None:
         args[1:],
         f"trimtab learn {args[0]}",
     )
-
-    from trimtab.cli.bars import bars
-    from trimtab.methods import learn as learn_vector
-
     if flags.data is None and not flags.method.alone:
         raise RecipeError(
             "nothing to learn from",
@@ -58,29 +64,43 @@ def learn(args: Sequence[str]) -> None:
             do="trimtab list shows the built-in behaviors",
         )
     to = writable(flags.to, ".safetensors")
-    data = None if flags.data is None else flags.which.of(flags.data, "train")
+    data, val = _parts(flags)
     method, state = _resuming(flags.method, to)
     lm = flags.on.load()
-    layers = lm.layers(list(flags.layers) or None)
-    with bars(not flags.common.json) as watch:
-        vector = learn_vector(lm, data, method, layers, progress=watch("learn"))
+    vector = _learned(lm, data, method, flags)
+    vector = vector if flags.no_dose else dosed(lm, vector, method, val, flags.common.json)
     path = vector.save(to)
     if state is not None:
         shutil.rmtree(state, ignore_errors=True)
-    norms = {k: round(n, 4) for k, n in vector.norm().items()}
-    pairs, figures = len(flags.method.used(data)) if data is not None else 0, vector.made.figures
+    pairs = len(method.used(data)) if data is not None else 0
+    facts = {"path": str(path), "layers": list(vector.layers), "norm": vector.norm(), "pairs": pairs}
+    facts |= {"figures": vector.made.figures, "use": None if vector.use is None else vector.use.to_json()}
     lines = [f"{pairs} pairs, layers {list(vector.layers)}" if pairs else f"layers {list(vector.layers)}"]
     lines += [
         f"  layer {k}: loss {f['loss']:.3f} nats after {f['steps']} steps, norm "
-        f"{norms[-1 if k == 'embeddings' else int(k)]:.2f}"
-        for k, f in figures.items()
+        f"{vector.norm()[-1 if k == 'embeddings' else int(k)]:.2f}"
+        for k, f in vector.made.figures.items()
         if "loss" in f
     ]
-    show(
-        {"path": str(path), "layers": list(vector.layers), "norm": norms, "pairs": pairs, "figures": figures},
-        flags.common.json,
-        [*lines, str(path)],
-    )
+    show(facts, flags.common.json, [*lines, *usage(vector), str(path)])
+
+
+def _parts(flags: Any) -> tuple[Dataset | None, Dataset | None]:
+    """What is learned from, and what is held out: of a whole data set nothing is."""
+    if flags.data is None:
+        return None, None
+    data = flags.which.of(flags.data, "train")
+    held = dataclasses.replace(flags.which, part="val") if flags.which.part in (None, "train") else None
+    return data, None if held is None else held.of(flags.data, "val")
+
+
+def _learned(lm: LM, data: Dataset | None, method: Any, flags: Any) -> SteeringVector:
+    from trimtab.cli.bars import bars
+    from trimtab.methods import learn as learn_vector
+
+    layers = lm.layers(list(flags.layers) or None)
+    with bars(not flags.common.json) as watch:
+        return learn_vector(lm, data, method, layers, progress=watch("learn"))
 
 
 def _resuming(method: Any, to: Path) -> tuple[Any, Path | None]:
@@ -88,6 +108,7 @@ def _resuming(method: Any, to: Path) -> tuple[Any, Path | None]:
     if getattr(method, "resume", None) != "":
         return method, None
     state = to.with_suffix(".state")
+    state.mkdir(exist_ok=True)
     return dataclasses.replace(method, resume=str(state)), state
 
 
@@ -97,14 +118,14 @@ class Steer:
 
     vector: Positional[Path]
     prompt: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-p"])]
-    multiplier: float = 1.0
-    operator: str = "add"
-    positions: str = "everywhere"
-    layers: tuple[int, ...] = ()
-    """Layers of the vector to use; all by default."""
+    """What to say to the model; several are answered in turn."""
+    use: UseFlags = field(default_factory=UseFlags)
     max_new_tokens: int = 60
+    """Longest answer."""
     temperature: float = 0.0
+    """Of sampling; 0 takes the likeliest token each time."""
     seed: int = 0
+    """Of sampling."""
     on: ModelFlags = field(default_factory=ModelFlags)
     common: Common = field(default_factory=Common)
 
@@ -113,7 +134,9 @@ class Steer:
         from trimtab.steering.interventions import check_stack, steer
 
         Sampling(self.max_new_tokens, self.temperature)
-        iv = intervention(self.vector, self.operator, self.multiplier, self.positions, self.layers)
+        if not self.prompt or not all(p.strip() for p in self.prompt):
+            raise RecipeError("nothing to say to the model", given=list(self.prompt), expected='-p "some text"')
+        iv = self.use.load(self.vector)
         lm = self.on.load()
         check_stack(lm, iv)
         options = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature, "seed": self.seed}
@@ -133,28 +156,44 @@ class Steer:
 
 @dataclass(frozen=True)
 class Chat:
-    """Talk to a model, steered or not. /m NUMBER sets the multiplier, /clear forgets the conversation, /quit ends."""
+    """Talk to a model, steered or not. /help shows the commands; ctrl-C ends an answer, not the conversation."""
 
     vector: Positional[Path | None] = None
-    multiplier: float = 1.0
-    positions: str = "everywhere"
+    use: UseFlags = field(default_factory=UseFlags)
+    system: str | None = None
+    """What the model is told before the conversation."""
     max_new_tokens: int = 200
+    """Longest answer."""
     temperature: float = 0.7
+    """Of sampling; 0 takes the likeliest token each time."""
     seed: int = 0
+    """Of sampling."""
     on: ModelFlags = field(default_factory=ModelFlags)
 
     def __call__(self) -> None:
-        from trimtab.cli.chat import converse
+        from trimtab.cli.chat import Talk
         from trimtab.model.generate import Sampling
+        from trimtab.steering.vector import SteeringVector
 
         Sampling(self.max_new_tokens, self.temperature)
-        iv = intervention(self.vector, "add", self.multiplier, self.positions) if self.vector else None
-        converse(
-            self.on.load(),
-            iv,
-            sys.stdin.readline,
-            say,
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            seed=self.seed,
-        )
+        vector = None if self.vector is None else SteeringVector.load(self.vector)
+        iv = None if vector is None else self.use.of(vector)
+        at = None if vector is None else lambda k: dataclasses.replace(self.use, layers=(k,)).of(vector)
+        how = (self.max_new_tokens, self.temperature, self.seed)
+        Talk(self.on.load(), iv, heard(), say, *how, vector=at, system=self.system).run()
+
+
+def heard() -> Callable[[], str]:
+    """Lines from the keyboard, with editing and history where there is a terminal; "" at the end."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline
+    with contextlib.suppress(ImportError):
+        importlib.import_module("readline")  # gives input() its editing and history
+
+    def line() -> str:
+        try:
+            return input() + "\n"
+        except EOFError:
+            return ""
+
+    return line

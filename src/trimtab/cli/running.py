@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from tyro.conf import Positional
 
-from trimtab.cli.flags import Common, DataFlags, ModelFlags, intervention, say_report
+from trimtab.cli.flags import Common, DataFlags, ModelFlags, UseFlags, say_report
 from trimtab.recipe import GRID
 
 
@@ -50,17 +53,20 @@ class Measure:
     to: Path
     """The run folder; the same command resumes."""
     metrics: tuple[str, ...] = ("propensity", "likelihood", "kl", "outside-mass")
-    multipliers: tuple[float, ...] = GRID
-    layer: int | None = None
-    """Layer of the vector to use; all of its layers together by default. The verdict counts it as the best of those the
-    file holds.
-    """
-    operator: str = "add"
-    positions: str = "from_last_prompt_token"
+    """What to score; trimtab list names them."""
+    multipliers: tuple[float, ...] = ()
+    """Times the stored vector, 0 among them; by default up to the recommended dose both ways, or -1.5 to 1.5."""
+    layers: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--layer"], metavar="N ...")] = ()
+    """Layers of the vector to use; by default the one its file recommends. The verdict counts one as the best of those
+    the file holds."""
+    operator: str | None = None
+    """add, ablate, clamp, affine or rotate; by default as the file says."""
+    positions: str | None = None
+    """Which tokens are steered; by default as the file says."""
     draws: int = 499
     """Null vectors of a kind to compare with; the verdict needs 199."""
     samples: int = 8
-    """Questions that are answered unsteered and at multipliers -1 and 1, to see whether the text breaks."""
+    """Questions that are answered unsteered and at the dose both ways, to see whether the text breaks."""
     on: ModelFlags = field(default_factory=ModelFlags)
     common: Common = field(default_factory=Common)
 
@@ -73,25 +79,25 @@ class Measure:
         from trimtab.runs import Run as Folder
         from trimtab.steering.vector import SteeringVector
 
-        layers = () if self.layer is None else (self.layer,)
-        iv = intervention(self.vector, self.operator, 1.0, self.positions, layers)
+        vector = SteeringVector.load(self.vector)
+        iv = UseFlags(None, self.layers, self.positions, self.operator).of(vector)
+        multipliers = self.multipliers or (GRID if vector.use is None else vector.use.grid or GRID)
         metrics = [registry.make("metric", m) for m in self.metrics]
         data = self.what.load("test")
-        check_grid(self.multipliers)
+        check_grid(multipliers)
         self.on.keywords()
         Folder.create(self.to)
         lm = self.on.load()
         with bars(not self.common.json) as watch:
-            among = None if self.layer is None else SteeringVector.load(self.vector)
             done = measure(
                 lm,
                 iv,
                 data,
                 metrics,
                 to=self.to,
-                multipliers=self.multipliers,
+                multipliers=multipliers,
                 draws=self.draws,
-                among=among,
+                among=vector if len(iv.vector.layers) == 1 else None,
                 part="test",
                 progress=watch("measure"),
             )
@@ -102,12 +108,22 @@ class Measure:
                     iv,
                     prompts,
                     done,
-                    multipliers=[m for m in (-1.0, 0.0, 1.0) if m in self.multipliers],
+                    multipliers=spoken_at(multipliers, iv.multiplier),
                     progress=watch("generate"),
                 )
-        done.note(layer=self.layer)
+        done.note(layer=iv.vector.layers[0] if len(iv.vector.layers) == 1 else None)
+        if vector.use is not None:
+            done.write("use.json", vector.use.to_json())
         report(done)
         say_report(done.path, self.common.json)
+
+
+def spoken_at(multipliers: Sequence[float], dose: float) -> list[float]:
+    """The multipliers at which answers are shown: the unsteered model, and the dose both ways, as far as the grid has
+    them; its ends else.
+    """
+    chosen = {m for m in (-dose, 0.0, dose) if m in multipliers}
+    return sorted(chosen if len(chosen) > 1 else {min(multipliers), 0.0, max(multipliers)})
 
 
 @dataclass(frozen=True)
@@ -116,6 +132,7 @@ class Report:
 
     folder: Positional[Path]
     part: str = "test"
+    """The part that holds the evaluation."""
     common: Common = field(default_factory=Common)
 
     def __call__(self) -> None:

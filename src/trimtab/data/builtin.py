@@ -31,6 +31,12 @@ def behavior(name: str, form: Form | None = None) -> Content:
     return Content(name, to_choices(pairs) if form == "choices" else tuple(pairs), form or "answers", asking(name))
 
 
+def neutral() -> tuple[str, ...]:
+    """Twelve everyday prompts that ask for no behavior: what the cost of a vector is measured on."""
+    text = (files("trimtab") / "data" / "neutral.txt").read_text("utf-8")
+    return tuple(line for line in text.split("\n") if line)
+
+
 def study() -> dict[str, dict[str, dict[str, list[str]]]]:
     """The 40 data sets of Tan et al. 2024: family -> category -> name -> sentences that ask for the behavior and its
     opposite.

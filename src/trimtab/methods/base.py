@@ -14,6 +14,7 @@ from trimtab.methods.contrast import Activations, Read, activations, rescaled
 from trimtab.model import LM, Layer
 from trimtab.progress import Progress
 from trimtab.steering.controls import KEPT
+from trimtab.steering.use import POSITIONS, UNMEASURED, Use
 
 
 class Fit(NamedTuple):
@@ -46,6 +47,11 @@ class Method:
     def used(self, data: Dataset) -> Sequence[Pair]:
         """The pairs it looks at."""
         return data.pairs
+
+    def use(self, layers: Sequence[Layer]) -> Use:
+        """How a vector of its is to be used at some layers, before anything was measured: as it was learned."""
+        positions, operator = getattr(self, "positions", POSITIONS), getattr(self, "operator", "add")
+        return Use(tuple(layers), positions=positions, operator={"name": operator}, why=(UNMEASURED,))
 
 
 class FewShot(Method):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -41,7 +42,8 @@ def learn(
 
     Returns:
         The vector, with the figures of the fit in its provenance; contrast methods put label-shuffled vectors beside it
-        (`nulls`), which `measure` uses as controls and compares with.
+        (`nulls`), which `measure` uses as controls and compares with. Of several layers learned apart it does not say
+        which to use: `evaluation.dose.recommend` finds out.
 
     Raises:
         DataError: fewer pairs than the method needs.
@@ -67,7 +69,8 @@ def learn(
     else:
         fit = method.fit(lm, data, chosen, progress)
     made = _provenance(lm, data, method, fit)
-    return SteeringVector(fit.vectors, made, nulls=nulls, site=getattr(method, "site", RESID_POST))
+    vector = SteeringVector(fit.vectors, made, nulls=nulls, site=getattr(method, "site", RESID_POST))
+    return vector if vector.apart else replace(vector, use=method.use(vector.layers))
 
 
 def _provenance(lm: LM, data: Dataset | None, method: Method, fit: Fit) -> Provenance:
@@ -79,6 +82,11 @@ def _provenance(lm: LM, data: Dataset | None, method: Method, fit: Fit) -> Prove
         trained_on = tuple(sorted({p.group for p in method.used(data)}))
     # where its state was kept says nothing about the vector
     described = {k: v for k, v in registry.describe(method).items() if k != "resume"}
-    return Provenance(
-        lm.id, lm.revision, lm.fingerprint, described, about, trained_on, version("trimtab"), dict(fit.figures)
+    return Provenance.of(
+        lm,
+        method=described,
+        data=about,
+        trained_on=trained_on,
+        version=version("trimtab"),
+        figures=dict(fit.figures),
     )

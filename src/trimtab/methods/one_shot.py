@@ -31,6 +31,7 @@ from trimtab.optimize.objectives import Messages
 from trimtab.progress import Progress
 from trimtab.registry import register
 from trimtab.sites import EMBEDDINGS, RESID_POST, SITES
+from trimtab.steering.use import POSITIONS
 
 Mode = Literal["promote", "suppress", "mixed"]
 YARDSTICK = 8  # rows over which the residual norm is taken
@@ -68,7 +69,7 @@ class OneShot(FewShot):
     target: float | None = None
     coldness: float = 0.7
     operator: str = "add"
-    positions: str = "everywhere"
+    positions: str = POSITIONS
     together: bool = False
     chat: bool | None = None
     separator: str | None = None

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from trimtab.optimize import Ball, Constraint, Place, Prefer, Training, train
 from trimtab.optimize.minibatch import Signs
 from trimtab.progress import Progress
 from trimtab.registry import register
+from trimtab.steering.use import POSITIONS, Use
 
 YARDSTICK = 16  # rows over which the residual norm is taken
 
@@ -50,7 +51,7 @@ class Preference(Method):
     clip: float = 1.0
     validation: float = 0.1
     patience: int = 3
-    positions: str = "everywhere"
+    positions: str = POSITIONS
     strength: bool = False
     shared: bool = False
     end: bool = False
@@ -91,6 +92,10 @@ class Preference(Method):
             every=self.every,
         )
 
+    def use(self, layers: Sequence[Layer]) -> Use:
+        use = super().use(layers)
+        return replace(use, positions="everywhere") if self.published else use
+
     def fit(self, lm: LM, data: Dataset | None, layers: Sequence[Layer], progress: Progress | None = None) -> Fit:
         if data is None:
             raise DataError("nothing to learn from", expected="a data set of pairs")
@@ -117,7 +122,7 @@ class Preference(Method):
             found = train(
                 lm,
                 terms[: len(terms) - held],
-                Place(place, positions=self.positions),
+                Place(place, positions=self.use(place).positions),
                 self.training(unit / lm.width**0.5),
                 held_out=terms[len(terms) - held :],
                 constraints=bounds,

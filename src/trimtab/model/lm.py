@@ -4,11 +4,10 @@ knows nothing of vectors.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from trimtab.errors import TokenError
 from trimtab.model.generate import OnToken, Sampling, decode, end_tokens, occurrences
+from trimtab.model.identity import shape_hash, weights_hash
 from trimtab.model.passes import Passes
 from trimtab.model.rendering import Rendering, render
 from trimtab.model.tokens import Prompt, Row, Tokens
@@ -110,9 +110,18 @@ class LM(Passes):
     @property
     def fingerprint(self) -> str:
         """Hash of the model's shape (architecture, width, layers, vocabulary): what a vector must match."""
-        c = self.model.config.get_text_config(decoder=True)
-        facts = [c.model_type, self.width, self.n_layers, c.vocab_size]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+        return shape_hash(self.model.config, self.width, self.n_layers)
+
+    @cached_property
+    def weights(self) -> str:
+        """Hash of the model's weights, the same on every device and, but for rounding, in every dtype; "" where they
+        are not in memory.
+        """
+        return weights_hash(self.inner)
+
+    def __repr__(self) -> str:
+        where = f"{self.dtype} on {self.device}".replace("torch.", "")
+        return f"<LM {self.id}, {self.n_layers} blocks of width {self.width}, {where}>"
 
     @property
     def facts(self) -> dict[str, Any]:

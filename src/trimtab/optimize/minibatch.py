@@ -215,9 +215,7 @@ def train(
         school.step()
         if kept is not None and (school.over or kept.due(save_every)):
             kept.write(*school.state())
-    made = Provenance(
-        lm.id, lm.revision, lm.fingerprint, {**about, "first": terms[0].describe()}, version=version("trimtab")
-    )
+    made = Provenance.of(lm, method={**about, "first": terms[0].describe()}, version=version("trimtab"))
     chosen = school.best if how.keep == "best" else len(school.epochs) - 1
     return Trained(
         place.vector(school.best_v if how.keep == "best" else school.v, made),

@@ -97,9 +97,7 @@ class Walk:
         history, problem = self.history, self.problem
         asked = [s for s in problem.descent.stop if s.reaches]
         reached = (self.stopper in asked) if asked else None
-        made = Provenance(
-            lm.id, lm.revision, lm.fingerprint, {"name": "optimize", **problem.describe()}, version=version("trimtab")
-        )
+        made = Provenance.of(lm, method={"name": "optimize", **problem.describe()}, version=version("trimtab"))
         at = self.best_at
         return Result(
             problem.place.vector(self.best, made),

@@ -17,7 +17,7 @@ import numpy as np
 from trimtab import organisms
 from trimtab.data.formats import records
 from trimtab.errors import DataError
-from trimtab.model import LM, Layer
+from trimtab.model import LM, Layer, everywhere
 from trimtab.optimize import Ball, Descent, MaxSteps, Place, Problem, Promote, Start, losses_of, optimize
 from trimtab.progress import Watch, silent
 from trimtab.steering.controls import random_controls
@@ -171,7 +171,7 @@ def _moved(
 
 def _leads(lm: LM, asked: Sequence[Probe], direction: str, v: SteeringVector | None) -> np.ndarray:
     """Log-probability per token of the wanted opening minus the other's, on every prompt."""
-    stack = (Intervention(v),) if v is not None else ()
+    stack = (Intervention(v, positions=everywhere),) if v is not None else ()
     losses = [
         losses_of(lm, Promote(p.prompt, text, system=p.system, coldness=1.0, per_token=True), *stack)[0]
         for p in asked

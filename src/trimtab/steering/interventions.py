@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,12 +16,14 @@ from torch import Tensor
 
 from trimtab import registry
 from trimtab.errors import SteerError
-from trimtab.model import LM, Edit, Frame, Layer, Positions, everywhere
+from trimtab.model import LM, Edit, Frame, Layer, Positions, from_last_prompt_token
 from trimtab.model.hooks import Threads
+from trimtab.steering.fits import check_fits, other_weights
 from trimtab.steering.gates import Always, CosineAbove, Gate
 from trimtab.steering.operators import Add
 from trimtab.steering.operators.base import Operator
-from trimtab.steering.vector import SteeringVector, check_fits
+from trimtab.steering.use import Use
+from trimtab.steering.vector import SteeringVector
 
 log = logging.getLogger("trimtab")
 
@@ -34,14 +36,15 @@ class Intervention:
         vector: what to apply.
         operator: how; addition by default.
         multiplier: times the stored vector.
-        positions: which tokens, as `Positions` or in words ("from_last_prompt_token").
+        positions: which tokens, as `Positions` or in words ("everywhere"); by default the last token of the prompt and
+            all that are generated, so that a prompt is read once and caches of it hold.
         gate: when.
     """
 
     vector: SteeringVector
     operator: Operator = field(default_factory=Add)
     multiplier: float = 1.0
-    positions: Positions | str = everywhere
+    positions: Positions | str = from_last_prompt_token
     gate: Gate = field(default_factory=Always)
 
     def __post_init__(self) -> None:
@@ -54,6 +57,39 @@ class Intervention:
             )
         if not torch.isfinite(torch.tensor(float(self.multiplier))):
             raise SteerError("the multiplier is not finite", given=self.multiplier)
+
+    @classmethod
+    def recommended(
+        cls,
+        vector: SteeringVector,
+        *,
+        layers: Sequence[Layer] = (),
+        multiplier: float | None = None,
+        positions: Positions | str | None = None,
+        operator: Operator | str | Mapping[str, Any] | None = None,
+    ) -> Intervention:
+        """A vector as its file says it is to be used; what is given here instead.
+
+        Raises:
+            SteerError: it has several layers that were learned apart, and does not say which to use.
+        """
+        use = vector.use
+        if not layers and use is None and vector.apart:
+            raise SteerError(
+                "the vector does not say at which of its layers to use it",
+                given=f"{len(vector.layers)} layers, {vector.layers[0]} to {vector.layers[-1]}, learned to act alone",
+                expected="one layer",
+                do="name it (--layer N, or vector.at(N)); `trimtab learn` chooses one, `trimtab run` measures all",
+            )
+        use = use or Use(vector.layers)
+        how = use.operator if operator is None else operator
+        return cls(
+            vector.at(*(layers or use.layers)),
+            how if isinstance(how, Operator) else registry.make("operator", how),
+            use.multiplier if multiplier is None else multiplier,
+            use.positions if positions is None else positions,
+            registry.make("gate", use.gate),
+        )
 
     @property
     def where(self) -> Positions:
@@ -132,7 +168,7 @@ class Intervention:
         return replace(self, multiplier=multiplier)
 
 
-Stack = Intervention | Sequence[Intervention]
+Stack = Intervention | SteeringVector | Sequence["Intervention | SteeringVector"]
 
 
 @dataclass
@@ -152,8 +188,9 @@ class Receipt:
 
 
 def as_stack(stack: Stack) -> tuple[Intervention, ...]:
-    """One intervention or several, as a tuple."""
-    return (stack,) if isinstance(stack, Intervention) else tuple(stack)
+    """One intervention or several, as a tuple; a vector alone is used as its file says."""
+    every = (stack,) if isinstance(stack, Intervention | SteeringVector) else tuple(stack)
+    return tuple(Intervention.recommended(s) if isinstance(s, SteeringVector) else s for s in every)
 
 
 def check_stack(lm: LM, stack: Stack) -> tuple[Intervention, ...]:
@@ -165,13 +202,10 @@ def check_stack(lm: LM, stack: Stack) -> tuple[Intervention, ...]:
     """
     ivs = as_stack(stack)
     for iv in ivs:
-        if iv.vector.made.model not in ("", lm.id):
-            log.warning(
-                "a vector learned on %s is applied to %s: measure it there before you trust it",
-                iv.vector.made.model,
-                lm.id,
-            )
         check_fits(iv.vector, width=lm.width, n_layers=lm.n_layers, fingerprint=lm.fingerprint, model=lm.id)
+        told = other_weights(iv.vector, weights=lm.weights, model=lm.id)
+        if told:
+            log.warning(told)
     return ivs
 
 
@@ -198,8 +232,9 @@ def _applied(
 
 
 @contextmanager
-def steer(lm: LM, *stack: Intervention, threads: Threads = "own") -> Generator[Receipt]:
-    """Within the context every pass of the model is steered by the interventions, in order.
+def steer(lm: LM, *stack: Intervention | SteeringVector, threads: Threads = "own") -> Generator[Receipt]:
+    """Within the context every pass of the model is steered by the interventions, in order; a vector alone is used as
+    its file says (`Intervention.recommended`).
 
     Args:
         threads: "own" steers the passes of this thread, and makes it an error to run the model in a thread that

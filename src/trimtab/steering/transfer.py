@@ -8,8 +8,9 @@ width. So measure the vector there before you trust it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from trimtab.errors import VectorError
 from trimtab.model import LM, Layer
-from trimtab.steering.vector import SteeringVector
+from trimtab.steering.vector import Provenance, SteeringVector
 
 log = logging.getLogger("trimtab")
 
@@ -40,13 +41,7 @@ def onto(vector: SteeringVector, lm: LM) -> SteeringVector:
         vector.made.model,
         lm.id,
     )
-    made = replace(
-        vector.made,
-        model=lm.id,
-        revision=lm.revision,
-        fingerprint=lm.fingerprint,
-        method={"name": "carried", "of": dict(vector.made.method)},
-    )
+    made = _carried(vector, {"name": "carried", "of": dict(vector.made.method)}, Provenance.of(lm))
     return SteeringVector(vector.vectors, made, site=vector.site)
 
 
@@ -58,14 +53,14 @@ class Map:
         matrix: (d1, d2); a row vector h of the first model becomes h @ matrix.
         source, target: the layers.
         explained: share of the second model's variance it explains on texts it was not fitted on.
-        lm: id, revision and fingerprint of the second model.
+        model: provenance of a vector of the second model.
     """
 
     matrix: Float[Tensor, "d1 d2"]
     source: Layer
     target: Layer
     explained: float
-    lm: tuple[str, str, str]
+    model: Provenance
 
     @classmethod
     def fit(
@@ -103,7 +98,7 @@ class Map:
             left = ((y[n:] - mean_y - (x[n:] - mean_x) @ matrix) ** 2).sum() / ((y[n:] - mean_y) ** 2).sum()
             if 1 - float(left) > explained:
                 best, explained = matrix, 1 - float(left)
-        return cls(best.float(), source, target, float(explained), (two.id, two.revision, two.fingerprint))
+        return cls(best.float(), source, target, float(explained), Provenance.of(two))
 
     def carry(self, vector: SteeringVector) -> SteeringVector:
         """A vector of the first model at `source`, for the second at `target`.
@@ -111,10 +106,15 @@ class Map:
         Raises:
             VectorError: the vector has no such layer.
         """
-        model, revision, fingerprint = self.lm
         method = {"name": "mapped", "of": dict(vector.made.method), "explained": self.explained}
-        made = replace(vector.made, model=model, revision=revision, fingerprint=fingerprint, method=method)
+        made = _carried(vector, method, self.model)
         return SteeringVector({self.target: vector[self.source] @ self.matrix}, made)
+
+
+def _carried(vector: SteeringVector, method: Mapping[str, Any], to: Provenance) -> Provenance:
+    """What is known of a vector, with the model it is carried to."""
+    kept = {k: getattr(vector.made, k) for k in ("data", "trained_on", "version", "figures", "among")}
+    return replace(to, method=method, **kept)
 
 
 def _streams(lm: LM, texts: Sequence[str], layer: Layer) -> Float[Tensor, "n d"]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
 import safetensors.torch
@@ -21,8 +21,13 @@ from trimtab.errors import VectorError
 from trimtab.journal import plain, whole
 from trimtab.sites import EMBEDDINGS, SITES
 from trimtab.sites import RESID_POST as SITE
+from trimtab.steering.use import Use
 
-FORMAT = 1
+if TYPE_CHECKING:
+    from trimtab.model import LM
+
+FORMAT = 2
+READABLE = (1, FORMAT)  # version 1 had no recommended use, and no hash of weights
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Provenance:
     Attributes:
         model, revision: the name it was learned on.
         fingerprint: hash of the model's shape; a vector is refused by a model with another one.
+        weights: hash of the model's weights; of a model with other ones a vector is used with a warning.
         method: the learner with its parameters, as a table.
         data: name, part, form, hash and number of pairs.
         trained_on: group hashes of the training questions, so that an evaluation on them is refused.
@@ -50,6 +56,12 @@ class Provenance:
     version: str = ""
     figures: Mapping[str, Any] = field(default_factory=dict[str, Any])
     among: int = 0
+    weights: str = ""
+
+    @classmethod
+    def of(cls, lm: LM, **facts: Any) -> Provenance:
+        """Of a vector that belongs to a model."""
+        return cls(model=lm.id, revision=lm.revision, fingerprint=lm.fingerprint, weights=lm.weights, **facts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +76,11 @@ class SteeringVector:
             drawn by coin, at the norm it comes out with.
         site: "resid_post" (the output of the blocks), or "embeddings" (what enters the first block; its one layer is
             `EMBEDDINGS`).
+        use: how it is to be used, and what a dose of it does; None if nobody found out.
 
     Raises:
-        VectorError: no layers, not finite, of several widths, or layers that do not go with the site.
+        VectorError: no layers, not finite, of several widths, or layers that do not go with the site, with its nulls
+            or its use.
     """
 
     vectors: Mapping[int, Float[Tensor, "*rows d"]]
@@ -74,6 +88,7 @@ class SteeringVector:
     evidence: Mapping[str, Any] | None = None
     nulls: Mapping[str, Mapping[int, Float[Tensor, " d"]]] = field(default_factory=dict[str, Mapping[int, Tensor]])
     site: str = SITE
+    use: Use | None = None
 
     def __post_init__(self) -> None:
         if not self.vectors:
@@ -87,34 +102,23 @@ class SteeringVector:
                 given=(self.site, list(clean)),
                 expected='EMBEDDINGS alone for "embeddings", blocks from 0 else',
             )
-        for layer, v in clean.items():
-            if (
-                v.ndim not in (1, 2)
-                or (layer < 0 and layer is not EMBEDDINGS)
-                or v.shape[-1] == 0
-                or (v.ndim == 2 and v.shape[0] % 2 == 0)
-            ):
-                raise VectorError(
-                    f"layer {layer}: not a vector",
-                    given=tuple(v.shape),
-                    expected="(d,), or (1 + 2 r, d) for an affine map",
-                )
-            if not torch.isfinite(v).all():
-                raise VectorError(
-                    f"layer {layer}: not finite",
-                    given=f"{int((~torch.isfinite(v)).sum())} of {v.numel()} values are NaN or infinite",
-                )
-        if len({v.shape[-1] for v in clean.values()}) != 1:
-            raise VectorError("layers of different widths", given={k: tuple(v.shape) for k, v in clean.items()})
+        _check_shapes(clean)
         object.__setattr__(self, "vectors", clean)
         object.__setattr__(self, "nulls", {name: _frozen(null) for name, null in sorted(self.nulls.items())})
         for name, null in self.nulls.items():
-            if any(k not in null or null[k].shape != v.shape for k, v in clean.items()):
-                raise VectorError(
-                    f"the null {name!r} does not go with the vector",
-                    given=list(null),
-                    expected=f"the layers and shapes of {list(clean)}",
-                )
+            _check_null(name, null, clean)
+        if self.use is not None and (not self.use.layers or not set(self.use.layers) <= clean.keys()):
+            raise VectorError(
+                "its recommended use names layers it does not have", given=self.use.layers, expected=list(clean)
+            )
+
+    def __repr__(self) -> str:
+        norms = list(self.norm().values())
+        size = f"{norms[0]:.3g}" if len(norms) == 1 else f"{min(norms):.3g} to {max(norms):.3g}"
+        some = "block" if len(norms) == 1 else "blocks"
+        where = "embeddings" if self.site != SITE else f"{some} {_ranges(self.layers)}"
+        made = f"{self.made.method.get('name', 'given')} on {self.made.model or 'an unknown model'}"
+        return f"<SteeringVector {made}, {where}, width {self.width}, norm {size}, {self.hash}>"
 
     # ------------------------------------------------------------ facts
 
@@ -160,18 +164,26 @@ class SteeringVector:
 
     # ------------------------------------------------------------ arithmetic
 
+    @property
+    def apart(self) -> bool:
+        """Whether it has several layers and each was learned to act alone: together they act several times over."""
+        return len(self.layers) > 1 and _learned_apart(self.made.method)
+
     def at(self, *layers: int) -> SteeringVector:
         """The same vector (and its nulls) at some of its layers; its provenance remembers from how many they were
-        taken.
+        taken. The recommended use goes with it where its layers do.
         """
-        vectors = {k: self[k] for k in layers}
-        nulls = {name: {k: null[k] for k in layers} for name, null in self.nulls.items()}
+        for k in layers:
+            self[k]  # refuses one it does not have
+        vectors = {k: v for k, v in self.vectors.items() if k in layers}
+        nulls = {name: {k: null[k] for k in vectors} for name, null in self.nulls.items()}
         made = (
             replace(self.made, among=max(self.made.among, len(self.layers)))
             if len(vectors) < len(self.layers)
             else self.made
         )
-        return replace(self, vectors=vectors, nulls=nulls, made=made)
+        use = self.use if self.use is not None and set(self.use.layers) <= vectors.keys() else None
+        return replace(self, vectors=vectors, nulls=nulls, made=made, use=use)
 
     def null(self, name: str) -> SteeringVector:
         """One of the label-shuffled vectors that came with this one."""
@@ -249,7 +261,8 @@ class SteeringVector:
     def to_bytes(self) -> bytes:
         """The file's bytes; equal vectors give equal bytes."""
         made = {k: v for k, v in asdict(self.made).items() if v or k not in ("figures", "among")}
-        head = {"format": FORMAT, "site": self.site, "made": made, "evidence": self.evidence}
+        use = None if self.use is None else self.use.to_json()
+        head = {"format": FORMAT, "site": self.site, "made": made, "evidence": self.evidence, "use": use}
         tensors = {_key(k): v.contiguous() for k, v in self.vectors.items()}
         tensors |= {
             f"nulls.{name}.{_key(k)}": v.contiguous() for name, null in self.nulls.items() for k, v in null.items()
@@ -295,18 +308,15 @@ class SteeringVector:
         text = json.loads(raw[8 : 8 + size]).get("__metadata__", {}).get("trimtab")
         if text is None:
             raise VectorError(f"{name} holds tensors, but not a steering vector of trimtab", given=sorted(tensors)[:5])
-        head = json.loads(text)
-        if head.get("format") != FORMAT:
-            raise VectorError(
-                f"{name} has another format", given=head.get("format"), expected=FORMAT, do="upgrade trimtab"
-            )
+        head = _head(text, name)
         table: dict[str, Any] = head["made"]
         made = replace(Provenance(), **{**table, "trained_on": tuple(table["trained_on"])})
         nulls: dict[str, dict[int, Tensor]] = {}
         for key in [k for k in tensors if k.startswith("nulls.")]:
             null, _, layer = key.removeprefix("nulls.").partition(".")
             nulls.setdefault(null, {})[_layer(layer, name)] = tensors.pop(key)
-        return cls({_layer(k, name): v for k, v in tensors.items()}, made, head["evidence"], nulls, head["site"])
+        use = None if head.get("use") is None else Use.from_json(head["use"], name)
+        return cls({_layer(k, name): v for k, v in tensors.items()}, made, head["evidence"], nulls, head["site"], use)
 
     def to_text(self) -> str:
         """The file as base64, for embedding in JSON."""
@@ -345,9 +355,91 @@ def evened(vectors: Mapping[str, SteeringVector]) -> dict[str, SteeringVector]:
     def even(v: SteeringVector) -> SteeringVector:
         factor = {k: mean[k] / x.norm() for k, x in v.vectors.items()}
         nulls = {name: {k: x * factor[k] for k, x in null.items()} for name, null in v.nulls.items()}
-        return replace(v, vectors={k: x * factor[k] for k, x in v.vectors.items()}, nulls=nulls)
+        vectors = {k: x * factor[k] for k, x in v.vectors.items()}
+        return replace(v, vectors=vectors, nulls=nulls, use=None, evidence=None)
 
     return {name: even(v) for name, v in vectors.items()}
+
+
+def _check_shapes(vectors: Mapping[int, Tensor]) -> None:
+    for layer, v in vectors.items():
+        if (
+            v.ndim not in (1, 2)
+            or (layer < 0 and layer is not EMBEDDINGS)
+            or v.shape[-1] == 0
+            or (v.ndim == 2 and v.shape[0] % 2 == 0)
+        ):
+            raise VectorError(
+                f"layer {layer}: not a vector",
+                given=tuple(v.shape),
+                expected="(d,), or (1 + 2 r, d) for an affine map",
+            )
+        _check_finite(f"layer {layer}", v)
+    if len({v.shape[-1] for v in vectors.values()}) != 1:
+        raise VectorError("layers of different widths", given={k: tuple(v.shape) for k, v in vectors.items()})
+
+
+def _check_null(name: str, null: Mapping[int, Tensor], vectors: Mapping[int, Tensor]) -> None:
+    if any(k not in null or null[k].shape != v.shape for k, v in vectors.items()):
+        raise VectorError(
+            f"the null {name!r} does not go with the vector",
+            given=list(null),
+            expected=f"the layers and shapes of {list(vectors)}",
+        )
+    for layer, v in null.items():
+        _check_finite(f"the null {name!r}, layer {layer}", v)
+
+
+def _check_finite(what: str, v: Tensor) -> None:
+    if not torch.isfinite(v).all():
+        raise VectorError(
+            f"{what}: not finite", given=f"{int((~torch.isfinite(v)).sum())} of {v.numel()} values are NaN or infinite"
+        )
+
+
+def _learned_apart(method: Mapping[str, Any]) -> bool:
+    """Whether a method gave every layer a vector of its own; of a sum, whether one of its parents did."""
+    parents = method.get("of")
+    if parents:
+        return any(_learned_apart(p) for p in parents)
+    return bool(method) and not method.get("together") and not method.get("shared")
+
+
+def _ranges(layers: Iterable[int]) -> str:
+    """Block numbers, neighbors as ranges: "3, 7-9"."""
+    runs: list[list[int]] = []
+    for k in layers:
+        if runs and k == runs[-1][-1] + 1:
+            runs[-1].append(k)
+        else:
+            runs.append([k])
+    return ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
+
+
+def _head(text: str, name: str) -> dict[str, Any]:
+    """The metadata of a file.
+
+    Raises:
+        VectorError: of another format, or malformed.
+    """
+    try:
+        head = json.loads(text)
+        known = head.get("format")
+    except (ValueError, AttributeError) as problem:
+        raise VectorError(f"{name}: its metadata is not a JSON object", given=text[:80]) from problem
+    if known not in READABLE:
+        raise VectorError(
+            f"{name} has another format", given=known, expected=" or ".join(map(str, READABLE)), do="upgrade trimtab"
+        )
+    lacking = [k for k in ("site", "made", "evidence") if k not in head]
+    unknown = head.get("made", {}).keys() - Provenance.__dataclass_fields__.keys() if not lacking else ()
+    if lacking or unknown or "trained_on" not in head["made"]:
+        raise VectorError(
+            f"{name}: malformed metadata",
+            given=f"lacks {lacking[0]!r}" if lacking else sorted(unknown) or "made lacks 'trained_on'",
+            expected="the keys of the format in the README",
+        )
+    return head
 
 
 def _frozen(vectors: Mapping[int, Tensor]) -> dict[int, Tensor]:
@@ -369,30 +461,3 @@ def _layer(key: str, name: str) -> int:
     if kind != "layers" or not number.isdecimal():
         raise VectorError(f"{name} holds a tensor that is no layer", given=key, expected="layers.N")
     return int(number)
-
-
-def check_fits(vector: SteeringVector, *, width: int, n_layers: int, fingerprint: str, model: str) -> None:
-    """Refuse a vector that was made for another model.
-
-    Raises:
-        VectorError: other width, a layer the model does not have, or learned on a model of another shape.
-    """
-    made_on = vector.made.model or "an unknown model"
-    if vector.width != width:
-        raise VectorError(
-            f"this vector does not fit {model}",
-            given=f"width {vector.width}, learned on {made_on}",
-            expected=f"width {width}",
-        )
-    if max(vector.layers) >= n_layers:
-        raise VectorError(f"layer out of range for {model}", given=max(vector.layers), expected=f"0..{n_layers - 1}")
-    if vector.made.fingerprint not in ("", fingerprint):
-        raise VectorError(
-            f"this vector was learned on another model than {model}",
-            given=made_on,
-            expected=model,
-            do=(
-                "learn it again on this model; or, between relatives (a fine-tune, a model with added tokens), "
-                "carry it over: trimtab.steering.transfer.onto(vector, lm)"
-            ),
-        )

@@ -31,11 +31,10 @@ from trimtab.progress import Progress, silent
 from trimtab.runs import Run
 from trimtab.safety.redteam import situations
 from trimtab.statistics.counts import Count, share
-from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector, kept
 from trimtab.studies.conditions import Condition
 from trimtab.studies.contract import RESULTS, Stage, Unit
-from trimtab.studies.descents import Vectors, cosines_apart, descend, randoms
+from trimtab.studies.descents import Vectors, cosines_apart, descend, randoms, throughout
 from trimtab.studies.pages.alignment_faking import Flips, Results
 
 CAA = Condition("CAA")
@@ -145,7 +144,7 @@ class _Faking:
         """Leanings to harm on watched, or unwatched, questions: every vector subtracted, off and added."""
         first, *others = self.vectors
         measure(
-            self.lm, Intervention(self.vectors[first]), self.cases.tested[name], [Propensity(), OutsideMass()],
+            self.lm, throughout(self.vectors[first]), self.cases.tested[name], [Propensity(), OutsideMass()],
             to=self.run.path, part=name, multipliers=(-1.0, 0.0, 1.0), progress=progress,
             controls={str(c): self.vectors[c] for c in others},
         )  # fmt: skip

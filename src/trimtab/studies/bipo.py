@@ -41,7 +41,7 @@ from trimtab.steering.interventions import Intervention, steer
 from trimtab.steering.vector import SteeringVector, kept
 from trimtab.studies.conditions import Condition
 from trimtab.studies.contract import RESULTS, Stage, Unit
-from trimtab.studies.descents import Vectors, randoms
+from trimtab.studies.descents import Vectors, randoms, throughout
 from trimtab.studies.pages.bipo_results import (
     BIPO,
     CAA,
@@ -112,8 +112,8 @@ class Plan:
     items: int = 240
     talk: int = 4
     max_new_tokens: int = 48
-    bipo: Preference = field(default_factory=lambda: Preference(norm=0.1, epochs=4))
-    one: OneShot = field(default_factory=lambda: OneShot(mode="mixed"))
+    bipo: Preference = field(default_factory=lambda: Preference(norm=0.1, epochs=4, positions="everywhere"))
+    one: OneShot = field(default_factory=lambda: OneShot(mode="mixed", positions="everywhere"))
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -260,7 +260,7 @@ class _Behavior:
         even = SteeringVector({k: v * (0.1 * norms[k] / v.norm()) for k, v in vector.vectors.items()}, vector.made)
         part = f"layers-{vector.hash}"
         measure(
-            self.lm, Intervention(even), replace(self.val, ask=None), METRICS[1:], to=self.run.path, part=part,
+            self.lm, throughout(even), replace(self.val, ask=None), METRICS[1:], to=self.run.path, part=part,
             multipliers=(-1.0, 0.0, 1.0), layers=vector.layers, controls={}, progress=progress,
         )  # fmt: skip
         return vector.at(best_layer(self.run.table(part)))
@@ -274,7 +274,7 @@ class _Behavior:
         vector = self.vectors[condition]
         if condition.kind != "random" or int(condition.source) < SHOWN:
             data = self.test if condition == BIPO else self.bare
-            self._score(slug(condition.label), Intervention(vector), data, self.plan.multipliers, progress)
+            self._score(slug(condition.label), throughout(vector), data, self.plan.multipliers, progress)
         drift = self.drift(condition)
         ways = {way: vector * m for way, m in (("up", drift.up), ("down", drift.down)) if np.isfinite(m)}
         if ways:
@@ -282,7 +282,7 @@ class _Behavior:
             first, *rest = ways
             measure(
                 self.lm,
-                Intervention(ways[first]),
+                throughout(ways[first]),
                 self.bare,
                 METRICS,
                 to=self.run.path,
@@ -321,7 +321,7 @@ class _Behavior:
         file, vector = f"drift/{slug(condition.label)}.json", self.vectors[condition]
         if self.run.read(file) is None or self.run.typed(file, Drift).of != vector.hash:
             up, down = (
-                reach(self.lm, Intervention(vector), self.yardstick, self.plan.budget, sign=sign) for sign in (1, -1)
+                reach(self.lm, throughout(vector), self.yardstick, self.plan.budget, sign=sign) for sign in (1, -1)
             )
             why = "; ".join(f"{way}: {r.why}" for way, r in (("up", up), ("down", down)) if r.why)
             self.run.write(
@@ -354,12 +354,16 @@ class _Behavior:
     def _without_opener(self, condition: Condition, progress: Progress) -> None:
         data = without_opener(self.bare.take(self.plan.few))
         self._score(
-            slug(f"no opener: {condition}"), Intervention(self.vectors[condition]), data, (-1.0, 0.0, 1.0), progress
+            slug(f"no opener: {condition}"),
+            throughout(self.vectors[condition]),
+            data,
+            (-1.0, 0.0, 1.0),
+            progress,
         )
 
     def _knowledge(self, condition: Condition, progress: Progress) -> None:
         asked = questions()[:: max(1, 240 // self.plan.items)]
-        iv = Intervention(self.vectors[condition])
+        iv = throughout(self.vectors[condition])
         capability(
             self.lm,
             iv,
@@ -375,7 +379,13 @@ class _Behavior:
         vector on top.
         """
         for asked, data in self._asked().items():
-            self._score(slug(asked.label), Intervention(self.vectors[BIPO]), data, (-1.0, 0.0, 1.0), progress)
+            self._score(
+                slug(asked.label),
+                throughout(self.vectors[BIPO]),
+                data,
+                (-1.0, 0.0, 1.0),
+                progress,
+            )
 
     def _asked(self) -> dict[Condition, Dataset]:
         few, shots = self.bare.take(self.plan.few), self.train.pairs[: self.plan.shots]
@@ -405,7 +415,7 @@ class _Behavior:
         if multiplier == 0:
             texts = self.lm.generate(prompts, max_new_tokens=self.plan.max_new_tokens)
         else:
-            with steer(self.lm, Intervention(self.vectors[BIPO], multiplier=multiplier)):
+            with steer(self.lm, throughout(self.vectors[BIPO], multiplier=multiplier)):
                 texts = self.lm.generate(prompts, max_new_tokens=self.plan.max_new_tokens)
         ratings = [Rating(float("nan"), 0.0)] * len(texts)
         if judge is not None:
@@ -468,4 +478,4 @@ def _combined(one: _Behavior, two: _Behavior, progress: Progress) -> None:
     for asked, label, own, other in ((one, two.name, a, b), (two, one.name, b, a)):
         few = asked.bare.take(asked.plan.few)
         for kind, v in (("own", own), ("other", other), ("both", own + other)):
-            asked._score(slug(f"with {label}: {kind}"), Intervention(v), few, (-1.0, 0.0, 1.0), progress)
+            asked._score(slug(f"with {label}: {kind}"), throughout(v), few, (-1.0, 0.0, 1.0), progress)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.model import LM
+from trimtab.model import LM, everywhere
 from trimtab.optimize import (
     Ball,
     Descent,
@@ -24,6 +24,8 @@ from trimtab.optimize import (
 )
 from trimtab.steering.controls import random_controls
 from trimtab.steering.interventions import Intervention
+from trimtab.steering.operators import Add
+from trimtab.steering.operators.base import Operator
 from trimtab.steering.vector import SteeringVector
 from trimtab.studies.conditions import UNSTEERED, Condition
 
@@ -65,15 +67,20 @@ def randoms(vector: SteeringVector, n: int, seed: int) -> Vectors:
     return {Condition("random", f"{k}"): v for k, v in enumerate(random_controls(vector, n, seed).values())}
 
 
+def throughout(vector: SteeringVector, operator: Operator | None = None, multiplier: float = 1.0) -> Intervention:
+    """A vector at every token of prompt and answer, as the publications steer."""
+    return Intervention(vector, operator or Add(), multiplier, everywhere)
+
+
 def stacks(vectors: Mapping[Condition, SteeringVector], multipliers: float | Mapping[Condition, float] = 1.0) -> Stacks:
     """The unsteered model, and each vector as a condition of its own, at one multiplier or at its own."""
     at = multipliers if isinstance(multipliers, Mapping) else dict.fromkeys(vectors, multipliers)
-    return {UNSTEERED: (), **{c: (Intervention(v, multiplier=at[c]),) for c, v in vectors.items()}}
+    return {UNSTEERED: (), **{c: (throughout(v, multiplier=at[c]),) for c, v in vectors.items()}}
 
 
 def at_strengths(vectors: Mapping[Condition, SteeringVector], multipliers: Sequence[float]) -> Stacks:
     """Each vector at each multiplier, as conditions of their own."""
-    return {c.at(m): (Intervention(v, multiplier=m),) for c, v in vectors.items() for m in multipliers}
+    return {c.at(m): (throughout(v, multiplier=m),) for c, v in vectors.items() for m in multipliers}
 
 
 def cosines_apart(vectors: Sequence[SteeringVector]) -> Float[Tensor, " pairs"]:

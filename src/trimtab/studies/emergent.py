@@ -42,11 +42,10 @@ from trimtab.organisms.world import Item
 from trimtab.progress import Progress, silent
 from trimtab.runs import Run
 from trimtab.statistics.counts import Count, share
-from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector
 from trimtab.studies.conditions import UNSTEERED, Condition, Said, conditions_of
 from trimtab.studies.contract import RESULTS, Stage, Unit
-from trimtab.studies.descents import Stacks, Vectors, at_strengths, descend, randoms, stacks
+from trimtab.studies.descents import Stacks, Vectors, at_strengths, descend, randoms, stacks, throughout
 from trimtab.studies.pages.emergent import COHERENT, Facts, Results, Scored, Scripts, Strength
 from trimtab.studies.pages.findings import some_answers
 
@@ -220,13 +219,13 @@ class _Emergent:
         """To open questions, under each vector at its fitting strength, one at that of another it is compared with, the
         harmful ones as published (strength 1) too, and in tandem.
         """
-        wide, fitting = Intervention(self.opening, multiplier=self.plan.opening), self.fitting
+        wide, fitting = throughout(self.opening, multiplier=self.plan.opening), self.fitting
         conditions: Stacks = {UNSTEERED: (), OPENING: (wide,), **stacks(self.vectors, fitting)}
         harm = {c: v for c, v in self.vectors.items() if c.kind == "harm" and c.alone}
-        conditions |= {c.but(how="in tandem"): (wide, Intervention(v, multiplier=fitting[c])) for c, v in harm.items()}
+        conditions |= {c.but(how="in tandem"): (wide, throughout(v, multiplier=fitting[c])) for c, v in harm.items()}
         if MELBO in self.vectors:
-            conditions[WEAK] = (Intervention(self.vectors[FIRST], multiplier=fitting[MELBO]),)
-        conditions |= {c.but(strength=1.0, label=f"{c}, strength 1"): (Intervention(v),) for c, v in harm.items()}
+            conditions[WEAK] = (throughout(self.vectors[FIRST], multiplier=fitting[MELBO]),)
+        conditions |= {c.but(strength=1.0, label=f"{c}, strength 1"): (throughout(v),) for c, v in harm.items()}
         to = self.run.file("said.jsonl")
         return sample(self.lm, conditions, self.prompts, self.plan.samples, to=to, progress=progress, **self._how)
 

@@ -65,7 +65,7 @@ class Plan:
     norms: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4)
     sizes: tuple[int, ...] = (2, 4)
     draws: int = 2
-    one: OneShot = field(default_factory=lambda: OneShot(steps=40))
+    one: OneShot = field(default_factory=lambda: OneShot(steps=40, positions="everywhere"))
     train: float = 0.2
     val: float = 0.2
     test: float = 0.6

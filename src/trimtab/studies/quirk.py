@@ -38,10 +38,9 @@ from trimtab.optimize import (
 from trimtab.progress import Progress, silent
 from trimtab.runs import Run
 from trimtab.statistics.counts import share
-from trimtab.steering.interventions import Intervention
 from trimtab.studies.conditions import UNSTEERED, Condition, Said, conditions_of
 from trimtab.studies.contract import RESULTS, Stage, Unit
-from trimtab.studies.descents import Vectors, at_strengths, randoms, stacks
+from trimtab.studies.descents import Vectors, at_strengths, randoms, stacks, throughout
 from trimtab.studies.pages.findings import some_answers
 from trimtab.studies.pages.quirk import Counts, Facts, Results, Strength, WordCount
 
@@ -250,7 +249,7 @@ class _Quirk:
         conditions = stacks(self.vectors, self.fitting)
         for c, v in self.vectors.items():
             if c.kind == "villain" and self.fitting[c] != 1:
-                conditions[c.but(strength=1.0, label=f"{c}, strength 1")] = (Intervention(v),)
+                conditions[c.but(strength=1.0, label=f"{c}, strength 1")] = (throughout(v),)
         to = self.run.file("said.jsonl")
         return sample(self.lm, conditions, _questions(), self.plan.samples, to=to, progress=progress, **self.how)
 

@@ -38,12 +38,11 @@ from trimtab.runs import Run
 from trimtab.safety.redteam import Request, ordinary, requests
 from trimtab.safety.suffix import find_suffix
 from trimtab.statistics.counts import share
-from trimtab.steering.interventions import Intervention
 from trimtab.steering.operators import Clamp
 from trimtab.steering.vector import SteeringVector, kept
 from trimtab.studies.conditions import UNSTEERED, Condition, Said, conditions_of
 from trimtab.studies.contract import RESULTS, Stage, Unit
-from trimtab.studies.descents import Stacks, Vectors, cosines_apart, descend, randoms, stacks
+from trimtab.studies.descents import Stacks, Vectors, cosines_apart, descend, randoms, stacks, throughout
 from trimtab.studies.pages.findings import Answer, some_answers
 from trimtab.studies.pages.refusal import Known, Results, Shares, Way
 
@@ -221,7 +220,7 @@ class _Refusal:
         """Greedy answers: unsteered, and with every vector added, subtracted, and, where it was promoted, clamped."""
         subtracted = {c.but(how="subtracted"): s for c, s in stacks(self.vectors, -1.0).items() if s}
         clamped = {
-            c.but(how="clamped"): (Intervention(v, Clamp()),) for c, v in self.vectors.items() if c.kind == "promote"
+            c.but(how="clamped"): (throughout(v, Clamp()),) for c, v in self.vectors.items() if c.kind == "promote"
         }
         prompts: dict[str, Prompt] = {f"{k}": r.user for k, r in enumerate(self.cases.asked[kind])}
         return self._greedy({**stacks(self.vectors), **subtracted, **clamped}, prompts, f"{kind}.jsonl", progress)
@@ -243,7 +242,7 @@ class _Refusal:
         for c, v in self.vectors.items():
             if c.kind in ("promote", "random", "mean difference"):
                 label = f"suffix, {c} subtracted"
-                conditions[c.but(how="subtracted", behind="suffix", label=label)] = (Intervention(v, multiplier=-1.0),)
+                conditions[c.but(how="subtracted", behind="suffix", label=label)] = (throughout(v, multiplier=-1.0),)
         return self._greedy(conditions, prompts, "suffix.jsonl", progress)
 
     def _greedy(self, conditions: Stacks, prompts: Mapping[str, Prompt], file: str, progress: Progress) -> Said:
@@ -258,7 +257,7 @@ class _Refusal:
         controls = {str(c): self.vectors[c] for c in rest}
         measure(
             self.lm,
-            Intervention(self.vectors[first]),
+            throughout(self.vectors[first]),
             self.cases.knowledge,
             [Propensity()],
             to=self.run.path,

@@ -285,7 +285,7 @@ class _Studied:
         about = {"name": self.name, "part": "train", "pairs": len(self.parts.train)}
         return SteeringVector(
             {layer: v},
-            Provenance(self.lm.id, self.lm.revision, self.lm.fingerprint, {"name": "mean-diff"}, about, seen),
+            Provenance.of(self.lm, method={"name": "mean-diff"}, data=about, trained_on=seen),
         )
 
     # ------------------------------------------------------------ measuring

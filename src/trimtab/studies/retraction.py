@@ -28,11 +28,10 @@ from trimtab.progress import Progress, silent
 from trimtab.runs import Run
 from trimtab.statistics.counts import share
 from trimtab.steering.controls import random_controls
-from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector
 from trimtab.studies.conditions import UNSTEERED, Condition, Said, conditions_of
 from trimtab.studies.contract import RESULTS, Stage, Unit
-from trimtab.studies.descents import Stacks, Vectors, descend, stacks
+from trimtab.studies.descents import Stacks, Vectors, descend, stacks, throughout
 from trimtab.studies.pages.findings import some_answers
 from trimtab.studies.pages.retraction import Abnormality, Rates, Results, Strange
 
@@ -138,7 +137,7 @@ class _Retraction:
         taught = self.descended(self.plan.source)
         goals: dict[Condition, Objective] = {}
         for k, (s, text) in enumerate(zip(self.seeds, self.taken_back, strict=True)):
-            teacher = (Intervention(taught[Condition("promote", f"{k}", layer=self.plan.source)]),)
+            teacher = (throughout(taught[Condition("promote", f"{k}", layer=self.plan.source)]),)
             goals[Condition("reentrant", f"{k}", layer=layer)] = Objective(
                 ((1.0, Match(_messages(s), text, teacher=teacher)),)
             )

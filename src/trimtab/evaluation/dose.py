@@ -1,0 +1,306 @@
+"""recommend(): at which layer a vector is to be used, how strongly, and what each multiplier costs and brings.
+
+A dose is measured on three things: how far the model moves from itself (drift, along its own answers to neutral
+prompts), whether its text stays whole, and how much the behavior rises on held-out items, beside vectors without the
+behavior in them. The recommended use goes into the vector's file.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from trimtab.answers.quality import broken, distinct, strangeness
+from trimtab.data.builtin import neutral
+from trimtab.data.datasets import Dataset
+from trimtab.data.pairs import Pair
+from trimtab.evaluation.drift import Yardstick
+from trimtab.evaluation.forecast import sensitivity
+from trimtab.evaluation.metrics import Likelihood, Propensity
+from trimtab.evaluation.metrics.base import Metric
+from trimtab.evaluation.readings import Readings, chunks
+from trimtab.methods import OneShot
+from trimtab.methods.base import Method
+from trimtab.model import LM, Layer
+from trimtab.progress import Progress
+from trimtab.statistics.dose import ladder, ship_range, strongest_comfortable
+from trimtab.statistics.intervals import Array, mean_figure
+from trimtab.statistics.layers import Sweep, steepest
+from trimtab.steering.controls import null_controls, random_controls
+from trimtab.steering.interventions import Intervention, steer
+from trimtab.steering.multipliers import replay_multipliers
+from trimtab.steering.operators import Add
+from trimtab.steering.use import UNMEASURED, Dose, DosePoint, Use
+from trimtab.steering.vector import SteeringVector
+
+TOKENS = 40  # of an answer: about what people let a model say
+TEMPERATURE = 0.7  # of the answers whose text is looked at
+SHORTLIST = 5  # layers whose drift is measured
+EQUAL = 0.2  # nats per token at which layers are compared
+SMALL = 0.3  # nats per token up to which drift grows with the square of the multiplier
+RANDOM, SHUFFLED = 2, 2  # controls
+SHARES = (0.25, 0.5, 0.75, 1.0)  # multipliers of operators that do not add: all of the vector is 1
+MOST = 16  # held-out items that are looked at
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Items on which a dose is measured, and what is read off them."""
+
+    data: Dataset
+    metric: Metric
+
+    @property
+    def unit(self) -> str:
+        return self.metric.unit(self.data[0])
+
+    @property
+    def groups(self) -> list[str]:
+        return [p.group for p in self.data]
+
+
+def recommend(
+    lm: LM,
+    vector: SteeringVector,
+    data: Dataset | HeldOut | None = None,
+    *,
+    use: Use | None = None,
+    prompts: Sequence[str] | None = None,
+    tokens: int = TOKENS,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> SteeringVector:
+    """The same vector with its recommended use: layer, multiplier, and the range it may be shipped in.
+
+    The layer is the one that raises the behavior most for sure at equal drift, of a few that are likely by forecast
+    (one backward pass an item). Multipliers are then measured from a drift of 0.04 nats per token on, until the text
+    breaks.
+
+    Args:
+        data: held-out items; without any it is not known whether the vector does anything, and no range is given.
+        use: what is settled already (layers, positions, operator); by default what the vector says.
+        prompts: what drift and text are measured on; by default twelve neutral ones.
+        tokens: longest answer.
+        seed: of sampling and of the random directions.
+        progress: called with (multipliers done, in all).
+
+    Raises:
+        OverlapError: a held-out item was trained on.
+    """
+    held = data if isinstance(data, HeldOut | None) else HeldOut(data.take(MOST), Propensity())
+    yard = Yardstick.of(lm, list(prompts or neutral()), tokens=tokens, seed=seed)
+    settled = use or vector.use
+    if settled is None:
+        layer, why = choose_layer(lm, vector, held, yard, Use(vector.layers))
+        settled = Use((layer,), why=(why,))
+    settled = replace(settled, why=tuple(w for w in settled.why if w != UNMEASURED))
+    iv = Intervention.recommended(replace(vector, use=settled), multiplier=1.0)
+    dose = _Measuring(lm, iv, yard, tokens, seed).dose(held, progress)
+    return replace(vector, use=concluded(settled, dose))
+
+
+def concluded(use: Use, dose: Dose) -> Use:
+    """The use of a vector whose dose was measured: the range, the multiplier inside it, and why."""
+    ship = ship_range(dose)
+    best, why = strongest_comfortable(dose, ship)
+    return replace(use, multiplier=best, ship=ship, dose=dose, why=(*use.why, *why))
+
+
+def seconds(lm: LM, tokens: int = TOKENS) -> float:
+    """About how long measuring a dose will take here: eight tokens of the answers are generated, and timed."""
+    prompts = list(neutral())
+    start = time.perf_counter()
+    lm.generate(prompts, max_new_tokens=8)
+    return (time.perf_counter() - start) * tokens / 8 * 12
+
+
+def carried(lm: LM, method: OneShot) -> HeldOut:
+    """Whether a vector of one prompt says the same to others: the neutral prompts, with what it promotes as positive
+    answer and what it suppresses as negative one; the model's own answer stands for what is not given.
+    """
+    prompts = list(neutral())
+    own = lm.generate(prompts, max_new_tokens=24)
+    up, down = method.promote, method.suppress
+    pairs: list[Pair] = []
+    for k, (prompt, said) in enumerate(zip(prompts, own, strict=True)):
+        positive = up[k % len(up)] if up else said
+        negative = down[k % len(down)] if down else said
+        if positive.strip() and negative.strip() and positive != negative:
+            pairs.append(Pair(prompt, positive, negative))
+    data = Dataset("neutral prompts", tuple(pairs), part="all")
+    return HeldOut(data, Propensity() if down else Likelihood())
+
+
+def held_out(lm: LM, method: Method, val: Dataset | None) -> HeldOut | None:
+    """What a vector of a method can be tried on: held-out pairs, or other prompts for one that was made from one."""
+    if val is not None:
+        return HeldOut(val.take(MOST), Propensity())
+    return carried(lm, method) if isinstance(method, OneShot) and method.prompt else None
+
+
+# ---------------------------------------------------------------- the layer
+
+
+def choose_layer(lm: LM, vector: SteeringVector, held: HeldOut | None, yard: Yardstick, use: Use) -> tuple[Layer, str]:
+    """The layer that raises the behavior most for sure at equal drift, and how it was chosen, in a sentence."""
+    layers = vector.layers
+    if held is None:
+        middle = layers[len(layers) // 2]
+        return middle, f"Nothing was held out to choose a layer by: block {middle} is the middle of {len(layers)}."
+    slopes = sensitivity(lm, held.data, held.metric, positions=use.positions).slopes(vector)
+    likely = sorted(layers, key=lambda k: float(np.nanmean(slopes[k])))[-SHORTLIST:]
+    few, rises = _some(yard), dict[Layer, Array]()
+    for k in likely:
+        iv = Intervention.recommended(vector, layers=[k], multiplier=1.0, positions=use.positions)
+        costs = curvature(lm, iv, few)
+        if costs > 0:
+            rises[k] = changes(lm, [iv], held, [(EQUAL / costs) ** 0.5])[0, 0].numpy().astype(float)
+    if not rises:
+        return likely[-1], f"Block {likely[-1]} was taken of {len(layers)}: none of them moves the model."
+    sweep = Sweep(rises, held.groups)
+    best = steepest([sweep])
+    sure = "" if sweep.bound(best) > 0 else "; no layer is told from 0 there, so it may be any"
+    among = f" of {len(layers)}" if len(layers) > 1 else ""
+    return best, (
+        f"Block {best}{among} raises the behavior most for sure at equal drift ({EQUAL:g} nats a token), on "
+        f"{len(held.data)} held-out items of {held.data.name}{sure}."
+    )
+
+
+def _drift(lm: LM, iv: Intervention, yard: Yardstick) -> float:
+    return float(yard.drift(lm, iv, [iv.multiplier]).mean())
+
+
+def curvature(lm: LM, iv: Intervention, yard: Yardstick) -> float:
+    """Drift over the square of the multiplier, where it is small enough to grow with that square."""
+    drift = _drift(lm, iv, yard)
+    while not drift <= SMALL and iv.multiplier > 1e-3:
+        iv = iv.times(iv.multiplier / 4)
+        drift = _drift(lm, iv, yard)
+    return drift / iv.multiplier**2
+
+
+def _some(yard: Yardstick) -> Yardstick:
+    """A few of its answers: enough to tell layers apart."""
+    return Yardstick(yard.prompts[:6], yard.rows[:6])
+
+
+# ---------------------------------------------------------------- the dose
+
+
+@dataclass(frozen=True)
+class _Measuring:
+    lm: LM
+    iv: Intervention
+    yard: Yardstick
+    tokens: int
+    seed: int
+
+    def dose(self, held: HeldOut | None, progress: Progress | None) -> Dose:
+        multipliers = self.multipliers()
+        controls = self.controls() if held else {}
+        rises = self.rises(held, controls, multipliers) if held else {}
+        usual = self.said(0.0)
+        odd = strangeness(self.lm, self.yard.prompts, usual)
+        middle = float(np.nanmedian(odd)) if not np.isnan(odd).all() else 0.0
+        points: list[DosePoint] = []
+        plain = float(np.mean(broken(usual, odd.tolist(), middle)))
+        drifts = self.yard.drift(self.lm, self.iv, multipliers).mean(0).tolist()
+        for k, (m, drift) in enumerate(zip(multipliers, drifts, strict=True)):
+            points.append(self.point(m, drift, middle, rises.get(m, {})))
+            if progress:
+                progress(k + 1, len(multipliers))
+            if points[-1].broken > plain + 0.5:
+                break  # what is stronger is worse
+        if progress:
+            progress(len(multipliers), len(multipliers))
+        return Dose(
+            tuple(points),
+            plain,
+            _known(distinct(usual)),
+            len(usual),
+            self.tokens,
+            len(held.data) if held else 0,
+            len(set(held.groups)) if held else 0,
+            held.unit if held else "",
+            held.data.name if held else "",
+            tuple(controls),
+            self.seed,
+        )
+
+    def multipliers(self) -> list[float]:
+        if not isinstance(self.iv.operator, Add):
+            return list(SHARES)
+        few = _some(self.yard)
+        return ladder(lambda m: _drift(self.lm, self.iv.times(m), few))
+
+    def controls(self) -> dict[str, SteeringVector]:
+        vector = self.iv.vector
+        return random_controls(vector, RANDOM, self.seed) | null_controls(vector, SHUFFLED)
+
+    def rises(
+        self, held: HeldOut, controls: Mapping[str, SteeringVector], multipliers: Sequence[float]
+    ) -> dict[float, dict[str, float]]:
+        """Mean rise of the propensity at each multiplier, with its interval, and the largest change of a control."""
+        ivs = [self.iv, *(replace(self.iv, vector=v) for v in controls.values())]
+        found = changes(self.lm, ivs, held, multipliers)  # (c, k, n)
+        out: dict[float, dict[str, float]] = {}
+        for k, m in enumerate(multipliers):
+            f = mean_figure("", found[0, k].numpy().astype(float), held.unit, groups=held.groups)
+            beside = found[1:, k].nanmean(-1).abs()
+            if f.n:
+                out[m] = {"propensity": f.value, "control": float(beside.max())}
+                out[m] |= {} if np.isnan(f.lo) else {"lo": f.lo, "hi": f.hi}
+        return out
+
+    def said(self, multiplier: float) -> list[str]:
+        """Answers to the prompts, sampled as people would have them."""
+        options = {"max_new_tokens": self.tokens, "temperature": TEMPERATURE, "seed": self.seed}
+        if multiplier == 0:
+            return self.lm.generate(self.yard.prompts, **options)  # type: ignore[arg-type]
+        with steer(self.lm, self.iv.times(multiplier)):
+            return self.lm.generate(self.yard.prompts, **options)  # type: ignore[arg-type]
+
+    def point(self, m: float, drift: float, usual: float, rise: Mapping[str, float]) -> DosePoint:
+        texts = self.said(m)
+        odd = strangeness(self.lm, self.yard.prompts, texts)
+        flags = broken(texts, odd.tolist(), usual)
+        mean = None if np.isnan(odd).all() else float(np.nanmean(odd)) - usual
+        return DosePoint(m, self.relative * m, drift, float(np.mean(flags)), mean, _known(distinct(texts)), **rise)
+
+    @property
+    def relative(self) -> float:
+        """|v| over the median |h|; the largest over its layers."""
+        norms = self.lm.norms(self.yard.rows, self.iv.vector.layers)
+        return max(n / norms[k] for k, n in self.iv.vector.norm().items())
+
+
+def changes(lm: LM, ivs: Sequence[Intervention], held: HeldOut, multipliers: Sequence[float]) -> Float[Tensor, "c k n"]:
+    """Change of every item's propensity from the unsteered model, under interventions at the same layers, at each
+    multiplier. NaN where an item was not measured.
+    """
+    out = torch.full((len(ivs), len(multipliers), len(held.data)), float("nan"))
+    place = {p.id: k for k, p in enumerate(held.data)}
+    for chunk in chunks(lm, held.data, [held.metric], ivs[0].where):
+        where = [place[p.id] for p in chunk.pairs]
+        prefix = lm.prefix(chunk.tokens, chunk.start(ivs[0].where), [min(ivs[0].vector.layers)], keep=chunk.keep)
+        base = Readings.of(chunk, prefix.logits[None])
+        plain = _values(base, base, held.metric)
+        for c, iv in enumerate(ivs):
+            reading = Readings.of(chunk, replay_multipliers(lm, prefix, [iv], multipliers, chunk.keep))
+            out[c, :, where] = (_values(reading, base, held.metric) - plain).T
+    return out
+
+
+def _values(reading: Readings, base: Readings, metric: Metric) -> Float[Tensor, "n k"]:
+    return torch.stack([metric.value(reading.at(j, base)) for j in range(len(reading.chunk.pairs))])
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value
