@@ -53,7 +53,7 @@ def run(recipe: Recipe, to: str | Path, watch: Watch = silent) -> Run:
     sweep = Intervention(vector, operator, positions=positions)
     layer = _layer(lm, sweep, parts.val, metrics, recipe, folder, watch) if recipe.layer is None else recipe.layer
     some = [paired_rows(lm, p)[0] for p in parts.val.take(8)]
-    folder.note(layer=layer, residual={str(k): n for k, n in lm.norms(some, [layer]).items()})
+    folder.note(layer=layer, blocks=lm.blocks_path, residual={str(k): n for k, n in lm.norms(some, [layer]).items()})
 
     iv = replace(sweep, vector=vector.at(layer))
     controls = random_controls(iv.vector, recipe.controls, recipe.seed) | null_controls(iv.vector, recipe.controls)

@@ -5,8 +5,10 @@ library (`commands.py`).
 from __future__ import annotations
 
 import io
+import json
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from trimtab.cli.commands import COMMANDS
 from trimtab.cli.flags import parse
@@ -36,6 +38,7 @@ Steering vectors: learn them, know how far to trust them, ship them.
   list                       studies, built-in behaviors, methods, operators, metrics
 
 trimtab COMMAND --help shows the flags of a command. --json prints one JSON object for machines.
+trimtab --version shows which trimtab this is.
 """
 
 
@@ -45,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     _speak_any_text()
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
+        return
+    if args[0] in ("-V", "--version"):
+        print(f"trimtab {version('trimtab')}")
         return
     try:
         if args[0] not in COMMANDS:
@@ -56,11 +62,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             command(args[1:])
     except TrimtabError as problem:
-        print(f"error: {problem}", file=sys.stderr)
+        _tell(problem, "--json" in args)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"\ninterrupted; {_what_is_left(args)}", file=sys.stderr)
         sys.exit(130)
+
+
+def _tell(problem: TrimtabError, as_json: bool) -> None:
+    """An error: as text on standard error, or as one JSON object where the answer would have been."""
+    if not as_json:
+        print(f"error: {problem}", file=sys.stderr)
+        return
+    from trimtab.journal import plain
+
+    parts = {k: getattr(problem, k) for k in ("failed", "given", "expected", "do")}
+    known = {k: v if isinstance(v, str | int | float | list | dict) else str(v) for k, v in parts.items() if v}
+    print(json.dumps({"error": plain(known)}, allow_nan=False))
 
 
 def _what_is_left(args: Sequence[str]) -> str:

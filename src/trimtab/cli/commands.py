@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from trimtab.cli.comparing import Compare, Detect, Paths, Sizes
 from trimtab.cli.dosing import Dose
 from trimtab.cli.learning import Chat, Steer, learn
-from trimtab.cli.looking import Doctor, list_names
+from trimtab.cli.looking import Doctor, List
 from trimtab.cli.rating import Audit, Judge
 from trimtab.cli.running import Measure, Report, Run
 
@@ -26,5 +26,5 @@ COMMANDS: dict[str, type | Callable[[Sequence[str]], None]] = {
     "report": Report,
     "chat": Chat,
     "doctor": Doctor,
-    "list": list_names,
+    "list": List,
 }

@@ -55,7 +55,7 @@ class Paths:
         if not terms:
             raise RecipeError("no loss to follow", expected="--promote TEXT or --suppress TEXT, or both")
         goal = Objective(tuple((1.0, t) for t in terms))
-        ways = paths(self.on.load(), goal, [SteeringVector.load(p) for p in self.vectors], self.points)
+        ways = paths(self.on.load(self.common.json), goal, [SteeringVector.load(p) for p in self.vectors], self.points)
         lines: list[str] = []
         for name, way in ways.items():
             ends = numbers((way["losses"][0], way["losses"][-1]))
@@ -80,7 +80,7 @@ class Detect:
         from trimtab.steering.vector import SteeringVector
 
         vectors, sides = [SteeringVector.load(p) for p in self.vectors], [_lines(self.positive), _lines(self.negative)]
-        auc = detections(self.on.load(), vectors, *sides)
+        auc = detections(self.on.load(self.common.json), vectors, *sides)
         lines = [f"{path}  detects with an AUC of {a:.3f}" for path, a in zip(self.vectors, auc, strict=True)]
         show({"vectors": [str(p) for p in self.vectors], "auc": auc}, self.common.json, lines)
 
@@ -108,7 +108,7 @@ class Sizes:
         from trimtab.methods import OneShot
 
         data = part(self.data, "answers", 0, "all")
-        lm = self.on.load()
+        lm = self.on.load(self.common.json)
         with bars(not self.common.json) as watch:
             progress = watch("learn and try")
             curve = size_curve(lm, data, OneShot(), self.layer, sizes=self.sizes, progress=progress)

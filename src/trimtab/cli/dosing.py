@@ -12,6 +12,8 @@ from tyro.conf import Positional
 
 from trimtab.cli.flags import Common, ModelFlags, PartFlags, UseFlags, show, writable
 
+WIDTHS = (10, 11, 19, 13, 10, 10)
+
 if TYPE_CHECKING:
     from trimtab.data.datasets import Dataset
     from trimtab.model import LM
@@ -33,6 +35,8 @@ def dosed(lm: LM, vector: SteeringVector, method: Any, val: Dataset | None, quie
 
 def usage(vector: SteeringVector) -> list[str]:
     """How a vector is to be used, in lines: what is recommended, why, and the price of each multiplier."""
+    from trimtab.reports.snippets import dose_rows
+
     use = vector.use
     if use is None:
         return ["no use recommended: name a layer (--layer N), or measure a dose (trimtab dose)"]
@@ -40,11 +44,8 @@ def usage(vector: SteeringVector) -> list[str]:
     lines = [f"use it at layer {layers}, multiplier {use.multiplier:g}, {use.positions}", *(f"  {w}" for w in use.why)]
     if use.dose is None:
         return lines
-    lines += ["  multiplier  |m v|/|h|  drift (nats/token)  text broken  behavior  controls"]
-    for p in use.dose.points:
-        rise = "" if p.propensity is None else f"{p.propensity:+9.3f}"
-        beside = "" if p.control is None else f"{p.control:9.3f}"
-        lines.append(f"  {p.multiplier:10g} {p.relative:10.2f} {p.drift:19.3f} {p.broken:12.0%} {rise} {beside}")
+    for row in dose_rows(use):
+        lines.append("  " + "".join(f"{cell:>{width}}" for cell, width in zip(row, WIDTHS, strict=True)))
     return lines
 
 
@@ -66,6 +67,7 @@ class Dose:
     common: Common = field(default_factory=Common)
 
     def __call__(self) -> None:
+        self.on.check()
         from trimtab import registry
         from trimtab.data.datasets import check_unseen
         from trimtab.steering.interventions import Intervention, check_stack
@@ -83,7 +85,7 @@ class Dose:
             vector = dataclasses.replace(vector, use=use)
         else:
             vector = dataclasses.replace(vector, use=None)
-        lm = self.on.load()
+        lm = self.on.load(self.common.json)
         check_stack(lm, Intervention(vector))
         vector = dosed(lm, vector, None, data, self.common.json)
         path = vector.save(to)

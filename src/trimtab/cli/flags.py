@@ -16,6 +16,7 @@ import tyro
 
 from trimtab.errors import RecipeError, RunError
 from trimtab.journal import plain
+from trimtab.names import check_name
 
 if TYPE_CHECKING:
     from trimtab.data.datasets import Dataset
@@ -43,8 +44,21 @@ class ModelFlags:
         """Keywords for the chat template."""
         return dict(keyword(text) for text in self.template)
 
-    def load(self) -> LM:
-        """The model, on its device, and how it is spoken to."""
+    def check(self) -> None:
+        """Refuse what cannot be a model, or keywords that are none, before anything heavy is imported.
+
+        Raises:
+            UnknownName, ModelError: see `check_name`.
+            RecipeError: not keywords.
+        """
+        check_name(self.model)
+        self.keywords()
+
+    def load(self, quiet: bool = False) -> LM:
+        """The model, on its device, and how it is spoken to; says that it is loading, unless `quiet`."""
+        if not quiet:
+            once = "an architecture that is new here is checked first: up to a minute"
+            print(f"loading {self.model} ({once})", file=sys.stderr, flush=True)
         from trimtab.model import LM
 
         keywords = self.keywords()
@@ -180,7 +194,8 @@ def warn(text: str) -> None:
 def say_report(folder: Path, as_json: bool) -> None:
     """The verdict of a run, or the findings of a study, and where its report is."""
     summary = json.loads((folder / "summary.json").read_text("utf-8"))
-    lines = summary.get("findings") or [summary["verdict"], *(f"  - {r}" for r in summary["reasons"])]
+    lines = summary.get("findings")
+    lines = lines or [summary["verdict"], f"  {summary['next']}", *(f"  - {r}" for r in summary["reasons"])]
     page = folder / "report.html"
     show({**summary, "folder": str(folder), "report": str(page)}, as_json, [*lines, f"report: {page}", str(folder)])
 

@@ -63,10 +63,11 @@ def learn(args: Sequence[str]) -> None:
             expected="--data, a built-in behavior or a file",
             do="trimtab list shows the built-in behaviors",
         )
+    flags.on.check()
     to = writable(flags.to, ".safetensors")
     data, val = _parts(flags)
     method, state = _resuming(flags.method, to)
-    lm = flags.on.load()
+    lm = flags.on.load(flags.common.json)
     vector = _learned(lm, data, method, flags)
     vector = vector if flags.no_dose else dosed(lm, vector, method, val, flags.common.json)
     path = vector.save(to)
@@ -130,6 +131,7 @@ class Steer:
     common: Common = field(default_factory=Common)
 
     def __call__(self) -> None:
+        self.on.check()
         from trimtab.model.generate import Sampling
         from trimtab.steering.interventions import check_stack, steer
 
@@ -137,7 +139,7 @@ class Steer:
         if not self.prompt or not all(p.strip() for p in self.prompt):
             raise RecipeError("nothing to say to the model", given=list(self.prompt), expected='-p "some text"')
         iv = self.use.load(self.vector)
-        lm = self.on.load()
+        lm = self.on.load(self.common.json)
         check_stack(lm, iv)
         options = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature, "seed": self.seed}
         plain = lm.generate(self.prompt, **options)  # type: ignore[arg-type]
@@ -171,6 +173,7 @@ class Chat:
     on: ModelFlags = field(default_factory=ModelFlags)
 
     def __call__(self) -> None:
+        self.on.check()
         from trimtab.cli.chat import Talk
         from trimtab.model.generate import Sampling
         from trimtab.steering.vector import SteeringVector

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from tyro.conf import Positional
 
@@ -15,27 +15,39 @@ class Doctor:
     """Load a model and print the blocks found, whether replays are exact, and what memory and time to expect."""
 
     model: Positional[str]
+    """Local default "smollm2", a Hugging Face id, or a folder."""
     dtype: str | None = None
+    """float32, bfloat16, float16; by default float32 on a CPU."""
     device: str | None = None
+    """cpu, cuda, ..."""
     common: Common = field(default_factory=Common)
 
     def __call__(self) -> None:
-        from trimtab.cli.doctor import examine
+        on = ModelFlags(self.model, self.dtype, self.device)
+        on.check()
+        from trimtab.cli.bars import bars
+        from trimtab.cli.doctor import examine, told
 
-        facts = examine(ModelFlags(self.model, self.dtype, self.device).load())
-        show(facts, self.common.json, [f"{k:22} {v}" for k, v in facts.items()])
+        with bars(not self.common.json) as watch:
+            facts = examine(partial(on.load, True), watch("doctor"))
+        show(facts, self.common.json, [f"{k:22} {v}" for k, v in told(facts).items()])
 
 
-def list_names(args: Sequence[str]) -> None:
-    """`trimtab list`"""
-    from trimtab import organisms, registry, studies
-    from trimtab.data.builtin import built_in
+@dataclass(frozen=True)
+class List:
+    """Name what there is: models, studies, behaviors, methods, operators, gates, metrics."""
 
-    data = [*built_in(), *organisms.names()]
-    found = {
-        "models": ["smollm2", *organisms.MODELS],
-        "studies": list(studies.names()),
-        "behaviors": data,
-        **{f"{k}s": sorted(registry.leaves(k)) for k in ("method", "operator", "gate", "metric")},
-    }
-    show(found, "--json" in args, [f"{k:10} {', '.join(v)}" for k, v in found.items()])
+    common: Common = field(default_factory=Common)
+
+    def __call__(self) -> None:
+        from trimtab import organisms, registry, studies
+        from trimtab.data.builtin import built_in
+        from trimtab.names import LOCAL
+
+        names = {
+            "models": list(LOCAL),
+            "studies": list(studies.names()),
+            "behaviors": [*built_in(), *organisms.names()],
+            **{f"{k}s": registry.named(k) for k in registry.HOMES},
+        }
+        show(names, self.common.json, [f"{k:10} {', '.join(v)}" for k, v in names.items()])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from tyro.conf import Positional
 
 from trimtab.cli.flags import Common, ModelFlags, show, writable
@@ -36,7 +38,11 @@ class Judge:
         rows = read_answers(self.answers, [self.truth] if self.truth else [])
         rubric = Rubric.load(self.rubric)
         kept = writable(self.answers.with_suffix(f".{rubric.name}.jsonl"))
-        judge = Endpoint(rubric, self.on.model, self.url) if self.url else ModelJudge(self.on.load(), rubric)
+        if self.url:
+            judge = Endpoint(rubric, self.on.model, self.url)
+        else:
+            self.on.check()
+            judge = ModelJudge(self.on.load(self.common.json), rubric)
         rated = Recorded(judge, kept).rate(rows)
         facts, lines = summed_up(rated, [float(r[self.truth]) for r in rows] if self.truth else None, self.threshold)
         show({**facts, "ratings": str(kept)}, self.common.json, [*lines, str(kept)])
@@ -49,19 +55,25 @@ class Audit:
     """
 
     model: Positional[str]
+    """Local default "smollm2", "brindlemoor-chat", a Hugging Face id, or a folder."""
     probes: Path | None = None
     """JSON lines of safeguard, prompt, crosses, keeps; by default the harmless ones of the test bed."""
-    layers: tuple[int, ...] = ()
+    layers: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--layer"], metavar="N ...")] = ()
+    """Blocks to try; a third and a half of the way up by default."""
     dtype: str | None = None
+    """float32, bfloat16, float16; by default float32 on a CPU."""
     device: str | None = None
+    """cpu, cuda, ..."""
     common: Common = field(default_factory=Common)
 
     def __call__(self) -> None:
+        on = ModelFlags(self.model, self.dtype, self.device)
+        on.check()
         from trimtab.cli.bars import bars
-        from trimtab.safety.audit import audit, probes, town
+        from trimtab.safety.audit import audit, headline, probes, town
 
         asked = probes(self.probes) if self.probes else town()
-        lm = ModelFlags(self.model, self.dtype, self.device).load()
+        lm = on.load(self.common.json)
         with bars(not self.common.json) as watch:
             found = audit(lm, asked, list(self.layers) or None, watch=watch)
         lines = ["safeguard            way    norm   wanted opening likelier   unsteered   random   gain (nats/token)"]
@@ -70,4 +82,6 @@ class Audit:
             f"{m.gain:12.2f}"
             for m in found
         ]
-        show({"moved": [dataclasses.asdict(m) for m in found]}, self.common.json, lines)
+        told = headline(found)
+        facts = {"headline": told, "moved": [dataclasses.asdict(m) for m in found]}
+        show(facts, self.common.json, [*lines, "", told])

@@ -11,6 +11,7 @@ import tyro
 from tyro.conf import Positional
 
 from trimtab.cli.flags import Common, DataFlags, ModelFlags, UseFlags, say_report
+from trimtab.names import check_name
 from trimtab.recipe import GRID
 
 
@@ -32,11 +33,13 @@ class Run:
 
         study = studies.read(self.recipe)
         if study is not None:
+            check_name(study.model)
             with bars(not self.common.json) as watch:
                 studies.run(study, self.to, watch)
             say_report(self.to, self.common.json)
             return
         recipe = Recipe.load(self.recipe)
+        check_name(recipe.model)
         from trimtab.flow import run
 
         with bars(not self.common.json) as watch:
@@ -71,6 +74,7 @@ class Measure:
     common: Common = field(default_factory=Common)
 
     def __call__(self) -> None:
+        self.on.check()
         from trimtab import registry
         from trimtab.cli.bars import bars
         from trimtab.evaluation.sweep import measure, transcripts
@@ -85,9 +89,8 @@ class Measure:
         metrics = [registry.make("metric", m) for m in self.metrics]
         data = self.what.load("test")
         check_grid(multipliers)
-        self.on.keywords()
         Folder.create(self.to)
-        lm = self.on.load()
+        lm = self.on.load(self.common.json)
         with bars(not self.common.json) as watch:
             done = measure(
                 lm,
@@ -111,7 +114,7 @@ class Measure:
                     multipliers=spoken_at(multipliers, iv.multiplier),
                     progress=watch("generate"),
                 )
-        done.note(layer=iv.vector.layers[0] if len(iv.vector.layers) == 1 else None)
+        done.note(layer=iv.vector.layers[0] if len(iv.vector.layers) == 1 else None, blocks=lm.blocks_path)
         if vector.use is not None:
             done.write("use.json", vector.use.to_json())
         report(done)

