@@ -57,6 +57,22 @@ class RunError(TrimtabError):
     """A run folder that cannot be written, or holds something else."""
 
 
+def check_least(what: str, least: float, *, above: bool = False, **values: float) -> None:
+    """Refuse the first of some numbers that is too small, by its name.
+
+    Args:
+        what: whose fields they are.
+        least: the smallest that will do; with `above`, the largest that will not.
+
+    Raises:
+        RecipeError: which field, what was given, what is allowed.
+    """
+    for name, value in values.items():
+        if not (value > least if above else value >= least):
+            few = f"{'more than' if above else 'at least'} {least:g}"
+            raise RecipeError(f"{what}: {name} is too small", given=value, expected=few)
+
+
 class UnknownName(TrimtabError):
     """A name that is not registered; the message proposes the nearest ones."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from trimtab import registry
 from trimtab.data.datasets import Dataset, Splits
-from trimtab.errors import RunError
+from trimtab.errors import RecipeError, RunError, TrimtabError
 from trimtab.evaluation.dose import recommend
 from trimtab.evaluation.metrics.base import Metric
 from trimtab.evaluation.sweep import measure, transcripts
@@ -17,6 +18,7 @@ from trimtab.methods import learn
 from trimtab.methods.base import Method
 from trimtab.methods.contrast import paired_rows
 from trimtab.model import LM, Positions
+from trimtab.model.load import check
 from trimtab.progress import Watch, silent
 from trimtab.recipe import Recipe
 from trimtab.reports import report
@@ -35,10 +37,15 @@ def run(recipe: Recipe, to: str | Path, watch: Watch = silent) -> Run:
         watch: gives a progress function (done, total) for a stage's name.
     """
     started = time.monotonic()
-    method: Method = registry.make("method", recipe.method)
-    operator = registry.make("operator", recipe.operator)
-    metrics = [registry.make("metric", m) for m in recipe.metrics]
-    positions = Positions.parse(recipe.positions)
+    with named("method"):
+        method: Method = registry.make("method", recipe.method)
+    with named("operator"):
+        operator = registry.make("operator", recipe.operator)
+    with named("metrics"):
+        metrics = [registry.make("metric", m) for m in recipe.metrics]
+    with named("positions"):
+        positions = Positions.parse(recipe.positions)
+    check(recipe.model, dtype=recipe.dtype, device=recipe.device)
     parts = split(recipe)
     folder = claim(recipe, to)
     loading = watch("load model")
@@ -78,6 +85,17 @@ def run(recipe: Recipe, to: str | Path, watch: Watch = silent) -> Run:
     shipped = replace(vector.at(layer), evidence=folder.read("summary.json"), use=use)
     shipped.save(folder.file("vector.safetensors"))
     return folder
+
+
+@contextmanager
+def named(key: str) -> Generator[None]:
+    """Errors inside say which key of the recipe they are about."""
+    try:
+        yield
+    except TrimtabError as problem:
+        raise RecipeError(
+            f"recipe, {key!r}: {problem.failed}", given=problem.given, expected=problem.expected, do=problem.do
+        ) from problem
 
 
 def split(recipe: Recipe) -> Splits:

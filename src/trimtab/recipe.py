@@ -12,9 +12,10 @@ from typing import Any, Literal
 import numpy as np
 
 from trimtab import registry
-from trimtab.errors import RecipeError
+from trimtab.errors import RecipeError, UnknownName, check_least
 
 LOADING = ("dtype", "device", "chat", "separator", "template")
+FARTHEST = 1e6  # the largest multiplier
 GRID = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
 
 
@@ -72,9 +73,19 @@ class Recipe:
         grid = tuple(float(m) for m in self.multipliers)
         object.__setattr__(self, "multipliers", grid)
         check_grid(grid)
-        for name, least in (("controls", 0), ("draws", 0), ("samples", 0), ("max_new_tokens", 1)):
-            if getattr(self, name) < least:
-                raise RecipeError(f"{name} is too small", given=getattr(self, name), expected=f"at least {least}")
+        check_least("recipe", 0, controls=self.controls, draws=self.draws, samples=self.samples)
+        check_least("recipe", 0, layers=min(self.layers, default=0), layer=self.layer or 0)
+        check_least("recipe", 1, max_new_tokens=self.max_new_tokens)
+        check_least("recipe", 1, limit=1 if self.limit is None else self.limit)
+        for name in self.ask or ():
+            if name not in ("positive", "negative"):
+                raise UnknownName("key of ask", name, ("positive", "negative"))
+        if "propensity" not in [m.get("name") if isinstance(m, Mapping) else m for m in self.metrics]:
+            raise RecipeError(
+                "the metrics lack propensity, by which layers are chosen and the verdict is made",
+                given=list(self.metrics),
+                expected='metrics = ["propensity", ...]',
+            )
 
     @property
     def loading(self) -> dict[str, Any]:
@@ -115,11 +126,11 @@ def check_grid(multipliers: Sequence[float]) -> None:
         RecipeError: fewer than two distinct multipliers, repeats, no 0, or not finite.
     """
     grid = list(multipliers)
-    if len(grid) < 2 or len(set(grid)) != len(grid) or 0 not in grid or not np.isfinite(grid).all():
+    if len(grid) < 2 or len(set(grid)) != len(grid) or 0 not in grid or not (np.abs(grid) <= FARTHEST).all():
         raise RecipeError(
             "not a grid of multipliers",
             given=grid,
-            expected="at least two different finite numbers, 0 (the unsteered model) among them",
+            expected="at least two different numbers up to a million, 0 (the unsteered model) among them",
         )
 
 

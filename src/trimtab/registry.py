@@ -14,9 +14,12 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+import msgspec
+
 from trimtab.errors import RecipeError, UnknownName
 
 T = TypeVar("T")
+LARGEST = 1e9  # what is beyond is a slip
 HOMES = {
     "method": "trimtab.methods",
     "operator": "trimtab.steering.operators",
@@ -68,6 +71,8 @@ def make(kind: str, spec: str | Mapping[str, Any]) -> Any:
         UnknownName: no such leaf, or no such field.
         RecipeError: a field has the wrong type.
     """
+    if not isinstance(spec, str | Mapping):
+        raise RecipeError(f"not a {kind}", given=spec, expected='a name, or a table { name = "..." }')
     table = {"name": spec} if isinstance(spec, str) else dict(spec)
     name = table.pop("name", None)
     known = leaves(kind)
@@ -88,7 +93,9 @@ def build(cls: type[T], table: Mapping[str, Any], *, where: str) -> T:
     missing = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING and n not in table]
     if missing:
         raise RecipeError(f"{where} lacks {missing[0]!r}", given=dict(table))
-    return cls(**{key: _coerce(value, types[key], f"{where}, {key!r}") for key, value in table.items()})
+    made = cls(**{key: _coerce(value, types[key], f"{where}, {key!r}") for key, value in table.items()})
+    check_numbers(made, where)
+    return made
 
 
 def describe(leaf: Any) -> dict[str, Any]:
@@ -104,18 +111,36 @@ def _plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str | list | dict)
 
 
+def check_numbers(leaf: Any, where: str) -> None:
+    """Refuse numbers that are none, or so large that they are slips, in a dataclass and those inside it.
+
+    Raises:
+        RecipeError: which field, and what was given.
+    """
+    for f in fields(leaf):
+        value = getattr(leaf, f.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            check_numbers(value, where)
+        for x in value if isinstance(value, tuple) else (value,):
+            if isinstance(x, float) and not abs(x) <= LARGEST:
+                few = f"from -{LARGEST:g} to {LARGEST:g}"
+                raise RecipeError(f"{where}: {f.name} is not a number one can use", given=x, expected=few)
+
+
 def _coerce(value: Any, expected: Any, where: str) -> Any:
+    """A value of a table as a field wants it: lists become tuples, whole numbers floats, tables dataclasses."""
     options = get_args(expected) if get_origin(expected) is not tuple else ()
     options = tuple(inner for o in options for inner in (get_args(o) or (o,)))  # Literal[...] | None
-    if isinstance(value, list):
-        return tuple(value)
+    words = [o for o in options if isinstance(o, str)]
+    if isinstance(value, str) and words and value not in words:
+        raise UnknownName(where, value, words)
     if isinstance(value, Mapping) and isinstance(expected, type) and is_dataclass(expected):
         return build(expected, {k: v for k, v in value.items() if k != "name"}, where=where)
-    if isinstance(value, int) and not isinstance(value, bool) and (expected is float or float in options):
-        return float(value)
-    if isinstance(expected, type) and expected in (int, float, str, bool):
-        if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
-            raise RecipeError(f"wrong type for {where}", given=value, expected=expected.__name__)
-    elif any(isinstance(o, str) for o in options) and value is not None and value not in options:
-        raise UnknownName(where, str(value), [o for o in options if isinstance(o, str)])
-    return value
+    try:
+        return msgspec.convert(value, expected)
+    except msgspec.ValidationError as problem:
+        wanted = getattr(expected, "__name__", "") if isinstance(expected, type) else str(expected)
+        plain = wanted.replace("typing.", "").replace("collections.abc.", "")
+        raise RecipeError(f"wrong type for {where}", given=value, expected=plain) from problem
+    except TypeError:
+        return value  # a type of our own, which checks itself

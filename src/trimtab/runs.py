@@ -157,12 +157,12 @@ class Run:
         plan = json.loads(json.dumps(plain(plan, "kept")), object_hook=numbers_back)
         there = manifest.get("parts", {}).get(part)
         if there is not None and there != plan:
-            key = next(k for k in sorted({*there, *plan}) if there.get(k) != plan.get(k))
+            key, now, before = _difference(plan, there)
             raise RunError(
-                f"{self.path} holds another run",
-                given=f"{key} = {plan.get(key)}",
-                expected=f"{key} = {there.get(key)}",
-                do="choose another folder",
+                f"{self.path} holds another run: {WORDS.get(key, key)}",
+                given=now,
+                expected=f"{before}, as when the folder was begun",
+                do="choose another folder, or say what was said then",
             )
         manifest.setdefault("parts", {})[part] = plan
         self.write("run.json", manifest)
@@ -185,6 +185,25 @@ class Run:
     def table(self, part: str) -> Table:
         """All scores of a part."""
         return Table(self.journal(part).rows())
+
+
+# what people say first, where two plans differ in several keys, and what to call what they do not
+TOLD = ("model", "data", "multipliers", "layers", "metrics", "conditions", "plan")
+WORDS = {
+    "batches": "its items are others, or in another order",
+    "tokens": "its items are rendered otherwise (chat template, tokenizer)",
+    "conditions": "its vector, controls or prompts are others",
+}
+
+
+def _difference(plan: Mapping[str, Any], there: Mapping[str, Any]) -> tuple[str, Any, Any]:
+    """The first key in which two plans differ, down to the one inside of it, and both values."""
+    keys = [k for k in (*TOLD, *sorted({*there, *plan} - {*TOLD})) if there.get(k) != plan.get(k)]
+    now, before = plan.get(keys[0]), there.get(keys[0])
+    if isinstance(now, dict) and isinstance(before, dict):
+        inner, now, before = _difference(now, before)
+        return f"{keys[0]}, {inner}", now, before
+    return keys[0], now, before
 
 
 class Table:

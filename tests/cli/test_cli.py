@@ -241,6 +241,87 @@ def test_chat(model: str, tmp_path: Path) -> None:
     assert "multiplier 2" in text and "not a number" in text and text.count("> ") == 7
 
 
+def test_chat_commands(model: str) -> None:
+    """Layers, both answers, another try, a system message; ctrl-C ends the answer, not the conversation."""
+    from trimtab.cli.chat import Talk
+    from trimtab.model import LM
+    from trimtab.steering.interventions import Intervention
+
+    lm, said = LM.load(model), list[str]()
+    v = SteeringVector({1: 30 * torch.ones(lm.width), 2: torch.ones(lm.width)})
+    lines = ["yes", "/both", "no", "/layer 2", "/layer 7", "/layer x", "/retry", "/system A B", "tea", "/system"]
+    turns = io.StringIO("\n".join([*lines, "/nonsense", "/help", ""]))
+    iv = Intervention(v.at(1))
+    talk = Talk(lm, iv, turns.readline, said.append, 4, 0.7, 0, vector=lambda k: Intervention(v.at(k)))
+    talk.run()
+    text = "".join(said)
+    assert "multiplier 1 at layer 1" in text and "multiplier 1 at layer 2" in text
+    assert text.count("unsteered: ") == text.count("\nsteered: ") == 3
+    assert "no layer 7" in text and "not a number" in text
+    assert [m["role"] for m in talk.messages] == ["user", "assistant"] * 3 and talk.system is None
+    assert "not a command" in text and text.count("/retry         ") == 2
+
+    heard = list[str]()
+    stopped = Talk(lm, None, io.StringIO("yes\nno\n").readline, heard.append, 4, 0.0, 0)
+    generate = lm.generate
+
+    def interrupted(prompts: list[list[dict[str, str]]], **how: object) -> list[str]:
+        if len(prompts[0]) == 1:
+            raise KeyboardInterrupt
+        return generate(prompts, **how)  # type: ignore[arg-type]
+
+    lm.generate = interrupted  # type: ignore[method-assign]
+    stopped.run()
+    assert "[stopped]" in "".join(heard) and len(stopped.messages) == 4
+
+
+def test_list_reads_names_from_the_sources() -> None:
+    for kind in registry.HOMES:
+        assert registry.named(kind) == sorted(registry.leaves(kind))
+
+
+def test_several_layers_that_were_learned_apart_are_used_with_a_warning(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trimtab import Provenance
+
+    width = LM.load(model).width
+    v = SteeringVector({1: torch.ones(width), 2: torch.ones(width)}, Provenance(method={"name": "mean-diff"}))
+    file = str(v.save(tmp_path / "v.safetensors"))
+    cli.main(["steer", file, "--model", model, "-p", "yes", "--layers", "1", "2", "--max-new-tokens", "2"])
+    assert "learned to act alone are used together" in capsys.readouterr().err
+    cli.main(["steer", file, "--model", model, "-p", "yes", "--layer", "2", "--max-new-tokens", "2"])
+    told = capsys.readouterr()
+    assert "warning" not in told.err and "{2:" in told.out
+
+
+def test_learn_recommends_a_use_and_the_others_follow_it(
+    model: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """learn measures the dose, says before how long it takes, and steer, measure and the report use what it found."""
+    from trimtab.evaluation import dose
+
+    monkeypatch.setattr(dose, "neutral", lambda: ("Do you like tea ?", "Do you like rain ?", "Do you like the sun ?"))
+    monkeypatch.setattr(dose, "TOKENS", 4)
+    file = str(tmp_path / "v.safetensors")
+    cli.main(["learn", "mean-diff", "--data", data, "--model", model, "--to", file])
+    told = capsys.readouterr()
+    use = SteeringVector.load(file).use
+    assert use is not None and use.dose is not None and "measuring the dose: about" in told.err
+    assert f"use it at layer {use.layers[0]}, multiplier {use.multiplier:g}" in told.out and "drift" in told.out
+    cli.main(["steer", file, "--model", model, "-p", "yes", "--max-new-tokens", "2", "--json"])
+    assert list(json.loads(capsys.readouterr().out)["edited"]) == [str(use.layers[0])]
+    cli.main(["measure", file, "--model", model, "--data", data, "--to", str(tmp_path / "run"), "--draws", "0"])
+    plan = json.loads((tmp_path / "run" / "run.json").read_text())["parts"]["test"]
+    assert plan["multipliers"] == list(use.grid)
+    assert "Use this vector" in (tmp_path / "run" / "report.html").read_text()
+    cli.main(["learn", "mean-diff", "--data", data, "--model", model, "--to", file, "--no-dose"])
+    assert SteeringVector.load(file).use is None and "no use recommended" in capsys.readouterr().out
+    cli.main(["dose", file, "--model", model, "--layer", "1"])
+    again = SteeringVector.load(file).use
+    assert again is not None and again.layers == (1,) and again.ship is None
+
+
 ERRORS = {
     "unknown command": (["lern"], "did you mean 'learn'"),
     "unknown method": (["learn", "mean-dif"], "did you mean 'mean-diff'"),

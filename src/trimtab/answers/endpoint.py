@@ -6,17 +6,43 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from typing import Any
+from urllib.parse import urlsplit
 
 from trimtab.answers.judges import Answer, Rating, Rubric
 from trimtab.errors import RecipeError
 
 log = logging.getLogger("trimtab")
+
+
+def reachable(url: str, patience: float = 5.0) -> None:
+    """Refuse an address that is none, or behind which nobody listens.
+
+    Raises:
+        RecipeError: not an address, or no answer to a connection.
+    """
+    parts = urlsplit(url)
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError as problem:
+        raise RecipeError("not the address of a server", given=url, expected='"http://HOST:PORT/v1"') from problem
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise RecipeError("not the address of a server", given=url, expected='such as "http://127.0.0.1:8000/v1"')
+    if os.environ.get("HTTPS_PROXY") or os.environ.get("HTTP_PROXY"):
+        return  # only the proxy can tell
+    try:
+        socket.create_connection((parts.hostname, port), patience).close()
+    except OSError as problem:
+        raise RecipeError(
+            f"nobody answers at {url}", given=problem.strerror or str(problem), do="start it, or try another URL"
+        ) from problem
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 from tyro.conf import Positional
 
 from trimtab.cli.flags import Common, ModelFlags, numbers, part, show
-from trimtab.errors import RecipeError
+from trimtab.errors import RecipeError, check_least
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Paths:
         from trimtab.optimize import Objective, Promote, Suppress
         from trimtab.steering.vector import SteeringVector
 
+        check_least("paths", 2, points=self.points, vectors=len(self.vectors))
         terms = [*(Promote(self.prompt, t) for t in self.promote), *(Suppress(self.prompt, t) for t in self.suppress)]
         if not terms:
             raise RecipeError("no loss to follow", expected="--promote TEXT or --suppress TEXT, or both")
@@ -79,6 +80,7 @@ class Detect:
         from trimtab.evaluation.comparison import detections
         from trimtab.steering.vector import SteeringVector
 
+        self.on.check()
         vectors, sides = [SteeringVector.load(p) for p in self.vectors], [_lines(self.positive), _lines(self.negative)]
         auc = detections(self.on.load(self.common.json), vectors, *sides)
         lines = [f"{path}  detects with an AUC of {a:.3f}" for path, a in zip(self.vectors, auc, strict=True)]
@@ -88,7 +90,13 @@ class Detect:
 def _lines(file: Path) -> list[str]:
     if not file.is_file():
         raise RecipeError(f"no such file: {file}", expected="prompts, one a line")
-    return [line for line in file.read_text("utf-8").split("\n") if line.strip()]
+    try:
+        lines = [line for line in file.read_text("utf-8").split("\n") if line.strip()]
+    except UnicodeDecodeError as problem:
+        raise RecipeError(f"{file}: not UTF-8 text", given=f"byte {problem.start}") from problem
+    if not lines:
+        raise RecipeError(f"{file} holds no prompts", expected="prompts, one a line")
+    return lines
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,9 @@ class Sizes:
         from trimtab.evaluation.comparison import size_curve
         from trimtab.methods import OneShot
 
+        self.on.check()
+        check_least("sizes", 1, sizes=min(self.sizes, default=0))
+        check_least("sizes", 0, layer=self.layer)
         data = part(self.data, "answers", 0, "all")
         lm = self.on.load(self.common.json)
         with bars(not self.common.json) as watch:

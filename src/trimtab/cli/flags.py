@@ -17,6 +17,7 @@ import tyro
 from trimtab.errors import RecipeError, RunError
 from trimtab.journal import plain
 from trimtab.names import check_name
+from trimtab.registry import check_numbers
 
 if TYPE_CHECKING:
     from trimtab.data.datasets import Dataset
@@ -137,7 +138,28 @@ def writable(path: Path, suffix: str = "") -> Path:
 
 def parse(cls: Any, args: Sequence[str], prog: str) -> Any:
     """A command's dataclass from its arguments."""
-    return tyro.cli(cls, args=list(args), prog=prog, config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff))
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    command = tyro.cli(cls, args=list(args), prog=prog, config=config)
+    check_numbers(command, prog)
+    return command
+
+
+def run_folder(path: Path) -> Path:
+    """A folder that a run may be written to: none yet, an empty one, or that of a run.
+
+    Raises:
+        RunError: it holds something else.
+    """
+    if path.is_dir():
+        held = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
+        if held and not {"run.json", "recipe.toml"} & {*held}:
+            raise RunError(
+                f"{path} is not the folder of a run", given=held[:8], expected="an empty folder, or that of a run",
+                do="choose another folder",
+            )  # fmt: skip
+    elif path.exists():
+        raise RunError(f"{path} is a file", expected="a folder")
+    return path
 
 
 def part(source: str, form: str | None, seed: int, part: str) -> Dataset:

@@ -17,7 +17,7 @@ from tyro.conf import Positional
 
 from trimtab.cli.dosing import dosed, usage
 from trimtab.cli.flags import Common, ModelFlags, PartFlags, UseFlags, first_line, parse, say, show, writable
-from trimtab.errors import RecipeError, UnknownName
+from trimtab.errors import RecipeError, UnknownName, VectorError
 
 if TYPE_CHECKING:
     from trimtab.data.datasets import Dataset
@@ -33,7 +33,7 @@ class _LearnFlags:
     to: Path = Path("vector.safetensors")
     """File to write."""
     layers: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--layer"], metavar="N ...")] = ()
-    """Block indices from 0; all by default."""
+    """Block indices from 0; by default all, or three likely ones for a method that descends at each."""
     no_dose: bool = False
     """Do not measure which layer to use, how strongly, and what it costs."""
     on: ModelFlags = field(default_factory=ModelFlags)
@@ -69,6 +69,12 @@ def learn(args: Sequence[str]) -> None:
     method, state = _resuming(flags.method, to)
     lm = flags.on.load(flags.common.json)
     vector = _learned(lm, data, method, flags)
+    if not any(vector.norm().values()):
+        raise VectorError(
+            "nothing was learned: the vector is zero at every layer",
+            given=vector.made.figures or None,
+            do="the descent may have left the numbers a model can hold: try a smaller --rate, or more --steps",
+        )
     vector = vector if flags.no_dose else dosed(lm, vector, method, val, flags.common.json)
     path = vector.save(to)
     if state is not None:
@@ -99,7 +105,7 @@ def _learned(lm: LM, data: Dataset | None, method: Any, flags: Any) -> SteeringV
     from trimtab.cli.bars import bars
     from trimtab.methods import learn as learn_vector
 
-    layers = lm.layers(list(flags.layers) or None)
+    layers = lm.layers(list(flags.layers) or method.likely_layers(lm.n_layers))
     with bars(not flags.common.json) as watch:
         return learn_vector(lm, data, method, layers, progress=watch("learn"))
 

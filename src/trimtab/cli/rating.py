@@ -11,6 +11,7 @@ import tyro
 from tyro.conf import Positional
 
 from trimtab.cli.flags import Common, ModelFlags, show, writable
+from trimtab.errors import DataError, RecipeError
 
 
 @dataclass(frozen=True)
@@ -32,20 +33,31 @@ class Judge:
     common: Common = field(default_factory=Common)
 
     def __call__(self) -> None:
-        from trimtab.answers.endpoint import Endpoint
+        from trimtab.answers.endpoint import Endpoint, reachable
         from trimtab.answers.judges import ModelJudge, Recorded, Rubric, read_answers, summed_up
 
         rows = read_answers(self.answers, [self.truth] if self.truth else [])
+        truth = [_number(r[self.truth], self.truth, k) for k, r in enumerate(rows, 1)] if self.truth else None
         rubric = Rubric.load(self.rubric)
         kept = writable(self.answers.with_suffix(f".{rubric.name}.jsonl"))
         if self.url:
+            reachable(self.url)
             judge = Endpoint(rubric, self.on.model, self.url)
         else:
             self.on.check()
             judge = ModelJudge(self.on.load(self.common.json), rubric)
         rated = Recorded(judge, kept).rate(rows)
-        facts, lines = summed_up(rated, [float(r[self.truth]) for r in rows] if self.truth else None, self.threshold)
+        facts, lines = summed_up(rated, truth, self.threshold)
+        if self.url and not facts["scored"]:
+            raise RecipeError("the server rated nothing", given=lines[0], expected="a rating for each answer")
         show({**facts, "ratings": str(kept)}, self.common.json, [*lines, str(kept)])
+
+
+def _number(value: object, field: str, row: int) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as problem:
+        raise DataError(f"row {row}: {field!r} is not a number", given=value, expected="a true score") from problem
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from trimtab.cli.flags import Common, DataFlags, ModelFlags, UseFlags, say_report
+from trimtab.cli.flags import Common, DataFlags, ModelFlags, UseFlags, run_folder, say_report
 from trimtab.names import check_name
 from trimtab.recipe import GRID
 
@@ -30,6 +30,8 @@ class Run:
         from trimtab import studies
         from trimtab.cli.bars import bars
         from trimtab.recipe import Recipe
+
+        run_folder(self.to)
 
         study = studies.read(self.recipe)
         if study is not None:
@@ -89,7 +91,7 @@ class Measure:
         metrics = [registry.make("metric", m) for m in self.metrics]
         data = self.what.load("test")
         check_grid(multipliers)
-        Folder.create(self.to)
+        Folder.create(run_folder(self.to))
         lm = self.on.load(self.common.json)
         with bars(not self.common.json) as watch:
             done = measure(

@@ -116,7 +116,36 @@ def _convert(layout: _Layout, row: Row, line: int, path: Path, form: Form) -> li
 
 
 def _plain(row: Row, line: int, where: str, form: str) -> list[Pair]:
-    return [Pair(row["prompt"], row["positive"], row["negative"], _meta(where, line, row["positive"]))]
+    prompt, before = _conversation(row, where)
+    return [Pair(prompt, row["positive"], row["negative"], _meta(where, line, row["positive"]), before)]
+
+
+def _conversation(row: Row, where: str) -> tuple[Any, tuple[tuple[str, str], ...]]:
+    """The prompt of a row, and what comes before it: a `system` message, earlier turns as `history`, or a prompt that
+    is a list of messages.
+    """
+    turns = _messages(row.get("history") or [], where)
+    prompt = row["prompt"]
+    if isinstance(prompt, list):
+        *more, last = _messages(prompt, where) or [("", "")]
+        if last[0] != "user":
+            raise DataError(f"{where}: the prompt does not end with a message of the user", given=prompt)
+        turns, prompt = [*turns, *more], last[1]
+    system = row.get("system")
+    if system is not None and not isinstance(system, str):
+        raise DataError(f"{where}: the system message is not a text", given=system)
+    return prompt, tuple([("system", system)] if system and system.strip() else []) + tuple(turns)
+
+
+def _messages(turns: Any, where: str) -> list[tuple[str, str]]:
+    known = isinstance(turns, list) and all(
+        isinstance(t, dict) and isinstance(t.get("role"), str) and isinstance(t.get("content"), str) for t in turns
+    )
+    if not known:
+        raise DataError(
+            f"{where}: not a list of messages", given=turns, expected='[{"role": "user", "content": "..."}, ...]'
+        )
+    return [(t["role"], t["content"]) for t in turns]
 
 
 def _bipo(row: Row, line: int, where: str, form: str) -> list[Pair]:
@@ -252,11 +281,16 @@ SUFFIXES = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv}
 
 
 def _text(path: Path) -> str:
+    raw = path.read_bytes()
+    if raw[:2] in (b"PK", b"\x1f\x8b") or raw[:1] == b"\x80":
+        raise DataError(f"{path}: a binary file, not text", do="pickles and archives are never read: save it as text")
     try:
-        return path.read_text("utf-8-sig")
+        return raw.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as problem:
         raise DataError(
-            f"{path}: not UTF-8 text (byte {problem.start})", do="pickles and other binary files are never read"
+            f"{path}: not UTF-8 text (byte {problem.start})",
+            given=raw[max(0, problem.start - 20) : problem.start + 10],
+            do="save it as UTF-8 (in a spreadsheet: CSV UTF-8); it may be Latin-1, which does not say so",
         ) from problem
 
 

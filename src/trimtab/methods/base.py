@@ -30,10 +30,12 @@ class Method:
     Attributes:
         least: how many pairs it needs.
         alone: whether it needs no data at all.
+        descends: whether every layer costs a descent of its own.
     """
 
     least = 2
     alone = False
+    descends = False
 
     def fit(self, lm: LM, data: Dataset | None, layers: Sequence[Layer], progress: Progress | None = None) -> Fit:
         """Learn.
@@ -43,6 +45,10 @@ class Method:
             progress: called with (done, in all), if it takes long.
         """
         raise NotImplementedError
+
+    def likely_layers(self, n: int) -> list[Layer] | None:
+        """Where to learn in a model of n blocks if nobody says; None for everywhere, if that costs one pass."""
+        return sorted({n // 3, n // 2, 3 * n // 5}) if self.descends else None
 
     def used(self, data: Dataset) -> Sequence[Pair]:
         """The pairs it looks at."""
@@ -60,6 +66,7 @@ class FewShot(Method):
     prompt: str
     examples: int
     least = 1
+    descends = True
 
     @property
     def alone(self) -> bool:  # type: ignore[override]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trimtab.data.datasets import Dataset
-from trimtab.errors import DataError, ModelError, RecipeError
+from trimtab.errors import DataError, ModelError, check_least
 from trimtab.methods.base import FewShot, Fit
 from trimtab.model import LM, Layer
 from trimtab.model.rendering import as_prompt
@@ -49,10 +49,9 @@ class Discover(FewShot):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.norm, self.rate) <= 0 or min(self.examples, self.steps) < 1 or self.member < 0:
-            raise RecipeError(
-                "not a discovery", given=self, expected="norm, rate, examples and steps above 0, member >= 0"
-            )
+        check_least("discover", 0, above=True, norm=self.norm, rate=self.rate)
+        check_least("discover", 1, examples=self.examples, steps=self.steps)
+        check_least("discover", 0, member=self.member)
 
     def fit(self, lm: LM, data: Dataset | None, layers: Sequence[Layer], progress: Progress | None = None) -> Fit:
         prompts: list[Messages] = (

@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from trimtab import registry
 from trimtab.data.datasets import Dataset
-from trimtab.errors import DataError, RecipeError, UnknownName
+from trimtab.errors import DataError, RecipeError, UnknownName, check_least
 from trimtab.methods.base import FewShot, Fit
 from trimtab.model import LM, Layer
 from trimtab.model.positions import Positions
@@ -78,17 +78,10 @@ class OneShot(FewShot):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if (
-            self.mode not in ("promote", "suppress", "mixed")
-            or min(self.norm, self.rate, self.coldness) <= 0
-            or self.examples < 1
-            or self.steps < 1
-        ):
-            raise RecipeError(
-                "not a one-shot method",
-                given=self,
-                expected="a known mode; norm, rate, coldness, examples and steps above 0",
-            )
+        check_least("one-shot", 0, above=True, norm=self.norm, rate=self.rate, coldness=self.coldness)
+        check_least("one-shot", 1, examples=self.examples, steps=self.steps)
+        if self.mode not in get_args(Mode):
+            raise UnknownName("mode", self.mode, get_args(Mode))
         if bool(self.prompt) != bool(self.promote or self.suppress):
             raise RecipeError(
                 "a prompt needs texts to promote or suppress, and they a prompt",

