@@ -139,7 +139,7 @@ GOLDEN = "e32cd03d5db53fe58a10392a8af89ace3c2f455293914be7a3145de25faf71b7"
 
 
 def test_golden_bytes() -> None:
-    """The file format of docs/format.md. If this fails, the format has moved: raise FORMAT and keep reading the old one."""
+    """The format of docs/format.md. If this fails, it has moved: raise FORMAT and keep reading the old one."""
     v = SteeringVector(
         {2: torch.arange(4.0), 10: -torch.arange(4.0)},
         Provenance("m", "r", "f", {"name": "mean-diff"}, {"pairs": 3}, ("aa", "bb"), "0.1.0"),

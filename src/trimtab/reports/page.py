@@ -188,7 +188,8 @@ def _said_table(a: Analysis) -> str:
     multipliers = sorted({m for row in said.values() for m in row})
     head = "<th>prompt</th>" + "".join(f"<th>{m:+g}</th>" if m else "<th>unsteered</th>" for m in multipliers)
     rows = [
-        f"<td><b>{escape.escape(p)}</b></td>" + "".join(f"<td>{escape.escape(r.get(m, ''))}</td>" for m in multipliers)
+        f"<td><b>{escape.escape(p)}</b></td>"
+        + "".join(f"<td data-m='{m:+g}'>{escape.escape(r.get(m, ''))}</td>" for m in multipliers)
         for p, r in said.items()
     ]
     body = "".join(f"<tr>{r}</tr>" for r in rows)

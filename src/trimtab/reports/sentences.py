@@ -129,11 +129,12 @@ def _strength(f: Figure, gap: Figure | None, curves: Mapping[str, Curve]) -> str
     c = curves["vector"]
     between = "no interval" if np.isnan(f.lo) else f"95 % interval {f.lo:+.3f} to {f.hi:+.3f}"
     of = f"{f.n} items" if c.questions == f.n else f"{f.n} items on {c.questions} questions"
+    zero = c.mean[unsteered(c.multipliers)]
     text = (
         f"Each multiplier adds {f.value:+.3f} {f.unit.removesuffix(' per multiplier')} to the propensity ({between}, "
-        f"{of}): "
+        f"{of}): {c.mean[0]:+.2f} at multiplier {c.multipliers[0]:g}, {zero:+.2f} unsteered, {c.mean[-1]:+.2f} at "
+        f"{c.multipliers[-1]:g}."
     )
-    text += f"{c.mean[0]:+.2f} at multiplier {c.multipliers[0]:g}, {c.mean[-1]:+.2f} at {c.multipliers[-1]:g}."
     text += " " + in_words(c, f.unit)
     if f.control is not None and gap is not None:
         bounds = "" if np.isnan(gap.lo) else f" ({gap.lo:+.3f} to {gap.hi:+.3f}, item by item)"
@@ -146,7 +147,7 @@ def in_words(c: Curve, unit: str) -> str:
     """What the strongest multiplier does to the odds of the two answers, for readers who do not think in nats."""
     rise = float(c.mean[-1] - c.mean[unsteered(c.multipliers)])
     spoken = "token" in unit
-    what = "the positive answer beside the negative one" if spoken else "the matching letter"
+    what = "the positive answer beside the negative one" if spoken else "the matching letter beside the other"
     per = " per token" if spoken else ""
     return f"At multiplier {c.multipliers[-1]:g} {what} becomes {np.exp(rise):.2g} times as likely{per}."
 
