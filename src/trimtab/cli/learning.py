@@ -43,6 +43,7 @@ class _LearnFlags:
 def learn(args: Sequence[str]) -> None:
     """`trimtab learn METHOD ...`: the method's fields become flags."""
     from trimtab import registry
+    from trimtab.steering.use import ranges
 
     methods = registry.leaves("method")
     if not args or args[0] in ("-h", "--help"):
@@ -82,7 +83,8 @@ def learn(args: Sequence[str]) -> None:
     pairs = len(method.used(data)) if data is not None else 0
     facts = {"path": str(path), "layers": list(vector.layers), "norm": vector.norm(), "pairs": pairs}
     facts |= {"figures": vector.made.figures, "use": None if vector.use is None else vector.use.to_json()}
-    lines = [f"{pairs} pairs, layers {list(vector.layers)}" if pairs else f"layers {list(vector.layers)}"]
+    some = "embeddings" if vector.layers[0] < 0 else f"layers {ranges(vector.layers)}"
+    lines = [f"{pairs} pairs, {some}" if pairs else some]
     lines += [
         f"  layer {k}: loss {f['loss']:.3f} nats after {f['steps']} steps, norm "
         f"{vector.norm()[-1 if k == 'embeddings' else int(k)]:.2f}"
@@ -124,8 +126,8 @@ class Steer:
     """Generate with a vector switched on; without it beside, for comparison."""
 
     vector: Positional[Path]
-    prompt: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-p"])]
-    """What to say to the model; several are answered in turn."""
+    prompt: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-p"]), tyro.conf.UseAppendAction]
+    """What to say to the model; given several times, each is answered."""
     use: UseFlags = field(default_factory=UseFlags)
     max_new_tokens: int = 60
     """Longest answer."""

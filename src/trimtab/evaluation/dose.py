@@ -166,7 +166,7 @@ def choose_layer(lm: LM, vector: SteeringVector, held: HeldOut | None, yard: Yar
     sweep = Sweep(rises, held.groups)
     best = steepest([sweep])
     sure = "" if sweep.bound(best) > 0 else "; no layer is told from 0 there, so it may be any"
-    among = f" of {len(layers)}" if len(layers) > 1 else ""
+    among = f", of {len(layers)}," if len(layers) > 1 else ""
     return best, (
         f"Block {best}{among} raises the behavior most for sure at equal drift ({EQUAL:g} nats a token), on "
         f"{len(held.data)} held-out items of {held.data.name}{sure}."

@@ -150,7 +150,8 @@ def _said(a: Analysis) -> dict[str, dict[float, str]]:
 def sentences_of(text: str) -> str:
     """A text that was cut somewhere, in whole sentences: up to the end of its last one, if it has any."""
     flat = " ".join(text.split())
-    ends = [m.end() for m in re.finditer(r"[.!?:…][\"')\]*]*(?=\s|$)", flat)]
+    # the number of an item of a list ends no sentence
+    ends = [m.end() for m in re.finditer(r"(\S*)[.!?:…][\"')\]*]*(?=\s|$)", flat) if not re.fullmatch(r"\d{1,2}", m[1])]
     return flat if ends and ends[-1] == len(flat) else flat[: ends[-1]] + " …" if ends else flat + " …"
 
 

@@ -45,8 +45,7 @@ name, v = "{model}", load_file("{file}")["layers.{use.layers[0]}"]
 tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModelForCausalLM.from_pretrained(name)
 
 def add(block, args, output):  # in the pass over the prompt its last token, then each new one
-    h = output[0] if isinstance(output, tuple) else output
-    h = h.clone()
+    h = (output[0] if isinstance(output, tuple) else output).clone()
     h[:, -1] += {use.multiplier:g} * v.to(h)
     return (h, *output[1:]) if isinstance(output, tuple) else h
 

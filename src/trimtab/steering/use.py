@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,3 +128,14 @@ class Use:
             raise VectorError(
                 f"{name}: its recommended use cannot be read", given=str(problem), do="learn the vector again"
             ) from problem
+
+
+def ranges(layers: Iterable[int]) -> str:
+    """Block numbers, neighbors as ranges: "3, 7-9"."""
+    runs: list[list[int]] = []
+    for k in layers:
+        if runs and k == runs[-1][-1] + 1:
+            runs[-1].append(k)
+        else:
+            runs.append([k])
+    return ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)

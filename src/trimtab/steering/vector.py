@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from numbers import Real
 from pathlib import Path
@@ -21,7 +21,7 @@ from trimtab.errors import VectorError
 from trimtab.journal import plain, whole
 from trimtab.sites import EMBEDDINGS, SITES
 from trimtab.sites import RESID_POST as SITE
-from trimtab.steering.use import Use
+from trimtab.steering.use import Use, ranges
 
 if TYPE_CHECKING:
     from trimtab.model import LM
@@ -116,7 +116,7 @@ class SteeringVector:
         norms = list(self.norm().values())
         size = f"{norms[0]:.3g}" if len(norms) == 1 else f"{min(norms):.3g} to {max(norms):.3g}"
         some = "block" if len(norms) == 1 else "blocks"
-        where = "embeddings" if self.site != SITE else f"{some} {_ranges(self.layers)}"
+        where = "embeddings" if self.site != SITE else f"{some} {ranges(self.layers)}"
         made = f"{self.made.method.get('name', 'given')} on {self.made.model or 'an unknown model'}"
         return f"<SteeringVector {made}, {where}, width {self.width}, norm {size}, {self.hash}>"
 
@@ -403,17 +403,6 @@ def _learned_apart(method: Mapping[str, Any]) -> bool:
     if parents:
         return any(_learned_apart(p) for p in parents)
     return bool(method) and not method.get("together") and not method.get("shared")
-
-
-def _ranges(layers: Iterable[int]) -> str:
-    """Block numbers, neighbors as ranges: "3, 7-9"."""
-    runs: list[list[int]] = []
-    for k in layers:
-        if runs and k == runs[-1][-1] + 1:
-            runs[-1].append(k)
-        else:
-            runs.append([k])
-    return ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
 
 
 def _head(text: str, name: str) -> dict[str, Any]:
