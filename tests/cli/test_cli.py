@@ -216,11 +216,10 @@ def test_run_prints_its_folder_last_and_resumes(
 
 def test_doctor(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     facts = json.loads(call(capsys, "doctor", model, "--json"))
-    assert (
-        facts["blocks"].startswith("4 at model.layers")
-        and facts["replay"].startswith("exact")
-        and "one token" in facts["letters"]
-    )
+    assert facts["blocks"] == 4 and facts["blocks_path"] == "model.layers" and facts["letters_differ_in_one_token"]
+    assert facts["replay_exact"] and 0 <= facts["replay_error"] < 1e-4 and facts["pass_seconds"] > 0
+    told = call(capsys, "doctor", model)
+    assert "4 at model.layers" in told and "exact, largest relative error" in told and "in one token" in told
 
 
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
@@ -547,9 +546,12 @@ def test_a_turn_that_fails_leaves_the_conversation_as_it_was() -> None:
     [
         (["steer", "{vector}", "-p", "hi", "--positions", "after(tea)"], "not a set of positions"),
         (["steer", "{vector}", "-p", "hi", "--positions", "after(3)"], "not a set of positions"),
-        (["steer", "{vector}", "-p", "hi", "--temperature", "nan"], "out of range"),
+        (["steer", "{vector}", "-p", "hi", "--temperature", "nan"], "temperature is not a number one can use"),
         (["chat", "{vector}", "--max-new-tokens", "0"], "out of range"),
-        (["measure", "{vector}", "--data", "{data}", "--to", "{tmp}/run", "--multipliers", "nan", "0"], "not a grid"),
+        (
+            ["measure", "{vector}", "--data", "{data}", "--to", "{tmp}/run", "--multipliers", "nan", "0"],
+            "multipliers is not a number one can use",
+        ),
         (["measure", "{vector}", "--data", "{data}", "--to", "{tmp}/run", "--template", "nonsense"], "not a keyword"),
         (["detect", "{vector}", "--positive", "nowhere", "--negative", "{data}"], "no such file"),
         (["compare", "{vector}", "{narrow}"], "vectors of different models"),

@@ -285,7 +285,7 @@ def test_a_folder_begun_with_other_batches_is_refused(tmp_path: Path, lm: LM, mo
     monkeypatch.setattr("trimtab.evaluation.readings.ROWS", 4)
     with pytest.raises(RunError, match="holds another run") as caught:
         measure(*args, to=tmp_path)
-    assert "batches" in str(caught.value)
+    assert "its items are others" in str(caught.value)
 
 
 def test_interventions_share_a_replay_at_one_layer_only(lm: LM) -> None:

@@ -94,7 +94,7 @@ def test_a_disposition_is_steered_and_a_control_is_not(chat: LM, tmp_path) -> No
         v = learn(chat, parts.train.take(40), MeanDiff(read="role"), layers=[4])
         run = measure(
             chat,
-            Intervention(v),
+            Intervention(v, positions="everywhere"),
             parts.test.take(40),
             [Propensity()],
             to=tmp_path / name,

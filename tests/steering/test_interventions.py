@@ -142,7 +142,7 @@ def test_passes_that_others_start_are_steered_too(name: str) -> None:
 
 
 def test_bad_values() -> None:
-    with pytest.raises(SteerError, match="not finite"):
+    with pytest.raises(SteerError, match="not a multiplier"):
         Intervention(vector(1), multiplier=float("nan"))
     with pytest.raises((SteerError, TypeError)):
         Intervention(vector(1), Always())  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from trimtab.errors import RecipeError, RunError
+from trimtab.errors import ModelError, RecipeError, RunError
 from trimtab.journal import plain
 from trimtab.names import check_name
 from trimtab.registry import check_numbers
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from trimtab.model import LM
     from trimtab.steering.interventions import Intervention
     from trimtab.steering.vector import SteeringVector
+
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class ModelFlags:
             UnknownName, ModelError: see `check_name`.
             RecipeError: not keywords.
         """
+        if self.dtype is not None and self.dtype.removeprefix("torch.") not in DTYPES:
+            raise ModelError("unknown dtype", given=self.dtype, expected=", ".join(DTYPES))
         check_name(self.model)
         self.keywords()
 

@@ -137,7 +137,7 @@ def carried(lm: LM, method: OneShot) -> HeldOut:
     return HeldOut(data, Propensity() if down else Likelihood())
 
 
-def held_out(lm: LM, method: Method, val: Dataset | None) -> HeldOut | None:
+def held_out(lm: LM, method: Method | None, val: Dataset | None) -> HeldOut | None:
     """What a vector of a method can be tried on: held-out pairs, or other prompts for one that was made from one."""
     if val is not None:
         return HeldOut(val.take(MOST), Propensity())
