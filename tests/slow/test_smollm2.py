@@ -167,6 +167,7 @@ def test_the_default_recipe_reproduces_under_another_seed(tmp_path: Path) -> Non
             seed=seed,
             metrics=("propensity", "kl"),
             draws=0,
+            dose=False,
         )
         folder = run(recipe, tmp_path / str(seed))
         figures.append({f["name"]: f for f in json.loads((folder.path / "summary.json").read_text())["figures"]})
