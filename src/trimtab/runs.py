@@ -68,6 +68,10 @@ class Run:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
+    def __repr__(self) -> str:
+        parts = ", ".join(self.manifest.get("parts", {})) or "nothing scored yet"
+        return f"<Run {self.path}: {parts}>"
+
     @classmethod
     def create(cls, path: str | Path) -> Run:
         """The folder, made if needed.

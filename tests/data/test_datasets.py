@@ -36,3 +36,8 @@ def test_split_fractions_are_checked(shares: tuple[float, float, float]) -> None
 def test_small_sets_cannot_be_split() -> None:
     with pytest.raises(TrimtabError, match="too small to split"):
         Dataset("d", (Pair("a", "b", "c"), Pair("b", "c", "d"))).split()
+
+
+def test_one_line_says_what_it_is() -> None:
+    data = Dataset.load("optimism").split(seed=0).val
+    assert repr(data) == f"<Dataset optimism (val), {len(data)} pairs as answers, {data.hash}>"

@@ -211,3 +211,9 @@ def test_bad_recipes(text: str, error: type[Exception], message: str, tmp_path: 
 def test_shipped_recipes_load() -> None:
     found = list((ROOT / "recipes").glob("*.toml"))
     assert found and all(studies.read(f) or Recipe.load(f) for f in found)
+
+
+def test_a_run_says_in_one_line_what_it_is(tmp_path: Path) -> None:
+    assert repr(Run(tmp_path)) == f"<Run {tmp_path}: nothing scored yet>"
+    run = planted(tmp_path, VERDICTS["Works: it raises"][0])
+    assert repr(run) == f"<Run {tmp_path}: test>"

@@ -30,6 +30,9 @@ class Dataset:
         if len(self.pairs) < 1:
             raise DataError(f"data set {self.name!r} ({self.part}) is empty")
 
+    def __repr__(self) -> str:
+        return f"<Dataset {self.name} ({self.part}), {len(self)} pairs as {self.form}, {self.hash}>"
+
     @classmethod
     def load(cls, source: str | Path, *, form: str | None = None) -> Dataset:
         """Read a built-in behavior, a file, or `hf:owner/name/path/in/repository`.
