@@ -71,6 +71,7 @@ def test_the_hub_is_not_waited_for(fault: str, told: str, monkeypatch: pytest.Mo
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
     monkeypatch.setattr(names, "PATIENCE", -0.3)
+    names._check_hub.cache_clear()
     started = time.monotonic()
     if told:
         with pytest.raises(ModelError, match=told):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import threading
+from functools import cache
 from pathlib import Path
 
 from trimtab import organisms
@@ -61,8 +62,11 @@ def _check_folder(path: Path, name: str) -> None:
     )
 
 
+@cache
 def _check_hub(name: str) -> None:
-    """Refuse what is not in the cache and not on the hub, or if the hub does not answer in a few seconds."""
+    """Refuse what is not in the cache and not on the hub, or if the hub does not answer in a few seconds. One that is
+    there is asked for once: the command line, a recipe and the loading of a model all check its name.
+    """
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 

@@ -185,11 +185,9 @@ def part(source: str, form: str | None, seed: int, part: str) -> Dataset:
 
 
 @dataclass(frozen=True)
-class UseFlags:
-    """How a vector is used; what is not said is as its file says."""
+class PlaceFlags:
+    """Where and how a vector acts; what is not said is as its file says."""
 
-    multiplier: float | None = None
-    """Times the stored vector; by default the dose its file recommends."""
     layers: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--layer"], metavar="N ...")] = ()
     """Layers of the vector to use, from 0; by default the one its file recommends."""
     positions: str | None = None
@@ -220,6 +218,14 @@ class UseFlags:
         from trimtab.steering.vector import SteeringVector
 
         return self.of(SteeringVector.load(path))
+
+
+@dataclass(frozen=True)
+class UseFlags(PlaceFlags):
+    """The same, and how strongly."""
+
+    multiplier: float | None = None
+    """Times the stored vector; by default the dose its file recommends."""
 
 
 def warn(text: str) -> None:

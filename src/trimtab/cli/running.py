@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
-import tyro
 from tyro.conf import Positional
 
-from trimtab.cli.flags import Common, DataFlags, ModelFlags, UseFlags, run_folder, say_report
+from trimtab.cli.flags import Common, DataFlags, ModelFlags, PlaceFlags, run_folder, say_report
 from trimtab.names import check_name
 from trimtab.recipe import GRID
 
@@ -61,13 +59,7 @@ class Measure:
     """What to score; trimtab list names them."""
     multipliers: tuple[float, ...] = ()
     """Times the stored vector, 0 among them; by default up to the recommended dose both ways, or -1.5 to 1.5."""
-    layers: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--layer"], metavar="N ...")] = ()
-    """Layers of the vector to use; by default the one its file recommends. The verdict counts one as the best of those
-    the file holds."""
-    operator: str | None = None
-    """add, ablate, clamp, affine or rotate; by default as the file says."""
-    positions: str | None = None
-    """Which tokens are steered; by default as the file says."""
+    place: PlaceFlags = field(default_factory=PlaceFlags)
     draws: int = 499
     """Null vectors of a kind to compare with; the verdict needs 199."""
     samples: int = 8
@@ -86,7 +78,7 @@ class Measure:
         from trimtab.steering.vector import SteeringVector
 
         vector = SteeringVector.load(self.vector)
-        iv = UseFlags(None, self.layers, self.positions, self.operator).of(vector)
+        iv = self.place.of(vector)
         multipliers = self.multipliers or (GRID if vector.use is None else vector.use.grid or GRID)
         metrics = [registry.make("metric", m) for m in self.metrics]
         data = self.what.load("test")

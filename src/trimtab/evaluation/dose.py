@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from trimtab.evaluation.drift import Yardstick
 from trimtab.evaluation.forecast import sensitivity
 from trimtab.evaluation.metrics import Likelihood, Propensity
 from trimtab.evaluation.metrics.base import Metric
-from trimtab.evaluation.readings import Readings, chunks
+from trimtab.evaluation.readings import chunks, values_under
 from trimtab.methods import OneShot
 from trimtab.methods.base import Method
 from trimtab.model import LM, Layer
@@ -34,7 +35,6 @@ from trimtab.statistics.intervals import Array, mean_figure
 from trimtab.statistics.layers import Sweep, steepest
 from trimtab.steering.controls import null_controls, random_controls
 from trimtab.steering.interventions import Intervention, steer
-from trimtab.steering.multipliers import replay_multipliers
 from trimtab.steering.operators import Add
 from trimtab.steering.use import UNMEASURED, Dose, DosePoint, Use
 from trimtab.steering.vector import SteeringVector
@@ -83,15 +83,13 @@ def recommend(
     breaks.
 
     Args:
-        data: held-out items; without any it is not known whether the vector does anything, and no range is given.
+        data: held-out items, none of which the vector was learned on; without any it is not known whether the vector
+            does anything, and no range is given.
         use: what is settled already (layers, positions, operator); by default what the vector says.
         prompts: what drift and text are measured on; by default twelve neutral ones.
         tokens: longest answer.
         seed: of sampling and of the random directions.
         progress: called with (multipliers done, in all).
-
-    Raises:
-        OverlapError: a held-out item was trained on.
     """
     held = data if isinstance(data, HeldOut | None) else HeldOut(data.take(MOST), Propensity())
     yard = Yardstick.of(lm, list(prompts or neutral()), tokens=tokens, seed=seed)
@@ -213,9 +211,9 @@ class _Measuring:
         plain = float(np.mean(broken(usual, odd.tolist(), middle)))
         drifts = self.yard.drift(self.lm, self.iv, multipliers).mean(0).tolist()
         for k, (m, drift) in enumerate(zip(multipliers, drifts, strict=True)):
-            points.append(self.point(m, drift, middle, rises.get(m, {})))
             if progress:
-                progress(k + 1, len(multipliers))
+                progress(k, len(multipliers))
+            points.append(self.point(m, drift, middle, rises.get(m, {})))
             if points[-1].broken > plain + 0.5:
                 break  # what is stronger is worse
         if progress:
@@ -274,7 +272,7 @@ class _Measuring:
         mean = None if np.isnan(odd).all() else float(np.nanmean(odd)) - usual
         return DosePoint(m, self.relative * m, drift, float(np.mean(flags)), mean, _known(distinct(texts)), **rise)
 
-    @property
+    @cached_property
     def relative(self) -> float:
         """|v| over the median |h|; the largest over its layers."""
         norms = self.lm.norms(self.yard.rows, self.iv.vector.layers)
@@ -287,19 +285,12 @@ def changes(lm: LM, ivs: Sequence[Intervention], held: HeldOut, multipliers: Seq
     """
     out = torch.full((len(ivs), len(multipliers), len(held.data)), float("nan"))
     place = {p.id: k for k, p in enumerate(held.data)}
-    for chunk in chunks(lm, held.data, [held.metric], ivs[0].where):
+    batches = chunks(lm, held.data, [held.metric], ivs[0].where)
+    for chunk, piece, values, plain in values_under(lm, batches, ivs, held.metric, multipliers):
         where = [place[p.id] for p in chunk.pairs]
-        prefix = lm.prefix(chunk.tokens, chunk.start(ivs[0].where), [min(ivs[0].vector.layers)], keep=chunk.keep)
-        base = Readings.of(chunk, prefix.logits[None])
-        plain = _values(base, base, held.metric)
-        for c, iv in enumerate(ivs):
-            reading = Readings.of(chunk, replay_multipliers(lm, prefix, [iv], multipliers, chunk.keep))
-            out[c, :, where] = (_values(reading, base, held.metric) - plain).T
+        for c, of in zip(piece, values, strict=True):
+            out[c, :, where] = (of - plain[:, None]).T
     return out
-
-
-def _values(reading: Readings, base: Readings, metric: Metric) -> Float[Tensor, "n k"]:
-    return torch.stack([metric.value(reading.at(j, base)) for j in range(len(reading.chunk.pairs))])
 
 
 def _known(value: float) -> float | None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from trimtab.data.datasets import Dataset
 from trimtab.evaluation.forecast import sensitivity
 from trimtab.evaluation.metrics.base import Metric
-from trimtab.evaluation.readings import Readings, chunks
+from trimtab.evaluation.readings import chunks, values_under
 from trimtab.model import LM, Layer, in_pieces
 from trimtab.progress import Progress
 from trimtab.sites import RESID_POST
@@ -29,7 +29,6 @@ from trimtab.statistics.nulls import DRAWS, LEAST, TOGETHER, Compared, Null
 from trimtab.steering.controls import FEWEST, more, null_controls, random_controls, stacked, turned
 from trimtab.steering.gates import Always
 from trimtab.steering.interventions import Intervention
-from trimtab.steering.multipliers import replay_multipliers
 from trimtab.steering.operators import Add, Affine
 from trimtab.steering.vector import SteeringVector
 
@@ -157,22 +156,14 @@ def _slopes(
     lm: LM, ivs: Sequence[Intervention], data: Dataset, metric: Metric, progress: Progress | None
 ) -> list[float]:
     """Mean over items of half the change of propensity from multiplier -1 to 1, of each intervention."""
-    at_once = 8 if len(ivs[0].vector.layers) == 1 else 1
     total, count, done = np.zeros(len(ivs)), 0, 0
     batches = chunks(lm, data, [metric], ivs[0].where)
-    for chunk in batches:
-        prefix = lm.prefix(chunk.tokens, chunk.start(ivs[0].where), [min(ivs[0].vector.layers)], keep=chunk.keep)
-        base = Readings.of(chunk, prefix.logits[None])
-        for piece in in_pieces(range(len(ivs)), at_once):
-            reading = Readings.of(
-                chunk, replay_multipliers(lm, prefix, [ivs[k] for k in piece], (-1.0, 1.0), chunk.keep)
-            )
-            for k, part in zip(piece, reading.split(2), strict=True):
-                values = torch.stack([metric.value(part.at(j, base)) for j in range(len(chunk.pairs))])
-                change = (values[:, 1] - values[:, 0])[~values.isnan().any(1)]
-                total[k] += float(change.sum()) / 2
-                count += len(change) if k == 0 else 0
-            done += len(piece)
-            if progress:
-                progress(done, len(ivs) * len(batches))
+    for _, piece, values, _ in values_under(lm, batches, ivs, metric, (-1.0, 1.0)):
+        for k, of in zip(piece, values, strict=True):
+            change = (of[:, 1] - of[:, 0])[~of.isnan().any(1)]
+            total[k] += float(change.sum()) / 2
+            count += len(change) if k == 0 else 0
+        done += len(piece)
+        if progress:
+            progress(done, len(ivs) * len(batches))
     return (total / max(1, count)).tolist()

@@ -4,7 +4,7 @@ forecasts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,9 +17,12 @@ from trimtab.data.pairs import Pair
 from trimtab.errors import SteerError
 from trimtab.evaluation.metrics.base import Metric, Reading, is_choice
 from trimtab.methods.contrast import contrast_index, paired_rows
-from trimtab.model import LM, Positions, Row, Tokens
+from trimtab.model import LM, Positions, Row, Tokens, in_pieces
+from trimtab.steering.interventions import Intervention
+from trimtab.steering.multipliers import replay_multipliers
 
 REPLAYS = 32  # about how often completions are run on a prompt that is read once
+SHARED = 16  # multipliers of interventions that share a replay
 ROWS = 16  # pairs in a batch: fixed, so that a resumed run repeats the same arithmetic
 
 
@@ -155,6 +158,30 @@ class Readings:
         return Reading(
             self.chunk.pairs[j], self.answer[:, j], base.answer[0, j], self.chunk.letters[j], sides[0], sides[1]
         )
+
+
+def values_under(
+    lm: LM, batches: Iterable[Chunk], ivs: Sequence[Intervention], metric: Metric, multipliers: Sequence[float]
+) -> Iterator[tuple[Chunk, list[int], Float[Tensor, "i n k"], Float[Tensor, " n"]]]:
+    """A metric of every pair under interventions at the same layers, by replays of one pass over each batch.
+
+    Yields:
+        The batch; which interventions (several share a replay where they act at one layer); their values at each
+        multiplier; and those of the unsteered model.
+    """
+    at_once = max(1, SHARED // len(multipliers)) if len(ivs[0].vector.layers) == 1 else 1
+    for chunk in batches:
+        prefix = lm.prefix(chunk.tokens, chunk.start(ivs[0].where), [min(ivs[0].vector.layers)], keep=chunk.keep)
+        base = Readings.of(chunk, prefix.logits[None])
+
+        def values(reading: Readings, chunk: Chunk = chunk, base: Readings = base) -> Float[Tensor, "n k"]:
+            return torch.stack([metric.value(reading.at(j, base)) for j in range(len(chunk.pairs))])
+
+        plain = values(base)[:, 0]
+        for piece in in_pieces(range(len(ivs)), at_once):
+            some = [ivs[k] for k in piece]
+            reading = Readings.of(chunk, replay_multipliers(lm, prefix, some, multipliers, chunk.keep))
+            yield chunk, piece, torch.stack([values(r) for r in reading.split(len(multipliers))]), plain
 
 
 def _until(row: Row, index: int) -> Row:

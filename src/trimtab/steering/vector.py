@@ -426,7 +426,7 @@ def _head(text: str, name: str) -> dict[str, Any]:
         raise VectorError(
             f"{name}: malformed metadata",
             given=f"lacks {lacking[0]!r}" if lacking else sorted(unknown) or "made lacks 'trained_on'",
-            expected="the keys of the format in the README",
+            expected="the keys of docs/format.md",
         )
     return head
 
