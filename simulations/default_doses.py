@@ -12,11 +12,10 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 from page_tables import put
 
 from trimtab import LM, Dataset, MeanDiff, Propensity, SteeringVector, learn, steer
-from trimtab.answers.quality import broken, distinct, strangeness
+from trimtab.answers.quality import Usual
 from trimtab.data.builtin import built_in
 from trimtab.evaluation.dose import TEMPERATURE, HeldOut, changes, recommend
 from trimtab.statistics.dose import BROKEN_MORE, DISTINCT, STRANGER
@@ -55,15 +54,14 @@ def row(lm: LM, name: str, answers: dict[str, list[dict[str, str]]]) -> list[str
     assert use is not None and use.dose is not None
     prompts = [p.prompt for p in parts.test][:16]
     plain, said = texts(lm, prompts, None), texts(lm, prompts, vector)
-    usual, odd = strangeness(lm, prompts, plain), strangeness(lm, prompts, said)
-    middle = float(np.nanmedian(usual))
-    before, after = (float(np.mean(broken(t, o.tolist(), middle))) for t, o in ((plain, usual), (said, odd)))
-    stranger, varied = float(np.nanmean(odd) - np.nanmean(usual)), distinct(said) / distinct(plain)
+    usual = Usual(lm, prompts, plain)
+    before, after = usual.own, usual.beside(said)
+    stranger, varied = after.strangeness - before.strangeness, after.distinct / before.distinct
     held = HeldOut(parts.test, Propensity())
     rise = changes(lm, [Intervention.recommended(vector)], held, (use.multiplier,))[0, 0].numpy().astype(float)
     f = mean_figure("", rise, held.unit, groups=held.groups)
     answers[name] = [{"prompt": p, "unsteered": a, "steered": b} for p, a, b in zip(prompts, plain, said, strict=True)]
-    whole = after <= before + BROKEN_MORE and stranger <= STRANGER and varied >= DISTINCT
+    whole = after.broken <= before.broken + BROKEN_MORE and stranger <= STRANGER and varied >= DISTINCT
     ship = "none" if use.ship is None else f"{use.ship[0]:g} to {use.ship[1]:g}"
     visible = "yes" if f.lo > 0 else "no"
     cells = [
@@ -73,7 +71,13 @@ def row(lm: LM, name: str, answers: dict[str, list[dict[str, str]]]) -> list[str
         ship,
         f"{f.value:+.3f} ({f.lo:+.3f} to {f.hi:+.3f}, {f.n})",
     ]
-    cells += [f"{before:.0%}", f"{after:.0%}", f"{stranger:+.2f}", f"{varied:.2f}", "yes" if whole else "no"]
+    cells += [
+        f"{before.broken:.0%}",
+        f"{after.broken:.0%}",
+        f"{stranger:+.2f}",
+        f"{varied:.2f}",
+        "yes" if whole else "no",
+    ]
     return [*cells, visible if use.ship else f"{visible}; the tool says it is not"]
 
 

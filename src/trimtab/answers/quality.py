@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -119,3 +120,45 @@ def strangeness(lm: Scorer, prompts: Sequence[Any], texts: Sequence[str]) -> Arr
 def broken(texts: Iterable[str], odd: Iterable[float], usual: float) -> list[bool]:
     """Which of some texts have broken."""
     return [Quality.of(t, s).broken(usual) for t, s in zip(texts, odd, strict=True)]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What is known of some answers together.
+
+    Attributes:
+        broken: share that are no longer text.
+        strangeness: mean -log p per token under the unsteered model, nats; NaN if all of them are empty.
+        distinct: different pairs of words over all of them; NaN if there are none.
+    """
+
+    broken: float
+    strangeness: float
+    distinct: float
+
+
+@dataclass(frozen=True)
+class Usual:
+    """The unsteered model's own answers to some prompts: what other answers to them are held against."""
+
+    lm: Scorer
+    prompts: Sequence[Any]
+    texts: Sequence[str]
+
+    @cached_property
+    def odd(self) -> Array:
+        return strangeness(self.lm, self.prompts, self.texts)
+
+    @cached_property
+    def own(self) -> Texts:
+        """What is known of the unsteered answers themselves."""
+        return self._known(self.texts, self.odd)
+
+    def beside(self, texts: Sequence[str]) -> Texts:
+        """What is known of other answers to the same prompts. Call it outside of `steer`."""
+        return self._known(texts, strangeness(self.lm, self.prompts, texts))
+
+    def _known(self, texts: Sequence[str], odd: Array) -> Texts:
+        middle = 0.0 if np.isnan(self.odd).all() else float(np.nanmedian(self.odd))
+        mean = float("nan") if np.isnan(odd).all() else float(np.nanmean(odd))
+        return Texts(float(np.mean(broken(texts, odd.tolist(), middle))), mean, distinct(texts))

@@ -7,6 +7,7 @@ behavior in them. The recommended use goes into the vector's file.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,9 +18,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.answers.quality import broken, distinct, strangeness
+from trimtab.answers.quality import Usual
 from trimtab.data.builtin import neutral
-from trimtab.data.datasets import Dataset
+from trimtab.data.datasets import Dataset, check_unseen
 from trimtab.data.pairs import Pair
 from trimtab.evaluation.drift import Yardstick
 from trimtab.evaluation.forecast import sensitivity
@@ -29,6 +30,8 @@ from trimtab.evaluation.readings import chunks, values_under
 from trimtab.methods import OneShot
 from trimtab.methods.base import Method
 from trimtab.model import LM, Layer
+from trimtab.model.rendering import as_prompt
+from trimtab.model.tokens import Prompt
 from trimtab.progress import Progress
 from trimtab.statistics.dose import ladder, ship_range, strongest_comfortable
 from trimtab.statistics.intervals import Array, mean_figure
@@ -47,6 +50,7 @@ SMALL = 0.3  # nats per token up to which drift grows with the square of the mul
 RANDOM, SHUFFLED = 2, 2  # controls
 SHARES = (0.25, 0.5, 0.75, 1.0)  # multipliers of operators that do not add: all of the vector is 1
 MOST = 16  # held-out items that are looked at
+ON_TOPIC = 12  # of their prompts that are answered, beside the neutral ones
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,13 @@ def recommend(
         tokens: longest answer.
         seed: of sampling and of the random directions.
         progress: called with (multipliers done, in all).
+
+    Raises:
+        DataError: the vector was learned on some of the items.
     """
     held = data if isinstance(data, HeldOut | None) else HeldOut(data.take(MOST), Propensity())
+    if held is not None:
+        check_unseen(vector.made.trained_on, held.data, "the training data of the vector")
     yard = Yardstick.of(lm, list(prompts or neutral()), tokens=tokens, seed=seed)
     settled = use or vector.use
     if settled is None:
@@ -115,7 +124,7 @@ def seconds(lm: LM, tokens: int = TOKENS) -> float:
     prompts = list(neutral())
     start = time.perf_counter()
     lm.generate(prompts, max_new_tokens=8)
-    return (time.perf_counter() - start) * tokens / 8 * 12
+    return (time.perf_counter() - start) * tokens / 8 * 16
 
 
 def carried(lm: LM, method: OneShot) -> HeldOut:
@@ -204,25 +213,23 @@ class _Measuring:
         multipliers = self.multipliers()
         controls = self.controls() if held else {}
         rises = self.rises(held, controls, multipliers) if held else {}
-        usual = self.said(0.0)
-        odd = strangeness(self.lm, self.yard.prompts, usual)
-        middle = float(np.nanmedian(odd)) if not np.isnan(odd).all() else 0.0
+        prompts = self.prompts(held)
+        usual = Usual(self.lm, prompts, self.said(prompts, 0.0))
         points: list[DosePoint] = []
-        plain = float(np.mean(broken(usual, odd.tolist(), middle)))
         drifts = self.yard.drift(self.lm, self.iv, multipliers).mean(0).tolist()
         for k, (m, drift) in enumerate(zip(multipliers, drifts, strict=True)):
             if progress:
                 progress(k, len(multipliers))
-            points.append(self.point(m, drift, middle, rises.get(m, {})))
-            if points[-1].broken > plain + 0.5:
+            points.append(self.point(m, drift, usual, rises.get(m, {})))
+            if points[-1].broken > usual.own.broken + 0.5:
                 break  # what is stronger is worse
         if progress:
             progress(len(multipliers), len(multipliers))
         return Dose(
             tuple(points),
-            plain,
-            _known(distinct(usual)),
-            len(usual),
+            usual.own.broken,
+            _known(usual.own.distinct),
+            len(prompts),
             self.tokens,
             len(held.data) if held else 0,
             len(set(held.groups)) if held else 0,
@@ -231,6 +238,13 @@ class _Measuring:
             tuple(controls),
             self.seed,
         )
+
+    def prompts(self, held: HeldOut | None) -> list[Prompt]:
+        """What is answered to see whether text keeps whole: what people ask of a model, and what the behavior is about,
+        where a vector is strongest.
+        """
+        topical = [as_prompt(p.asked) for p in held.data.pairs[:ON_TOPIC]] if held else []
+        return [*self.yard.prompts, *(p for p in topical if p not in self.yard.prompts)]
 
     def multipliers(self) -> list[float]:
         if not isinstance(self.iv.operator, Add):
@@ -257,20 +271,18 @@ class _Measuring:
                 out[m] |= {} if np.isnan(f.lo) else {"lo": f.lo, "hi": f.hi}
         return out
 
-    def said(self, multiplier: float) -> list[str]:
+    def said(self, prompts: Sequence[Prompt], multiplier: float) -> list[str]:
         """Answers to the prompts, sampled as people would have them."""
-        options = {"max_new_tokens": self.tokens, "temperature": TEMPERATURE, "seed": self.seed}
+        options = {"max_new_tokens": self.tokens, "temperature": TEMPERATURE, "seed": self.seed, "batch": len(prompts)}
         if multiplier == 0:
-            return self.lm.generate(self.yard.prompts, **options)  # type: ignore[arg-type]
+            return self.lm.generate(prompts, **options)  # type: ignore[arg-type]
         with steer(self.lm, self.iv.times(multiplier)):
-            return self.lm.generate(self.yard.prompts, **options)  # type: ignore[arg-type]
+            return self.lm.generate(prompts, **options)  # type: ignore[arg-type]
 
-    def point(self, m: float, drift: float, usual: float, rise: Mapping[str, float]) -> DosePoint:
-        texts = self.said(m)
-        odd = strangeness(self.lm, self.yard.prompts, texts)
-        flags = broken(texts, odd.tolist(), usual)
-        mean = None if np.isnan(odd).all() else float(np.nanmean(odd)) - usual
-        return DosePoint(m, self.relative * m, drift, float(np.mean(flags)), mean, _known(distinct(texts)), **rise)
+    def point(self, m: float, drift: float, usual: Usual, rise: Mapping[str, float]) -> DosePoint:
+        texts = usual.beside(self.said(usual.prompts, m))
+        stranger = _known(texts.strangeness - usual.own.strangeness)
+        return DosePoint(m, self.relative * m, drift, texts.broken, stranger, _known(texts.distinct), **rise)
 
     @cached_property
     def relative(self) -> float:
@@ -294,4 +306,4 @@ def changes(lm: LM, ivs: Sequence[Intervention], held: HeldOut, multipliers: Seq
 
 
 def _known(value: float) -> float | None:
-    return None if np.isnan(value) else value
+    return None if math.isnan(value) else value

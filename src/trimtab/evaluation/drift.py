@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.answers.quality import broken, strangeness
+from trimtab.answers.quality import Usual
 from trimtab.errors import RecipeError
 from trimtab.model import LM, Row
 from trimtab.model.tokens import Prompt
@@ -143,10 +143,7 @@ def _missed(why: str, probes: Sequence[tuple[float, float]]) -> Reached:
 def breaks(lm: LM, iv: Intervention, yardstick: Yardstick, tokens: int = 24) -> bool:
     """Whether steering breaks more than half of the (greedy) answers to the prompts that do not break without it."""
     prompts = list(yardstick.prompts)
-    plain = lm.generate(prompts, max_new_tokens=tokens)
+    usual = Usual(lm, prompts, lm.generate(prompts, max_new_tokens=tokens))
     with steer(lm, iv):
-        said = lm.generate(prompts, max_new_tokens=tokens)
-    usual = strangeness(lm, prompts, plain)
-    middle = float(torch.tensor(usual).nanmedian())
-    before, after = broken(plain, usual, middle), broken(said, strangeness(lm, prompts, said), middle)
-    return (sum(after) - sum(before)) / len(prompts) > BROKEN
+        texts = lm.generate(prompts, max_new_tokens=tokens)
+    return usual.beside(texts).broken - usual.own.broken > BROKEN

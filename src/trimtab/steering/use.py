@@ -42,10 +42,12 @@ class DosePoint:
 
     @property
     def beats_controls(self) -> bool | None:
-        """Whether the rise is told from 0 and beyond every control; None where nothing was measured."""
+        """Whether the whole interval of the rise is above 0 and beyond every control; None where nothing was
+        measured.
+        """
         if self.propensity is None or self.lo is None or self.control is None:
             return None
-        return self.lo > 0 and self.propensity > self.control
+        return self.lo > max(0.0, self.control)
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Dose:
         points: by multiplier, from weak to strong.
         broken: share of the unsteered model's answers that are no text.
         distinct: of the unsteered model's answers.
-        prompts, tokens: how many answers, of how many tokens at most, drift and text were measured on.
+        prompts, tokens: how many answers, of how many tokens at most, the text was looked at in.
         items, questions: held-out items of the propensity, and independent questions among them; 0 without.
         unit: of the propensity.
         data: name of the items.
