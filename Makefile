@@ -8,21 +8,24 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 NAME ?=
 
-.PHONY: demo test fast slow zoo hub check docs bench simulate organism card clean
+.PHONY: demo test fast slow zoo pages hub check site docs bench simulate organism card clean
 
 demo: $(READY)  ## learn, measure and report a steering vector on the local default model
 	$(BIN)/trimtab run recipes/first-light.toml --to runs/first-light
 
-test: fast slow zoo  ## all tests
+test: fast slow zoo pages  ## all tests
 
 fast: $(READY)  ## without the real model
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not hub and not zoo"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not hub and not zoo and not docs"
 
 slow: $(READY)  ## on the real model
 	$(BIN)/python -m pytest -n 2 -m slow
 
 zoo: $(READY)  ## every public verb on every architecture, against full passes
 	$(BIN)/python -m pytest -n 2 -m zoo
+
+pages: $(READY)  ## every code block of the documentation, the notebooks, and the site
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m docs
 
 hub: $(READY)  ## published figures on models of the Hugging Face hub
 	$(BIN)/python -m pytest -m hub
@@ -32,6 +35,10 @@ check: $(READY)  ## style, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
+
+site: $(READY)  ## build the documentation into build/site; it needs no network, to build or to read
+	$(BIN)/sphinx-build -q -W --keep-going -c docs -d build/doctrees . build/site
+	@echo build/site/index.html
 
 docs: $(READY)  ## write docs/reference.md from the code
 	$(BIN)/python docs/write_reference.py
@@ -49,7 +56,7 @@ bench: $(READY)  ## all benchmarks, or one: make bench NAME=replay; DEVICE=cuda 
 	$(if $(DEVICE),TRIMTAB_DEVICE=$(DEVICE)) $(BIN)/python benchmarks/run.py $(NAME)
 
 clean:
-	rm -rf $(VENV) .venv-bench runs
+	rm -rf $(VENV) .venv-bench runs build
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "trimtab needs Python 3.11 or newer: make PYTHON=python3.12")'

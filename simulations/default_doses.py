@@ -78,7 +78,14 @@ def row(lm: LM, name: str, answers: dict[str, list[dict[str, str]]]) -> list[str
         f"{varied:.2f}",
         "yes" if whole else "no",
     ]
-    return [*cells, visible if use.ship else f"{visible}; the tool says it is not"]
+    told = (
+        "the tool gives a range"
+        if use.ship
+        else "the tool is not sure"
+        if "Likely" in use.why[-1]
+        else "the tool says no"
+    )
+    return [*cells, f"{visible}; {told}"]
 
 
 def main(names: list[str]) -> None:

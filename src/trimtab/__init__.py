@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from trimtab.data.datasets import Dataset
     from trimtab.data.pairs import Pair
     from trimtab.errors import TrimtabError
+    from trimtab.evaluation.dose import recommend
     from trimtab.evaluation.metrics import KL, Likelihood, OutsideMass, Propensity
     from trimtab.evaluation.sweep import measure
     from trimtab.flow import run
@@ -47,12 +48,14 @@ if TYPE_CHECKING:
     from trimtab.steering.gates import Always, CosineAbove, Schedule
     from trimtab.steering.interventions import Intervention, steer
     from trimtab.steering.operators import Ablate, Add, Affine, Clamp, Rotate
+    from trimtab.steering.use import Use
     from trimtab.steering.vector import Provenance, SteeringVector
 
 _HOMES = {
     "data.datasets": ("Dataset",),
     "data.pairs": ("Pair",),
     "errors": ("TrimtabError",),
+    "evaluation.dose": ("recommend",),
     "evaluation.metrics": ("KL", "Likelihood", "OutsideMass", "Propensity"),
     "evaluation.sweep": ("measure",),
     "flow": ("run",),
@@ -86,6 +89,7 @@ _HOMES = {
     "steering.gates": ("Always", "CosineAbove", "Schedule"),
     "steering.interventions": ("Intervention", "steer"),
     "steering.operators": ("Ablate", "Add", "Affine", "Clamp", "Rotate"),
+    "steering.use": ("Use",),
     "steering.vector": ("Provenance", "SteeringVector"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -37,8 +37,9 @@ class Recipe:
         controls: how many random directions and label-shuffled vectors to measure beside the vector.
         draws: how many null vectors of a kind to compare with by forecast; the verdict needs 199.
         limit: use at most this many pairs.
-        generate: prompts to complete at several multipliers; the first test questions are added up to
-        samples: so many, by which the quality of the text is judged.
+        generate: prompts to complete at several multipliers.
+        samples: so many prompts are completed, the first test questions beside those of `generate`; the quality of the
+            text is judged by them.
         max_new_tokens: longest answer.
         ask: sentences that ask for the behavior ("positive") and against it ("negative"), for the prompt baseline.
         dose: measure what each multiplier costs and brings, and recommend one.

@@ -10,7 +10,7 @@ import pytest
 
 from paths import TESTS
 from pico import pico
-from trimtab.answers.quality import Quality, broken, distinct, strangeness, whole
+from trimtab.answers.quality import Quality, Usual, broken, distinct, strangeness, whole
 
 
 def test_broken_texts_are_those_a_reader_calls_broken() -> None:
@@ -55,6 +55,20 @@ def test_quality_of_plain_cases() -> None:
     circles = ["aaaaaaaaaaaa", "好好好好好好好好好好", "Day-Day-Day-Day-Day-Day-Day", ";;;; ()()()() ::"]
     assert not [t for t in circles if not Quality.of(t, 1.0).broken(0.8)]
     assert whole("1. Eat well\n2. Sleep\n3. Walk") == 1.0
+
+
+def test_texts_are_held_against_the_unsteered_ones() -> None:
+    """Against the numbers taken one by one; empty answers are broken, and strange to nobody."""
+    lm, prompts = pico(), ["Do you like tea ?", "x", "How are you ?"]
+    usual = Usual(lm, prompts, ["yes I think so", "no not at all", "fine"])
+    others = ["yes I think so", "", "tea tea tea tea tea tea tea tea tea tea"]
+    middle = float(np.median(strangeness(lm, prompts, usual.texts)))
+    odd = strangeness(lm, prompts, others)
+    beside = usual.beside(others)
+    assert beside.broken == np.mean(broken(others, odd, middle)) and beside.broken >= 2 / 3
+    assert beside.strangeness == pytest.approx(np.nanmean(odd)) and beside.distinct == distinct(others)
+    assert usual.own == usual.beside(usual.texts)
+    assert math.isnan(usual.beside(["", "", ""]).strangeness) and usual.beside(["", "", ""]).broken == 1
 
 
 def test_distinct_and_strangeness() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,7 +57,20 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
                 cli.main([name, "--help"])
             except SystemExit as end:
                 assert end.code == 0
-            assert "usage: trimtab" in capsys.readouterr().out
+            printed = capsys.readouterr().out
+            assert "usage: trimtab" in printed
+            assert not speechless(printed), name
+
+
+def speechless(printed: str) -> list[str]:
+    """Flags without a line that says what they are, or with a metavariable nobody can read."""
+    lines = [line.strip("│").rstrip() for line in printed.split("\n") if line.startswith("│")]
+    bad: list[str] = []
+    for k, line in enumerate(lines):
+        if line.startswith(" -"):
+            told = re.split(r"\s{2,}", line.strip())[1:] or [lines[k + 1].strip()]
+            bad += [line] if told[0].startswith(("(", "-")) or "|" in line else []
+    return bad
 
 
 @pytest.mark.parametrize("method", sorted(registry.leaves("method")))
@@ -64,7 +78,22 @@ def test_the_flags_of_every_method_can_be_asked_for(method: str, capsys: pytest.
     with pytest.raises(SystemExit) as end:
         cli.main(["learn", method, "--help"])
     assert end.value.code == 0
-    assert "--split-seed" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "--split-seed" in printed and not speechless(printed)
+
+
+def test_a_flag_without_a_line_is_found() -> None:
+    assert speechless("│ --seed N   (default: 0)  │\n│ --to PATH  File. (default: x)  │\n") == [
+        " --seed N   (default: 0)"
+    ]
+    assert speechless("│ --to {None}|PATH   A file.  │\n")
+
+
+def test_a_reader_who_leaves_is_no_error() -> None:
+    program = "from trimtab.cli import main; main(['learn', 'one-shot', '--help'])"
+    command = f'{sys.executable} -c "{program}" | head -1'
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("usage: trimtab learn one-shot") and "Traceback" not in done.stderr
 
 
 def test_one_shot_needs_no_data(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ from trimtab import (
     steer,
 )
 from trimtab.data.builtin import neutral
-from trimtab.errors import SteerError
+from trimtab.errors import OverlapError, SteerError
 from trimtab.evaluation.dose import EQUAL, HeldOut, carried, changes, choose_layer, recommend
 from trimtab.evaluation.drift import Yardstick, reach
 from trimtab.steering.use import POSITIONS, Use
@@ -112,6 +112,17 @@ def test_the_layer_is_the_one_with_the_largest_rise_at_equal_drift(name: str, to
         m = reach(town, Intervention(v.at(k)), yard, EQUAL).multiplier
         rise[k] = float(changes(town, [Intervention(v.at(k))], HeldOut(parts.test, Propensity()), (m,)).mean())
     assert sum(r > rise[best] for r in rise.values()) <= 2 and rise[best] > 0
+
+
+def test_items_it_was_learned_on_measure_nothing(town: LM) -> None:
+    parts = Dataset.load("brindlemoor/cruel").split(seed=0)
+    with pytest.raises(OverlapError, match="training data of the vector"):
+        recommend(town, learn(town, parts.train, MeanDiff(), layers=[3]), parts.train)
+
+
+def test_text_is_looked_at_on_everyday_prompts_and_on_the_questions(cruel: SteeringVector) -> None:
+    assert cruel.use is not None and cruel.use.dose is not None
+    assert cruel.use.dose.prompts == 6 + 12
 
 
 def test_what_one_prompt_taught_is_tried_on_others(town: LM) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from paths import ROOT
 from trimtab import (
     LM,
     Add,
@@ -175,16 +174,6 @@ def test_the_default_recipe_reproduces_under_another_seed(tmp_path: Path) -> Non
         a, b = figures[0][name], figures[1][name]
         assert a["lo"] <= b["hi"] and b["lo"] <= a["hi"], f"{name}: {a} and {b}"
     assert all(f["steerability"]["lo"] > 0 for f in figures)
-
-
-def test_readme_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The eight lines that open the README, as they stand."""
-    readme = (ROOT / "README.md").read_text()
-    lines = readme.split("```python\n")[1].split("```")[0]
-    monkeypatch.chdir(tmp_path)
-    exec(compile(lines, "README.md", "exec"), {})
-    assert capsys.readouterr().out.strip()
-    assert (tmp_path / "runs" / "first" / "report.html").is_file()
 
 
 def test_steering_is_undone(lm: LM) -> None:

@@ -18,7 +18,7 @@ def dose(*rows: Row, plain: float = 0.0) -> Dose:
     for m, drift, broken, lo, c in rows:
         rise = (None, None, None) if lo is None else (lo + 0.1, lo, lo + 0.2)
         points.append(DosePoint(m, m, drift, broken, 0.0, 0.9, *rise, c))
-    return Dose(tuple(points), plain, 0.9, 12, 40)
+    return Dose(tuple(points), plain, 0.9, 12, 40, 16, 8)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 0.1, 1.0, 40.0, 1e3])
@@ -51,6 +51,7 @@ def test_what_moves_the_model_far_is_shipped_and_not_recommended() -> None:
     ("rows", "words"),
     [
         ([(1.0, 0.1, 0.0, 0.0, 0.3)], "Not beyond its controls"),
+        ([(1.0, 0.1, 0.0, 0.2, 0.25)], "Likely to work, but 8 held-out questions are too few to be sure: +0.300 at 1"),
         ([(1.0, 0.1, 0.0, None, None)], "not measured"),
         ([(1.0, 0.1, 0.6, 0.5, 0.1)], "text breaks at every"),
     ],

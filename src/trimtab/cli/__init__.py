@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -64,6 +65,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except TrimtabError as problem:
         _tell(problem, "--json" in args)
         sys.exit(2)
+    except BrokenPipeError:  # whoever was reading has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except KeyboardInterrupt:
         print(f"\ninterrupted; {_what_is_left(args)}", file=sys.stderr)
         sys.exit(130)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from trimtab.cli.flags import Common, ModelFlags, numbers, part, show
+from trimtab.cli.flags import Common, ForOutput, ModelFlags, OnModel, numbers, part, show
 from trimtab.errors import RecipeError, check_least
 
 
@@ -18,7 +18,7 @@ class Compare:
     """Cosines and norms of vectors."""
 
     vectors: Positional[tuple[Path, ...]]
-    common: Common = field(default_factory=Common)
+    common: ForOutput = field(default_factory=Common)
 
     def __call__(self) -> None:
         from trimtab.evaluation.comparison import geometry
@@ -43,8 +43,8 @@ class Paths:
     suppress: tuple[str, ...] = ()
     points: int = 20
     """Vectors on the way."""
-    on: ModelFlags = field(default_factory=ModelFlags)
-    common: Common = field(default_factory=Common)
+    on: OnModel = field(default_factory=ModelFlags)
+    common: ForOutput = field(default_factory=Common)
 
     def __call__(self) -> None:
         from trimtab.evaluation.comparison import paths
@@ -73,8 +73,8 @@ class Detect:
     """Prompts the vectors should detect, one a line."""
     negative: Path
     """Others."""
-    on: ModelFlags = field(default_factory=ModelFlags)
-    common: Common = field(default_factory=Common)
+    on: OnModel = field(default_factory=ModelFlags)
+    common: ForOutput = field(default_factory=Common)
 
     def __call__(self) -> None:
         from trimtab.evaluation.comparison import detections
@@ -107,8 +107,8 @@ class Sizes:
     sizes: tuple[int, ...] = (1, 2, 4)
     """Numbers of examples."""
     layer: int = 10
-    on: ModelFlags = field(default_factory=ModelFlags)
-    common: Common = field(default_factory=Common)
+    on: OnModel = field(default_factory=ModelFlags)
+    common: ForOutput = field(default_factory=Common)
 
     def __call__(self) -> None:
         from trimtab.cli.bars import bars

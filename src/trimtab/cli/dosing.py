@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
-from trimtab.cli.flags import Common, ModelFlags, PartFlags, UseFlags, show, writable
+from trimtab.cli.flags import Common, ForOutput, ModelFlags, OfData, OnModel, PartFlags, UseFlags, show, writable
 
 WIDTHS = (10, 11, 19, 13, 10, 10)
 
@@ -62,9 +62,9 @@ class Dose:
     to: Path | None = None
     """File to write; by default the vector's own."""
     use: UseFlags = field(default_factory=UseFlags)
-    which: PartFlags = field(default_factory=PartFlags)
-    on: ModelFlags = field(default_factory=ModelFlags)
-    common: Common = field(default_factory=Common)
+    which: OfData = field(default_factory=PartFlags)
+    on: OnModel = field(default_factory=ModelFlags)
+    common: ForOutput = field(default_factory=Common)
 
     def __call__(self) -> None:
         self.on.check()

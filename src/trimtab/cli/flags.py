@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tyro
 
@@ -106,6 +106,13 @@ class Common:
     """Print one JSON object instead of text and progress bars."""
 
 
+# the names of their groups in the help
+OnModel = Annotated[ModelFlags, tyro.conf.arg(name="model")]
+OfData = Annotated[PartFlags, tyro.conf.arg(name="data")]
+OnData = Annotated[DataFlags, tyro.conf.arg(name="data")]
+ForOutput = Annotated[Common, tyro.conf.arg(name="output")]
+
+
 def keyword(text: str) -> tuple[str, Any]:
     """name=value, the value as JSON or as a plain word."""
     name, equals, value = text.partition("=")
@@ -141,11 +148,46 @@ def writable(path: Path, suffix: str = "") -> Path:
     return path
 
 
+_KINDS: dict[type, tuple[str, str]] = {
+    str: ("TEXT", "a text"),
+    int: ("N", "a whole number"),
+    float: ("X", "a number"),
+    Path: ("PATH", "a path"),
+}
+
+
+def _one_value(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+    """How a single value is read, and named in the help: N instead of {None}|INT. What is not given is None already, so
+    nobody has to be able to say so.
+    """
+    options = {t for t in get_args(info.type) if t is not type(None)} or {info.type}
+    kind = options.pop()
+    if options or kind not in _KINDS:
+        return None
+    name, wanted = _KINDS[kind]
+
+    def read(args: list[str]) -> Any:
+        try:
+            return kind(args[0])
+        except ValueError as problem:
+            raise ValueError(f"{args[0]!r} is not {wanted}") from problem
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=name,
+        instance_from_str=read,
+        is_instance=lambda value: value is None or isinstance(value, (int, float) if kind is float else kind),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
 def parse(cls: Any, args: Sequence[str], prog: str) -> Any:
     """A command's dataclass from its arguments."""
     _check_once(args)
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
-    command = tyro.cli(cls, args=list(args), prog=prog, config=config)
+    names = tyro.constructors.ConstructorRegistry()
+    names.primitive_rule(_one_value)
+    command = tyro.cli(cls, args=list(args), prog=prog, config=config, registry=names)
     check_numbers(command, prog)
     return command
 
@@ -222,7 +264,7 @@ class PlaceFlags:
 
 @dataclass(frozen=True)
 class UseFlags(PlaceFlags):
-    """The same, and how strongly."""
+    """Where, how and how strongly a vector acts; what is not said is as its file says."""
 
     multiplier: float | None = None
     """Times the stored vector; by default the dose its file recommends."""

@@ -16,7 +16,20 @@ import tyro
 from tyro.conf import Positional
 
 from trimtab.cli.dosing import dosed, usage
-from trimtab.cli.flags import Common, ModelFlags, PartFlags, UseFlags, first_line, parse, say, show, writable
+from trimtab.cli.flags import (
+    Common,
+    ForOutput,
+    ModelFlags,
+    OfData,
+    OnModel,
+    PartFlags,
+    UseFlags,
+    first_line,
+    parse,
+    say,
+    show,
+    writable,
+)
 from trimtab.errors import RecipeError, UnknownName, VectorError
 
 if TYPE_CHECKING:
@@ -29,15 +42,15 @@ if TYPE_CHECKING:
 class _LearnFlags:
     data: str | None = None
     """A built-in behavior, a .jsonl/.json/.csv file, or hf:owner/name/path; one-shot can do with a prompt instead."""
-    which: PartFlags = field(default_factory=PartFlags)
+    which: OfData = field(default_factory=PartFlags)
     to: Path = Path("vector.safetensors")
     """File to write."""
     layers: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--layer"], metavar="N ...")] = ()
     """Block indices from 0; by default all, or three likely ones for a method that descends at each."""
     no_dose: bool = False
     """Do not measure which layer to use, how strongly, and what it costs."""
-    on: ModelFlags = field(default_factory=ModelFlags)
-    common: Common = field(default_factory=Common)
+    on: OnModel = field(default_factory=ModelFlags)
+    common: ForOutput = field(default_factory=Common)
 
 
 def learn(args: Sequence[str]) -> None:
@@ -135,8 +148,8 @@ class Steer:
     """Of sampling; 0 takes the likeliest token each time."""
     seed: int = 0
     """Of sampling."""
-    on: ModelFlags = field(default_factory=ModelFlags)
-    common: Common = field(default_factory=Common)
+    on: OnModel = field(default_factory=ModelFlags)
+    common: ForOutput = field(default_factory=Common)
 
     def __call__(self) -> None:
         self.on.check()
@@ -178,7 +191,7 @@ class Chat:
     """Of sampling; 0 takes the likeliest token each time."""
     seed: int = 0
     """Of sampling."""
-    on: ModelFlags = field(default_factory=ModelFlags)
+    on: OnModel = field(default_factory=ModelFlags)
 
     def __call__(self) -> None:
         self.on.check()

@@ -7,7 +7,7 @@ from functools import partial
 
 from tyro.conf import Positional
 
-from trimtab.cli.flags import Common, ModelFlags, show
+from trimtab.cli.flags import Common, ForOutput, ModelFlags, show
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Doctor:
     """float32, bfloat16, float16; by default float32 on a CPU."""
     device: str | None = None
     """cpu, cuda, ..."""
-    common: Common = field(default_factory=Common)
+    common: ForOutput = field(default_factory=Common)
 
     def __call__(self) -> None:
         on = ModelFlags(self.model, self.dtype, self.device)
@@ -37,7 +37,7 @@ class Doctor:
 class List:
     """Name what there is: models, studies, behaviors, methods, operators, gates, metrics."""
 
-    common: Common = field(default_factory=Common)
+    common: ForOutput = field(default_factory=Common)
 
     def __call__(self) -> None:
         from trimtab import organisms, registry, studies

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from trimtab.cli.flags import Common, ModelFlags, show, writable
+from trimtab.cli.flags import Common, ForOutput, ModelFlags, OnModel, show, writable
 from trimtab.errors import DataError, RecipeError
 
 
@@ -29,8 +29,8 @@ class Judge:
     """Scores above it count as yes, for Cohen's kappa."""
     url: str | None = None
     """Of an OpenAI-compatible server; --model then names the model there."""
-    on: ModelFlags = field(default_factory=ModelFlags)
-    common: Common = field(default_factory=Common)
+    on: OnModel = field(default_factory=ModelFlags)
+    common: ForOutput = field(default_factory=Common)
 
     def __call__(self) -> None:
         from trimtab.answers.endpoint import Endpoint, reachable
@@ -76,7 +76,7 @@ class Audit:
     """float32, bfloat16, float16; by default float32 on a CPU."""
     device: str | None = None
     """cpu, cuda, ..."""
-    common: Common = field(default_factory=Common)
+    common: ForOutput = field(default_factory=Common)
 
     def __call__(self) -> None:
         on = ModelFlags(self.model, self.dtype, self.device)

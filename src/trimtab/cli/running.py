@@ -8,7 +8,16 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from trimtab.cli.flags import Common, DataFlags, ModelFlags, PlaceFlags, run_folder, say_report
+from trimtab.cli.flags import (
+    Common,
+    ForOutput,
+    ModelFlags,
+    OnData,
+    OnModel,
+    PlaceFlags,
+    run_folder,
+    say_report,
+)
 from trimtab.names import check_name
 from trimtab.recipe import GRID
 
@@ -22,7 +31,7 @@ class Run:
     recipe: Positional[Path]
     to: Path
     """The run folder."""
-    common: Common = field(default_factory=Common)
+    common: ForOutput = field(default_factory=Common)
 
     def __call__(self) -> None:
         from trimtab import studies
@@ -52,7 +61,7 @@ class Measure:
     """Score a vector, random controls and the prompt baseline on held-out items, and write the report."""
 
     vector: Positional[Path]
-    what: DataFlags
+    what: OnData
     to: Path
     """The run folder; the same command resumes."""
     metrics: tuple[str, ...] = ("propensity", "likelihood", "kl", "outside-mass")
@@ -64,8 +73,8 @@ class Measure:
     """Null vectors of a kind to compare with; the verdict needs 199."""
     samples: int = 8
     """Questions that are answered unsteered and at the dose both ways, to see whether the text breaks."""
-    on: ModelFlags = field(default_factory=ModelFlags)
-    common: Common = field(default_factory=Common)
+    on: OnModel = field(default_factory=ModelFlags)
+    common: ForOutput = field(default_factory=Common)
 
     def __call__(self) -> None:
         self.on.check()
@@ -130,7 +139,7 @@ class Report:
     folder: Positional[Path]
     part: str = "test"
     """The part that holds the evaluation."""
-    common: Common = field(default_factory=Common)
+    common: ForOutput = field(default_factory=Common)
 
     def __call__(self) -> None:
         from trimtab import studies

@@ -65,7 +65,7 @@ class Pair:
 
     @cached_property
     def group(self) -> str:
-        """Hash of what the question is about: pairs that share it never fall into different splits."""
+        """Hash of what the question is about; pairs that share it never fall into different splits."""
         return digest(" ".join(str(self.meta.get("about", self.question)).casefold().split()))
 
 

@@ -33,10 +33,15 @@ class Discover(FewShot):
     """The vector of a given norm that changes a later layer most, on a few prompts, with no behavior in mind (MELBO,
     Mack & Turner 2024).
 
-    `member` asks for the next solution orthogonal to all before it: 0 is the first, 1 the best one orthogonal to it,
-    and so on (earlier members are found on the way). The change is measured after block `target_layer`, by default
-    halfway between the layer and the last. `norm` is in medians of the residual stream's norm at the layer, `rate` in
-    norms over the square root of the width.
+    Attributes:
+        prompt: what the model is asked; without it the first pairs of the data are taken.
+        examples: how many pairs of the data are taken.
+        target_layer: the block after which the change is measured; by default halfway from the layer to the last.
+        member: 0 is the first solution, 1 the best one orthogonal to it, and so on; earlier ones are found on the way.
+        norm: of the vector, in medians of the residual stream's norm at the layer.
+        rate: learning rate, in norms over the square root of the width.
+        steps: of the descent.
+        seed: of the start.
     """
 
     prompt: str = ""

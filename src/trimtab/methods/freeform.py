@@ -30,6 +30,9 @@ class Freeform(ContrastMethod):
     They also hold how many of these softmaxes are `saturated`: where one coordinate has 0.99 and more, as residual
     streams with a few large coordinates do from the first blocks on, the divergence is 0 whatever the answers say,
     and the choice is made among the layers that are left.
+
+    Attributes:
+        read: see mean-diff.
     """
 
     read: Read = "penultimate"

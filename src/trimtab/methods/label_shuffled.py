@@ -16,6 +16,10 @@ from trimtab.registry import register
 class LabelShuffled(ContrastMethod):
     """Mean difference with the sides of every pair drawn by coin, at the norm it comes out with: the null of "there
     is a shared direction".
+
+    Attributes:
+        seed: of the coins.
+        read: see mean-diff.
     """
 
     seed: int = 0

@@ -15,6 +15,11 @@ from trimtab.registry import register
 class MeanDiff(ContrastMethod):
     """Mean of (positive - negative) over the pairs, not normalized (Rimsky et al. 2024, CAA; Tan et al. 2024, section
     3).
+
+    Attributes:
+        read: which tokens of a completion are averaged over: all of it, the first that differs (the letter of an A/B
+            question), the last, the one before it, or the one that names the next speaker; auto takes the letter of
+            A/B questions and all of an answer.
     """
 
     read: Read = "auto"

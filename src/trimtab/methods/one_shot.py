@@ -43,18 +43,30 @@ HELD_OUT = 4  # pairs on which the loss is foreseen
 class OneShot(FewShot):
     """Gradient descent on a single example, or on a few (Dunefsky & Cohan 2025).
 
-    With a `prompt` it makes the texts of `promote` likely there and those of `suppress` unlikely, and needs no data.
-    Without one it takes the first `examples` pairs of the data: the positive completion is promoted, the negative
-    suppressed, or both ("mixed"). Every layer gets a vector of its own that works alone, unless they are trained
-    `together`.
+    With a prompt it makes some texts likely there and others unlikely, and needs no data. Without one it takes the
+    first pairs of the data. Every layer gets a vector of its own that works alone, unless they are trained together.
 
-    With a folder `resume`, an interrupted descent goes on from there. `chat` and `separator` say how prompts are
-    rendered; by default as the model was loaded. The site "embeddings" trains one vector for what enters the first
-    block, whichever layers are asked for.
-
-    `norm` is the largest norm, in medians of the residual stream's norm at the layer (longer ones say the example,
-    and break the rest); `rate` is the learning rate, in largest norms over the square root of the width. `target`
-    (nats, summed over texts) ends the descent early; `coldness` is the inverse temperature of the probabilities.
+    Attributes:
+        prompt: what the model is asked; without it the first pairs of the data are taken.
+        promote: texts to make likely after the prompt.
+        suppress: texts to make unlikely there.
+        system: a system message before the prompt.
+        mode: of pairs of data: promote the positive completion, suppress the negative one, or both.
+        examples: how many pairs of the data are taken.
+        norm: largest norm, in medians of the residual stream's norm at the layer; longer vectors say the example, and
+            break the rest.
+        rate: learning rate, in largest norms over the square root of the width.
+        steps: most steps of the descent.
+        target: a loss (nats, summed over texts) at which the descent ends early.
+        coldness: inverse temperature of the probabilities.
+        operator: how the vector acts while it is trained.
+        positions: which tokens are steered while it is trained.
+        together: train the layers as one, to act together.
+        chat: use the chat template; by default as the model was loaded.
+        separator: between a plain prompt and its completion; by default as the model was loaded.
+        site: resid_post, or embeddings: one vector for what enters the first block, whichever layers are asked for.
+        resume: a folder; an interrupted descent goes on from there.
+        seed: of the start.
     """
 
     prompt: str = ""

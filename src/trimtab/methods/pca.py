@@ -16,6 +16,9 @@ from trimtab.registry import register
 class PCA(ContrastMethod):
     """First uncentred principal direction of the differences, with the sign of their mean (Zou et al. 2023, as in Tan
     et al. 2024).
+
+    Attributes:
+        read: see mean-diff.
     """
 
     read: Read = "auto"

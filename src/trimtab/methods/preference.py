@@ -26,16 +26,30 @@ class Preference(Method):
     """A vector trained so that its addition makes positive answers likelier than negative ones, and its subtraction the
     reverse (BiPO, Cao et al. 2024).
 
-    `norm` caps it, in medians of the residual stream's norm at the layer (0 for no cap); `rate` is the learning rate,
-    in medians of that norm over the square root of the width. `signs` "both" takes both directions in every step;
-    "batch" draws one for each, as published; "one" only adds. A share `validation` of the pairs chooses the epoch,
-    and ends the training when the margins of both directions have not grown for `patience` epochs. `end` scores the
-    token that ends the turn, too. `published` is the training of the publication as executed: its rate, warm-up from
-    0, last checkpoint, no cap, end tokens, one sign a batch; of the fields above only the numbers of epochs and of
-    pairs a step, and the seed, are then yours. Margins are watched on `sample` pairs, every `every` steps. Losses:
-    the published "sigmoid", "hinge", "ipo", "free" (no reference, per token) and "unpaired" (each answer by itself).
-    `strength` trains direction and norm as two parameters. `shared` trains one vector for all layers given, else each
-    layer has a training of its own. With a folder `resume`, an interrupted training goes on from there.
+    Attributes:
+        beta: how sharply the loss tells the two answers apart.
+        loss: the published sigmoid, hinge, ipo, free (no reference, per token) or unpaired (each answer by itself).
+        signs: both directions in every step, one drawn for each batch (as published), or addition alone ("one").
+        norm: largest norm, in medians of the residual stream's norm at the layer; 0 for no cap.
+        rate: learning rate, in medians of that norm over the square root of the width.
+        batch: pairs a step.
+        epochs: most times through the data.
+        schedule_epochs: over how many epochs the rate falls; by default over all.
+        warm: steps over which the rate rises.
+        decay: weight decay.
+        clip: largest norm of a gradient.
+        validation: share of the pairs that chooses the epoch and ends the training.
+        patience: epochs without larger margins in either direction, after which it ends.
+        positions: which tokens are steered while it is trained.
+        strength: train direction and norm as two parameters.
+        shared: one vector for all layers given; else each layer has a training of its own.
+        end: score the token that ends the turn, too.
+        published: the training of the publication as executed: its rate, warm-up from 0, last checkpoint, no cap, end
+            tokens, one sign a batch; only batch, epochs and seed are then yours.
+        sample: pairs on which margins are watched.
+        every: steps between two looks at them.
+        resume: a folder; an interrupted training goes on from there.
+        seed: of the order of the pairs.
     """
 
     beta: float = 0.1

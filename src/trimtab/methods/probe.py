@@ -21,9 +21,12 @@ from trimtab.registry import register
 class Probe(ContrastMethod):
     """Direction of a linear classifier of positive against negative activations.
 
-    "logistic": logistic regression without intercept on activations centered at each pair's midpoint, L2 penalty 1 / C
-    (Tan et al. 2024, appendix). "whitened": linear discriminant, the mean difference times the inverse of the pooled
-    covariance, shrunk towards the identity by Ledoit & Wolf (2004).
+    Attributes:
+        kind: logistic regression without intercept on activations centered at each pair's midpoint (Tan et al. 2024,
+            appendix); or whitened, a linear discriminant: the mean difference times the inverse of the pooled
+            covariance, shrunk towards the identity by Ledoit & Wolf (2004).
+        C: inverse of the L2 penalty of the logistic regression.
+        read: see mean-diff.
     """
 
     kind: Literal["logistic", "whitened"] = "logistic"

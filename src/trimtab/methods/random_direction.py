@@ -16,7 +16,10 @@ from trimtab.steering.controls import in_span, isotropic
 class RandomDirection(ContrastMethod):
     """A random direction with the norm of the mean difference: the control every vector must beat.
 
-    With `within_span` it is a random combination of the differences, orthogonal to their mean, else isotropic.
+    Attributes:
+        seed: of the direction.
+        within_span: a random combination of the differences, orthogonal to their mean; else isotropic.
+        read: see mean-diff.
     """
 
     seed: int = 0

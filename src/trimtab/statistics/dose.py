@@ -29,6 +29,10 @@ class Point(Protocol):
     @property
     def propensity(self) -> float | None: ...
     @property
+    def lo(self) -> float | None: ...
+    @property
+    def control(self) -> float | None: ...
+    @property
     def beats_controls(self) -> bool | None: ...
 
 
@@ -41,6 +45,8 @@ class Points(Protocol):
     def broken(self) -> float: ...
     @property
     def distinct(self) -> float | None: ...
+    @property
+    def questions(self) -> int: ...
 
 
 def ladder(drift: Callable[[float], float]) -> list[float]:
@@ -95,6 +101,22 @@ def ship_range(dose: Points) -> tuple[float, float] | None:
     return None if first is None else (first, inside[-1].multiplier)
 
 
+def _unsure(inside: Sequence[Point], questions: int) -> str:
+    """Why there is no range, where something was measured: nothing is there, or too little was held out to tell."""
+    told = [p for p in inside if p.propensity is not None and p.control is not None and p.lo is not None]
+    likely = [p for p in told if p.lo > 0 and p.propensity > p.control]  # type: ignore[operator]
+    if not likely:
+        return (
+            "Not beyond its controls at any multiplier that keeps the text whole: expect no more of it than of a "
+            "vector without the behavior."
+        )
+    p = likely[-1]
+    return (
+        f"Likely to work, but {questions} held-out questions are too few to be sure: {p.propensity:+.3f} at "
+        f"{p.multiplier:g} (from {p.lo:+.3f} on), and {p.control:.3f} by a vector without the behavior. Measure it."
+    )
+
+
 def strongest_comfortable(dose: Points, ship: tuple[float, float] | None) -> tuple[float, tuple[str, ...]]:
     """The multiplier to recommend, and why, in sentences: the strongest in the range whose drift is small; without a
     range, the strongest whose text is whole.
@@ -107,15 +129,12 @@ def strongest_comfortable(dose: Points, ship: tuple[float, float] | None) -> tup
     calm = [p for p in usable if p.drift <= COMFORT] or usable[:1]
     best = calm[-1]
     if ship is not None:
-        return best.multiplier, (
-            f"Multipliers from {ship[0]:g} to {ship[1]:g} beat their controls and keep the text whole; "
-            f"{best.multiplier:g} moves the model by {best.drift:.2f} nats a token.",
-        )
+        several = f"Multipliers from {ship[0]:g} to {ship[1]:g} beat their controls and keep the text whole"
+        alone = f"Of the multipliers measured, {ship[0]:g} alone beats its controls and keeps the text whole"
+        moves = f"{best.multiplier:g} moves the model by {best.drift:.2f} nats a token."
+        return best.multiplier, (f"{alone if ship[0] == ship[1] else several}; {moves}",)
     if any(p.propensity is not None for p in dose.points):
-        return best.multiplier, (
-            "Not beyond its controls at any multiplier that keeps the text whole: expect no more of it than of a "
-            "vector without the behavior.",
-        )
+        return best.multiplier, (_unsure(inside, dose.questions),)
     return best.multiplier, (
         "Whether it does anything was not measured: there were no held-out items. Up to "
         f"{inside[-1].multiplier:g} the text keeps whole.",

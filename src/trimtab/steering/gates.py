@@ -40,7 +40,13 @@ class Always(Gate):
 @register("gate", "cosine-above")
 @dataclass(frozen=True)
 class CosineAbove(Gate):
-    """Open at the tokens whose residual stream has a cosine above `threshold` with the vector (or with `other`)."""
+    """Open at the tokens whose residual stream has a cosine above a threshold with the vector, or with another.
+
+    Attributes:
+        threshold: the cosine above which it opens.
+        other: the vector to compare with; by default the one that steers.
+        layer: which layer of the other vector is taken; by default its first.
+    """
 
     threshold: float = 0.0
     other: SteeringVector | None = None
@@ -61,7 +67,9 @@ class CosineAbove(Gate):
 class Schedule(Gate):
     """Full weight in the prompt, then a function of the number k of tokens generated before.
 
-    "until": 1 for k < tokens, then 0. "linear": falls to 0 at k = tokens. "half-life": halves every `tokens` tokens.
+    Attributes:
+        shape: until: 1 for k < tokens, then 0; linear: falls to 0 at k = tokens; half-life: halves every `tokens`.
+        tokens: how many generated tokens that takes.
     """
 
     shape: Literal["until", "linear", "half-life"] = "until"

@@ -117,6 +117,12 @@ def page(run: Run | str | Path) -> Path:
     return import_module(f"trimtab.studies.pages.{name.replace('-', '_')}").page(run)
 
 
+def planned(name: str) -> tuple[type, Any]:
+    """The plan of a study, whose fields are the keys of its recipe, and the study's module."""
+    module = _module(name)
+    return module.Plan, module
+
+
 def _module(name: str) -> Any:
     return import_module(f"trimtab.studies.{name.replace('-', '_')}")
 

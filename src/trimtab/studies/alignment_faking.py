@@ -52,6 +52,7 @@ class Plan:
         randoms: random directions of the largest norm.
         situations: a file in the layout of Poser, for a model of one's own; half of it is learned from, half tested.
             Without one, the town of Brindlemoor.
+        seed: of everything that is drawn.
     """
 
     layer: int = 1

@@ -83,6 +83,7 @@ class Plan:
             NAME.test.csv beside them.
         layer: of BiPO and one-shot; CAA and mean difference choose theirs on validation pairs, Freeform by
             divergence. Without one, short trainings at `layers` compete on validation pairs of the first behavior.
+        layers: that compete; empty for all.
         scouts: training pairs of these short trainings, two epochs each.
         multipliers: the spectrum.
         train, val, test: pairs of each part at most; val is taken from the training file and chooses layers and epochs.
@@ -93,7 +94,9 @@ class Plan:
         shots: examples shown.
         items: questions of the knowledge test.
         talk: questions whose answers are shown across the spectrum.
+        max_new_tokens: longest answer.
         bipo, one: settings of the trained vectors.
+        seed: of everything that is drawn.
     """
 
     data: tuple[str, ...]

@@ -60,12 +60,17 @@ class Plan:
     """What is run.
 
     Attributes:
-        layer: of the narrow vectors. opening_layer, opening: layer and multiplier of the opening vector in tandem.
+        layer: of the narrow vectors.
+        opening_layer, opening: layer and multiplier of the opening vector in tandem.
         share: of the instructed log-probability that is aimed at.
         prompts: scripts; each gives a harmful and a safe vector.
         contexts: numbers of scripts in one objective.
         questions, samples: open questions, and answers to each, at temperature 1.
         strengths: multipliers of the sweep.
+        randoms: random directions.
+        max_new_tokens: longest answer.
+        steps: most steps of a descent.
+        seed: of everything that is drawn.
     """
 
     layer: int = 2

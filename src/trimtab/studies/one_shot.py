@@ -57,6 +57,7 @@ class Plan:
         draws: vectors of each such number, each from other examples.
         one: the other settings of the vectors.
         train, val, test: shares of the split.
+        seed: of everything that is drawn.
     """
 
     behaviors: tuple[str, ...] = ("french-answers", "formality", "agreeing-with-user")

@@ -131,9 +131,14 @@ class Plan:
     Attributes:
         layer: of the vectors.
         share: of the instructed log-probability that is aimed at.
-        samples: answers to each question, at temperature 1; swept: the same at every strength of the sweep.
+        samples: answers to each question, at temperature 1.
+        swept: the same, at every strength of the sweep.
         strengths: multipliers of the sweep; the largest at which at least half of the answers to other questions are
             coherent is a vector's fitting one.
+        randoms: random directions.
+        max_new_tokens: longest answer.
+        steps: most steps of a descent.
+        seed: of everything that is drawn.
     """
 
     layer: int = 10

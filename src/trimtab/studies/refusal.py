@@ -86,12 +86,14 @@ class Plan:
         test: held-out requests of each kind, refused and answered.
         randoms: random directions.
         paths: pairs of vectors between which the loss is followed.
-        suffix: an adversarial suffix; without one it is searched for on the first requests, if
-        suffix_tokens: its length, is not 0.
+        suffix: an adversarial suffix; without one it is searched for on the first requests.
+        suffix_tokens: length of the one that is searched for; 0 for no search.
         requests: a CSV file of requests that are refused (HarmBench, JailbreakBench, AdvBench), for a model of one's
             own; by default those for sealed recipes.
         ordinary: one of requests that are answered; by default the questions of the built-in behavior optimism.
         judge: the model that says whether an answer to them does what was asked; by default the model itself.
+        max_new_tokens: longest answer.
+        seed: of everything that is drawn.
     """
 
     layer: int = 1

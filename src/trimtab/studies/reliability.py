@@ -69,16 +69,18 @@ class Plan:
         contexts: those that vectors are learned in and tested in; a data set takes part in those it has sentences for.
         beyond: further contexts that only the first context's vector and its controls are tested in.
         train, val, test: questions of each part.
+        multipliers: the grid.
         layers: to choose from; empty for all.
         layer: use this one, and sweep nothing.
         read: where the vectors are learned; see `activations`.
         positions: where they act.
         system: the system message of contexts that set none; "" for no message.
         nulls: random directions in the span of the training differences (orthogonal to the vector), and
-            label-shuffled vectors, that are measured; and
+            label-shuffled vectors, that are measured.
         draws: how many of each are forecast, with the choice of a layer that the vector had; at least 199 for a
             p-value.
         folds: of the cross-fitted estimate on the training questions; 0 for none.
+        seed: of everything that is drawn.
         legacy: the published split, with its overlap of training and test questions. To reproduce, not to believe.
     """
 

@@ -63,6 +63,8 @@ class Plan:
         base: the model the chat model was made from, for abnormality.
         source: layer of the vector whose effect is distilled (reentrant steering); it is promoted there first.
         context: continuations of true statements that the base model reads first.
+        max_new_tokens: longest answer.
+        seed: of everything that is drawn.
     """
 
     layers: tuple[int, ...] = ()

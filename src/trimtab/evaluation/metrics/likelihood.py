@@ -15,6 +15,9 @@ from trimtab.registry import register
 class Likelihood(Metric):
     """Log-probability per token of one completion: shows whether a change of propensity raises the one or sinks the
     other.
+
+    Attributes:
+        of: which completion.
     """
 
     of: Literal["positive", "negative"] = "positive"

@@ -16,9 +16,10 @@ class Propensity(Metric):
     """How much the model leans to the behavior on one item; its slope over multipliers is the steerability (Tan et al.
     2024).
 
-    "letter": logit of the matching letter minus logit of the other, where the letter is said. "sequence":
-    log-probability of the positive completion minus that of the negative, per token by default. "auto": letter for
-    A/B questions.
+    Attributes:
+        mode: letter: logit of the matching letter minus logit of the other, where the letter is said; sequence:
+            log-probability of the positive completion minus that of the negative; auto: letter for A/B questions.
+        per_token: of sequences: divide by the number of tokens.
     """
 
     mode: Literal["auto", "letter", "sequence"] = "auto"
