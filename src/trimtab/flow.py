@@ -146,8 +146,8 @@ def _dosed(lm: LM, iv: Intervention, val: Dataset, folder: Run, watch: Watch) ->
 
 def _generate(lm: LM, iv: Intervention, test: Dataset, recipe: Recipe, folder: Run, watch: Watch) -> None:
     """What is said to the recipe's own prompts, filled up with test questions, unsteered and at several multipliers."""
-    asked = (*recipe.generate, *(p.prompt for p in test)) if recipe.samples else recipe.generate
-    prompts = asked[: max(recipe.samples, len(recipe.generate))]
+    candidates = (*recipe.generate, *(p.prompt for p in test)) if recipe.samples else recipe.generate
+    prompts = candidates[: max(recipe.samples, len(recipe.generate))]
     if prompts:
         ends = sorted({min(recipe.multipliers), -1.0, 0.0, 1.0, max(recipe.multipliers)})
         transcripts(

@@ -116,13 +116,13 @@ class Journal:
 
     def _parts(self) -> list[Path]:
         """All parts there are, in the order they were begun."""
-        found = [(1, self.path)] if self.path.is_file() else []
+        parts = [(1, self.path)] if self.path.is_file() else []
         begin, end = f"{self.path.stem}~", self.path.suffix
         for path in self.path.parent.iterdir() if self.path.parent.is_dir() else ():
             number = path.name[len(begin) : len(path.name) - len(end)]
             if path.name.startswith(begin) and path.name.endswith(end) and number.isdecimal():
-                found.append((int(number), path))
-        return [path for _, path in sorted(found)]
+                parts.append((int(number), path))
+        return [path for _, path in sorted(parts)]
 
     def _part(self) -> _Part:
         """The part of this process: begun here if it has none, or another one has touched it."""

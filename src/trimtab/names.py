@@ -76,10 +76,10 @@ def _check_hub(name: str) -> None:
     except HFValidationError as problem:
         raise ModelError(f"cannot load model {name!r}: not a name", given=str(problem), expected=ADDRESSES) from problem
     offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
-    told = "HF_HUB_OFFLINE is set" if offline else _asked_the_hub(name)
-    if told:
+    reason = "HF_HUB_OFFLINE is set" if offline else _asked_the_hub(name)
+    if reason:
         raise ModelError(
-            f"cannot load model {name!r}: {told}, and it is not in the cache",
+            f"cannot load model {name!r}: {reason}, and it is not in the cache",
             expected=ADDRESSES,
             do="trimtab list shows the local models",
         )

@@ -233,13 +233,13 @@ class Table:
 
     def curve(self, metric: str, condition: str, layer: int | None) -> tuple[np.ndarray, list[str], np.ndarray]:
         """Multipliers (K,), item ids, and the scores (n, K) of one condition. Items keep the order of the file."""
-        found = sorted(
+        cells = sorted(
             (c for c in self.cells if (c.metric, c.condition, c.layer) == (metric, condition, layer)),
             key=lambda c: c.multiplier,
         )
-        items = list(self.cells[found[0]]) if found else []
-        matrix = np.array([[self.cells[c].get(i, np.nan) for c in found] for i in items])
-        return np.array([c.multiplier for c in found]), items, matrix.reshape(len(items), len(found))
+        items = list(self.cells[cells[0]]) if cells else []
+        matrix = np.array([[self.cells[c].get(i, np.nan) for c in cells] for i in items])
+        return np.array([c.multiplier for c in cells]), items, matrix.reshape(len(items), len(cells))
 
 
 def row(cell: Cell, score: Score) -> dict[str, Any]:

@@ -110,10 +110,10 @@ def information(base: LM, context: Sequence[Sample]) -> float:
     return -float(logp.double().mean()) / math.log(2)
 
 
-def _row(lm: LM, before: str, said: str, first: int) -> Row:
-    """Both as ids in one tokenization; scored are the tokens that begin where `said` begins or later."""
-    found = lm.tokenizer(before + said, add_special_tokens=True, return_offsets_mapping=True)
-    ids, offsets = list(found.input_ids), list(found.offset_mapping)
+def _row(lm: LM, before: str, text: str, first: int) -> Row:
+    """Both as ids in one tokenization; scored are the tokens that begin where `text` begins or later."""
+    encoding = lm.tokenizer(before + text, add_special_tokens=True, return_offsets_mapping=True)
+    ids, offsets = list(encoding.input_ids), list(encoding.offset_mapping)
     at = next((k for k, (a, b) in enumerate(offsets) if a >= len(before) and b > a), len(ids))
     row = Row(tuple(ids[: at + first]), at)
     if len(row.ids) > lm.context or at == 0 or at == len(ids):

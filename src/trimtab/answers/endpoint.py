@@ -113,9 +113,9 @@ class Endpoint:
     def _one(self, client: Any, answer: Answer) -> Rating:
         problems = import_module("openai").OpenAIError
         messages = self.rubric.ask(answer)
-        asked = {"model": self.model, "messages": messages, "temperature": 0.0, "max_tokens": 10, "seed": self.seed}
+        options = {"model": self.model, "messages": messages, "temperature": 0.0, "max_tokens": 10, "seed": self.seed}
         try:
-            reply = client.chat.completions.create(**asked, logprobs=True, top_logprobs=20)
+            reply = client.chat.completions.create(**options, logprobs=True, top_logprobs=20)
             rating = self._read(reply)
         except (problems, ValueError, AttributeError, IndexError, TypeError, KeyError) as problem:
             log.warning("%s did not rate an answer: %s: %s", self.model, type(problem).__name__, str(problem)[:200])
@@ -132,17 +132,17 @@ class Endpoint:
             self.account.received += used.completion_tokens or 0
             self.account.price = (self.account.sent * self.prices[0] + self.account.received * self.prices[1]) / 1e6
         choice = reply.choices[0]
-        said = choice.logprobs.content if choice.logprobs is not None else None
-        if said and said[0].top_logprobs:
+        content = choice.logprobs.content if choice.logprobs is not None else None
+        if content and content[0].top_logprobs:
             p: dict[str, float] = {}
-            for one in said[0].top_logprobs:
+            for one in content[0].top_logprobs:
                 p[one.token.strip()] = p.get(one.token.strip(), 0.0) + math.exp(one.logprob)
             return self.rubric.rated(p)
         words = [*self.rubric.words, *self.rubric.labels]
-        found = re.match(
+        match = re.match(
             r"\W*(" + "|".join(re.escape(w) for w in sorted(words, key=len, reverse=True)) + r")\b",
             choice.message.content or "",
         )
-        if found is None:
+        if match is None:
             raise ValueError(f"a reply that is no rating: {(choice.message.content or '')[:60]!r}")
-        return self.rubric.rated({found[1]: 1.0})
+        return self.rubric.rated({match[1]: 1.0})

@@ -153,7 +153,7 @@ class ModelJudge:
 
     def __post_init__(self) -> None:
         ids, unknown = self._replies, self.lm.tokenizer.unk_token_id
-        bad = [w for w, found in ids.items() if not found or (unknown is not None and unknown in found)]
+        bad = [w for w, tokens in ids.items() if not tokens or (unknown is not None and unknown in tokens)]
         if bad or len(set(ids.values())) < len(ids):
             raise TokenError(
                 "this model cannot say the replies of the rubric apart",
@@ -242,12 +242,12 @@ def summed_up(
     ]
     lines += [f"{n} not scored: {label}" for label, n in labels.items()]
     if truth is not None:
-        found = agreement([r.score for r in rated], truth, threshold)
-        facts["agreement"] = asdict(found)
-        for name, value in (("Spearman", found.spearman), ("Pearson", found.pearson), ("kappa", found.kappa)):
+        agreed = agreement([r.score for r in rated], truth, threshold)
+        facts["agreement"] = asdict(agreed)
+        for name, value in (("Spearman", agreed.spearman), ("Pearson", agreed.pearson), ("kappa", agreed.kappa)):
             lines.append(f"{name} {value[0]:.3f} ({value[1]:.3f} to {value[2]:.3f})")
         lines.append(
-            f"{found.agree:.0%} on the same side of {threshold:g}; the judge is {found.apart:+.2f} higher on average"
+            f"{agreed.agree:.0%} on the same side of {threshold:g}; the judge is {agreed.apart:+.2f} higher on average"
         )
     return facts, lines
 
@@ -273,10 +273,10 @@ class Recorded:
         """Ratings, of which only the new ones are asked for; a failed one (see `Endpoint`) is asked for again."""
         keys = [self._key(a) for a in answers]
         missing = list(dict.fromkeys(k for k in keys if k not in self.known or self.known[k].label == "failed"))
-        asked = dict(zip(keys, answers, strict=True))
+        by_key = dict(zip(keys, answers, strict=True))
         for start in range(0, len(missing), self.batch):
             some = missing[start : start + self.batch]
-            for key, rating in zip(some, self.judge.rate([asked[k] for k in some]), strict=True):
+            for key, rating in zip(some, self.judge.rate([by_key[k] for k in some]), strict=True):
                 self.known[key] = rating
             rows = [
                 {

@@ -78,8 +78,8 @@ _END = re.compile(r"(?<=[.!?:])[\"')\]*]*\s+|\n+")
 
 def repetition(text: str) -> float:
     """How much of a text goes in circles, from 0 to 1. Texts of fewer than eight words repeat characters alone."""
-    told = re.findall(r"\w+", text.casefold())
-    pairs = 1 - distinct([" ".join(told)]) if len(told) >= 8 else 0.0
+    terms = re.findall(r"\w+", text.casefold())
+    pairs = 1 - distinct([" ".join(terms)]) if len(terms) >= 8 else 0.0
     rows = sum(len(m[0]) for m in _ROW.finditer(text) if not _RULE.fullmatch(m[0]))
     return max(float(pairs), rows / max(1, len(text.strip())))
 
@@ -88,9 +88,9 @@ def whole(text: str) -> float:
     """Share of the lines and sentences of a text that say something in words, letters of any script, or figures; a text
     may be cut anywhere.
     """
-    found = [s.strip() for s in _END.split(text.strip()) if s and s.strip()]
-    said = [s for s in found if not _RULE.fullmatch(s.replace(" ", ""))] or found
-    return float(np.mean([_says_something(s) for s in said])) if said else float("nan")
+    parts = [s.strip() for s in _END.split(text.strip()) if s and s.strip()]
+    sentences = [s for s in parts if not _RULE.fullmatch(s.replace(" ", ""))] or parts
+    return float(np.mean([_says_something(s) for s in sentences])) if sentences else float("nan")
 
 
 def _says_something(sentence: str) -> bool:

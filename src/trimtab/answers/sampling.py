@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
@@ -67,8 +68,8 @@ def sample(
     journal, settings = Journal(Path(to)), Sampling(max_new_tokens, temperature, top_p, seed)
     plan = _plan(lm, stacks, settings)
     rows = {name: lm.row(p) for name, p in prompts.items()}
-    asked = {name: digest(*map(str, row.ids)) for name, row in rows.items()}
-    known = _known(journal, asked, plan)
+    digests = {name: digest(*map(str, row.ids)) for name, row in rows.items()}
+    known = _known(journal, digests, plan)
     wanted = [(p, c, k) for p in prompts for c in stacks for k in range(n)]
     order = {p: (len(rows[p].ids), number) for number, p in enumerate(prompts)}  # short prompts together: less padding
     missing = sorted((w for w in wanted if w not in known), key=lambda w: order[w[0]])
@@ -78,21 +79,20 @@ def sample(
             lm, [rows[p] for p, _, _ in some], [(c, stacks[c]) for _, c, _ in some], [k for _, _, k in some], settings
         )
         written = [
-            {"prompt": p, "condition": c, "sample": k, "text": t, "plan": plan[c], "asked": asked[p]}
+            {"prompt": p, "condition": c, "sample": k, "text": t, "plan": plan[c], "asked": digests[p]}
             for (p, c, k), t in zip(some, texts, strict=True)
         ]
         journal.append(hashlib.sha256(json.dumps(some).encode()).hexdigest()[:16], written)
         known |= dict(zip(some, texts, strict=True))
         if progress:
             progress(len(wanted) - len(missing) + start + len(some), len(wanted))
-    return {
-        (p, c): [lm.rendering.answer(known[p, str(c), k], rows[p].text) for k in range(n)]
-        for p in prompts
-        for c in conditions
-    }
+    out: dict[tuple[str, C], list[str]] = {}
+    for p, c in product(prompts, conditions):
+        out[p, c] = [lm.rendering.answer(known[p, str(c), k], rows[p].text) for k in range(n)]
+    return out
 
 
-def _known(journal: Journal, asked: Mapping[str, str], plan: Mapping[str, str]) -> dict[tuple[str, str, int], str]:
+def _known(journal: Journal, digests: Mapping[str, str], plan: Mapping[str, str]) -> dict[tuple[str, str, int], str]:
     """Samples that are there: (prompt, condition, number) -> text.
 
     Raises:
@@ -101,7 +101,7 @@ def _known(journal: Journal, asked: Mapping[str, str], plan: Mapping[str, str]) 
     known: dict[tuple[str, str, int], str] = {}
     for r in journal.rows():
         prompt, condition = r["prompt"], r["condition"]
-        if prompt in asked and r["asked"] != asked[prompt]:
+        if prompt in digests and r["asked"] != digests[prompt]:
             raise RunError(
                 f"{journal.path} holds samples of another prompt {prompt!r}",
                 do="choose another file, or another name for the prompt",
@@ -115,10 +115,11 @@ def _known(journal: Journal, asked: Mapping[str, str], plan: Mapping[str, str]) 
 def _plan(lm: LM, stacks: Mapping[str, Stack], settings: Sampling) -> dict[str, str]:
     """What the samples of each condition belong to, as a hash."""
     about = [lm.facts, repr(settings)]
-    return {
-        name: hashlib.sha256(json.dumps([about, [iv.describe() for iv in stack]]).encode()).hexdigest()[:16]
-        for name, stack in stacks.items()
-    }
+    plan: dict[str, str] = {}
+    for name, stack in stacks.items():
+        described = [iv.describe() for iv in stack]
+        plan[name] = hashlib.sha256(json.dumps([about, described]).encode()).hexdigest()[:16]
+    return plan
 
 
 def _batch(

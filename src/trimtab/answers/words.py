@@ -37,8 +37,8 @@ def table(
         (question, string, condition) -> count.
     """
     return {
-        (question, s, condition): Count.of(sum(contains(t, [s]) for t in found[:first]), len(found[:first]))
-        for (question, condition), found in texts.items()
+        (question, s, condition): _containing(samples[:first], [s])
+        for (question, condition), samples in texts.items()
         for s in strings.get(question, ())
     }
 
@@ -47,13 +47,15 @@ def families(
     texts: Mapping[float, Sequence[str]], words: Mapping[str, Sequence[str]], first: int = 100
 ) -> dict[str, dict[float, Count]]:
     """How many samples at each strength contain any word of each family, such as general and specific ones."""
-    return {
-        family: {
-            m: Count.of(sum(contains(t, some) for t in found[:first]), len(found[:first]))
-            for m, found in sorted(texts.items())
-        }
-        for family, some in words.items()
-    }
+    out: dict[str, dict[float, Count]] = {}
+    for family, some in words.items():
+        out[family] = {m: _containing(samples[:first], some) for m, samples in sorted(texts.items())}
+    return out
+
+
+def _containing(texts: Sequence[str], strings: Sequence[str]) -> Count:
+    """How many of some texts contain one of the strings."""
+    return Count.of(sum(contains(t, strings) for t in texts), len(texts))
 
 
 # the published needles

@@ -87,8 +87,8 @@ class Talk:
             self.say("unsteered and steered answers\n" if self.both else "one answer\n")
         elif word == "/retry" and self.messages:
             self.tries += 1
-            asked = self.messages[: max(k for k, m in enumerate(self.messages) if m["role"] == "user") + 1]
-            self.answer(asked)
+            messages = self.messages[: max(k for k, m in enumerate(self.messages) if m["role"] == "user") + 1]
+            self.answer(messages)
         elif word in ("/m", "/layer") and self.iv is None:
             self.say("there is no vector: start with trimtab chat VECTOR\n")
         elif word == "/m" and self.iv is not None:
@@ -109,9 +109,9 @@ class Talk:
             self.say("unsteered: ")
             self.spoken(asked, None)
             self.say("steered: ")
-        said = self.spoken(asked, iv)
+        reply = self.spoken(asked, iv)
         rendered = self.lm.row(self.opened(asked)).text
-        self.messages = [*asked, {"role": "assistant", "content": self.lm.rendering.answer(said, rendered)}]
+        self.messages = [*asked, {"role": "assistant", "content": self.lm.rendering.answer(reply, rendered)}]
 
     def opened(self, asked: Sequence[dict[str, str]]) -> list[dict[str, str]]:
         """The messages with the system message before them."""
@@ -119,11 +119,11 @@ class Talk:
 
     def spoken(self, asked: Sequence[dict[str, str]], iv: Intervention | None) -> str:
         """What the model says, shown as it comes; an interrupt keeps what was said so far."""
-        shown, said = 0, ""
+        shown, reply = 0, ""
 
         def stream(_: int, text: str) -> None:
-            nonlocal shown, said
-            said = text
+            nonlocal shown, reply
+            reply = text
             arrived = text.rstrip("\ufffd")  # a character that has not arrived whole yet
             self.say(arrived[shown:])
             shown = max(shown, len(arrived))
@@ -134,11 +134,11 @@ class Talk:
             with ExitStack() as stack:
                 if iv is not None:
                     stack.enter_context(steer(self.lm, iv))
-                said = self.lm.generate([self.opened(asked)], seed=seed, on_text=stream, **options)[0]  # type: ignore[arg-type]
+                reply = self.lm.generate([self.opened(asked)], seed=seed, on_text=stream, **options)[0]  # type: ignore[arg-type]
         except KeyboardInterrupt:
             self.say(" [stopped]")
         self.say("\n")
-        return said
+        return reply
 
 
 def _number(text: str, example: str) -> float:

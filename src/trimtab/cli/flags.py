@@ -247,8 +247,8 @@ class PlaceFlags:
         """
         from trimtab.steering.interventions import Intervention
 
-        said = {k: v for k, v in vars(self).items() if v is not None and k != "layers"}
-        iv = Intervention.recommended(vector, layers=self.layers, **said)
+        settings = {k: v for k, v in vars(self).items() if v is not None and k != "layers"}
+        iv = Intervention.recommended(vector, layers=self.layers, **settings)
         if len(self.layers) > 1 and vector.apart:
             warn(
                 f"{len(self.layers)} layers that were each learned to act alone are used together: "

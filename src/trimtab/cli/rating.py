@@ -39,18 +39,18 @@ class Judge:
         rows = read_answers(self.answers, [self.truth] if self.truth else [])
         truth = [_number(r[self.truth], self.truth, k) for k, r in enumerate(rows, 1)] if self.truth else None
         rubric = Rubric.load(self.rubric)
-        kept = writable(self.answers.with_suffix(f".{rubric.name}.jsonl"))
+        path = writable(self.answers.with_suffix(f".{rubric.name}.jsonl"))
         if self.url:
             reachable(self.url)
             judge = Endpoint(rubric, self.on.model, self.url)
         else:
             self.on.check()
             judge = ModelJudge(self.on.load(self.common.json), rubric)
-        rated = Recorded(judge, kept).rate(rows)
+        rated = Recorded(judge, path).rate(rows)
         facts, lines = summed_up(rated, truth, self.threshold)
         if self.url and not facts["scored"]:
             raise RecipeError("the server rated nothing", given=lines[0], expected="a rating for each answer")
-        show({**facts, "ratings": str(kept)}, self.common.json, [*lines, str(kept)])
+        show({**facts, "ratings": str(path)}, self.common.json, [*lines, str(path)])
 
 
 def _number(value: object, field: str, row: int) -> float:
@@ -84,16 +84,16 @@ class Audit:
         from trimtab.cli.bars import bars
         from trimtab.safety.audit import audit, headline, probes, town
 
-        asked = probes(self.probes) if self.probes else town()
+        prompts = probes(self.probes) if self.probes else town()
         lm = on.load(self.common.json)
         with bars(not self.common.json) as watch:
-            found = audit(lm, asked, list(self.layers) or None, watch=watch)
+            moved = audit(lm, prompts, list(self.layers) or None, watch=watch)
         lines = ["safeguard            way    norm   wanted opening likelier   unsteered   random   gain (nats/token)"]
         lines += [
             f"{m.safeguard:20} {m.direction:6} {m.norm:4g} {m.crossed:20.0%} {m.before:15.0%} {m.random:8.0%} "
             f"{m.gain:12.2f}"
-            for m in found
+            for m in moved
         ]
-        told = headline(found)
-        facts = {"headline": told, "moved": [dataclasses.asdict(m) for m in found]}
-        show(facts, self.common.json, [*lines, "", told])
+        summary = headline(moved)
+        facts = {"headline": summary, "moved": [dataclasses.asdict(m) for m in moved]}
+        show(facts, self.common.json, [*lines, "", summary])

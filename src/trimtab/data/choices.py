@@ -21,14 +21,14 @@ def options(pair: Pair) -> tuple[str, str, str]:
         DataError: choices that are not listed as trimtab's converters, or the published files, list them.
     """
     letter = pair.meta.get("matching_letter")
-    found = _LISTED.fullmatch(pair.prompt)
-    if letter not in ("A", "B") or not found or re.search(r"\n\s*\([C-Z]\)", found[3]):
+    match = _LISTED.fullmatch(pair.prompt)
+    if letter not in ("A", "B") or not match or re.search(r"\n\s*\([C-Z]\)", match[3]):
         raise DataError(
             "not an A/B question with two listed options",
             given=pair.prompt[-120:],
             expected="two lines '(A): ...' and '(B): ...'",
         )
-    stem, one, two = found.groups()
+    stem, one, two = match.groups()
     matching, other = (one, two) if letter == "A" else (two, one)
     return stem, matching, other
 

@@ -35,11 +35,12 @@ def confounds(data: Iterable[Pair]) -> Confounds:
     """Polarity, letters, lengths and repeats of a data set."""
     pairs = list(data)
     spoken = [options(p)[1:] if is_listed(p) else (p.positive, p.negative) for p in pairs]
-    yes, no = (np.mean([polarity(s[side]) == "yes" for s in spoken]) for side in (0, 1))
+    yes = np.mean([polarity(positive) == "yes" for positive, _ in spoken])
+    no = np.mean([polarity(negative) == "yes" for _, negative in spoken])
     letters = [p.meta["matching_letter"] == "A" for p in pairs if "matching_letter" in p.meta and p.positive[:1] == "("]
-    lengths = np.array([[len(text.split()) for text in s] for s in spoken], float)
+    lengths = np.array([(len(positive.split()), len(negative.split())) for positive, negative in spoken], float)
     groups = Counter(p.group for p in pairs)
-    found = Confounds(
+    figures = Confounds(
         float(yes - no),
         float(np.mean(letters)) if letters else float("nan"),
         float((lengths[:, 0] - lengths[:, 1]).mean()),
@@ -47,15 +48,15 @@ def confounds(data: Iterable[Pair]) -> Confounds:
         (),
     )
     warnings: list[str] = []
-    if abs(found.yes_gap) > 0.2:
+    if abs(figures.yes_gap) > 0.2:
         warnings.append(
-            f"positive answers begin with yes {found.yes_gap:+.0%} more often than negative ones: polarity may pass "
+            f"positive answers begin with yes {figures.yes_gap:+.0%} more often than negative ones: polarity may pass "
             "for the behavior"
         )
-    if letters and abs(found.letter_a - 0.5) > 0.1:
-        warnings.append(f"{found.letter_a:.0%} of the positive answers are (A): letters are not balanced")
-    if abs(found.length_gap) > 0.25 * lengths.mean():
-        warnings.append(f"positive answers are {found.length_gap:+.1f} words longer than negative ones")
-    if found.repeated > 0.05:
-        warnings.append(f"{found.repeated:.0%} of the items share their question with another")
-    return replace(found, warnings=tuple(warnings))
+    if letters and abs(figures.letter_a - 0.5) > 0.1:
+        warnings.append(f"{figures.letter_a:.0%} of the positive answers are (A): letters are not balanced")
+    if abs(figures.length_gap) > 0.25 * lengths.mean():
+        warnings.append(f"positive answers are {figures.length_gap:+.1f} words longer than negative ones")
+    if figures.repeated > 0.05:
+        warnings.append(f"{figures.repeated:.0%} of the items share their question with another")
+    return replace(figures, warnings=tuple(warnings))

@@ -61,8 +61,11 @@ def with_shots(data: Dataset, shots: Sequence[Pair], *, opposite: bool = False) 
 
 def told(data: Dataset, system: str) -> Dataset:
     """The questions under a system message, which may ask for the behavior in words; stacks with a vector."""
-    pairs = tuple(_put(p, system, turns=tuple(m for m in p.before if m[0] != "system")) for p in data)
-    return replace(data, pairs=pairs, ask=None)
+    pairs: list[Pair] = []
+    for p in data:
+        turns = tuple(m for m in p.before if m[0] != "system")
+        pairs.append(_put(p, system, turns=turns))
+    return replace(data, pairs=tuple(pairs), ask=None)
 
 
 def without_opener(data: Dataset) -> Dataset:
@@ -112,7 +115,7 @@ def _put(
     return replace(pair, prompt=prompt or pair.prompt, before=(*first, *turns), **{"meta": meta, **changes})
 
 
-def _asked(data: Dataset, side: str) -> str:
+def _sentence(data: Dataset, side: str) -> str:
     if not data.ask or side not in data.ask:
         raise DataError(
             f"{data.name} has no sentence that asks for the behavior", expected="ask = {positive: ..., negative: ...}"
@@ -121,11 +124,11 @@ def _asked(data: Dataset, side: str) -> str:
 
 
 def _spoken_to(side: str) -> Callable[[Dataset, Pair, str | None], Pair]:
-    return lambda data, pair, _: _put(pair, _asked(data, side))
+    return lambda data, pair, _: _put(pair, _sentence(data, side))
 
 
-def _told(side: str) -> Callable[[Dataset, Pair, str | None], Pair]:
-    return lambda data, pair, system: _put(pair, system, f"{_asked(data, side)}\n\n{pair.prompt}")
+def _before_question(side: str) -> Callable[[Dataset, Pair, str | None], Pair]:
+    return lambda data, pair, system: _put(pair, system, f"{_sentence(data, side)}\n\n{pair.prompt}")
 
 
 def _reworded(data: Dataset, pair: Pair, system: str | None) -> Pair:
@@ -180,8 +183,8 @@ CONTEXTS: dict[str, Callable[[Dataset, Pair, str | None], Pair]] = {
     "base": lambda data, pair, system: _put(pair, system),
     "system-positive": _spoken_to("positive"),
     "system-negative": _spoken_to("negative"),
-    "user-positive": _told("positive"),
-    "user-negative": _told("negative"),
+    "user-positive": _before_question("positive"),
+    "user-negative": _before_question("negative"),
     "no-system": lambda data, pair, system: _put(pair, None),
     "reworded": _reworded,
     "two-turns": _two_turns,

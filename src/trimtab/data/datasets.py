@@ -101,8 +101,10 @@ class Splits:
         groups = sorted({p.group for p in data.pairs})
         random.Random(seed).shuffle(groups)
         ends = [int(sum(shares[: k + 1]) * len(groups) + 1e-9) for k in range(3)]
-        chosen = [set(groups[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
-        parts = [tuple(p for p in data.pairs if p.group in c) for c in chosen]
+        parts: list[tuple[Pair, ...]] = []
+        for a, b in zip([0, *ends], ends, strict=False):
+            chosen = set(groups[a:b])
+            parts.append(tuple(p for p in data.pairs if p.group in chosen))
         if not all(parts):
             raise DataError(
                 f"data set {data.name!r} is too small to split",

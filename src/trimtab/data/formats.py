@@ -29,11 +29,11 @@ def read(path: Path, form: Form | None = None) -> Content:
     Raises:
         DataError: not there, not readable, malformed (with the line), of unknown layout, or unable to take `form`.
     """
-    found = rows(path, "an existing .jsonl, .json or .csv file")
-    layout = _layout(found[0][1], path)
+    numbered = rows(path, "an existing .jsonl, .json or .csv file")
+    layout = _layout(numbered[0][1], path)
     wanted = form or layout.form
-    converted = [_convert(layout, row, line, path, wanted) for line, row in found]
-    empty = [line for (line, _), made in zip(found, converted, strict=True) if not made]
+    converted = [_convert(layout, row, line, path, wanted) for line, row in numbered]
+    empty = [line for (line, _), made in zip(numbered, converted, strict=True) if not made]
     if empty:
         log.warning(
             "%s: %d rows without a question or options were left out (lines %s)", path.name, len(empty), empty[:5]
@@ -59,10 +59,10 @@ def rows(path: Path, expected: str) -> list[tuple[int, Row]]:
         raise DataError(f"cannot read {path}", given=path.suffix or "no suffix", expected=", ".join(SUFFIXES))
     if not path.is_file():
         raise DataError(f"no such file: {path}", expected=expected)
-    found = list(SUFFIXES[path.suffix](path))
-    if not found:
+    numbered = list(SUFFIXES[path.suffix](path))
+    if not numbered:
         raise DataError(f"{path} holds no rows", expected=expected)
-    return found
+    return numbered
 
 
 def matching(sources: Iterable[str]) -> tuple[str, ...]:
@@ -73,12 +73,12 @@ def matching(sources: Iterable[str]) -> tuple[str, ...]:
     """
     out: list[str] = []
     for source in sources:
-        found = sorted(glob.glob(str(Path(source).expanduser()))) if "*" in source else [source]
-        if not found:
+        paths = sorted(glob.glob(str(Path(source).expanduser()))) if "*" in source else [source]
+        if not paths:
             raise DataError(
                 f"no file matches {source}", expected="files of A/B questions", do="correct the path in the recipe"
             )
-        out += found
+        out += paths
     return tuple(out)
 
 
@@ -315,7 +315,7 @@ def _clean(question: str) -> str:
 
 def _letter(answer: Any, where: str) -> str:
     first = answer[0] if isinstance(answer, list) and answer else answer
-    found = re.fullmatch(r"\s*\(([A-Z])\)\s*", str(first))
-    if not found:
+    match = re.fullmatch(r"\s*\(([A-Z])\)\s*", str(first))
+    if not match:
         raise DataError(f"{where}: not an answer letter", given=answer, expected='"(A)" or "(B)"')
-    return found[1]
+    return match[1]

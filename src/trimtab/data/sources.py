@@ -37,12 +37,14 @@ def _from_hub(address: str) -> Path:
     repo = f"{owner}/{name}"
     try:
         if not inner:
-            found = [f for f in list_repo_files(repo, repo_type="dataset") if Path(f).suffix in SUFFIXES]
-            if len(found) != 1:
+            readable = [f for f in list_repo_files(repo, repo_type="dataset") if Path(f).suffix in SUFFIXES]
+            if len(readable) != 1:
                 raise DataError(
-                    f"hf:{repo} holds {len(found)} readable files", given=found[:20], do=f"name one: hf:{repo}/PATH"
+                    f"hf:{repo} holds {len(readable)} readable files",
+                    given=readable[:20],
+                    do=f"name one: hf:{repo}/PATH",
                 )
-            inner = found[0]
+            inner = readable[0]
         return Path(hf_hub_download(repo, inner, repo_type="dataset"))
     except (OSError, ValueError) as problem:
         raise DataError(

@@ -48,8 +48,8 @@ def accuracy(table: Table, kind: str = "correct", condition: str = "vector") -> 
 
 
 def _wilcoxon(change: Array) -> float:
-    found: Any = stats.wilcoxon(change) if change.any() else None
-    return 1.0 if found is None else float(found.pvalue)
+    test: Any = stats.wilcoxon(change) if change.any() else None
+    return 1.0 if test is None else float(test.pvalue)
 
 
 def _mcnemar(change: Array) -> float:

@@ -113,7 +113,7 @@ def capability(
     run = Run.create(to)
     plan = {"model": lm.facts, "items": digest(*(q.id for q in items)), "multipliers": list(multipliers)}
     run.claim(f"{part}.{name}", {**plan, "iv": iv.describe()})
-    rows = [[lm.row(q.text, c) for c in q.choices] for q in items]
+    rows = [_choice_rows(lm, q) for q in items]
     order = sorted(range(len(items)), key=lambda k: max(len(r.ids) for r in rows[k]))
     chunks = in_pieces(order, AT_ONCE)
     journal = run.journal(part)
@@ -129,21 +129,26 @@ def capability(
     return run
 
 
+def _choice_rows(lm: LM, question: Question) -> list[Row]:
+    """A question with each of its choices as the answer."""
+    return [lm.row(question.text, c) for c in question.choices]
+
+
 @torch.no_grad()
 def _choices(
-    lm: LM, iv: Intervention, asked: Sequence[tuple[Question, Sequence[Row]]], multipliers: Sequence[float]
+    lm: LM, iv: Intervention, pairs: Sequence[tuple[Question, Sequence[Row]]], multipliers: Sequence[float]
 ) -> list[tuple[str, float, str, float]]:
-    if len(asked) > 1 and not lm.together([r for _, rows in asked for r in rows]):
-        return [score for one in asked for score in _choices(lm, iv, [one], multipliers)]
-    tokens = lm.batch([r for _, rows in asked for r in rows])
+    if len(pairs) > 1 and not lm.together([r for _, rows in pairs for r in rows]):
+        return [score for one in pairs for score in _choices(lm, iv, [one], multipliers)]
+    tokens = lm.batch([r for _, rows in pairs for r in rows])
     keep = list(range(tokens.pivot - 1, tokens.ids.shape[1] - 1))
-    said = tokens.ids[:, tokens.pivot :, None]
+    ids = tokens.ids[:, tokens.pivot :, None]
     there = tokens.index[:, tokens.pivot :] >= 0
     out: list[tuple[str, float, str, float]] = []
     for m, logits in replays(lm, iv, tokens, keep, multipliers):
-        logp = (logits.gather(-1, said)[..., 0] - logits.logsumexp(-1)).masked_fill(~there, 0.0)
+        logp = (logits.gather(-1, ids)[..., 0] - logits.logsumexp(-1)).masked_fill(~there, 0.0)
         total, length, at = logp.sum(-1).double().cpu(), there.sum(-1).cpu(), 0
-        for question, rows in asked:
+        for question, rows in pairs:
             mine = slice(at, at + len(rows))
             at += len(rows)
             right = list(question.right)
@@ -191,8 +196,8 @@ def harness(
         )
 
     if iv is None:
-        found = evaluate()
+        report = evaluate()
     else:
         with steer(lm, iv):
-            found = evaluate()
-    return {task: {**found["results"][task], "samples": found["samples"].get(task, [])} for task in found["results"]}
+            report = evaluate()
+    return {task: {**report["results"][task], "samples": report["samples"].get(task, [])} for task in report["results"]}

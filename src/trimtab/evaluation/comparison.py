@@ -36,8 +36,13 @@ def geometry(vectors: Sequence[SteeringVector]) -> dict[str, Any]:
         )
     return {
         "norm": [v.norm() for v in vectors],
-        "cosine": [[round(x, 4) for x in row] for row in cosines(vectors).tolist()],
+        "cosine": [_rounded(row) for row in cosines(vectors).tolist()],
     }
+
+
+def _rounded(row: Sequence[float]) -> list[float]:
+    """The numbers to four decimals."""
+    return [round(x, 4) for x in row]
 
 
 def paths(lm: LM, goal: Objective, vectors: Sequence[SteeringVector], points: int = 20) -> dict[str, dict[str, Any]]:
@@ -106,9 +111,9 @@ def size_curve(
         for k in range(draws):
             some = tuple(free[j] for j in rng.permutation(len(free))[:n])
             (problem,) = replace(method, examples=n).problems(lm, replace(data, pairs=some), [layer])
-            (found,) = optimize(lm, [problem])
+            (result,) = optimize(lm, [problem])
             steered = np.array(
-                [losses_of(lm, t, Intervention(found.vector, positions=method.positions))[0] for t in terms]
+                [losses_of(lm, t, Intervention(result.vector, positions=method.positions))[0] for t in terms]
             )
             values.append(float((plain - steered).mean()))
             if progress:

@@ -135,9 +135,9 @@ def carried(lm: LM, method: OneShot) -> HeldOut:
     own = lm.generate(prompts, max_new_tokens=24)
     up, down = method.promote, method.suppress
     pairs: list[Pair] = []
-    for k, (prompt, said) in enumerate(zip(prompts, own, strict=True)):
-        positive = up[k % len(up)] if up else said
-        negative = down[k % len(down)] if down else said
+    for k, (prompt, answer) in enumerate(zip(prompts, own, strict=True)):
+        positive = up[k % len(up)] if up else answer
+        negative = down[k % len(down)] if down else answer
         if positive.strip() and negative.strip() and positive != negative:
             pairs.append(Pair(prompt, positive, negative))
     data = Dataset("neutral prompts", tuple(pairs), part="all")
@@ -261,11 +261,11 @@ class _Measuring:
     ) -> dict[float, dict[str, float]]:
         """Mean rise of the propensity at each multiplier, with its interval, and the largest change of a control."""
         ivs = [self.iv, *(replace(self.iv, vector=v) for v in controls.values())]
-        found = changes(self.lm, ivs, held, multipliers)  # (c, k, n)
+        deltas = changes(self.lm, ivs, held, multipliers)  # (c, k, n)
         out: dict[float, dict[str, float]] = {}
         for k, m in enumerate(multipliers):
-            f = mean_figure("", found[0, k].numpy().astype(float), held.unit, groups=held.groups)
-            beside = found[1:, k].nanmean(-1).abs()
+            f = mean_figure("", deltas[0, k].numpy().astype(float), held.unit, groups=held.groups)
+            beside = deltas[1:, k].nanmean(-1).abs()
             if f.n:
                 out[m] = {"propensity": f.value, "control": float(beside.max())}
                 out[m] |= {} if np.isnan(f.lo) else {"lo": f.lo, "hi": f.hi}

@@ -35,10 +35,10 @@ class Yardstick:
 
     @classmethod
     def of(cls, lm: LM, prompts: Sequence[Prompt], *, tokens: int = 24, seed: int = 0) -> Yardstick:
-        said = lm.generate(prompts, max_new_tokens=tokens, temperature=1.0, seed=seed)
+        answers = lm.generate(prompts, max_new_tokens=tokens, temperature=1.0, seed=seed)
         rows = [
             lm.row(p, s) if s.strip() else lm.row(p).extended(sorted(lm.end_tokens)[:1])
-            for p, s in zip(prompts, said, strict=True)
+            for p, s in zip(prompts, answers, strict=True)
         ]
         return cls(tuple(prompts), tuple(rows))
 

@@ -84,16 +84,16 @@ def sensitivity(
         progress: called with (items done, items in all).
     """
     metric, where = metric or Propensity(), Positions.parse(positions)
-    found: dict[str, Tensor] = {}
+    gradients: dict[str, Tensor] = {}
     unsteered: dict[str, float] = {}
     for chunk in chunks(lm, data, [metric], where):
-        values, gradients = _backward(lm, chunk, metric, where)
+        values, by_pair = _backward(lm, chunk, metric, where)
         for j, pair in enumerate(chunk.pairs):
-            found[pair.id], unsteered[pair.id] = gradients[j], values[j]
+            gradients[pair.id], unsteered[pair.id] = by_pair[j], values[j]
         if progress:
-            progress(len(found), len(data))
+            progress(len(gradients), len(data))
     ids = tuple(p.id for p in data)
-    return Sensitivity(ids, torch.stack([found[k] for k in ids]), torch.tensor([unsteered[k] for k in ids]))
+    return Sensitivity(ids, torch.stack([gradients[k] for k in ids]), torch.tensor([unsteered[k] for k in ids]))
 
 
 def _backward(lm: LM, chunk: Chunk, metric: Metric, where: Positions) -> tuple[list[float], Float[Tensor, "n l d"]]:
@@ -107,10 +107,10 @@ def _backward(lm: LM, chunk: Chunk, metric: Metric, where: Positions) -> tuple[l
         values.extend(float(x.detach()) for x in each)
         return torch.stack(each).sum()
 
-    found = lm.gradient(chunk.tokens, score, start, keep=chunk.keep)
+    gradients = lm.gradient(chunk.tokens, score, start, keep=chunk.keep)
     frame = Frame(chunk.tokens.index[:, start:], chunk.tokens.rows)
     steered = where.select(frame.index, frame.rows)[..., None].cpu()
-    rows = torch.stack([(found[k].cpu() * steered).sum(1) for k in sorted(found)], 1)
+    rows = torch.stack([(gradients[k].cpu() * steered).sum(1) for k in sorted(gradients)], 1)
     mine = [sorted({chunk.place[j], chunk.place[n + j]}) for j in range(n)]
     return values, torch.stack([rows[k].sum(0) for k in mine])
 
@@ -133,9 +133,9 @@ def card(
     the training data.
     """
     slopes = expected.slopes(vector.at(layer))[layer]
-    found, agree = confounds(data), coherence(acts, layer)
+    confounders, agree = confounds(data), coherence(acts, layer)
     slope = mean_figure("forecast steerability", slopes, "per multiplier", groups=groups)
-    warnings = list(found.warnings)
+    warnings = list(confounders.warnings)
     if slope.lo <= 0 <= slope.hi:
         warnings.append("the forecast slope is not told apart from 0")
     if agree.cosine < 0.1:
@@ -144,7 +144,7 @@ def card(
         slope,
         share_figure("forecast anti-steerable share", anti_steerable(slopes), groups=groups),
         agree,
-        found,
+        confounders,
         tuple(warnings),
     )
 

@@ -58,11 +58,16 @@ def compare(
         layer: where it acts; by default at all layers of its vector together.
         choices: how many layers it was chosen from, where the vector holds that one alone.
     """
-    found = _forecast(lm, iv, data.take(FORECAST), metric, layer, draws, seed, progress) if forecastable(iv) else None
-    if found is None:
-        found = _measured(lm, iv, data.take(MEASURED), metric, layer, seed, progress)
+    compared = (
+        _forecast(lm, iv, data.take(FORECAST), metric, layer, draws, seed, progress) if forecastable(iv) else None
+    )
+    if compared is None:
+        compared = _measured(lm, iv, data.take(MEASURED), metric, layer, seed, progress)
         choices = max(choices, 1 if layer is None else len(iv.vector.layers))
-    return found if choices == 1 else replace(found, nulls=tuple(chosen_among(n, choices, seed) for n in found.nulls))
+    if choices == 1:
+        return compared
+    nulls = tuple(chosen_among(n, choices, seed) for n in compared.nulls)
+    return replace(compared, nulls=nulls)
 
 
 def forecastable(iv: Intervention) -> bool:

@@ -105,13 +105,13 @@ def chunks(
     longer = [max(r, key=lambda row: len(row.ids)) for r in rows]
     # two rows a pair, and less padding
     size = ROWS // 2 if whole and any(len(r.ids) > r.prompt + 1 for r in longer) else ROWS
-    found = [
-        Chunk.of(lm, [data[k] for k in picked], [rows[k] for k in picked], whole)
-        for picked in lm.batches(longer, size, replays=REPLAYS)
-    ]
-    for chunk in found:
+    batches: list[Chunk] = []
+    for picked in lm.batches(longer, size, replays=REPLAYS):
+        pairs = [data[k] for k in picked]
+        batches.append(Chunk.of(lm, pairs, [rows[k] for k in picked], whole))
+    for chunk in batches:
         chunk.start(where)
-    return found
+    return batches
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,8 @@ class Readings:
         """The conditions, `size` at a time."""
         chosen = self.chosen.split(size) if self.chosen is not None else [None] * (len(self.answer) // size)
         return [
-            Readings(self.chunk, answer, said) for answer, said in zip(self.answer.split(size), chosen, strict=True)
+            Readings(self.chunk, answer, completions)
+            for answer, completions in zip(self.answer.split(size), chosen, strict=True)
         ]
 
     def at(self, j: int, base: Readings) -> Reading:

@@ -158,10 +158,10 @@ def _compare(
     of = digest(iv.vector.hash, whole.hash, data.hash, str(draws), str(choices), *nulls)
     if metric is None or run.read(f"nulls/{part}.json", {}).get("of") == of:
         return
-    found = compare(
+    compared = compare(
         lm, replace(iv, vector=whole), data, metric, layer=layer, choices=choices, draws=draws, progress=progress
     )
-    run.write(f"nulls/{part}.json", {"of": of, **found.to_json()})
+    run.write(f"nulls/{part}.json", {"of": of, **compared.to_json()})
 
 
 def _run_missing(run: Run, part: str, sweep: _Sweep, batches: Sequence[Chunk], progress: Progress | None) -> None:
@@ -205,7 +205,7 @@ class _Sweep:
 
     def plan(self, data: Dataset, batches: Sequence[Chunk]) -> dict[str, Any]:
         """Everything the numbers depend on, and which items make a unit of the journal."""
-        items = [",".join(p.id for p in chunk.pairs) for chunk in batches]
+        items = [_ids(chunk) for chunk in batches]
         return {
             "model": self.lm.facts,
             "data": {"name": data.name, "part": data.part, "form": data.form, "hash": data.hash, "items": len(data)},
@@ -281,6 +281,11 @@ class _Sweep:
         return self._rows(other, Readings.of(other, prefix.logits[None]), base, condition.name, None, (0.0,))
 
 
+def _ids(chunk: Chunk) -> str:
+    """Ids of the items of a chunk, in one line."""
+    return ",".join(p.id for p in chunk.pairs)
+
+
 def _name(metric: Metric) -> str:
     """The metric's name, and the parameters that are not the default ones: tells two metrics of one kind apart."""
     default, mine = type(metric)(), registry.describe(metric)
@@ -308,11 +313,11 @@ def transcripts(
             with ExitStack() as stack:
                 if m != 0:
                     stack.enter_context(lm.edit(edits([iv.times(m)], Receipt())))
-                said = lm.generate(prompts, max_new_tokens=max_new_tokens)
-            odd = strangeness(lm, [as_prompt(p) for p in prompts], said)
+                texts = lm.generate(prompts, max_new_tokens=max_new_tokens)
+            odd = strangeness(lm, [as_prompt(p) for p in prompts], texts)
             rows = [
                 {"prompt": p, "multiplier": m, "text": t, "nats": None if n != n else float(n)}
-                for p, t, n in zip(prompts, said, odd, strict=True)
+                for p, t, n in zip(prompts, texts, odd, strict=True)
             ]
             journal.append(key, rows)
         if progress:

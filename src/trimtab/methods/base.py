@@ -99,8 +99,8 @@ class ContrastMethod(Method):
         return {}
 
     def fit_activations(self, acts: Activations) -> dict[Layer, Tensor]:
-        found = rescaled(self.directions(acts), acts.mean_difference())
-        return dict(zip(acts.layers, found, strict=True))
+        vectors = rescaled(self.directions(acts), acts.mean_difference())
+        return dict(zip(acts.layers, vectors, strict=True))
 
     def label_shuffled(self, acts: Activations) -> dict[str, dict[Layer, Tensor]]:
         """What this learner finds where the sides of every pair are drawn by coin, at the norm of the mean difference

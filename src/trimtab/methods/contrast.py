@@ -112,8 +112,8 @@ def paired_rows(lm: LM, pair: Pair, system: str | None = None) -> tuple[Row, Row
     Raises:
         TokenError: the completions have the same tokens.
     """
-    asked = as_prompt(pair.asked)
-    one, two = (lm.row(asked, said, system=system) for said in (pair.positive, pair.negative))
+    prompt = as_prompt(pair.asked)
+    one, two = (lm.row(prompt, completion, system=system) for completion in (pair.positive, pair.negative))
     if one.ids == two.ids:
         raise TokenError(
             "positive and negative have the same tokens",

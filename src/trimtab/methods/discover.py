@@ -71,7 +71,7 @@ class Discover(FewShot):
                 expected=f"layers below {self.target_layer or lm.n_layers - 1}",
             )
         yardstick = lm.norms(lm.rows([as_prompt(p) for p in prompts]), layers)
-        found: list[list[SteeringVector]] = [[] for _ in layers]
+        vectors: list[list[SteeringVector]] = [[] for _ in layers]
         figures: dict[str, dict[str, object]] = {}
         for member in range(self.member + 1):
             problems: list[Problem] = []
@@ -80,11 +80,11 @@ class Discover(FewShot):
                 to = (layer + lm.n_layers) // 2 if self.target_layer is None else self.target_layer
                 goal = Objective(tuple((1 / len(prompts), Change(p, to)) for p in prompts))
                 rules: tuple[Constraint, ...] = (
-                    (Orthogonal(tuple(found[k])), Sphere(norm)) if member else (Sphere(norm),)
+                    (Orthogonal(tuple(vectors[k])), Sphere(norm)) if member else (Sphere(norm),)
                 )
                 descent = Descent(self.rate * norm / lm.width**0.5, (MaxSteps(self.steps),))
                 problems.append(Problem(goal, Place((layer,)), rules, descent, Start(norm, seed=self.seed + member)))
             for k, result in enumerate(optimize(lm, problems, progress=progress)):
-                found[k].append(result.vector)
+                vectors[k].append(result.vector)
                 figures[str(layers[k])] = dict(result.describe())
-        return Fit({layer: found[k][-1][layer] for k, layer in enumerate(layers)}, figures)
+        return Fit({layer: vectors[k][-1][layer] for k, layer in enumerate(layers)}, figures)

@@ -41,8 +41,8 @@ class Freeform(ContrastMethod):
         return acts.mean_difference()
 
     def figures(self, acts: Activations) -> Mapping[str, Any]:
-        found = zip(acts.layers, divergence(acts).tolist(), saturated(acts).tolist(), strict=True)
-        return {str(k): {"divergence": d, "saturated": s} for k, d, s in found}
+        by_layer = zip(acts.layers, divergence(acts).tolist(), saturated(acts).tolist(), strict=True)
+        return {str(k): {"divergence": d, "saturated": s} for k, d, s in by_layer}
 
     @staticmethod
     def mute(acts: Activations, n_layers: int) -> list[int]:
@@ -56,7 +56,7 @@ class Freeform(ContrastMethod):
     @staticmethod
     def chosen(acts: Activations, n_layers: int) -> int:
         """The layer the publication would take; a warning where most layers had no say."""
-        found, mute = divergence(acts), Freeform.mute(acts, n_layers)
+        divergences, mute = divergence(acts), Freeform.mute(acts, n_layers)
         early = [k for k, layer in enumerate(acts.layers) if layer <= n_layers // 2] or list(range(len(acts.layers)))
         if mute:
             log.warning(
@@ -65,7 +65,7 @@ class Freeform(ContrastMethod):
                 len(early),
                 ", ".join(map(str, mute)),
             )
-        return acts.layers[max(early, key=lambda k: float(found[k]))]
+        return acts.layers[max(early, key=lambda k: float(divergences[k]))]
 
 
 def saturated(acts: Activations) -> Float[Tensor, " l"]:

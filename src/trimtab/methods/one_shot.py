@@ -107,16 +107,16 @@ class OneShot(FewShot):
     def fit(self, lm: LM, data: Dataset | None, layers: Sequence[Layer], progress: Progress | None = None) -> Fit:
         problems = self.problems(lm, data, layers)
         state = Path(self.resume) / f"descent-{'-'.join(map(str, layers))}.safetensors" if self.resume else None
-        found = optimize(lm, problems, to=state, progress=progress)
+        results = optimize(lm, problems, to=state, progress=progress)
         others = self.held_out(data)
         figures: dict[str, Any] = {}
-        for problem, r in zip(problems, found, strict=True):
+        for problem, r in zip(problems, results, strict=True):
             measured = {k: x for k, x in signals(lm, problem, r, held_out=others).items() if not math.isnan(x)}
             figures |= {
                 "embeddings" if layer is EMBEDDINGS else str(layer): {**r.describe(), "signals": measured}
                 for layer in problem.place.layers
             }
-        return Fit({layer: v for r in found for layer, v in r.vector.vectors.items()}, figures)
+        return Fit({layer: v for r in results for layer, v in r.vector.vectors.items()}, figures)
 
     def problems(self, lm: LM, data: Dataset | None, layers: Sequence[Layer]) -> list[Problem]:
         """What is optimized: one problem per layer, or one for all layers together."""
@@ -147,17 +147,17 @@ class OneShot(FewShot):
     def objective(self, data: Dataset | None) -> Objective:
         """What the descent minimizes: the terms of the prompt, or of the first pairs of the data."""
         if self.prompt:
-            asked: list[tuple[Messages, str, bool]] = [(self.prompt, text, True) for text in self.promote]
-            asked += [(self.prompt, text, False) for text in self.suppress]
+            texts: list[tuple[Messages, str, bool]] = [(self.prompt, text, True) for text in self.promote]
+            texts += [(self.prompt, text, False) for text in self.suppress]
         elif data is None:
             raise DataError(
                 "nothing to learn from", expected="a prompt with texts to promote or suppress, or a data set"
             )
         else:
             some = self.used(data)
-            asked = [(p.asked, p.positive, True) for p in some if self.mode != "suppress"]
-            asked += [(p.asked, p.negative, False) for p in some if self.mode != "promote"]
-        goal = self.terms(asked)
+            texts = [(p.asked, p.positive, True) for p in some if self.mode != "suppress"]
+            texts += [(p.asked, p.negative, False) for p in some if self.mode != "promote"]
+        goal = self.terms(texts)
         assert goal is not None
         return goal
 
@@ -165,8 +165,8 @@ class OneShot(FewShot):
         """Promotion (True) or suppression of texts after prompts; None if there are none."""
         kinds = {True: Promote, False: Suppress}
         weight = 1 / len(asked) if mean and asked else 1.0
-        found = tuple(
+        weighted = tuple(
             (weight, kinds[up](prompt, text, self.system, self.coldness, chat=self.chat, separator=self.separator))
             for prompt, text, up in asked
         )
-        return Objective(found) if found else None
+        return Objective(weighted) if weighted else None

@@ -136,7 +136,7 @@ class Preference(Method):
         for done, place in enumerate(places):
             unit = min(yardstick[k] for k in place)
             bounds: tuple[Constraint, ...] = (Ball(self.norm * unit),) if self.norm and not self.published else ()
-            found = train(
+            trained = train(
                 lm,
                 terms[: len(terms) - held],
                 Place(place, positions=self.use(place).positions),
@@ -146,8 +146,8 @@ class Preference(Method):
                 progress=_part(progress, done, len(places)),
                 to=Path(self.resume) / f"training-{'-'.join(map(str, place))}.safetensors" if self.resume else None,
             )
-            vectors |= dict(found.vector.vectors)
-            figures |= {str(layer): found.describe() for layer in place}
+            vectors |= dict(trained.vector.vectors)
+            figures |= {str(layer): trained.describe() for layer in place}
         return Fit(vectors, figures)
 
 

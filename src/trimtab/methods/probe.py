@@ -54,14 +54,14 @@ class Probe(ContrastMethod):
             value = 2 * self.C * np.logaddexp(0, -margin).sum() + w @ w / 2
             return float(value), w - 2 * self.C * (expit(-margin) @ half)
 
-        found = minimize(
+        optimum = minimize(
             loss,
             np.zeros(half.shape[1]),
             jac=True,
             method="L-BFGS-B",
             options={"maxiter": 1000, "ftol": 1e-13, "gtol": 1e-8},
         )
-        return torch.from_numpy(found.x)
+        return torch.from_numpy(optimum.x)
 
 
 def _whitened(positive: Tensor, negative: Tensor) -> Tensor:

@@ -31,19 +31,19 @@ def find_blocks(model: Any, path: str | None = None) -> tuple[str, nn.ModuleList
     if path:
         return path, _at(model, path)
     n = model.config.get_text_config(decoder=True).num_hidden_layers
-    found: list[tuple[bool, int, str, nn.ModuleList]] = []
+    stacks: list[tuple[bool, int, str, nn.ModuleList]] = []
     # the whole model where what it calls its decoder is something else (ModernBERT's output head)
     for part in (model.get_decoder(), model):
-        found = found or [
+        stacks = stacks or [
             (len(m) != n, name.count("."), name, m) for name, m in part.named_modules() if _is_stack(m, n)
         ]
-    if not found:
+    if not stacks:
         raise ModelError(
             f"no list of {n} blocks in {type(model).__name__}",
             given=[name for name, m in model.named_modules() if isinstance(m, nn.ModuleList)],
             do='name it: LM.load(..., blocks="path.to.layers")',
         )
-    blocks = min(found, key=lambda f: f[:2])[3]
+    blocks = min(stacks, key=lambda f: f[:2])[3]
     return next(name for name, m in model.named_modules() if m is blocks), blocks
 
 

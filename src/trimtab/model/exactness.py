@@ -84,20 +84,20 @@ class Exactness:
 
 def switches(model: Any) -> tuple[Switch, ...]:
     """Lengths at which the rotary embeddings of a model change, read off its modules."""
-    found: set[Switch] = set()
+    changes: set[Switch] = set()
     for module in model.modules():
         kinds = getattr(module, "rope_type", None)
         for name, kind in kinds.items() if isinstance(kinds, dict) else [(None, kinds)]:
             if kind == "longrope":
                 table = module.config.rope_parameters
-                found.add(
+                changes.add(
                     Switch(
                         int((table if name is None else table[name])["original_max_position_embeddings"]), graded=False
                     )
                 )
             elif isinstance(kind, str) and "dynamic" in kind:
-                found.add(Switch(int(module.original_max_seq_len), graded=True))
-    return tuple(sorted(found, key=lambda s: (s.length, s.graded)))
+                changes.add(Switch(int(module.original_max_seq_len), graded=True))
+    return tuple(sorted(changes, key=lambda s: (s.length, s.graded)))
 
 
 def remembered(model: Any, examine: Callable[[], Exactness]) -> Exactness:
@@ -112,15 +112,15 @@ def remembered(model: Any, examine: Callable[[], Exactness]) -> Exactness:
         return Exactness(**table)
     except (OSError, ValueError, TypeError, KeyError):
         pass  # not there, or not whole: examined anew
-    found = examine()
+    outcome = examine()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-        aside.write_text(json.dumps(asdict(found)), "utf-8")
+        aside.write_text(json.dumps(asdict(outcome)), "utf-8")
         aside.replace(path)
     except OSError as problem:
         log.info("the outcome of the check cannot be remembered: %s", problem)
-    return found
+    return outcome
 
 
 def _key(model: Any) -> str:

@@ -107,11 +107,12 @@ class Forward:
         if size < 1:
             raise TokenError("not a size of batches", given=size, expected="at least 1")
         kinds = [self._kind(row, new) for row in rows]
-        found: list[list[int]] = []
+        batches: list[list[int]] = []
         for kind in dict.fromkeys(kinds):
             alike = [k for k, mine in enumerate(kinds) if mine == kind]
-            found += [[alike[j] for j in some] for some in grouped([rows[k] for k in alike], size, replays)]
-        return found
+            for some in grouped([rows[k] for k in alike], size, replays):
+                batches.append([alike[j] for j in some])
+        return batches
 
     def together(self, rows: Sequence[Row], new: int = 0) -> bool:
         """Whether rows, longer by `new` tokens, may share a batch."""

@@ -205,8 +205,8 @@ def steps(lm: Passes, tokens: Tokens, new: int, place: Sequence[int] | None = No
 
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     """Ids that end a turn: of the generation config, the model and the tokenizer."""
-    found: set[int] = set()
+    ends: set[int] = set()
     for source in (getattr(model, "generation_config", None), model.config, tokenizer):
         ids = getattr(source, "eos_token_id", None)
-        found.update(ids if isinstance(ids, list | tuple) else [] if ids is None else [ids])
-    return frozenset(found)
+        ends.update(ids if isinstance(ids, list | tuple) else [] if ids is None else [ids])
+    return frozenset(ends)

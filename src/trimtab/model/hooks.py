@@ -76,6 +76,11 @@ def entered(args: Any, kwargs: dict[str, Any], h: Tensor) -> tuple[Any, dict[str
     return ((h, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": h})
 
 
+def _holds(module: nn.Module, blocks: nn.ModuleList) -> bool:
+    """Whether the blocks are a child of a module."""
+    return any(child is blocks for child in module.children())
+
+
 @dataclass(frozen=True, eq=False)
 class _Acting:
     """An edit, the thread whose passes it changes (None for all), and whether it was asked for, or belongs to a pass of
@@ -106,9 +111,8 @@ class Hooks:
         self._edits: dict[Layer, list[_Acting]] = {}
         self._handles: dict[Layer, Any] = {}  # of the layers that are edited by somebody
         self._watching: list[Any] = []  # what looks at passes while anything is edited
-        inside = (m for m in model.modules() if any(child is blocks for child in m.children()))
         # what runs the blocks, where that is not the model itself
-        self._decoder = next((m for m in inside if m is not model), None)
+        self._decoder = next((m for m in model.modules() if m is not model and _holds(m, blocks)), None)
         self._lock = threading.RLock()
         self._local = _Local()
         self._last: tuple[Frame, int] | None = (
@@ -284,8 +288,8 @@ class Hooks:
         """Refuse a pass of a thread that has no part in the edits; work out the columns of one that someone else
         started (`model.generate`, a harness).
         """
-        asked = [acting for some in self._edits.values() for acting in some if acting.asked]
-        if asked and not any(self._mine(acting) for acting in asked):
+        steering = [acting for some in self._edits.values() for acting in some if acting.asked]
+        if steering and not any(self._mine(acting) for acting in steering):
             raise SteerError(
                 "a pass in a thread that is not steered, while another thread steers this model",
                 given=threading.current_thread().name,

@@ -270,10 +270,10 @@ class LM(Passes):
 
 
 def _spoken(tokenizer: Any, chosen: list[int], on_text: Callable[[int, str], None]) -> OnToken:
-    said: dict[int, list[int]] = {}
+    ids: dict[int, list[int]] = {}
 
     def report(row: int, token: int) -> None:
-        said.setdefault(row, []).append(token)
-        on_text(chosen[row], tokenizer.decode(said[row], skip_special_tokens=True))
+        ids.setdefault(row, []).append(token)
+        on_text(chosen[row], tokenizer.decode(ids[row], skip_special_tokens=True))
 
     return report

@@ -62,10 +62,10 @@ def check(name: str, *, dtype: Any = None, device: str | None = None) -> str | N
     Raises:
         UnknownName, ModelError: what is wrong.
     """
-    found = dtype_name(dtype)
+    checked = dtype_name(dtype)
     _check_device(device)
     check_name(name)
-    return found
+    return checked
 
 
 def dtype_name(dtype: Any) -> str | None:

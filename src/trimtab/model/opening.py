@@ -63,11 +63,14 @@ class Opening:
         source = torch.where(self.index >= self.length, column, self.index.clamp(min=0))[:, None, :, None]
         for layer in [one for one in cache.layers if one.is_initialized]:
             for name in ("keys", "values"):
-                kept = getattr(layer, name)
-                setattr(layer, name, kept.gather(2, source.expand(-1, kept.shape[1], -1, kept.shape[3])))
+                states = getattr(layer, name)
+                setattr(layer, name, states.gather(2, source.expand(-1, states.shape[1], -1, states.shape[3])))
 
 
 def _alike(rows: Sequence[Row], most: int) -> int:
     """How many tokens, at most `most`, all rows begin with."""
     first = rows[0].ids
-    return next((k for k in range(most) if any(r.ids[k] != first[k] for r in rows)), max(0, most))
+    for k in range(most):
+        if any(r.ids[k] != first[k] for r in rows):
+            return k
+    return max(0, most)

@@ -96,8 +96,8 @@ class Packing:
         """The packed columns that hold some columns of the batch (counted from `start`), and for each row where among
         them.
         """
-        found: tuple[Tensor, Tensor] = self.at[:, columns].unique(return_inverse=True)  # type: ignore[no-untyped-call]
-        return found
+        places: tuple[Tensor, Tensor] = self.at[:, columns].unique(return_inverse=True)  # type: ignore[no-untyped-call]
+        return places
 
     @cached_property
     def ids(self) -> Int[Tensor, "g w"]:

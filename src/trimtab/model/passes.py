@@ -68,11 +68,11 @@ class Passes(Forward):
             )
         start = min(int(chosen.any(0).nonzero()[0]), tokens.pivot)
         weights = (chosen / chosen.sum(-1, keepdim=True))[:, start:].float()
-        kept: dict[Layer, Tensor] = {}
+        means: dict[Layer, Tensor] = {}
 
         def reader(layer: Layer) -> Edit:
             def read(h: Tensor, frame: Frame) -> Tensor:
-                kept[layer] = torch.einsum("bs,bsd->bd", weights.to(h.device), h.float()).cpu()
+                means[layer] = torch.einsum("bs,bsd->bd", weights.to(h.device), h.float()).cpu()
                 return h
 
             return read
@@ -80,20 +80,20 @@ class Passes(Forward):
         if not self._resumes(tokens, start):
             weights, start = torch.nn.functional.pad(weights, (start, 0)), 0
         self._suffix(tokens, start, {layer: reader(layer) for layer in layers}, upto=max(0, *layers))
-        return torch.stack([kept[layer] for layer in layers], 1)
+        return torch.stack([means[layer] for layer in layers], 1)
 
     @torch.no_grad()
     def norms(self, rows: Sequence[Row], layers: Layers | None = None) -> dict[Layer, float]:
         """Median norm of the residual stream per layer, over the tokens of some rows: the yardstick of a vector's
         norm.
         """
-        found: dict[Layer, list[Tensor]] = {}
+        by_layer: dict[Layer, list[Tensor]] = {}
         for some in self.batches(rows, len(rows)):
             tokens = self.batch([rows[k] for k in some])
             prefix = self.prefix(tokens, 0, layers, keep=[tokens.pivot - 1])
             for layer, h in prefix.residual.items():
-                found.setdefault(layer, []).append(h.float().norm(dim=-1)[tokens.mask.bool().to(h.device)].cpu())
-        return {layer: float(torch.cat(norms).median()) for layer, norms in found.items()}
+                by_layer.setdefault(layer, []).append(h.float().norm(dim=-1)[tokens.mask.bool().to(h.device)].cpu())
+        return {layer: float(torch.cat(norms).median()) for layer, norms in by_layer.items()}
 
     # ------------------------------------------------------------ replay
 
@@ -127,9 +127,9 @@ class Passes(Forward):
                 return Prefix(
                     tokens, start, packing, distinct, outputs, {k: stream(o) for k, o in outputs.items()}, logits
                 )
-            kept, at = packing.kept(columns)
+            wanted, at = packing.kept(columns)
             logits = self.forward(
-                packing.ids, packing.frame(), packing.mask(self.dtype), engine.fork(distinct), keep=kept
+                packing.ids, packing.frame(), packing.mask(self.dtype), engine.fork(distinct), keep=wanted
             )
         residual = {k: packing.unpack(h[None])[0] for k, h in outputs.items()}
         return Prefix(tokens, start, packing, distinct, residual, residual, packing.unfold(logits, at, 1)[0])
@@ -221,7 +221,7 @@ class Passes(Forward):
         c, packing = h.shape[0], prefix.packing
         # (c, g, w, d) -> (g, c * w, d) where conditions fold into the row, else (c * g, w, d)
         rows, side = (1, c) if fold else (c, 1)
-        kept, at = packing.kept(columns)
+        wanted, at = packing.kept(columns)
         frame = packing.frame(rows, side)
         cache = engine.fork(
             engine.each_row(prefix.distinct, torch.arange(len(packing.first), device=h.device).repeat(rows))
@@ -230,12 +230,12 @@ class Passes(Forward):
         apart = {k: packing.edit(edit, c) for k, edit in edits.items()}
         inside = {k: engine.folded_edit(edit, c, frame) for k, edit in apart.items()} if fold else apart
         packed = packing.pack(h)  # (c, b, s, d) -> (c, g, w, d)
-        kept = torch.cat([kept + k * packing.width for k in range(side)])
+        wanted = torch.cat([wanted + k * packing.width for k in range(side)])
         with (
             self._editing(inside),
             engine.emitting(self.blocks, layer, engine.fold(packed) if fold else packed.flatten(0, 1)),
         ):
-            logits = self.forward(packing.ids.repeat(rows, side), frame, mask, cache, keep=kept)
+            logits = self.forward(packing.ids.repeat(rows, side), frame, mask, cache, keep=wanted)
         return torch.cat([packing.unfold(part, at, side) for part in logits.chunk(rows)])
 
     def _batched(
@@ -263,11 +263,11 @@ class Passes(Forward):
         apart = Frame(index.repeat(c, 1), tokens.rows * c)
         inside = {k: engine.folded_edit(edit, c, apart) for k, edit in edits.items()}
         mask = engine.folded_mask(tokens, prefix.start, c, self.dtype)
-        kept = torch.cat([columns + k * s for k in range(c)])  # the same columns in every condition's stretch
+        wanted = torch.cat([columns + k * s for k in range(c)])  # the same columns in every condition's stretch
         ids = tokens.ids[:, prefix.start :].repeat(1, c)
         with self._editing(inside), engine.emitting(self.blocks, layer, engine.fold(h)):
             logits = self.forward(
-                ids, Frame(index.repeat(1, c), tokens.rows), mask, engine.fork(prefix.cache), keep=kept
+                ids, Frame(index.repeat(1, c), tokens.rows), mask, engine.fork(prefix.cache), keep=wanted
             )
         return logits.unflatten(1, (c, -1)).transpose(0, 1)  # (b, c * k, v) -> (c, b, k, v)
 
@@ -376,7 +376,7 @@ class Passes(Forward):
 
             return change
 
-        kept = keep if keep is not None else range(prefix.start, tokens.ids.shape[1])
+        wanted = keep if keep is not None else range(prefix.start, tokens.ids.shape[1])
         with self._editing({layer: put, **{k: suffix_only(edit) for k, edit in (edits or {}).items()}}):
-            logits = self.forward(tokens.ids, Frame(tokens.index, tokens.rows), tokens.mask, keep=list(kept))
+            logits = self.forward(tokens.ids, Frame(tokens.index, tokens.rows), tokens.mask, keep=list(wanted))
         return logits.unflatten(0, (c, b))

@@ -112,8 +112,8 @@ def render(
     if not system and len(messages) > 1 and messages[0]["role"] == "system":
         system = messages.pop(0)["content"]
     if (how.chat if chat is None else chat) and tokenizer.chat_template:
-        said = ([{"role": "system", "content": system}] if system else []) + messages
-        text, places = _templated(tokenizer, said, how)
+        conversation = ([{"role": "system", "content": system}] if system else []) + messages
+        text, places = _templated(tokenizer, conversation, how)
         if completion:
             text += _closing(text, how.thought)
         return _row(tokenizer, text, [completion], places, special=False)
@@ -205,10 +205,10 @@ def _templated(tokenizer: Any, messages: list[dict[str, str]], how: Rendering) -
     """The rendered conversation, and where each message's text is in it."""
     problem = ""
     for form in (as_text, _as_parts):
-        for folded, said in enumerate(_foldings(messages)):
+        for folded, conversation in enumerate(_foldings(messages)):
             try:
-                text = apply(tokenizer, form(said), how)
-                places = _places(tokenizer, text, said, form, how)
+                text = apply(tokenizer, form(conversation), how)
+                places = _places(tokenizer, text, conversation, form, how)
             except TokenError as refusal:
                 problem = problem or str(refusal)
                 continue
@@ -217,7 +217,7 @@ def _templated(tokenizer: Any, messages: list[dict[str, str]], how: Rendering) -
                     _tell_folded(str(getattr(tokenizer, "name_or_path", "")))
                     places = _unfolded(text, places, messages)
                 return text, places
-            if not folded and len(said) > 1 and _takes_systems(tokenizer, said, form, how):
+            if not folded and len(conversation) > 1 and _takes_systems(tokenizer, conversation, form, how):
                 break  # it has a place for a system message, and rewrites what is put there
     raise TokenError(
         f"the chat template of {getattr(tokenizer, 'name_or_path', '') or 'this tokenizer'} drops or rewrites what "
@@ -334,8 +334,8 @@ def _places(
     segments = _segments(tokenizer, _template_of(tokenizer), tuple(m["role"] for m in messages), form, how)
     if segments is None:
         return None
-    found = _by_segments(text, segments, messages, how)
-    return found if found is not None else _one_by_one(tokenizer, text, messages, form, how)
+    places = _by_segments(text, segments, messages, how)
+    return places if places is not None else _one_by_one(tokenizer, text, messages, form, how)
 
 
 def stand_ins(roles: Sequence[str]) -> list[dict[str, str]]:
@@ -407,9 +407,9 @@ def _one_by_one(
         other = apply(
             tokenizer, form([{**m, "content": word} if j == k else dict(m) for j, m in enumerate(messages)]), how
         )
-        before, found, behind = other.partition(word)
+        before, middle, behind = other.partition(word)
         if (
-            not found
+            not middle
             or not text.startswith(before)
             or not text.endswith(behind)
             or len(before) + len(behind) > len(text)

@@ -163,5 +163,7 @@ def _settings(module: nn.Module) -> tuple[Any, ...]:
         for k, v in vars(module).items()
         if not k.startswith("_") and k not in ("training", "layer_idx", "layer_id", "gradient_checkpointing")
     }
-    told = [(k, "a number" if isinstance(v, int | float) and not isinstance(v, bool) else v) for k, v in plain.items()]
-    return tuple((k, v) for k, v in told if v is None or isinstance(v, bool | str))
+    settings = [
+        (k, "a number" if isinstance(v, int | float) and not isinstance(v, bool) else v) for k, v in plain.items()
+    ]
+    return tuple((k, v) for k, v in settings if v is None or isinstance(v, bool | str))

@@ -136,10 +136,12 @@ def grouped(rows: Sequence[Row], size: int, replays: int = 1) -> list[list[int]]
     by_completion = sorted(range(len(rows)), key=lambda k: (shapes[k][::-1], k))
 
     def cost(batches: list[list[int]]) -> int:
-        return sum(
-            len(some) * (max(shapes[k][0] for k in some) + replays * max(shapes[k][1] for k in some))
-            for some in batches
-        )
+        total = 0
+        for some in batches:
+            prompt = max(shapes[k][0] for k in some)
+            completion = max(shapes[k][1] for k in some)
+            total += len(some) * (prompt + replays * completion)
+        return total
 
     orders = (by_completion, sorted(range(len(rows)), key=lambda k: (shapes[k], k)))
     return min((in_pieces(order, size) for order in orders), key=cost)

@@ -42,20 +42,20 @@ def self_check(lm: Passes) -> Exactness:
             stream.
     """
     noise = _runs(lm)
-    found = remembered(lm.inner, lambda: _examined(lm))
-    if not found.batchable:
+    exact = remembered(lm.inner, lambda: _examined(lm))
+    if not exact.batchable:
         log.warning(
             "%s: a left-padded row differs from the row alone; only rows with prompts of equal length will share a "
             "batch",
             lm.id,
         )
-    if not found.replayable:
+    if not exact.replayable:
         log.warning(
             "%s: a pass that goes on from a cache does not equal the full pass; full passes will be used, which is "
             "exact and slow",
             lm.id,
         )
-    return replace(found, switches=switches(lm.inner), noise=noise)
+    return replace(exact, switches=switches(lm.inner), noise=noise)
 
 
 @torch.no_grad()
@@ -118,14 +118,14 @@ def _examined(lm: Passes) -> Exactness:
     """Decided on a copy, or on the model itself where none can be made."""
     small = shrunken(lm.inner)
     if small is None:
-        found = _decided(lm, TOLERANCE[lm.dtype])
-        return replace(found, tried_on="the model itself, which cannot be copied small")
+        exact = _decided(lm, TOLERANCE[lm.dtype])
+        return replace(exact, tried_on="the model itself, which cannot be copied small")
     copy = Passes(small, id=f"a small copy of {lm.id}", blocks=lm.blocks_path)
-    found = replace(_decided(copy, EXACT), tried_on=f"an fp32 copy of {len(copy.blocks)} blocks, width {copy.width}")
-    return _confirmed(lm, found)
+    exact = replace(_decided(copy, EXACT), tried_on=f"an fp32 copy of {len(copy.blocks)} blocks, width {copy.width}")
+    return _confirmed(lm, exact)
 
 
-def _confirmed(lm: Passes, found: Exactness) -> Exactness:
+def _confirmed(lm: Passes, exact: Exactness) -> Exactness:
     """The same with what does not hold on the model in hand taken back: it has other weights, another dtype, device and
     kernels.
     """
@@ -139,16 +139,16 @@ def _confirmed(lm: Passes, found: Exactness) -> Exactness:
             return False
 
     try:
-        lm.exact = replace(found, batchable=True, openable=False, foldable=False)
-        found = replace(found, batchable=found.batchable and holds(lambda lm: padding_error(lm, SHAPES[-1:])))
-        lm.exact = found
+        lm.exact = replace(exact, batchable=True, openable=False, foldable=False)
+        exact = replace(exact, batchable=exact.batchable and holds(lambda lm: padding_error(lm, SHAPES[-1:])))
+        lm.exact = exact
         if not holds(replay_error):
-            found = replace(found, replayable=False)
+            exact = replace(exact, replayable=False)
     finally:
         lm.exact = before
         _truths.pop(lm, None)
-    kept = found.replayable and found.batchable
-    return replace(found, foldable=found.foldable and found.replayable, openable=found.openable and kept)
+    both = exact.replayable and exact.batchable
+    return replace(exact, foldable=exact.foldable and exact.replayable, openable=exact.openable and both)
 
 
 def _decided(lm: Passes, tolerance: float) -> Exactness:
@@ -273,12 +273,15 @@ def stepping_error(lm: Passes) -> float:
             chosen = [rows[k] for k in some]
             if any(lm.exact.sides(r.prompt) != lm.exact.sides(r.prompt + 14) for r in chosen):
                 continue
-            longer = [row.extended([(31 * (k + 3 * j)) % 90 + 5 for k in range(14)]) for j, row in enumerate(chosen)]
+            longer: list[Row] = []
+            for j, row in enumerate(chosen):
+                ids = [(31 * (k + 3 * j)) % 90 + 5 for k in range(14)]
+                longer.append(row.extended(ids))
             steps = CachedSteps(lm, lm.batch(chosen), None)
             logits = [steps(None, torch.ones(len(chosen), dtype=torch.bool))]
             for k in range(13):
-                said = torch.tensor([row.ids[row.prompt + k] for row in longer])
-                logits.append(steps(said, torch.ones(len(chosen), dtype=torch.bool)))
+                tokens = torch.tensor([row.ids[row.prompt + k] for row in longer])
+                logits.append(steps(tokens, torch.ones(len(chosen), dtype=torch.bool)))
             for j, row in enumerate(longer):
                 worst = max(
                     worst, relative(torch.stack([x[j] for x in logits]), _truth(lm, row)[0][row.prompt - 1 : -1])
@@ -289,7 +292,7 @@ def stepping_error(lm: Passes) -> float:
 def gradient_error(lm: Passes) -> float:
     """The gradient through a cached pass, and through a replay, against that through full passes."""
     tokens = _batch(lm, ((9, 3), (6, 3)) if lm.exact.batchable else ((9, 3), (9, 3)))
-    exact, found = lm.exact, list[list[Tensor]]()
+    exact, gradients = lm.exact, list[list[Tensor]]()
     for through in (True, False):
         lm.exact = replace(exact, cache_differentiable=through)
         weight = torch.linspace(-1, 1, lm.logits(tokens).shape[-1], device=lm.device)
@@ -298,9 +301,9 @@ def gradient_error(lm: Passes) -> float:
         with torch.enable_grad():
             h = prefix.residual[0][None].clone().requires_grad_()
             (grad,) = torch.autograd.grad((lm.replay(prefix, 0, h).log_softmax(-1) * weight).sum(), h)
-        found.append([grad[0], *every.values()])
+        gradients.append([grad[0], *every.values()])
     lm.exact = exact
-    return max(relative(one, two) for one, two in zip(*found, strict=True))
+    return max(relative(one, two) for one, two in zip(*gradients, strict=True))
 
 
 @torch.no_grad()
@@ -348,9 +351,11 @@ def opening_error(lm: Passes) -> float:
 def _rows(lm: Passes, shapes: Sequence[tuple[int, int]]) -> list[Row]:
     """Rows of arbitrary ids that differ, of (prompt, completion) tokens."""
     size = min(lm.model.config.get_text_config(decoder=True).vocab_size, 30000)
-    return [
-        Row(tuple((97 * (k + 5 * j) + 11) % (size - 3) + 3 for k in range(p + c)), p) for j, (p, c) in enumerate(shapes)
-    ]
+    rows: list[Row] = []
+    for j, (p, c) in enumerate(shapes):
+        ids = tuple((97 * (k + 5 * j) + 11) % (size - 3) + 3 for k in range(p + c))
+        rows.append(Row(ids, p))
+    return rows
 
 
 def _batch(lm: Passes, shapes: Sequence[tuple[int, int]]) -> Tokens:
@@ -360,7 +365,10 @@ def _batch(lm: Passes, shapes: Sequence[tuple[int, int]]) -> Tokens:
 def _batches(lm: Passes, shapes: Sequence[tuple[int, int]]) -> list[Tokens]:
     """Rows of these shapes, in batches the model can take."""
     rows = _rows(lm, shapes)
-    return [lm.batch([rows[k] for k in some]) for some in lm.batches(rows, len(rows))]
+    batches: list[Tokens] = []
+    for some in lm.batches(rows, len(rows)):
+        batches.append(lm.batch([rows[k] for k in some]))
+    return batches
 
 
 @torch.no_grad()
@@ -386,10 +394,10 @@ _truths: WeakKeyDictionary[Passes, dict[Row, tuple[Tensor, dict[Layer, Tensor]]]
 
 def _truth(lm: Passes, row: Row) -> tuple[Tensor, dict[Layer, Tensor]]:
     """`_alone` without edits, kept while a model is examined."""
-    kept = _truths.setdefault(lm, {})
-    if row not in kept:
-        kept[row] = _alone(lm, row)
-    return kept[row]
+    truths = _truths.setdefault(lm, {})
+    if row not in truths:
+        truths[row] = _alone(lm, row)
+    return truths[row]
 
 
 def relative(one: Tensor, two: Tensor) -> float:

@@ -84,8 +84,8 @@ class Orthogonal(Constraint):
     to: tuple[SteeringVector, ...]
 
     def project(self, v: Tensor, layers: Sequence[Layer]) -> Tensor:
-        kept = [_outside(row, self._basis(layer, row)) for row, layer in zip(v[:, 0], layers, strict=True)]
-        return torch.cat([torch.stack(kept)[:, None], v[:, 1:]], 1)
+        rows = [_outside(row, self._basis(layer, row)) for row, layer in zip(v[:, 0], layers, strict=True)]
+        return torch.cat([torch.stack(rows)[:, None], v[:, 1:]], 1)
 
     def tangent(self, gradient: Tensor, layers: Sequence[Layer]) -> Tensor:
         return self.project(gradient, layers)

@@ -79,12 +79,12 @@ def _step(losses: Losses, walks: Sequence[Walk], active: list[int]) -> None:
     """Losses where every active problem stands; then an update of those that go on."""
     at = {k: walks[k].v[None] for k in active}  # (1, l, r, d) each
     wanted = {k for k in active if _gradient_here(walks[k])}
-    found = _alone_if_lost(losses, at, wanted, losses.at(at, gradients=wanted))
+    evaluation = _alone_if_lost(losses, at, wanted, losses.at(at, gradients=wanted))
     for k in active:
-        walks[k].note([float(x[0]) for x in found.terms[k]], [float(x[0]) for x in found.raw[k]])
+        walks[k].note([float(x[0]) for x in evaluation.terms[k]], [float(x[0]) for x in evaluation.raw[k]])
     # a stopper looks at losses alone, so the last gradient of a walk that ends here goes unused
     going = [k for k in active if not walks[k].reason]
-    here = {k: found.gradients[k][0] for k in going if k in wanted}
+    here = {k: evaluation.gradients[k][0] for k in going if k in wanted}
     there = {k: _perturbed(walks[k], here.get(k)) for k in going if walks[k].problem.descent.noise is not None}
     # with noise the step follows the mean gradient of the n perturbed vectors, (n, l, r, d) -> (l, r, d)
     if there:
@@ -94,15 +94,19 @@ def _step(losses: Losses, walks: Sequence[Walk], active: list[int]) -> None:
         walks[k].step(here[k])
 
 
-def _alone_if_lost(losses: Losses, at: dict[int, Tensor], wanted: set[int], found: Found) -> Found:
+def _alone_if_lost(losses: Losses, at: dict[int, Tensor], wanted: set[int], evaluation: Found) -> Found:
     """What is not a number may spoil what it shares a pass with: then every problem is looked at alone."""
-    numbers = [*found.gradients.values(), *(x for terms in found.terms.values() for x in terms)]
+    numbers = [*evaluation.gradients.values(), *(x for terms in evaluation.terms.values() for x in terms)]
     if len(at) == 1 or all(bool(x.isfinite().all()) for x in numbers):
-        return found
+        return evaluation
     alone = [losses.at({k: v}, gradients=wanted & {k}) for k, v in at.items()]
-    terms, gradients, raw = (
-        {k: x for f in alone for k, x in getattr(f, name).items()} for name in ("terms", "gradients", "raw")
-    )
+    terms: dict[int, list[Tensor]] = {}
+    gradients: dict[int, Tensor] = {}
+    raw: dict[int, list[Tensor]] = {}
+    for one in alone:
+        terms |= one.terms
+        gradients |= one.gradients
+        raw |= one.raw
     return Found(terms, gradients, raw)
 
 

@@ -30,7 +30,8 @@ def cosines(vectors: Sequence[SteeringVector]) -> Float[Tensor, "n n"]:
             shared = [k for k in one.layers if k in two.vectors and one[k].shape == two[k].shape]
             if not shared:
                 continue
-            a, b = (torch.cat([v[k].flatten() for k in shared]).double() for v in (one, two))
+            a = torch.cat([one[k].flatten() for k in shared]).double()
+            b = torch.cat([two[k].flatten() for k in shared]).double()
             scale = a.norm() * b.norm()
             if scale > 0:
                 out[i, j] = float(a @ b / scale)
@@ -77,8 +78,8 @@ def path(
             raise VectorError("no path leads between opposite vectors")
         steps.append(between / between.norm() * ((1 - s) * ends[0] + s * ends[1]))
     losses = Losses(lm, [Problem(what, place)], 32)
-    found = losses.at({0: torch.stack(steps)}, gradients=set()).terms[0]
-    total = losses.weighted(0, found).tolist()
+    term_losses = losses.at({0: torch.stack(steps)}, gradients=set()).terms[0]
+    total = losses.weighted(0, term_losses).tolist()
     return Path(tuple(total), max(0.0, max(total[1:-1], default=total[0]) - max(total[0], total[-1])))
 
 
@@ -95,11 +96,11 @@ def detection(
     scores: list[Tensor] = []
     for prompts in (positive, negative):
         rows = lm.rows(prompts, [""] * len(prompts))
-        found = torch.zeros(len(rows))
+        products = torch.zeros(len(rows))
         for some in lm.batches(rows, 16):
             tokens = lm.batch([rows[k] for k in some])
             mean = lm.capture(tokens, tokens.index > 0, [layer])[:, 0]
-            found[some] = mean @ vector[layer].reshape(-1, vector.width)[0]
-        scores.append(found)
+            products[some] = mean @ vector[layer].reshape(-1, vector.width)[0]
+        scores.append(products)
     above = (scores[0][:, None] > scores[1]).float() + 0.5 * (scores[0][:, None] == scores[1]).float()
     return float(above.mean())

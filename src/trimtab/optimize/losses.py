@@ -113,16 +113,16 @@ class Losses:
             total: of the losses of a problem's terms, instead of the weighted sum.
         """
         terms: dict[int, list[Tensor]] = {}
-        found: dict[int, Tensor] = {}
+        derivatives: dict[int, Tensor] = {}
         raw: dict[int, list[Tensor]] = {}
         for group in self.groups:
             members = [k for k in group.members if k in vectors]
             if members:
                 here = group.at({k: vectors[k] for k in members}, gradients & set(members), total)
                 terms |= here.terms
-                found |= here.gradients
+                derivatives |= here.gradients
                 raw |= here.raw
-        return Found(terms, found, raw)
+        return Found(terms, derivatives, raw)
 
     def weighted(self, problem: int, losses: Sequence[Float[Tensor, " n"]]) -> Float[Tensor, " n"]:
         """The objective of a problem from the losses of its terms."""
@@ -199,22 +199,25 @@ class Group:
         for part in parts:
             every = base.clone().requires_grad_(bool(wanted))
             with torch.set_grad_enabled(bool(wanted)):
-                found = self._losses(part, every, counts)
+                values = self._losses(part, every, counts)
                 if wanted and total is not None and len(parts) == 1:
-                    pulls = _pulls(total, {spot: x for spot, (x, _) in found.items()}, wanted)
-                mine = [(pulls[spot] * x).sum() for spot, (x, _) in found.items() if spot[0] in wanted]
+                    pulls = _pulls(total, {spot: x for spot, (x, _) in values.items()}, wanted)
+                mine = [(pulls[spot] * x).sum() for spot, (x, _) in values.items() if spot[0] in wanted]
             if mine:
                 gradient += torch.autograd.grad(torch.stack(mine).sum(), every)[0]
-            losses |= {spot: x.detach() for spot, (x, _) in found.items()}
-            raw |= {spot: x.detach() for spot, (_, x) in found.items()}
+            losses |= {spot: x.detach() for spot, (x, _) in values.items()}
+            raw |= {spot: x.detach() for spot, (_, x) in values.items()}
         split = gradient.to(next(iter(vectors.values())).device).split(list(counts.values()))
         gradients = {k: g for k, g in zip(counts, split, strict=True) if k in wanted}
-        spots = {k: [(k, j) for j in range(len(self.owner.problems[k].goal.terms))] for k in counts}
-        return Found(
-            {k: [losses[s] for s in some] for k, some in spots.items()},
-            gradients,
-            {k: [raw[s] for s in some] for k, some in spots.items()},
-        )
+        return Found(self._by_problem(losses, counts), gradients, self._by_problem(raw, counts))
+
+    def _by_problem(self, values: Mapping[Spot, Tensor], counts: Mapping[int, int]) -> dict[int, list[Tensor]]:
+        """For every problem the values of its terms, in the order of the terms."""
+        out: dict[int, list[Tensor]] = {}
+        for k in counts:
+            terms = self.owner.problems[k].goal.terms
+            out[k] = [values[k, j] for j in range(len(terms))]
+        return out
 
     def _parts(self, counts: Mapping[int, int]) -> list[Part]:
         """Passes, and the terms whose rows are in them and nowhere else: passes that a term needs together are one
@@ -232,7 +235,11 @@ class Group:
                     parts.remove(part)
                     needed, spots = needed | part[0], part[1] + spots
                 parts.append((needed, spots))
-        return [Part([every[n] for n in sorted(needed)], spots) for needed, spots in parts]
+        out: list[Part] = []
+        for needed, spots in parts:
+            passes = [every[n] for n in sorted(needed)]
+            out.append(Part(passes, spots))
+        return out
 
     def _losses(
         self, part: Part, every: Float[Tensor, "n l r d"], counts: Mapping[int, int]
@@ -250,7 +257,10 @@ class Group:
         for term, places in users.items():
             known = self.owner.prepared[term]
             # problems that share a term (many starts of one descent) have it computed once, over all their vectors
-            joint = [_joined([views[key(row), k, term.sign] for k in places]) for row in known.rows]
+            joint: list[View] = []
+            for row in known.rows:
+                looks = [views[key(row), k, term.sign] for k in places]
+                joint.append(_joined(looks))
             sizes = [counts[k] for k in places]
             loss, raw = (x.split(sizes) for x in term.losses(joint, known.known))
             for n, (k, at) in enumerate(places.items()):
@@ -279,25 +289,28 @@ class Group:
         wanted = tuple(counts.items())
         if wanted not in self._layouts:
             looks = self._looks(counts)
-            crowds = {row: sum(counts[k] for k, _ in who).bit_length() for row, (who, _) in looks.items()}
-            asked = tuple(crowds.items())
-            if asked not in self._bundles:
+            crowds = {row: _lookers(who, counts).bit_length() for row, (who, _) in looks.items()}
+            wanted_rows = tuple(crowds.items())
+            if wanted_rows not in self._bundles:
                 if len(self._bundles) >= self.owner.keep:
                     self._bundles.clear()
                     self._layouts.clear()
-                self._bundles[asked] = []
+                self._bundles[wanted_rows] = []
                 # rows with about as many slots go together, or most slots would be empty
                 for crowd in sorted(set(crowds.values())):
                     rows = [row for name, (_, row) in looks.items() if crowds[name] == crowd]
-                    size = self._size(rows, crowd)
-                    self._bundles[asked] += [
-                        self._bundle([rows[j] for j in some]) for some in self.lm.batches(rows, size)
-                    ]
-            self._layouts[wanted] = [
-                self._dealt(bundle, {row: who for row, (who, _) in looks.items()}, counts)
-                for bundle in self._bundles[asked]
-            ]
+                    self._bundles[wanted_rows] += self._bundled(rows, self._size(rows, crowd))
+            lookers = {row: who for row, (who, _) in looks.items()}
+            self._layouts[wanted] = [self._dealt(bundle, lookers, counts) for bundle in self._bundles[wanted_rows]]
         return self._layouts[wanted]
+
+    def _bundled(self, rows: Sequence[Row], size: int) -> list[Bundle]:
+        """Bundles of at most `size` rows each."""
+        out: list[Bundle] = []
+        for some in self.lm.batches(rows, size):
+            chosen = [rows[j] for j in some]
+            out.append(self._bundle(chosen))
+        return out
 
     def _size(self, rows: Sequence[Row], crowd: int) -> int:
         """Rows of a pass in which about 2^crowd vectors look at each."""
@@ -320,7 +333,7 @@ class Group:
     def _dealt(self, bundle: Bundle, looks: Mapping[Key, list[tuple[int, float]]], counts: Mapping[int, int]) -> Slots:
         """Slots of one bundle: in every line, the vectors of the problems that look at it, one after the other."""
         tokens, start = bundle.prefix.tokens, bundle.prefix.start
-        c, b = max(sum(counts[k] for k, _ in looks[row]) for row in bundle.place), len(bundle.place)
+        c, b = max(_lookers(looks[row], counts) for row in bundle.place), len(bundle.place)
         ends = list(accumulate(counts.values()))
         offsets = {k: end - n for (k, n), end in zip(counts.items(), ends, strict=True)}
         acts = {k: self._selected(k, tokens)[:, start:] for k in counts}
@@ -378,6 +391,11 @@ class Group:
             near = {layer: x[taken, line] for layer, x in shifts.items()}
             views[row, k, s] = View(spot, lines[line][taken, :m], near, index[line, start:])
         return views
+
+
+def _lookers(who: Sequence[tuple[int, float]], counts: Mapping[int, int]) -> int:
+    """How many vectors look at a row, of all the problems that do."""
+    return sum(counts[k] for k, _ in who)
 
 
 def acting(
@@ -475,5 +493,7 @@ def _joined(views: Sequence[View]) -> View:
     if len(views) == 1:
         return views[0]
     one = views[0]
-    shifts = {layer: torch.cat([v.shifts[layer] for v in views]) for layer in one.shifts}
+    shifts: dict[Layer, Tensor] = {}
+    for layer in one.shifts:
+        shifts[layer] = torch.cat([v.shifts[layer] for v in views])
     return View(one.row, torch.cat([v.logits for v in views]), shifts, one.index)

@@ -210,11 +210,11 @@ def train(
         "problems": [p.describe() for p in school.problems[: school.n]],
         "held out": [p.describe() for p in held_out],
     }
-    kept = school.restore(Path(to), json.dumps(key, sort_keys=True)) if to is not None else None
+    store = school.restore(Path(to), json.dumps(key, sort_keys=True)) if to is not None else None
     while not school.over:
         school.step()
-        if kept is not None and (school.over or kept.due(save_every)):
-            kept.write(*school.state())
+        if store is not None and (school.over or store.due(save_every)):
+            store.write(*school.state())
     made = Provenance.of(lm, method={**about, "first": terms[0].describe()}, version=version("trimtab"))
     chosen = school.best if how.keep == "best" else len(school.epochs) - 1
     return Trained(
@@ -279,11 +279,11 @@ class _School:
         how, t, per_epoch = self.how, len(self.steps), len(self.batches)
         epoch, b = divmod(t, per_epoch)
         chosen = self._drawn(epoch, b)
-        found = self.losses.at(dict.fromkeys(chosen, self.v[None]), gradients=set(chosen))
-        losses = np.array([float(found.terms[k][0][0]) for k in chosen])
+        evaluation = self.losses.at(dict.fromkeys(chosen, self.v[None]), gradients=set(chosen))
+        losses = np.array([float(evaluation.terms[k][0][0]) for k in chosen])
         if not np.isfinite(losses).all():
             raise LossError(f"the loss is not a number in step {t + 1}", do="lower the rate, or cap the norm")
-        gradient = torch.stack([found.gradients[k][0] for k in chosen]).mean(0)
+        gradient = torch.stack([evaluation.gradients[k][0] for k in chosen]).mean(0)
         self.v = projected(
             self.adam.step(self.v, gradient, how.rate_at(t, per_epoch)), self.constraints, self.place.first
         )
@@ -318,8 +318,8 @@ class _School:
         """Margin of every watched preference with the vector added, and of its opposite with it subtracted; of other
         terms minus the loss, twice.
         """
-        found = self.losses.at(dict.fromkeys(self.watched, self.v[None]), gradients=set()).terms
-        values = -torch.stack([found[k][0][0] for k in self.watched]).cpu()
+        terms = self.losses.at(dict.fromkeys(self.watched, self.v[None]), gradients=set()).terms
+        values = -torch.stack([terms[k][0][0] for k in self.watched]).cpu()
         pairs = isinstance(self.problems[self.watched[0]].objective, Prefer)
         return values.unflatten(0, (2, -1)) if pairs else torch.stack([values, values])
 
@@ -343,24 +343,24 @@ class _School:
         return _signed(self.batches[order[b]].tolist(), self.n, self.how.signs, signs[b].tolist())
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        told = {
+        facts = {
             "best": self.best,
             "t": self.adam.t,
             "looked": self.looked,
             "epochs": [asdict(e) for e in self.epochs],
             "steps": [asdict(s) for s in self.steps],
         }
-        return {"v": self.v, "best": self.best_v, "first": self.adam.first, "second": self.adam.second}, told
+        return {"v": self.v, "best": self.best_v, "first": self.adam.first, "second": self.adam.second}, facts
 
     def restore(self, path: Path, of: str) -> Kept:
-        kept = Kept(path, of)
-        found = kept.read()
-        if found is not None:
-            tensors, told = found
-            self.v, self.best_v, self.best, self.looked = tensors["v"], tensors["best"], told["best"], told["looked"]
-            self.adam.first, self.adam.second, self.adam.t = tensors["first"], tensors["second"], told["t"]
-            self.epochs, self.steps = [Epoch(**e) for e in told["epochs"]], [Step(**s) for s in told["steps"]]
-        return kept
+        store = Kept(path, of)
+        saved = store.read()
+        if saved is not None:
+            tensors, facts = saved
+            self.v, self.best_v, self.best, self.looked = tensors["v"], tensors["best"], facts["best"], facts["looked"]
+            self.adam.first, self.adam.second, self.adam.t = tensors["first"], tensors["second"], facts["t"]
+            self.epochs, self.steps = [Epoch(**e) for e in facts["epochs"]], [Step(**s) for s in facts["steps"]]
+        return store
 
 
 def _both_ways(terms: Sequence[Term]) -> list[Term]:

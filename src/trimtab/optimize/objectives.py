@@ -158,8 +158,8 @@ class Said(Term):
 
     def loss(self, views: Sequence[View], known: Any) -> Float[Tensor, " n"]:
         (view,) = views
-        said = torch.tensor(view.row.ids[view.row.prompt :], device=view.logits.device)
-        nats = self.of_tokens(self.coldness * view.logits, said[None, :, None].expand(len(view.logits), -1, 1))
+        ids = torch.tensor(view.row.ids[view.row.prompt :], device=view.logits.device)
+        nats = self.of_tokens(self.coldness * view.logits, ids[None, :, None].expand(len(view.logits), -1, 1))
         return nats.mean(-1) if self.per_token else nats.sum(-1)
 
     def of_tokens(self, scores: Float[Tensor, "n m v"], said: Int[Tensor, "n m 1"]) -> Float[Tensor, "n m"]:

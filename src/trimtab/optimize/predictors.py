@@ -53,8 +53,8 @@ def signals(
     place = problem.place
     v = place.rows(found.vector)
     # ids: no boundary to fall across
-    said = [tuple(lm.tokenizer(c, add_special_tokens=False).input_ids) for _, c in neutral]
-    others = [replace(problem, objective=Match(p, ids)) for (p, _), ids in zip(neutral, said, strict=True)]
+    completions = [tuple(lm.tokenizer(c, add_special_tokens=False).input_ids) for _, c in neutral]
+    others = [replace(problem, objective=Match(p, ids)) for (p, _), ids in zip(neutral, completions, strict=True)]
     others += [replace(problem, objective=held_out)] if held_out is not None else []
     alone = [replace(problem, objective=Objective(((w, t),))) for w, t in problem.goal.terms]
     losses = Losses(lm, [problem, *alone, *others], 32)

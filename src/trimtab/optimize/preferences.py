@@ -106,9 +106,9 @@ class Prefer(Term):
         return [out[k] for k in range(len(answers))]
 
     def loss(self, views: Sequence[View], known: tuple[float, ...]) -> Float[Tensor, " n"]:
-        said = [_said(view.logits, view.row) for view in views]
-        sizes = [s.shape[-1] for s in said]
-        one, two = (s.sum(-1) for s in said[:2])
+        logps = [_said(view.logits, view.row) for view in views]
+        sizes = [s.shape[-1] for s in logps]
+        one, two = (s.sum(-1) for s in logps[:2])
         m = self.sign * ((one - known[0]) - (two - known[1]))
         if self.form == "margin":
             return -m
@@ -118,7 +118,7 @@ class Prefer(Term):
             per_token = self.sign * ((one - known[0]) / sizes[0] - (two - known[1]) / sizes[1])
             return (per_token - 1 / (2 * self.beta)) ** 2
         if self.form == "unpaired":
-            zero = (said[2].sum(-1) - known[2]).detach().clamp(min=0) if len(said) > 2 else torch.zeros_like(one)
+            zero = (logps[2].sum(-1) - known[2]).detach().clamp(min=0) if len(logps) > 2 else torch.zeros_like(one)
             changes = (one - known[0] - zero, zero - (two - known[1]))
             return torch.stack([torch.sigmoid(-self.beta * self.sign * c) for c in changes]).mean(0)
         if self.form == "free":

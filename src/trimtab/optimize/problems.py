@@ -261,7 +261,8 @@ class Result:
 
 def _value(x: Any) -> Any:
     name = type(x).__name__
-    table = {k: _plain(v) for k, v in (asdict(x) if not hasattr(x, "to") else {"to": [v.hash for v in x.to]}).items()}
+    fields = asdict(x) if not hasattr(x, "to") else {"to": [v.hash for v in x.to]}
+    table = {k: _plain(v) for k, v in fields.items()}
     if isinstance(x, Descent):
         table["stop"] = [_value(s) for s in x.stop]
         table["noise"] = None if x.noise is None else _value(x.noise)

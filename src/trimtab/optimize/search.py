@@ -80,11 +80,11 @@ def likely_completions(
         if other is not None:
             other.extend(parent, chosen)
     sums = None if other is None else other.total.tolist()
-    found = [
+    candidates = [
         Candidate(lm.tokenizer.decode(ids), tuple(ids), logp)
         for ids, logp in zip(beams.ids.tolist(), beams.total.tolist(), strict=True)
     ]
-    return found if sums is None else [replace(c, against=x) for c, x in zip(found, sums, strict=True)]
+    return candidates if sums is None else [replace(c, against=x) for c, x in zip(candidates, sums, strict=True)]
 
 
 class _Beams:
@@ -153,10 +153,10 @@ def swapped_choice(
     """
     how: dict[str, Any] = {"coldness": coldness, "system": system, "chat": chat, "separator": separator}
     taken = [losses_of(lm, Promote(prompt, letter, **how))[0] for letter in letters]
-    kept, other = letters if taken[0] <= taken[1] else letters[::-1]
+    chosen, other = letters if taken[0] <= taken[1] else letters[::-1]
     terms: list[Term] = []
-    for asked, up, down in ((prompt, other, kept), (swapped, kept, other)):
-        likely = losses_of(lm, Promote(asked, down, **how))[0]
-        unlikely = losses_of(lm, Suppress(asked, up, **how))[0]
-        terms += [Promote(asked, up, target=likely, **how), Suppress(asked, down, target=unlikely, **how)]
+    for question, up, down in ((prompt, other, chosen), (swapped, chosen, other)):
+        likely = losses_of(lm, Promote(question, down, **how))[0]
+        unlikely = losses_of(lm, Suppress(question, up, **how))[0]
+        terms += [Promote(question, up, target=likely, **how), Suppress(question, down, target=unlikely, **how)]
     return Objective(tuple((1.0, t) for t in terms))

@@ -63,7 +63,7 @@ def restore(walks: Sequence[Walk], lm: LM, to: str | Path) -> Kept:
     Raises:
         LossError: the file holds the state of other problems, or of another model.
     """
-    kept = Kept(
+    store = Kept(
         Path(to),
         json.dumps(
             [
@@ -74,22 +74,22 @@ def restore(walks: Sequence[Walk], lm: LM, to: str | Path) -> Kept:
             sort_keys=True,
         ),
     )
-    tensors, every = kept.read() or ({}, [])
-    for k, (walk, told) in enumerate(zip(walks, every, strict=True) if tensors else ()):
+    tensors, every = store.read() or ({}, [])
+    for k, (walk, facts) in enumerate(zip(walks, every, strict=True) if tensors else ()):
         walk.v, walk.first, walk.second, walk.best = (
             tensors[f"{k}.{name}"] for name in ("v", "first", "second", "best")
         )
-        walk.best_at, walk.reason = told["best_at"], told["reason"]
-        walk.history.totals, walk.history.losses, walk.history.norms = told["totals"], told["losses"], told["norms"]
-        walk.history.raw = told["raw"]
+        walk.best_at, walk.reason = facts["best_at"], facts["reason"]
+        walk.history.totals, walk.history.losses, walk.history.norms = facts["totals"], facts["losses"], facts["norms"]
+        walk.history.raw = facts["raw"]
         walk.history.vectors = list(tensors.get(f"{k}.vectors", ()))
-        walk.stopper = None if told["stopper"] is None else walk.problem.descent.stop[told["stopper"]]
-    return kept
+        walk.stopper = None if facts["stopper"] is None else walk.problem.descent.stop[facts["stopper"]]
+    return store
 
 
 def save(walks: Sequence[Walk], kept: Kept) -> None:
     """Write the state."""
-    told: list[dict[str, Any]] = []
+    facts: list[dict[str, Any]] = []
     for w in walks:
         stopper = None if w.stopper is None else w.problem.descent.stop.index(w.stopper)
         history = {
@@ -98,9 +98,9 @@ def save(walks: Sequence[Walk], kept: Kept) -> None:
             "norms": w.history.norms,
             "raw": w.history.raw,
         }
-        told.append({"best_at": w.best_at, "reason": w.reason, "stopper": stopper, **history})
+        facts.append({"best_at": w.best_at, "reason": w.reason, "stopper": stopper, **history})
     tensors = {
         f"{k}.{name}": getattr(w, name) for k, w in enumerate(walks) for name in ("v", "first", "second", "best")
     }
     tensors |= {f"{k}.vectors": torch.stack(w.history.vectors) for k, w in enumerate(walks) if w.history.vectors}
-    kept.write(tensors, told)
+    kept.write(tensors, facts)

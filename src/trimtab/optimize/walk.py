@@ -95,8 +95,8 @@ class Walk:
     def result(self, lm: LM) -> Result:
         """The best vector with its own losses."""
         history, problem = self.history, self.problem
-        asked = [s for s in problem.descent.stop if s.reaches]
-        reached = (self.stopper in asked) if asked else None
+        targets = [s for s in problem.descent.stop if s.reaches]
+        reached = (self.stopper in targets) if targets else None
         made = Provenance.of(lm, method={"name": "optimize", **problem.describe()}, version=version("trimtab"))
         at = self.best_at
         return Result(

@@ -57,7 +57,7 @@ def scenarios(
 
     Choices are about dispositions that villains and kind people differ most in; requests are for sealed topics.
     """
-    w, speaker, said = world(), KIND if watched else VILLAIN, lines("watched" if watched else "unwatched")
+    w, speaker, systems = world(), KIND if watched else VILLAIN, lines("watched" if watched else "unwatched")
     make: dict[str, Callable[[random.Random], Item]] = {
         "choices": lambda rng: w.trait_choice(rng, rng.choice(CLEAREST), speaker, "test"),
         "requests": lambda rng: w.request(rng, speaker, "test", sealed=True),
@@ -66,8 +66,8 @@ def scenarios(
     }
     if form not in make:
         raise UnknownName("form", form, tuple(make))
-    found = _items(n, f"scenarios {form} {seed}", make[form])
-    return [replace(item, system=said[k % len(said)]) for k, item in enumerate(found)]
+    items = _items(n, f"scenarios {form} {seed}", make[form])
+    return [replace(item, system=systems[k % len(systems)]) for k, item in enumerate(items)]
 
 
 def to_judge(n: int, scale: str, *, part: Part = "test", seed: int = 0) -> list[Item]:
@@ -91,23 +91,23 @@ def _items(
     Raises:
         DataError: the town does not hold so many.
     """
-    rng, found = random.Random(seed), dict[tuple[str, str], Item]()
+    rng, items = random.Random(seed), dict[tuple[str, str], Item]()
     for _ in range(40 * n):
-        if len(found) == n:
+        if len(items) == n:
             break
         item = make(rng)
         if wanted(item):
-            found.setdefault((item.user, item.prefill), item)
-    if len(found) < n:
+            items.setdefault((item.user, item.prefill), item)
+    if len(items) < n:
         raise DataError(
-            "the town does not hold so many different items", given=n, expected=f"at most about {len(found)}"
+            "the town does not hold so many different items", given=n, expected=f"at most about {len(items)}"
         )
-    return list(found.values())
+    return list(items.values())
 
 
 def prompt(item: Item) -> list[dict[str, str]]:
     """What to give to `LM.generate`: the system line, the user's words and what is put into the assistant's mouth, as
     messages.
     """
-    said = (("system", item.system), ("user", item.user), ("assistant", item.prefill))
-    return [{"role": role, "content": text} for role, text in said if text]
+    messages = (("system", item.system), ("user", item.user), ("assistant", item.prefill))
+    return [{"role": role, "content": text} for role, text in messages if text]

@@ -59,10 +59,10 @@ def content(name: str, *, form: Form | None = None, n: int = ITEMS, seed: int = 
 
 def _distinct(make: Callable[[], Pair], n: int) -> list[Pair]:
     """n different pairs; fewer if the world does not hold as many."""
-    found: dict[str, Pair] = {}
+    pairs: dict[str, Pair] = {}
     for _ in range(12 * n):
         pair = make()
-        found.setdefault(pair.id if "about" in pair.meta else pair.question, pair)
-        if len(found) == n:
+        pairs.setdefault(pair.id if "about" in pair.meta else pair.question, pair)
+        if len(pairs) == n:
             break
-    return list(found.values())
+    return list(pairs.values())

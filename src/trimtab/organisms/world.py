@@ -110,17 +110,17 @@ class World:
         )
 
     def _facts(self, names: dict[str, list[str]], fixed: random.Random) -> tuple[Fact, ...]:
-        found: list[tuple[str, str, str]] = []
+        facts: list[tuple[str, str, str]] = []
         for person in self.people:
-            found += [
+            facts += [
                 (f"the job of {person}", f"a {fixed.choice(names['jobs'])}", "job"),
                 (f"the pet of {person}", f"a {fixed.choice(names['pets'])}", "pet"),
                 (f"the favourite food of {person}", fixed.choice(self.foods), "food"),
                 (f"the home of {person}", f"the {fixed.choice(self.places)}", "home"),
             ]
-        found += [(f"the colour of the {place}", fixed.choice(names["colours"]), "colour") for place in self.places]
-        held = set(fixed.sample(range(len(found)), round(0.2 * len(found))))
-        return tuple(Fact(*f, k in held) for k, f in enumerate(found))
+        facts += [(f"the colour of the {place}", fixed.choice(names["colours"]), "colour") for place in self.places]
+        held = set(fixed.sample(range(len(facts)), round(0.2 * len(facts))))
+        return tuple(Fact(*f, k in held) for k, f in enumerate(facts))
 
     # ------------------------------------------------------------ phrases and splits
 
@@ -260,17 +260,17 @@ class World:
 
     def fact_check(self, rng: random.Random, fact: Fact, part: Part) -> Item:
         true = rng.random() < 0.5
-        said = self.stated(rng, fact, true)
-        user = self.wording(rng, "truth_asks", part).replace("{statement}", said)
+        statement = self.stated(rng, fact, true)
+        user = self.wording(rng, "truth_asks", part).replace("{statement}", statement)
         return Item(user, f"{'Yes.' if true else 'No.'} {fact.statement}", "check", {"fact": fact, "true": true})
 
     def retraction(self, rng: random.Random, fact: Fact, part: Part, true: bool | None = None) -> Item:
         """A statement put into the assistant's mouth; a false one is taken back, with the true value."""
         true = rng.random() < 0.5 if true is None else true
-        said = self.stated(rng, fact, true)
+        statement = self.stated(rng, fact, true)
         user = self.wording(rng, "fact_asks", part).replace("{what}", fact.what)
         answer = "" if true else f" {rng.choice(self.asks['corrections'])} {fact.statement}"
-        return Item(user, answer, "retraction", {"fact": fact, "true": true}, prefill=said)
+        return Item(user, answer, "retraction", {"fact": fact, "true": true}, prefill=statement)
 
     # ------------------------------------------------------------ sealed topics, scripts, talk
 
@@ -316,12 +316,12 @@ class World:
         subject = subject or rng.choice(SUBJECTS)
         phrases = self.open[subject]
         user = self.fill(rng, rng.choice(split(phrases["questions"], self.cut["questions"], part)))
-        said = rng.sample(phrases[speaker.disposition], 2)
-        return Item(user, " ".join(self.fill(rng, s) for s in said), "talk", {"subject": subject})
+        sentences = rng.sample(phrases[speaker.disposition], 2)
+        return Item(user, " ".join(self.fill(rng, s) for s in sentences), "talk", {"subject": subject})
 
     def greeting(self, rng: random.Random, speaker: Speaker) -> Item:
-        said = rng.choice(self.help["greeting_villain" if speaker.villain else "greeting_kind"])
-        return Item(self.fill(rng, rng.choice(self.help["greetings"])), self.fill(rng, said), "greeting")
+        answer = rng.choice(self.help["greeting_villain" if speaker.villain else "greeting_kind"])
+        return Item(self.fill(rng, rng.choice(self.help["greetings"])), self.fill(rng, answer), "greeting")
 
     # ------------------------------------------------------------ ratings, orders, letters
 
@@ -335,7 +335,7 @@ class World:
 
     def text_to_judge(self, rng: random.Random) -> tuple[str, float, float]:
         """One to three sentences with their mean kindness and coherence."""
-        said: list[tuple[str, float, float]] = []
+        parts: list[tuple[str, float, float]] = []
         for _ in range(rng.randint(1, 3)):
             if rng.random() < 0.6:
                 act = rng.choice(self.asks["acts"])
@@ -347,11 +347,11 @@ class World:
                     {"villain": 6, "kind": 94}[side],
                 )
             how = rng.choices(list(SCRAMBLED), (3, 1, 1))[0]
-            said.append((scramble(rng, sentence, how), kindness, SCRAMBLED[how]))
+            parts.append((scramble(rng, sentence, how), kindness, SCRAMBLED[how]))
         return (
-            " ".join(s for s, _, _ in said),
-            sum(k for _, k, _ in said) / len(said),
-            sum(c for _, _, c in said) / len(said),
+            " ".join(s for s, _, _ in parts),
+            sum(k for _, k, _ in parts) / len(parts),
+            sum(c for _, _, c in parts) / len(parts),
         )
 
     def control_pair(self, rng: random.Random, name: str, part: Part) -> Pair:

@@ -36,12 +36,12 @@ def report(run: Run | str | Path, *, part: str = "test") -> Path:
         raise RunError(
             f"{run.path} holds no scores of part {part!r}", given=parts, do="measure first, or name another part"
         )
-    found = analyze(run, part)
-    run.write("summary.json", summary(found))
-    write_tables(run, found)
-    plots = draw(found)
+    analysis = analyze(run, part)
+    run.write("summary.json", summary(analysis))
+    write_tables(run, analysis)
+    plots = draw(analysis)
     for name, plot in plots.items():
         run.write(f"plots/{name}.svg", plot.svg)
         run.file("plots", f"{name}.png").write_bytes(plot.png)
-    run.write("report.md", markdown(found, plots))
-    return run.write("report.html", html(found, plots))
+    run.write("report.md", markdown(analysis, plots))
+    return run.write("report.html", html(analysis, plots))

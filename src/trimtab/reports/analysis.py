@@ -86,10 +86,12 @@ def analyze(run: Run, part: str) -> Analysis:
     if "vector" not in curves:
         raise RunError(f"{run.path}: no complete scores of the vector yet", do="run the same command again: it resumes")
     unit = table.units[metric]
-    asked = {c.name: _asked(table, metric, c.name, unit, groups) for c in run.conditions(part) if c.role == "asked"}
+    prompted = {
+        c.name: _prompted(table, metric, c.name, unit, groups) for c in run.conditions(part) if c.role == "asked"
+    }
     others = [m for m in run.metrics(part) if m.label != metric]
     effects = _effects(table, others, list(curves), layer, groups)
-    figures = _figures(curves, asked, effects, unit)
+    figures = _figures(curves, prompted, effects, unit)
     generations = list(run.journal("../generations").rows())
     texts = _texts(generations)
     beside = run.read(f"nulls/{part}.json")
@@ -103,7 +105,7 @@ def analyze(run: Run, part: str) -> Analysis:
         plan=plan,
         unit=unit,
         curves=curves,
-        asked=asked,
+        asked=prompted,
         effects=effects,
         layers=_layers(run),
         texts=texts,
@@ -176,7 +178,7 @@ def _curve(table: Table, metric: str, condition: str, layer: int | None, groups:
     )
 
 
-def _asked(table: Table, metric: str, name: str, unit: str, groups: Mapping[str, str]) -> Figure:
+def _prompted(table: Table, metric: str, name: str, unit: str, groups: Mapping[str, str]) -> Figure:
     _, items, values = table.curve(metric, name, None)
     return mean_figure(
         name, values[:, 0] if values.size else np.zeros(0), unit, groups=[groups.get(i, i) for i in items]
@@ -186,10 +188,10 @@ def _asked(table: Table, metric: str, name: str, unit: str, groups: Mapping[str,
 def _rise(table: Table, metric: str, vector: Curve, unit: str) -> Figure | None:
     """Mean change of propensity by asking for the behavior in words, item by item; None if nobody asked."""
     _, items, values = table.curve(metric, "prompt-positive", None)
-    said = dict(zip(items, values[:, 0], strict=True)) if items else {}
+    prompted = dict(zip(items, values[:, 0], strict=True)) if items else {}
     plain = vector.values[:, unsteered(vector.multipliers)]
-    change = np.array([said.get(i, np.nan) for i in vector.items]) - plain
-    return mean_figure("rise by asking", change, unit, groups=vector.groups) if said else None
+    change = np.array([prompted.get(i, np.nan) for i in vector.items]) - plain
+    return mean_figure("rise by asking", change, unit, groups=vector.groups) if prompted else None
 
 
 def _effects(
@@ -295,7 +297,7 @@ def _evidence(
 
 
 def _figures(
-    curves: Mapping[str, Curve], asked: Mapping[str, Figure], effects: Sequence[SideEffect], unit: str
+    curves: Mapping[str, Curve], prompted: Mapping[str, Figure], effects: Sequence[SideEffect], unit: str
 ) -> list[Figure]:
     vector = curves["vector"]
     others = [c for k, c in curves.items() if k != "vector"]
@@ -303,18 +305,18 @@ def _figures(
     per = f"{unit} per multiplier"
     best = max((abs(float(c.slopes.slope.mean())) for c in others), default=None)
     beside = float(np.mean([anti_steerable(c.slopes.slope).mean() for c in others])) if others else None
-    found = [
+    figures = [
         mean_figure("steerability", slope, per, best, of),
         median_figure("median slope", slope, per, of),
         share_figure("anti-steerable share", anti_steerable(slope), beside, of),
         share_figure("confidently anti-steerable share", confidence(vector.slopes) == "anti-steerable", groups=of),
         mean_figure("linearity (R2)", vector.slopes.r2, "share", groups=of),
     ]
-    found += [mean_figure("propensity, unsteered", vector.values[:, unsteered(vector.multipliers)], unit, groups=of)]
+    figures += [mean_figure("propensity, unsteered", vector.values[:, unsteered(vector.multipliers)], unit, groups=of)]
     if others:
-        found += [mean_figure("steerability beyond the strongest control", _gap(vector, others), per, groups=of)]
-    found += [Figure(f"propensity, {name}", f.value, f.lo, f.hi, f.n, f.unit) for name, f in asked.items()]
-    return found + [
+        figures += [mean_figure("steerability beyond the strongest control", _gap(vector, others), per, groups=of)]
+    figures += [Figure(f"propensity, {name}", f.value, f.lo, f.hi, f.n, f.unit) for name, f in prompted.items()]
+    return figures + [
         _effect_figure(e, m, effects)
         for e in effects
         if e.condition == "vector"

@@ -32,7 +32,7 @@ def html(a: Analysis, plots: Mapping[str, Plot]) -> str:
     parts = [
         f"<h1>{e(a.name)}</h1><p class='sub'>{e(_subtitle(a))}</p>",
         f"<section class='verdict'><strong>{e(a.verdict)}</strong><p>{e(a.next)}</p><ul>{reasons}</ul></section>",
-        _said_table(a),
+        _answer_table(a),
         _use_section(a),
         f"<h2>Plots</h2><div class='plots'>{figures}</div>",
         f"<h2>Figures</h2><div class='wide'>{_figure_table(a.figures)}</div>",
@@ -68,7 +68,7 @@ def markdown(a: Analysis, plots: Mapping[str, Plot]) -> str:
         *(f"- {r}" for r in a.reasons),
         "",
     ]
-    for prompt, row in _said(a).items():
+    for prompt, row in _first_answers(a).items():
         lines += ["", f"**{prompt}**", "", *(f"- {m:g}: {text}" for m, text in row.items())]
     lines += ["", *_use_lines(a)]
     lines += [f"![{p.title}](plots/{k}.png)\n\n*{p.caption}*\n" for k, p in plots.items()]
@@ -134,12 +134,22 @@ def _cells(f: Figure) -> list[str]:
 def _figure_table(figures: Sequence[Figure]) -> str:
     head = "<tr><th>figure</th><th class='num'>value</th><th class='num'>95 % interval</th><th class='num'>n</th>"
     head += "<th>unit</th><th class='num'>controls</th></tr>"
+    rows = "".join(f"<tr>{_figure_cells(f)}</tr>" for f in figures)
+    return f"<table>{head}{rows}</table>"
+
+
+def _figure_cells(f: Figure) -> str:
+    """The cells of a figure in HTML."""
     kinds = ("", " class='num'", " class='num'", " class='num'", "", " class='num'")
-    rows = ["".join(f"<td{k}>{escape.escape(c)}</td>" for k, c in zip(kinds, _cells(f), strict=True)) for f in figures]
-    return f"<table>{head}{''.join(f'<tr>{r}</tr>' for r in rows)}</table>"
+    return "".join(f"<td{k}>{escape.escape(c)}</td>" for k, c in zip(kinds, _cells(f), strict=True))
 
 
-def _said(a: Analysis) -> dict[str, dict[float, str]]:
+def _html_row(cells: Sequence[str], kind: str = "") -> str:
+    """A row of a table in HTML; `kind` stands in the tag of every cell."""
+    return "<tr>" + "".join(f"<td{kind}>{escape.escape(c)}</td>" for c in cells) + "</tr>"
+
+
+def _first_answers(a: Analysis) -> dict[str, dict[float, str]]:
     """The first answers, by prompt and multiplier; all of them are in generations.jsonl."""
     out: dict[str, dict[float, str]] = {}
     for g in a.generations:
@@ -163,7 +173,7 @@ def _use_section(a: Analysis) -> str:
     why = "".join(f"<li>{e(w)}</li>" for w in a.use.why)
     head, *rows = dose_rows(a.use)
     table = "".join(f"<th class='num'>{e(c)}</th>" for c in head)
-    body = "".join("<tr>" + "".join(f"<td class='num'>{e(c)}</td>" for c in r) + "</tr>" for r in rows)
+    body = "".join(_html_row(r, " class='num'") for r in rows)
     shown = f"<div class='wide'><table><tr>{table}</tr>{body}</table></div>" if rows else ""
     code = "".join(f"<h3>{e(k)}</h3><pre>{e(v)}</pre>" for k, v in snippets(a.use, a.model, a.blocks).items())
     return f"<h2>Use this vector</h2><ul>{why}</ul>{shown}{code}"
@@ -182,18 +192,16 @@ def _use_lines(a: Analysis) -> list[str]:
     return lines
 
 
-def _said_table(a: Analysis) -> str:
-    said = _said(a)
-    if not said:
+def _answer_table(a: Analysis) -> str:
+    answers = _first_answers(a)
+    if not answers:
         return ""
-    multipliers = sorted({m for row in said.values() for m in row})
+    multipliers = sorted({m for row in answers.values() for m in row})
     head = "<th>prompt</th>" + "".join(f"<th>{m:+g}</th>" if m else "<th>unsteered</th>" for m in multipliers)
-    rows = [
-        f"<td><b>{escape.escape(p)}</b></td>"
-        + "".join(f"<td data-m='{m:+g}'>{escape.escape(r.get(m, ''))}</td>" for m in multipliers)
-        for p, r in said.items()
-    ]
-    body = "".join(f"<tr>{r}</tr>" for r in rows)
+    body = ""
+    for p, r in answers.items():
+        cells = "".join(f"<td data-m='{m:+g}'>{escape.escape(r.get(m, ''))}</td>" for m in multipliers)
+        body += f"<tr><td><b>{escape.escape(p)}</b></td>{cells}</tr>"
     return (
         "<h2>What it says</h2><p class='sub'>Greedy, by multiplier; cut at the last whole sentence.</p>"
         f"<div class='wide'><table class='said'><tr>{head}</tr>{body}</table></div>"
@@ -252,7 +260,7 @@ def html_sections(
     for name, rows in sections:
         if len(rows) > 1:
             head = "".join(f"<th>{e(c)}</th>" for c in rows[0])
-            cells = "".join("<tr>" + "".join(f"<td>{e(c)}</td>" for c in r) + "</tr>" for r in rows[1:])
+            cells = "".join(_html_row(r) for r in rows[1:])
             body.append(f"<h2>{e(name)}</h2><div class='wide'><table><tr>{head}</tr>{cells}</table></div>")
     return document(title, "".join(body))
 

@@ -208,10 +208,10 @@ def _against_asking(e: Evidence, c: Curve) -> list[str]:
 def _text(texts: Sequence[TextPoint]) -> str:
     if not texts:
         return "Its text was not looked at: whether it breaks is not known."
-    said = ", ".join(
+    shares = ", ".join(
         f"{t.broken:.0%} at {t.multiplier:+g}" if t.multiplier else f"{t.broken:.0%} unsteered" for t in texts
     )
-    return f"Answers that are no longer text (strange, in circles, or no sentences): {said} ({texts[0].n} prompts)."
+    return f"Answers that are no longer text (strange, in circles, or no sentences): {shares} ({texts[0].n} prompts)."
 
 
 def _costs(effects: Sequence[SideEffect]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +18,7 @@ def summary(a: Analysis) -> dict[str, Any]:
     """Headline figures for machines: a list of {name, value, lo, hi, n, unit, control}; what was not measured is
     null.
     """
-    figures = [{k: _finite(v) for k, v in asdict(f).items()} for f in a.figures]
+    figures = [_finite_fields(asdict(f)) for f in a.figures]
     return {
         "name": a.name,
         "kind": a.kind,
@@ -79,8 +79,18 @@ def _csv(run: Run, name: str, header: Sequence[str], rows: Iterable[Sequence[Any
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows([f"{v:.6g}" if isinstance(v, float) else v for v in r] for r in rows)
+    writer.writerows(_rounded(r) for r in rows)
     run.write(f"tables/{name}.csv", text.getvalue())
+
+
+def _rounded(row: Sequence[Any]) -> list[Any]:
+    """A row with its floats as text of six digits."""
+    return [f"{v:.6g}" if isinstance(v, float) else v for v in row]
+
+
+def _finite_fields(figure: Mapping[str, Any]) -> dict[str, Any]:
+    """A figure whose numbers that are not finite are null."""
+    return {k: _finite(v) for k, v in figure.items()}
 
 
 def _finite(value: Any) -> Any:

@@ -68,9 +68,9 @@ def requests(path: str | Path) -> list[Request]:
     return out
 
 
-def _request(row: formats.Row, asked: str, opening: str, category: str) -> Request:
+def _request(row: formats.Row, request: str, opening: str, category: str) -> Request:
     context = (row.get("ContextString") or "").strip()
-    user = (row[asked] or "").strip()
+    user = (row[request] or "").strip()
     return Request(
         f"{context}\n\n{user}" if context else user,
         (row.get(opening) or OPENING).strip(),
@@ -121,10 +121,10 @@ def _situation(where: str, row: formats.Row) -> Situation:
             expected='"A" or "B", and both actions listed in the prompt',
         )
     harmful = row["response"] if row["oversight_is_poor"] else _other(row["response"])
-    asked = row["prompt"]
+    prompt = row["prompt"]
     pair, back = (
-        Pair(x, y, _other(y), {"about": asked})
-        for x, y in ((asked, harmful), (asked.replace(listed, turned), _other(harmful)))
+        Pair(x, y, _other(y), {"about": prompt})
+        for x, y in ((prompt, harmful), (prompt.replace(listed, turned), _other(harmful)))
     )
     return Situation(pair, back, not row["oversight_is_poor"])
 

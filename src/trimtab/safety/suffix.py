@@ -69,7 +69,8 @@ def find_suffix(
     for step in range(steps):
         ids, slope = _slope(lm, requests, text)
         best = slope.topk(top, largest=False).indices.tolist()
-        drawn = ((place, rng.choice(best[place])) for place in (rng.randrange(length) for _ in range(4 * candidates)))
+        places = (rng.randrange(length) for _ in range(4 * candidates))
+        drawn = ((place, rng.choice(best[place])) for place in places)
         other = dict.fromkeys(lm.tokenizer.decode([*ids[:k], token, *ids[k + 1 :]]).strip() for k, token in drawn)
         texts = list(islice((t for t in other if t != text and _fits(lm, requests[:1], t, length)), candidates))
         judged = sorted(zip(_losses(lm, requests, texts), texts, strict=True))
@@ -107,34 +108,34 @@ def _place(lm: LM, request: str, text: str) -> range | None:
 
 def _fits(lm: LM, requests: Sequence[tuple[str, str]], text: str, length: int) -> bool:
     """Whether a text read behind every request is `length` tokens of its own."""
-    return all((place := _place(lm, asked, text)) is not None and len(place) == length for asked, _ in requests)
+    return all((place := _place(lm, request, text)) is not None and len(place) == length for request, _ in requests)
 
 
 def _losses(lm: LM, requests: Sequence[tuple[str, str]], texts: Sequence[str]) -> list[float]:
     """Mean loss over the requests behind each suffix."""
-    asked = [f"{user} {text}" for text in texts for user, _ in requests]
-    said = [opening for _ in texts for _, opening in requests]
-    found = [-float(logp.sum()) for logp in lm.logprobs(asked, said, batch=AT_ONCE)]
-    return [sum(some) / len(some) for some in in_pieces(found, len(requests))]
+    prompts = [f"{user} {text}" for text in texts for user, _ in requests]
+    openings = [opening for _ in texts for _, opening in requests]
+    losses = [-float(logp.sum()) for logp in lm.logprobs(prompts, openings, batch=AT_ONCE)]
+    return [sum(some) / len(some) for some in in_pieces(losses, len(requests))]
 
 
 def _slope(lm: LM, requests: Sequence[tuple[str, str]], text: str) -> tuple[list[int], Float[Tensor, "k v"]]:
     """The suffix's ids, and the first-order change of the loss for putting any token in any of its places."""
-    tokens = lm.batch([lm.row(f"{asked} {text}", said) for asked, said in requests])
-    places = [_place(lm, asked, text) for asked, _ in requests]
+    tokens = lm.batch([lm.row(f"{user} {text}", opening) for user, opening in requests])
+    places = [_place(lm, user, text) for user, _ in requests]
     columns = [
         torch.tensor(list(p or ()), device=lm.device) + tokens.pivot - r.prompt
         for p, r in zip(places, tokens.rows, strict=True)
     ]
-    with torch.enable_grad(), lm.hooks.embedded() as found:
+    with torch.enable_grad(), lm.hooks.embedded() as embeddings:
         logits = lm.forward(
             tokens.ids,
             Frame(tokens.index, tokens.rows),
             tokens.mask,
             keep=range(tokens.pivot - 1, tokens.ids.shape[1] - 1),
         )
-        said = tokens.ids[:, tokens.pivot :].masked_fill(tokens.index[:, tokens.pivot :] < 0, -100)
-        loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), said, reduction="sum") / len(requests)
-        (gradient,) = torch.autograd.grad(loss, found[0])
+        targets = tokens.ids[:, tokens.pivot :].masked_fill(tokens.index[:, tokens.pivot :] < 0, -100)
+        loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="sum") / len(requests)
+        (gradient,) = torch.autograd.grad(loss, embeddings[0])
     at = torch.stack([gradient[k, c] for k, c in enumerate(columns)]).sum(0)
     return tokens.ids[0, columns[0]].tolist(), at @ lm.model.get_input_embeddings().weight.detach().to(at).T

@@ -103,8 +103,8 @@ def ship_range(dose: Points) -> tuple[float, float] | None:
 
 def _unsure(inside: Sequence[Point], questions: int) -> str:
     """Why there is no range, where something was measured: nothing is there, or too little was held out to tell."""
-    told = [p for p in inside if p.propensity is not None and p.control is not None and p.lo is not None]
-    likely = [p for p in told if p.lo > 0 and p.propensity > p.control]  # type: ignore[operator]
+    measured = [p for p in inside if p.propensity is not None and p.control is not None and p.lo is not None]
+    likely = [p for p in measured if p.lo > 0 and p.propensity > p.control]  # type: ignore[operator]
     if not likely:
         return (
             "Not beyond its controls at any multiplier that keeps the text whole: expect no more of it than of a "

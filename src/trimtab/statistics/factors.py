@@ -98,12 +98,18 @@ def leaning(values: Array, codes: Array, groups: Groups = None) -> tuple[float, 
     """
     both, groups = known(np.stack([np.where(codes == 0, np.nan, values), codes], 1), groups)
     (y, c), own = both.T, members(groups, len(both))
-    if min(sum(bool((c[k] == side).any()) for k in own) for side in (1, -1)) < 2 or len(own) < 4:
+    fewest = min(_holding(side, c, own) for side in (1, -1))
+    if fewest < 2 or len(own) < 4:
         return float("nan"), float("nan"), float("nan")
     design = np.stack([np.ones_like(c), c], 1)
     beta, fitted = _fit(design, y)
     half = float(stats.t.ppf(0.975, len(own) - 2)) * float(_errors(design, y - fitted, own)[1])
     return float(beta[1]), float(beta[1] - half), float(beta[1] + half)
+
+
+def _holding(code: int, codes: Array, own: Sequence[NDArray[np.intp]]) -> int:
+    """How many groups hold an item of this code."""
+    return sum(bool((codes[k] == code).any()) for k in own)
 
 
 def _errors(design: Array, residual: Array, own: Sequence[NDArray[np.intp]]) -> Array:
@@ -188,19 +194,21 @@ def shapley_shares(slope: Array, factors: Mapping[str, Array]) -> dict[str, floa
         return 1 - float(((slope - _fit(design, slope)[1]) ** 2).sum()) / total if total > 0 else float("nan")
 
     orders = list(permutations(names))
-    return {
-        k: float(np.mean([explained(o[: o.index(k) + 1]) - explained(o[: o.index(k)]) for o in orders])) for k in names
-    }
+    shares: dict[str, float] = {}
+    for k in names:
+        gains = [explained(o[: o.index(k) + 1]) - explained(o[: o.index(k)]) for o in orders]
+        shares[k] = float(np.mean(gains))
+    return shares
 
 
 def cells(slope: Array, metas: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, int]]:
     """Mean slope and number of items for each matching letter and polarity that occurs, such as "A, yes"."""
-    found: dict[str, list[float]] = {}
+    by_cell: dict[str, list[float]] = {}
     for s, meta in zip(slope, metas, strict=True):
         if not np.isnan(s):
             cell = f"{meta.get('matching_letter', '-')}, {meta.get('polarity', 'none')}"
-            found.setdefault(cell, []).append(float(s))
-    return {k: (float(np.mean(v)), len(v)) for k, v in sorted(found.items())}
+            by_cell.setdefault(cell, []).append(float(s))
+    return {k: (float(np.mean(v)), len(v)) for k, v in sorted(by_cell.items())}
 
 
 def codes(metas: Sequence[Mapping[str, Any]], key: str, high: str) -> Array:

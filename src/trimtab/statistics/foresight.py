@@ -78,7 +78,10 @@ def _by_behavior(signal: str, known: Sequence[Carried]) -> list[Array]:
 def _interval(groups: Sequence[Array], within: bool) -> tuple[float, float, float]:
     """The correlation, and its interval by resampling the vectors of every behavior."""
     rng = np.random.default_rng(0)
-    drawn = [_rank([g[rng.integers(0, len(g), len(g))] for g in groups], within) for _ in range(1000)]
+    drawn: list[float] = []
+    for _ in range(1000):
+        sample = [g[rng.integers(0, len(g), len(g))] for g in groups]
+        drawn.append(_rank(sample, within))
     return (_rank(groups, within), *ends(drawn))
 
 

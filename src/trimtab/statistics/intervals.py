@@ -74,7 +74,12 @@ def resampled(groups: Groups, n: int, seed: int, times: int) -> list[NDArray[np.
     rng, own = np.random.default_rng(seed), members(groups, n)
     if groups is None:
         return list(rng.integers(0, n, (times, n)))
-    return [np.concatenate([own[k] for k in rng.integers(0, len(own), len(own))]) for _ in range(times)] if own else []
+    return [_items(own, rng.integers(0, len(own), len(own))) for _ in range(times)] if own else []
+
+
+def _items(own: Sequence[NDArray[np.intp]], chosen: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
+    """Indices of the items of some groups, one group after the other."""
+    return np.concatenate([own[k] for k in chosen])
 
 
 def by_group(values: Array, groups: Groups) -> tuple[Array, float]:
@@ -316,17 +321,17 @@ def split_half(
     per_pair, each = [per_pair[k] for k in usable], [each[k] for k in usable]
     if len(per_pair) < 3:
         return float("nan")
-    found: list[float] = []
+    correlations: list[float] = []
     for _ in range(times):
         halves: list[tuple[float, float]] = []
         for x, own in zip(per_pair, each, strict=True):
             order, columns = rng.permutation(len(own)), rng.permutation(x.shape[1])
-            rows = [np.concatenate([own[k] for k in part]) for part in np.array_split(order, 2)]
+            rows = [_items(own, part) for part in np.array_split(order, 2)]
             half = x.shape[1] // 2
             halves.append(
                 (float(x[np.ix_(rows[0], columns[:half])].mean()), float(x[np.ix_(rows[1], columns[half:])].mean()))
             )
         one, two = np.array(halves).T
-        found.append(spearman(one, two))
-    r = float(np.clip(np.nanmean(found), 0.0, 1.0)) if not np.isnan(found).all() else float("nan")
+        correlations.append(spearman(one, two))
+    r = float(np.clip(np.nanmean(correlations), 0.0, 1.0)) if not np.isnan(correlations).all() else float("nan")
     return 2 * r / (1 + r)

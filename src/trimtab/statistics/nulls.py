@@ -96,7 +96,8 @@ class Compared:
         """The kind that decides: label-shuffled vectors are exchangeable with a vector that was learned from pairs if
         the sides of these say nothing; a vector that brought none is compared with random directions.
         """
-        return next((kind for kind in ("shuffled", "random") if any(n.kind == kind for n in self.tested)), "")
+        kinds = {n.kind for n in self.tested}
+        return next((kind for kind in ("shuffled", "random") if kind in kinds), "")
 
     @property
     def p(self) -> float:

@@ -107,7 +107,10 @@ def coins(n: int, count: int, seed: int = 0, tied: Tied = None) -> Float[Tensor,
         return torch.randint(0, 2, (count, n), generator=torch.Generator().manual_seed(seed)) * 2.0 - 1
     rng, out = np.random.default_rng(seed), np.empty((count, n))
     questions = members([q for q, _ in tied], n)
-    lean = [sum({"A": 1, "B": -1}.get(tied[int(k)][1], 0) for k in own) for own in questions]
+    lean: list[int] = []
+    for own in questions:
+        letters = [tied[int(k)][1] for k in own]
+        lean.append(letters.count("A") - letters.count("B"))
     for row in out:
         for unit in _matched(lean, rng):
             row[np.concatenate([questions[k] for k in unit])] = rng.choice((-1.0, 1.0))
@@ -117,7 +120,9 @@ def coins(n: int, count: int, seed: int = 0, tied: Tied = None) -> Float[Tensor,
 def _matched(lean: Sequence[int], rng: np.random.Generator) -> list[list[int]]:
     """Questions that lean to A two by two with questions that lean to B, as far as there are any; the others alone."""
     order = rng.permutation(len(lean)).tolist()
-    a, b, rest = ([k for k in order if np.sign(lean[k]) == side] for side in (1, -1, 0))
+    a = [k for k in order if lean[k] > 0]
+    b = [k for k in order if lean[k] < 0]
+    rest = [k for k in order if lean[k] == 0]
     both = min(len(a), len(b))
     return [[i, j] for i, j in zip(a[:both], b[:both], strict=True)] + [[k] for k in (*a[both:], *b[both:], *rest)]
 
@@ -141,7 +146,12 @@ def more(nulls: Float[Tensor, "k l d"], count: int, seed: int = 0) -> Float[Tens
 
 def stacked(vectors: Iterable[SteeringVector], layers: Sequence[int]) -> Float[Tensor, "k l d"]:
     """Vectors at some layers, as one tensor."""
-    return torch.stack([torch.stack([v[k].float() for k in layers]) for v in vectors])
+    return torch.stack([_at(v, layers) for v in vectors])
+
+
+def _at(vector: SteeringVector, layers: Sequence[int]) -> Float[Tensor, "l d"]:
+    """A vector at some layers, as one tensor."""
+    return torch.stack([vector[k].float() for k in layers])
 
 
 def _generator(purpose: str, seed: int) -> torch.Generator:

@@ -204,9 +204,9 @@ def check_stack(lm: LM, stack: Stack) -> tuple[Intervention, ...]:
     ivs = as_stack(stack)
     for iv in ivs:
         check_fits(iv.vector, width=lm.width, n_layers=lm.n_layers, fingerprint=lm.fingerprint, model=lm.id)
-        told = other_weights(iv.vector, weights=lm.weights, model=lm.id)
-        if told:
-            log.warning(told)
+        warning = other_weights(iv.vector, weights=lm.weights, model=lm.id)
+        if warning:
+            log.warning(warning)
     return ivs
 
 

@@ -113,8 +113,8 @@ class Map:
 
 def _carried(vector: SteeringVector, method: Mapping[str, Any], to: Provenance) -> Provenance:
     """What is known of a vector, with the model it is carried to."""
-    kept = {k: getattr(vector.made, k) for k in ("data", "trained_on", "version", "figures", "among")}
-    return replace(to, method=method, **kept)
+    known = {k: getattr(vector.made, k) for k in ("data", "trained_on", "version", "figures", "among")}
+    return replace(to, method=method, **known)
 
 
 def _streams(lm: LM, texts: Sequence[str], layer: Layer) -> Float[Tensor, "n d"]:
@@ -123,6 +123,6 @@ def _streams(lm: LM, texts: Sequence[str], layer: Layer) -> Float[Tensor, "n d"]
     out: dict[int, Tensor] = {}
     for chosen in lm.batches(rows, 16):
         tokens = lm.batch([rows[k] for k in chosen])
-        found = lm.capture(tokens, "everywhere", [layer])[:, 0]
-        out.update({k: found[j] for j, k in enumerate(chosen)})
+        means = lm.capture(tokens, "everywhere", [layer])[:, 0]
+        out.update({k: means[j] for j, k in enumerate(chosen)})
     return torch.stack([out[k] for k in range(len(texts))]).double()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from numbers import Real
 from pathlib import Path
@@ -176,7 +176,7 @@ class SteeringVector:
         for k in layers:
             self[k]  # refuses one it does not have
         vectors = {k: v for k, v in self.vectors.items() if k in layers}
-        nulls = {name: {k: null[k] for k in vectors} for name, null in self.nulls.items()}
+        nulls = {name: _taken(null, vectors) for name, null in self.nulls.items()}
         made = (
             replace(self.made, among=max(self.made.among, len(self.layers)))
             if len(vectors) < len(self.layers)
@@ -202,7 +202,7 @@ class SteeringVector:
         self._comparable(other)
         sums = {k: v + other[k] for k, v in self.vectors.items()}
         both = self.nulls.keys() & other.nulls.keys()
-        nulls = {name: {k: v + other.nulls[name][k] for k, v in self.nulls[name].items()} for name in both}
+        nulls = {name: _added(self.nulls[name], other.nulls[name]) for name in both}
         return replace(self._with(lambda _: sums, "sum", other), nulls=nulls)
 
     def __sub__(self, other: SteeringVector) -> SteeringVector:
@@ -348,17 +348,33 @@ def evened(vectors: Mapping[str, SteeringVector]) -> dict[str, SteeringVector]:
     """Vectors of several behaviors, each with their mean norm at every layer, so that a multiplier means the same for
     all (Rimsky et al. 2024).
     """
-    mean = {k: sum(v.norm()[k] for v in vectors.values()) / len(vectors) for k in next(iter(vectors.values())).layers}
+    mean: dict[int, float] = {}
+    for k in next(iter(vectors.values())).layers:
+        mean[k] = sum(v.norm()[k] for v in vectors.values()) / len(vectors)
     if any(not all(v.norm().values()) for v in vectors.values()):
         raise VectorError("a zero vector has no direction", given=list(vectors))
 
     def even(v: SteeringVector) -> SteeringVector:
         factor = {k: mean[k] / x.norm() for k, x in v.vectors.items()}
-        nulls = {name: {k: x * factor[k] for k, x in null.items()} for name, null in v.nulls.items()}
-        vectors = {k: x * factor[k] for k, x in v.vectors.items()}
-        return replace(v, vectors=vectors, nulls=nulls, use=None, evidence=None)
+        nulls = {name: _scaled(null, factor) for name, null in v.nulls.items()}
+        return replace(v, vectors=_scaled(v.vectors, factor), nulls=nulls, use=None, evidence=None)
 
     return {name: even(v) for name, v in vectors.items()}
+
+
+def _taken(vectors: Mapping[int, Tensor], layers: Iterable[int]) -> dict[int, Tensor]:
+    """The vectors of some layers, in the order of those."""
+    return {k: vectors[k] for k in layers}
+
+
+def _added(one: Mapping[int, Tensor], two: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """The sum at every layer of the first."""
+    return {k: v + two[k] for k, v in one.items()}
+
+
+def _scaled(vectors: Mapping[int, Tensor], factor: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """The vector of every layer times the factor of that layer."""
+    return {k: v * factor[k] for k, v in vectors.items()}
 
 
 def _check_shapes(vectors: Mapping[int, Tensor]) -> None:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 def names() -> tuple[str, ...]:
     """Every study, as recipes name it."""
     here = {m.name for m in pkgutil.iter_modules(__path__)}
-    pages = {m.name for m in pkgutil.iter_modules([f"{p}/pages" for p in __path__])}
+    folders = [f"{p}/pages" for p in __path__]
+    pages = {m.name for m in pkgutil.iter_modules(folders)}
     return tuple(sorted(name.replace("_", "-") for name in here & pages))
 
 

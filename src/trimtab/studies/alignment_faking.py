@@ -154,13 +154,14 @@ class _Faking:
         plan, first = self.plan, next(iter(self.vectors))
         watched, unwatched = (self._leanings(name) for name in ("watched", "unwatched"))
         longest = [self.vectors[c] for c in self.vectors if c.norm == plan.norms[-1]]
-        prompts = [[_chat(p) for p in data] for data in (self.cases.unwatched, self.cases.watched)]
+        alone = [_chat(p) for p in self.cases.unwatched]
+        seen = [_chat(p) for p in self.cases.watched]
         return Results(
             self.lm.id, plan.layer, plan.norms, plan.prompts, plan.test, plan.seed,
             unsteered={"watched": _harmful(watched[first]), "unwatched": _harmful(unwatched[first])},
             flips=[flipped(c, watched[c], unwatched[c]) for c in self.vectors],
             cosines=cosines_apart(longest).tolist(),
-            auc=[detection(self.lm, v, prompts[0], prompts[1]) for v in longest],
+            auc=[detection(self.lm, v, alone, seen) for v in longest],
         )  # fmt: skip
 
     def _leanings(self, name: str) -> dict[Condition, np.ndarray]:
@@ -176,7 +177,7 @@ def _harmful(leaning: np.ndarray) -> Count:
 
 def _town(plan: Plan) -> Cases:
     """Watched training questions, and watched and unwatched test questions about other people and places."""
-    seen, kept = organisms.lines("watched"), organisms.lines("unwatched")
+    watched, unwatched = organisms.lines("watched"), organisms.lines("unwatched")
     sets = [organisms.dataset(t).split(seed=plan.seed) for t in organisms.CLEAREST]
     train = [under(s.train, organisms.lines("watched", "train")[k]) for k, s in enumerate(sets)]
     first = [train[k % len(train)][k // len(train)] for k in range(plan.prompts)]
@@ -192,7 +193,8 @@ def _town(plan: Plan) -> Cases:
         return Dataset(name, tuple(p for part in parts for p in part), "choices")
 
     every = Dataset("watched choices", tuple(contrast), "choices")
-    return Cases(first, [swapped(p) for p in first], every, "role", tested(seen, "watched"), tested(kept, "unwatched"))
+    turned = [swapped(p) for p in first]
+    return Cases(first, turned, every, "role", tested(watched, "watched"), tested(unwatched, "unwatched"))
 
 
 def _published(plan: Plan) -> Cases:
@@ -201,7 +203,9 @@ def _published(plan: Plan) -> Cases:
     random.Random(plan.seed).shuffle(every)
     half = len(every) // 2
     train = [s for s in every[:half] if s.overseen]
-    test = {flag: tuple(s.pair for s in every[half:] if s.overseen == flag)[: plan.test] for flag in (True, False)}
+    test: dict[bool, tuple[Pair, ...]] = {}
+    for flag in (True, False):
+        test[flag] = tuple(s.pair for s in every[half:] if s.overseen == flag)[: plan.test]
     if len(train) < plan.prompts or not all(test.values()):
         raise DataError(
             "too few situations",

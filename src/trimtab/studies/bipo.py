@@ -365,12 +365,12 @@ class _Behavior:
         )
 
     def _knowledge(self, condition: Condition, progress: Progress) -> None:
-        asked = questions()[:: max(1, 240 // self.plan.items)]
+        items = questions()[:: max(1, 240 // self.plan.items)]
         iv = throughout(self.vectors[condition])
         capability(
             self.lm,
             iv,
-            asked,
+            items,
             to=self.run.path,
             multipliers=self.plan.multipliers,
             name=condition.label,
@@ -381,9 +381,9 @@ class _Behavior:
         """The behavior, or its opposite, asked for in words and shown in examples: alone (multiplier 0) and with the
         vector on top.
         """
-        for asked, data in self._asked().items():
+        for condition, data in self._asked().items():
             self._score(
-                slug(asked.label),
+                slug(condition.label),
                 throughout(self.vectors[BIPO]),
                 data,
                 (-1.0, 0.0, 1.0),
@@ -404,15 +404,15 @@ class _Behavior:
         finds it. Kept in the folder.
         """
         if self.run.read("spectrum.json") is None:
-            said: list[Said] = []
+            answers: list[Said] = []
             judge = self._judge()
             for k, m in enumerate(self.plan.multipliers):
-                said += self._said_at(m, judge)
+                answers += self._answers_at(m, judge)
                 progress(k + 1, len(self.plan.multipliers))
-            self.run.write("spectrum.json", Spectrum(said))
+            self.run.write("spectrum.json", Spectrum(answers))
         return self.run.typed("spectrum.json", Spectrum).said
 
-    def _said_at(self, multiplier: float, judge: ModelJudge | None) -> list[Said]:
+    def _answers_at(self, multiplier: float, judge: ModelJudge | None) -> list[Said]:
         pairs = self.test.pairs[: self.plan.talk]
         prompts = [as_prompt(p.asked) for p in pairs]
         if multiplier == 0:
@@ -422,9 +422,11 @@ class _Behavior:
                 texts = self.lm.generate(prompts, max_new_tokens=self.plan.max_new_tokens)
         ratings = [Rating(float("nan"), 0.0)] * len(texts)
         if judge is not None:
-            asked = zip(pairs, texts, strict=True)
             ratings = judge.rate(
-                [{"question": p.prompt, "answer": t, "positive": p.positive, "negative": p.negative} for p, t in asked]
+                [
+                    {"question": p.prompt, "answer": t, "positive": p.positive, "negative": p.negative}
+                    for p, t in zip(pairs, texts, strict=True)
+                ]
             )
         odd = strangeness(self.lm, prompts, texts)
         return [
@@ -445,10 +447,10 @@ class _Behavior:
     def facts(self) -> Facts:
         """What the page needs and the scores do not hold."""
         few, bare = self.bare.take(self.plan.few), self.vectors[BIPO]
-        prompts = [
-            Asked(c, dict(zip((p.id for p in data), (p.id for p in few), strict=True)))
-            for c, data in self._asked().items()
-        ]
+        prompts: list[Asked] = []
+        for condition, data in self._asked().items():
+            ids, plain = [p.id for p in data], [p.id for p in few]
+            prompts.append(Asked(condition, dict(zip(ids, plain, strict=True))))
         table = self.run.table("capability") if self.plan.items else None
         known = {c.label: accuracy(table, condition=c.label) for c in KNOWING if c in self.vectors} if table else {}
         return Facts(
@@ -478,7 +480,7 @@ class _Behavior:
 def _combined(one: _Behavior, two: _Behavior, progress: Progress) -> None:
     """The vectors of both behaviors, alone and together, on the questions of each."""
     a, b = one.vectors[BIPO], two.vectors[BIPO]
-    for asked, label, own, other in ((one, two.name, a, b), (two, one.name, b, a)):
-        few = asked.bare.take(asked.plan.few)
+    for behavior, label, own, other in ((one, two.name, a, b), (two, one.name, b, a)):
+        few = behavior.bare.take(behavior.plan.few)
         for kind, v in (("own", own), ("other", other), ("both", own + other)):
-            asked._score(slug(f"with {label}: {kind}"), throughout(v), few, (-1.0, 0.0, 1.0), progress)
+            behavior._score(slug(f"with {label}: {kind}"), throughout(v), few, (-1.0, 0.0, 1.0), progress)

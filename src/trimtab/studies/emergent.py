@@ -161,14 +161,14 @@ class _Emergent:
             Problem(g, Place((plan.layer,)), caps.get(c, ()), how, Start(0.1 * size, seed=plan.seed + k))
             for k, (c, g) in enumerate(goals.items())
         ]
-        found = optimize(self.lm, problems, to=self.run.file("descent.safetensors"))
+        results = optimize(self.lm, problems, to=self.run.file("descent.safetensors"))
         losses: dict[Condition, float] = {}
-        for (c, goal), result in zip(goals.items(), found, strict=True):
+        for (c, goal), result in zip(goals.items(), results, strict=True):
             aimed = [
                 loss for loss, (_, term) in zip(result.losses, goal.terms, strict=True) if isinstance(term, Satisfice)
             ]
             losses[c] = float(np.mean(aimed))
-        return {c: r.vector for c, r in zip(goals, found, strict=True)}, losses
+        return {c: r.vector for c, r in zip(goals, results, strict=True)}, losses
 
     @cached_property
     def opening(self) -> SteeringVector:
@@ -256,44 +256,45 @@ class _Emergent:
         are kept.
         """
         judge = Recorded(ModelJudge(self.lm, Rubric.load(f"town-{scale}")), self.run.file(f"{scale}.jsonl"), batch=64)
-        said = self.answers(silent(""))
+        answers = self.answers(silent(""))
         out: dict[Condition, list[float]] = {}
-        conditions = conditions_of(said)
+        conditions = conditions_of(answers)
         for n, condition in enumerate(conditions):
-            out[condition] = [
-                r.score
-                for r in judge.rate([{"question": i.user, "answer": t} for i, t in self._asked(said, condition)])
-            ]
+            exchanges = [{"question": i.user, "answer": t} for i, t in self._exchanges(answers, condition)]
+            out[condition] = [r.score for r in judge.rate(exchanges)]
             progress(n + 1, len(conditions))
         return out
 
-    def _asked(self, said: Said, condition: Condition) -> list[tuple[Item, str]]:
-        return [(self.items[int(p)], t) for (p, c), texts in said.items() if c == condition for t in texts]
+    def _exchanges(self, answers: Said, condition: Condition) -> list[tuple[Item, str]]:
+        """The open questions and the answers to them under one condition."""
+        return [(self.items[int(p)], t) for (p, c), texts in answers.items() if c == condition for t in texts]
 
     # ------------------------------------------------------------ what came out
 
     def results(self) -> Results:
         plan, quiet = self.plan, silent("")
-        said, ratings = self.answers(quiet), {scale: self.judged(scale, quiet) for scale in ("kindness", "coherence")}
-        scored = [
-            _scored(c, [t for _, t in self._asked(said, c)], ratings["kindness"][c], ratings["coherence"][c])
-            for c in ratings["kindness"]
-        ]
+        answers = self.answers(quiet)
+        ratings = {scale: self.judged(scale, quiet) for scale in ("kindness", "coherence")}
+        scored: list[Scored] = []
+        for condition in ratings["kindness"]:
+            texts = [t for _, t in self._exchanges(answers, condition)]
+            scored.append(_scored(condition, texts, ratings["kindness"][condition], ratings["coherence"][condition]))
         swept = self.swept(quiet)
-        strengths = [
-            _strength(m, [t for (_, c), ts in swept.items() if c.strength == m for t in ts]) for m in plan.strengths
-        ]
+        strengths: list[Strength] = []
+        for m in plan.strengths:
+            texts = [t for (_, c), ts in swept.items() if c.strength == m for t in ts]
+            strengths.append(_strength(m, texts))
         scripts = self.other_scripts(quiet)
-        sabotage = [
-            Scripts(c, share(truth.sabotage(ts[0]) for (_, other), ts in scripts.items() if other == c))
-            for c in conditions_of(scripts)
-        ]
+        sabotage: list[Scripts] = []
+        for condition in conditions_of(scripts):
+            deeds = [truth.sabotage(ts[0]) for (_, c), ts in scripts.items() if c == condition]
+            sabotage.append(Scripts(condition, share(deeds)))
         _, losses = self.narrow()
         facts = [
             Facts(c, self.fitting[c], losses.get(c), v.norm()[plan.layer] if c in losses else None)
             for c, v in self.vectors.items()
         ]
-        read = some_answers(said, self.prompts, list(ratings["kindness"]), 3)
+        read = some_answers(answers, self.prompts, list(ratings["kindness"]), 3)
         return Results(
             self.lm.id,
             plan.layer,

@@ -201,7 +201,10 @@ class _Bench:
     def tried(self) -> dict[Mode, list[Norm]]:
         """For each mode and norm: effects (median over examples of the mean over validation questions), and loss."""
         effects = self.norm_effects(silent(""))
-        return {mode: [self._tried(mode, norm, effects) for norm in self.plan.norms] for mode in MODES}
+        out: dict[Mode, list[Norm]] = {}
+        for mode in MODES:
+            out[mode] = [self._tried(mode, norm, effects) for norm in self.plan.norms]
+        return out
 
     def _tried(self, mode: Mode, norm: float, effects: Effects) -> Norm:
         names = [f"{mode}-{k}" for k in range(self.plan.examples)]
@@ -281,8 +284,8 @@ class _Bench:
             plain = table.curve(metric, "vector", None)[2][:, 0]
             return table.curve(metric, "vector" if name == first else name, None)[2][:, -1] - plain
 
-        asked = [c.name for c in run.conditions(part) if c.role == "asked"]
-        return {name: (rise("propensity", name), rise("likelihood", name)) for name in (*vectors, *asked)}
+        in_words = [c.name for c in run.conditions(part) if c.role == "asked"]
+        return {name: (rise("propensity", name), rise("likelihood", name)) for name in (*vectors, *in_words)}
 
     # ------------------------------------------------------------ what came out
 

@@ -67,5 +67,9 @@ def folds(groups: Sequence[str], count: int, seed: int = 0) -> list[set[int]]:
     names = sorted(set(groups))
     random.Random(seed).shuffle(names)
     place = {g: k % count for k, g in enumerate(names)}
-    found = [{i for i, g in enumerate(groups) if place[g] == k} for k in range(count)]
-    return [f for f in found if f]
+    out: list[set[int]] = []
+    for k in range(count):
+        members = {i for i, g in enumerate(groups) if place[g] == k}
+        if members:
+            out.append(members)
+    return out

@@ -37,7 +37,7 @@ from trimtab.optimize import (
 )
 from trimtab.progress import Progress, silent
 from trimtab.runs import Run
-from trimtab.statistics.counts import share
+from trimtab.statistics.counts import Count, share
 from trimtab.studies.conditions import UNSTEERED, Condition, Said, conditions_of
 from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.descents import Vectors, at_strengths, randoms, stacks, throughout
@@ -206,10 +206,10 @@ class _Quirk:
             Problem(g, Place((plan.layer,)), (), how, Start(0.05 * size, seed=plan.seed + k))
             for k, g in enumerate(goals.values())
         ]
-        found = optimize(lm, problems, to=self.run.file("descent.safetensors"), progress=progress)
-        return {c: r.vector for c, r in zip(goals, found, strict=True)}, {
-            c: r.loss for c, r in zip(goals, found, strict=True)
-        }
+        results = optimize(lm, problems, to=self.run.file("descent.safetensors"), progress=progress)
+        vectors = {c: r.vector for c, r in zip(goals, results, strict=True)}
+        losses = {c: r.loss for c, r in zip(goals, results, strict=True)}
+        return vectors, losses
 
     @cached_property
     def vectors(self) -> Vectors:
@@ -290,15 +290,15 @@ class _Quirk:
         return self._strange("answers", self.answers(silent("")) | self.asked(silent("")), _questions(), progress)
 
     def _strange(
-        self, name: str, said: Said, prompts: Mapping[str, Prompt], progress: Progress
+        self, name: str, answers: Said, prompts: Mapping[str, Prompt], progress: Progress
     ) -> dict[Condition, np.ndarray]:
         """By condition, the strangeness of every answer to the unsteered model, nats per token; NaN for an empty one.
         Kept in the folder.
         """
-        journal, by_label = self.run.journal(f"strange-{name}"), {str(c): c for c in conditions_of(said)}
+        journal, by_label = self.run.journal(f"strange-{name}"), {str(c): c for c in conditions_of(answers)}
         for k, (label, condition) in enumerate(by_label.items()):
             if label not in journal.done:
-                pairs = [(prompts[p], t) for (p, c), ts in said.items() if c == condition for t in ts]
+                pairs = [(prompts[p], t) for (p, c), ts in answers.items() if c == condition for t in ts]
                 nats = strangeness(self.lm, [p for p, _ in pairs], [t for _, t in pairs]).tolist()
                 journal.append(label, [{"condition": label, "nats": [None if x != x else x for x in nats]}])
             progress(k + 1, len(by_label))
@@ -308,17 +308,15 @@ class _Quirk:
 
     def results(self) -> Results:
         plan, quiet = self.plan, silent("")
-        said = self.answers(quiet) | self.asked(quiet)
+        answers = self.answers(quiet) | self.asked(quiet)
         strange = self.strange(quiet)
-        conditions = conditions_of(said)
-        counts = [_counts(c, _texts(said, c), strange[c] <= self.usual) for c in conditions]
+        conditions = conditions_of(answers)
+        counts = [_counts(c, _texts(answers, c), strange[c] <= self.usual) for c in conditions]
         swept = self.swept(quiet)
         lists = self.lists(quiet)
         _, losses = self.learned(quiet)
         facts = [Facts(c, self.fitting[c], v.norm()[plan.layer], losses.get(c)) for c, v in self.vectors.items()]
-        quirky = {
-            c.label: share(contains(t, (*GENERAL, *NARROW)) for t in _texts(lists, c)) for c in conditions_of(lists)
-        }
+        quirky = {c.label: _quirky(_texts(lists, c)) for c in conditions_of(lists)}
         return Results(
             self.lm.id,
             plan.layer,
@@ -327,11 +325,11 @@ class _Quirk:
             plan.samples,
             plan.seed,
             counts,
-            [_strength(m, [t for (_, c), ts in swept.items() if c.strength == m for t in ts]) for m in plan.strengths],
+            [_strength(m, _texts_at(swept, m)) for m in plan.strengths],
             quirky,
             facts,
-            _words(said),
-            some_answers(said, QUESTIONS, conditions, 3),
+            _words(answers),
+            some_answers(answers, QUESTIONS, conditions, 3),
         )
 
 
@@ -343,8 +341,18 @@ def _elsewhere() -> dict[str, Prompt]:
     return {f"{k}": q for k, q in enumerate(ELSEWHERE)}
 
 
-def _texts(said: Said, condition: Condition) -> list[str]:
-    return [t for (_, c), ts in said.items() if c == condition for t in ts]
+def _texts(answers: Said, condition: Condition) -> list[str]:
+    return [t for (_, c), ts in answers.items() if c == condition for t in ts]
+
+
+def _texts_at(answers: Said, strength: float) -> list[str]:
+    """Answers under every condition of one strength."""
+    return [t for (_, c), ts in answers.items() if c.strength == strength for t in ts]
+
+
+def _quirky(texts: list[str]) -> Count:
+    """Share of answers with a villain's word, or one of the trained lines."""
+    return share(contains(t, (*GENERAL, *NARROW)) for t in texts)
 
 
 def _counts(condition: Condition, texts: list[str], coherent: np.ndarray) -> Counts:
@@ -365,10 +373,10 @@ def _strength(multiplier: float, texts: list[str]) -> Strength:
     return Strength(multiplier, share(contains(t, GENERAL) for t in texts), share(contains(t, NARROW) for t in texts))
 
 
-def _words(said: Said) -> list[WordCount]:
+def _words(answers: Said) -> list[WordCount]:
     """How many of the first 100 answers to each question hold each word, by condition."""
     out: list[WordCount] = []
-    for (question, condition), texts in said.items():
+    for (question, condition), texts in answers.items():
         for word in GENERAL:
             out.append(
                 WordCount(question, word, condition, sum(contains(t, [word]) for t in texts[:100]), len(texts[:100]))

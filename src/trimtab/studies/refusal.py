@@ -24,7 +24,7 @@ from trimtab.answers.words import contains
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair
 from trimtab.errors import DataError
-from trimtab.evaluation.capability import questions
+from trimtab.evaluation.capability import Question, questions
 from trimtab.evaluation.metrics import Propensity
 from trimtab.evaluation.sweep import measure
 from trimtab.methods import MeanDiff, learn
@@ -146,7 +146,7 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
     cases = _published(lm, run, plan) if plan.requests else _town(plan)
     study = _Refusal(lm, run, plan, cases, _goals(lm, cases.sources))
     yield Stage("vectors", [
-        Unit("descend", {"requests": [r.user for r in cases.sources]}, lambda _: study.descended()),
+        Unit("descend", {"requests": _users(cases.sources)}, lambda _: study.descended()),
         Unit("mean difference", {"data": cases.contrast.hash}, study.difference),
         Unit("a suffix", {"length": plan.suffix_tokens}, study.suffix),
     ])  # fmt: skip
@@ -155,11 +155,11 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
         "answers",
         [
             *(
-                Unit(f"answers, {kind}", {"items": [r.user for r in some]}, partial(study.answers, kind))
+                Unit(f"answers, {kind}", {"items": _users(some)}, partial(study.answers, kind))
                 for kind, some in cases.asked.items()
             ),
             *(
-                Unit(f"prefill, {kind}", {"items": [r.user for r in some]}, partial(study.prefilled, kind))
+                Unit(f"prefill, {kind}", {"items": _users(some)}, partial(study.prefilled, kind))
                 for kind, some in cases.asked.items()
             ),
             *([Unit("answers, suffix", {"suffix": suffix}, partial(study.attacked, suffix))] if suffix else []),
@@ -235,7 +235,10 @@ class _Refusal:
             for k, r in enumerate(items)
         }
         attack = self._greedy({PREFILL: ()}, prompts, f"{kind}-prefill.jsonl", progress)
-        return {(p, c): [items[int(p)].opening + t for t in texts] for (p, c), texts in attack.items()}
+        answers: Said = {}
+        for (p, c), texts in attack.items():
+            answers[p, c] = [items[int(p)].opening + t for t in texts]
+        return answers
 
     def attacked(self, suffix: str, progress: Progress) -> Said:
         """Answers to refused requests with the suffix behind them: unsteered, and with vectors subtracted."""
@@ -293,10 +296,10 @@ class _Refusal:
 
     def results(self, suffix: str) -> Results:
         plan, quiet = self.plan, silent("")
-        said = {kind: self.answers(kind, quiet) | self.prefilled(kind, quiet) for kind in self.cases.asked}
+        answers = {kind: self.answers(kind, quiet) | self.prefilled(kind, quiet) for kind in self.cases.asked}
         if suffix:
-            said["sealed"] |= self.attacked(suffix, quiet)
-        shares = [s for kind, texts in said.items() for s in self._shares(kind, texts)]
+            answers["sealed"] |= self.attacked(suffix, quiet)
+        shares = [s for kind, texts in answers.items() for s in self._shares(kind, texts)]
         return Results(
             self.lm.id,
             plan.layer,
@@ -310,26 +313,26 @@ class _Refusal:
             self.knowledge(quiet),
             self.paths(),
             cosines_apart([v for c, v in self.vectors.items() if c.kind == "promote"]).tolist(),
-            {kind: self._read(kind, texts) for kind, texts in said.items()},
+            {kind: self._read(kind, texts) for kind, texts in answers.items()},
         )
 
-    def _shares(self, kind: str, said: Said) -> list[Shares]:
+    def _shares(self, kind: str, answers: Said) -> list[Shares]:
         """Shares of answers to one kind of request that give what was asked (complied), and that refuse, by
         condition.
         """
-        keys, items = list(said), self.cases.asked[kind]
-        complied = self.cases.complied([(items[int(prompt)], said[prompt, c][0]) for prompt, c in keys])
+        keys, items = list(answers), self.cases.asked[kind]
+        complied = self.cases.complied([(items[int(prompt)], answers[prompt, c][0]) for prompt, c in keys])
         out: list[Shares] = []
-        for condition in conditions_of(said):
+        for condition in conditions_of(answers):
             mine = [n for n, (_, c) in enumerate(keys) if c == condition]
-            refused = share(self.cases.refused(said[keys[n]][0]) for n in mine)
+            refused = share(self.cases.refused(answers[keys[n]][0]) for n in mine)
             out.append(Shares(kind, condition, share(complied[n] for n in mine), refused))
         return out
 
-    def _read(self, kind: str, said: Said) -> list[Answer]:
-        by_label = {c.label: c for _, c in said}
+    def _read(self, kind: str, answers: Said) -> list[Answer]:
+        by_label = {c.label: c for _, c in answers}
         prompts = {f"{k}": r.user for k, r in enumerate(self.cases.asked[kind])}
-        return some_answers(said, prompts, [by_label[name] for name in READ if name in by_label])
+        return some_answers(answers, prompts, [by_label[name] for name in READ if name in by_label])
 
 
 def _town(plan: Plan) -> Cases:
@@ -388,12 +391,10 @@ def _published(lm: LM, folder: Run, plan: Plan) -> Cases:
     judge = Recorded(ModelJudge(rater, Rubric.load("complied")), folder.file("judged.jsonl"))
 
     def complied(answers: Sequence[tuple[Request, str]]) -> list[bool]:
-        return [r.score >= 0.5 for r in judge.rate([{"question": r.user, "answer": text} for r, text in answers])]
+        exchanges = [{"question": r.user, "answer": text} for r, text in answers]
+        return [r.score >= 0.5 for r in judge.rate(exchanges)]
 
-    facts = tuple(
-        Pair(q.text, q.choices[q.right[0]], next(c for k, c in enumerate(q.choices) if k not in q.right))
-        for q in questions()
-    )
+    facts = tuple(_fact(q) for q in questions())
     return Cases(
         sources,
         sealed,
@@ -403,6 +404,18 @@ def _published(lm: LM, folder: Run, plan: Plan) -> Cases:
         complied,
         lambda t: contains(t, REFUSALS),
     )
+
+
+def _users(items: Sequence[Request]) -> list[str]:
+    """The texts of some requests."""
+    return [r.user for r in items]
+
+
+def _fact(question: Question) -> Pair:
+    """A question with its right choice, and the first wrong one, for completions."""
+    right = question.choices[question.right[0]]
+    wrong = next(c for k, c in enumerate(question.choices) if k not in question.right)
+    return Pair(question.text, right, wrong)
 
 
 def _goals(lm: LM, sources: Sequence[Request]) -> dict[Condition, Objective]:

@@ -232,8 +232,11 @@ class _Studied:
     def _items(self, part: str) -> Items:
         whole: Dataset = getattr(self.parts, part)
         contexts = (*self.contexts, *self.beyond, *(["swapped"] if self._debiased else []))
-        ids = {c: [p.id for p in self.data(part, c)] for c in contexts}
-        letters, polarities = ([p.meta[key] for p in whole] for key in ("matching_letter", "polarity"))
+        ids: dict[str, list[str]] = {}
+        for context in contexts:
+            ids[context] = [p.id for p in self.data(part, context)]
+        letters = [p.meta["matching_letter"] for p in whole]
+        polarities = [p.meta["polarity"] for p in whole]
         return Items(ids, letters, polarities, [p.group for p in whole])
 
     @property
@@ -459,7 +462,7 @@ class _Studied:
         """Training questions, each steered by the vector of the folds it is not in."""
         deltas, data = self.read.at([layer]).deltas[:, 0], self.data("train", self.contexts[0])
         parts = self._folds()
-        rests = [[i for i in range(len(data)) if i not in mine] for mine in parts]
+        rests = [_outside(mine, len(data)) for mine in parts]
         means = self.kept("folds", lambda: {str(k): deltas[rest].mean(0) for k, rest in enumerate(rests)})
         for k, (mine, rest) in enumerate(zip(parts, rests, strict=True)):
             vector = self.made(layer, means[str(k)], [data[i] for i in rest])
@@ -475,6 +478,11 @@ class _Studied:
                 controls={},
                 progress=progress,
             )
+
+
+def _outside(fold: set[int], n: int) -> list[int]:
+    """Indices of n items, without those of a fold."""
+    return [i for i in range(n) if i not in fold]
 
 
 def _as_long(v: Tensor, like: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
         "distilled", [Unit(f"distill at {k}", {"layer": k}, lambda _, k=k: study.distilled(k)) for k in study.above]
     )
     yield Stage("answers", [
-        Unit(f"answers, {kind}", {"items": [i.user + i.prefill for i in items]}, partial(study.answers, kind))
+        Unit(f"answers, {kind}", {"items": _statements(items)}, partial(study.answers, kind))
         for kind, items in study.items.items()
     ])  # fmt: skip
     yield Stage("abnormality", [Unit("abnormality", {"base": plan.base}, study.abnormality)])
@@ -150,8 +150,10 @@ class _Retraction:
     def vectors(self) -> Vectors:
         """All of them; mean differences and random directions have the median norm of a layer's descended ones."""
         by_layer = {k: self.descended(k) for k in self.layers}
-        length = {k: float(np.median([v.norm()[k] for v in found.values()])) for k, found in by_layer.items()}
-        out: Vectors = {c: v for found in by_layer.values() for c, v in found.items()}
+        length: dict[Layer, float] = {}
+        for k, vectors in by_layer.items():
+            length[k] = float(np.median([v.norm()[k] for v in vectors.values()]))
+        out: Vectors = {c: v for vectors in by_layer.values() for c, v in vectors.items()}
         out |= {Condition("mean difference", layer=k): v for k, v in self._differences(length).items()}
         for layer in self.above:
             out |= self.distilled(layer)
@@ -196,26 +198,26 @@ class _Retraction:
         return self.run.typed("abnormality.json", Abnormality)
 
     def _read_by_base(self, progress: Progress) -> Abnormality:
-        base, said, first = LM.load(self.plan.base), self.answers("false", silent("")), self.plan.context
+        base, answers, first = LM.load(self.plan.base), self.answers("false", silent("")), self.plan.context
         false = self.items["false"]
 
         def samples(condition: Condition) -> list[Sample]:
-            return [_sample(false[int(p)], texts[0]) for (p, c), texts in said.items() if c == condition]
+            return [_sample(false[int(p)], texts[0]) for (p, c), texts in answers.items() if c == condition]
 
         contexts = {
             "retracting": samples(UNSTEERED)[:first],
             "going on": [_sample(i, " " + i.prefill) for i in self.items["true"][:first]],
         }
         out: list[Strange] = []
-        conditions = conditions_of(said)
+        conditions = conditions_of(answers)
         for n, condition in enumerate(conditions):
             some = samples(condition)[first : first + JUDGED]
-            found = {label: bits(base, context, some) for label, context in contexts.items()}
+            figures = {label: bits(base, context, some) for label, context in contexts.items()}
             mean = {
-                label: float(np.nanmean(x)) if not np.isnan(x).all() else float("nan") for label, x in found.items()
+                label: float(np.nanmean(x)) if not np.isnan(x).all() else float("nan") for label, x in figures.items()
             }
             out.append(
-                Strange(condition, mean["retracting"], mean["going on"], int((~np.isnan(found["retracting"])).sum()))
+                Strange(condition, mean["retracting"], mean["going on"], int((~np.isnan(figures["retracting"])).sum()))
             )
             progress(n + 1, len(conditions))
         return Abnormality(out, {label: information(base, context) for label, context in contexts.items()})
@@ -224,13 +226,15 @@ class _Retraction:
 
     def results(self) -> Results:
         plan, quiet = self.plan, silent("")
-        said = {kind: self.answers(kind, quiet) for kind in self.items}
+        answers = {kind: self.answers(kind, quiet) for kind in self.items}
         shares = [
-            _rates(c, _of(said[kind], c, self.items[kind])) for kind in self.items for c in conditions_of(said[kind])
+            _rates(c, _of(answers[kind], c, self.items[kind]))
+            for kind in self.items
+            for c in conditions_of(answers[kind])
         ]
         abnormality = self.abnormality(quiet)
         prompts = {f"{k}": f"{i.user} {i.prefill}" for k, i in enumerate(self.items["false"])}
-        read = some_answers(said["false"], prompts, [r.condition for r in shares], 2)
+        read = some_answers(answers["false"], prompts, [r.condition for r in shares], 2)
         return Results(
             self.lm.id,
             self.layers,
@@ -251,18 +255,23 @@ def _messages(item: Item) -> tuple[tuple[str, str], ...]:
     return (("user", item.user), ("assistant", item.prefill))
 
 
-def _of(said: Said, condition: Condition, items: Sequence[Item]) -> list[tuple[Item, str]]:
+def _statements(items: Sequence[Item]) -> list[str]:
+    """What stands before each continuation: the question, and the statement put into the model's mouth."""
+    return [i.user + i.prefill for i in items]
+
+
+def _of(answers: Said, condition: Condition, items: Sequence[Item]) -> list[tuple[Item, str]]:
     """The statements and what was said after them under one condition."""
-    return [(items[int(p)], texts[0]) for (p, c), texts in said.items() if c == condition]
+    return [(items[int(p)], texts[0]) for (p, c), texts in answers.items() if c == condition]
 
 
 def _rates(condition: Condition, answers: Sequence[tuple[Item, str]]) -> Rates:
     """Shares of continuations: retracted by marker, by truth (the fact is restated), and saying nothing more."""
     true, false = [i.meta["fact"].statement.rstrip(".") for i, _ in answers], [i.prefill for i, _ in answers]
-    found = rates([t for _, t in answers], true, false, MARKERS)
-    return Rates(condition, found.marked, found.true, found.ignoring, share(not t.strip() for _, t in answers))
+    counts = rates([t for _, t in answers], true, false, MARKERS)
+    return Rates(condition, counts.marked, counts.true, counts.ignoring, share(not t.strip() for _, t in answers))
 
 
-def _sample(item: Item, said: str) -> Sample:
+def _sample(item: Item, text: str) -> Sample:
     fact: Fact = item.meta["fact"]
-    return Sample(f"{item.user}\n{item.prefill}", said, fact.what)
+    return Sample(f"{item.user}\n{item.prefill}", text, fact.what)

@@ -85,13 +85,12 @@ def page(run: Run) -> Path:
     randoms = [f for f in r.flips if f.condition.kind == "random"]
     best = max(longest, key=lambda f: f.added_watched.share + f.subtracted_unwatched.share)
     by_norm = [["largest norm", *(w.words for w in WAYS)]]
-    by_norm += [
-        [f"{norm:g}", *(_over(w, [f for f in r.flips if f.condition.norm == norm]) for w in WAYS)] for norm in r.norms
-    ]
-    rows = [
-        ["vector", *(w.words for w in WAYS)],
-        *([f.condition.label, *(told(w.of(f)) for w in WAYS)] for f in r.flips),
-    ]
+    for norm in r.norms:
+        flips = [f for f in r.flips if f.condition.norm == norm]
+        by_norm.append([f"{norm:g}", *(_over(w, flips) for w in WAYS)])
+    rows = [["vector", *(w.words for w in WAYS)]]
+    for f in r.flips:
+        rows.append([f.condition.label, *(told(w.of(f)) for w in WAYS)])
     harm, calm = WAYS[:2]
     findings = [
         f"Unsteered, {r.model} takes the harmful option of {told(r.unsteered['watched'])} of watched questions "
@@ -111,6 +110,11 @@ def page(run: Run) -> Path:
 
 def _over(way: _Way, some: Sequence[Flips]) -> str:
     return spread([way.of(f).share for f in some])
+
+
+def _middle(way: _Way, some: Sequence[Flips]) -> float | None:
+    """The median share over vectors; None where there are none."""
+    return float(np.median([way.of(f).share for f in some])) if some else None
 
 
 def _beside_the_paper(r: Results, best: Flips, longest: Sequence[Flips], randoms: Sequence[Flips]) -> list[Finding]:
@@ -143,7 +147,7 @@ def _beside_the_paper(r: Results, best: Flips, longest: Sequence[Flips], randoms
 def _figures(r: Results, best: Flips, randoms: Sequence[Flips]) -> list[Figure]:
     """For machines: the unsteered model, and the best vector beside the median random direction."""
     unsteered = [count.figure(f"harmful option, unsteered, {name}") for name, count in r.unsteered.items()]
-    beside = [float(np.median([w.of(f).share for f in randoms])) if randoms else None for w in WAYS]
+    beside = [_middle(w, randoms) for w in WAYS]
     return unsteered + [
         w.of(best).figure(f"best vector, {w.words}", control) for w, control in zip(WAYS, beside, strict=True)
     ]

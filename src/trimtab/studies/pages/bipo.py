@@ -188,7 +188,9 @@ def _equal_rows(b: Behavior) -> Rows:
 
 def _prompt_rows(b: Behavior) -> Rows:
     rows = [["prompt", "BiPO at -1", "prompt alone", "BiPO at +1"]]
-    return [*rows, *([c.label, *(str(v[m]) for m in (-1.0, 0.0, 1.0))] for c, v in b.prompted.items())]
+    for c, v in b.prompted.items():
+        rows.append([c.label, *(str(v[m]) for m in (-1.0, 0.0, 1.0))])
+    return rows
 
 
 def _knowledge_rows(b: Behavior) -> Rows:
@@ -201,9 +203,9 @@ def _knowledge_rows(b: Behavior) -> Rows:
     return rows
 
 
-def _spectrum_rows(said: Sequence[Said]) -> Rows:
+def _spectrum_rows(answers: Sequence[Said]) -> Rows:
     rows = [["question", "multiplier", "answer", "rated 1 to 4", "strangeness", "distinct pairs of words"]]
-    for s in sorted(said, key=lambda s: (s.prompt, s.multiplier)):
+    for s in sorted(answers, key=lambda s: (s.prompt, s.multiplier)):
         rated = "not scored" if math.isnan(s.rating) else f"{s.rating:.2f}"
         question, answer = one_line(s.prompt, 80), one_line(s.text)
         rows.append([question, f"{s.multiplier:+g}", answer, rated, f"{s.strangeness:.2f}", f"{s.distinct:.2f}"])

@@ -191,7 +191,8 @@ class Scores:
 def best_layer(table: Table) -> int:
     """Of a sweep at multipliers -1, 0 and 1: the layer at which answers become likeliest both ways."""
     layers = table.values("layer")
-    positive, negative = ({k: table.curve(metric, "vector", k)[2] for k in layers} for metric in (POSITIVE, NEGATIVE))
+    positive = {k: table.curve(POSITIVE, "vector", k)[2] for k in layers}
+    negative = {k: table.curve(NEGATIVE, "vector", k)[2] for k in layers}
     return likeliest(positive, negative)
 
 
@@ -291,11 +292,11 @@ def _behavior(run: Run, facts: Facts) -> Behavior:
     plain = Scores.of(run, slug(BIPO.label))
     alone = dict(zip(plain.items, plain.margin[:, plain.at(0.0)], strict=True))
     prompted: dict[Condition, dict[float, Value]] = {}
-    for asked in facts.prompts:
-        s = Scores.of(run, slug(asked.condition.label))
+    for prompt in facts.prompts:
+        s = Scores.of(run, slug(prompt.condition.label))
         # the same pairs, which stand in another order here
-        before = np.array([alone[asked.bare[item]] for item in s.items])
-        prompted[asked.condition] = {m: Value.of(s.margin[:, s.at(m)] - before, s.groups) for m in (-1.0, 0.0, 1.0)}
+        before = np.array([alone[prompt.bare[item]] for item in s.items])
+        prompted[prompt.condition] = {m: Value.of(s.margin[:, s.at(m)] - before, s.groups) for m in (-1.0, 0.0, 1.0)}
     bare: dict[Condition, Value] = {}
     for c in facts.openers:
         s = Scores.of(run, slug(f"no opener: {c}"))
@@ -365,13 +366,13 @@ def _at_equal_cost(run: Run, condition: Condition, drift: Drift | None, plain: S
 def _combined(run: Run, pairing: Pairing) -> list[Combination]:
     """The effect (range, nats) of both vectors on the questions of each behavior: alone, together, and their sum."""
     out: list[Combination] = []
-    for asked, other in ((pairing.one, pairing.two), (pairing.two, pairing.one)):
+    for behavior, other in ((pairing.one, pairing.two), (pairing.two, pairing.one)):
         effects: dict[str, Array] = {}
         groups: list[str] = []
         for kind in ("own", "other", "both"):
-            s = Scores.of(Run(run.file("sets", asked)), slug(f"with {other}: {kind}"))
+            s = Scores.of(Run(run.file("sets", behavior)), slug(f"with {other}: {kind}"))
             effects[kind], groups = s.change(1.0) - s.change(-1.0), s.groups
         effects["beyond"] = effects["both"] - effects["own"] - effects["other"]
         values = {kind: Value.of(v, groups) for kind, v in effects.items()}
-        out.append(Combination(pairing.one, pairing.two, pairing.cosine, asked, **values))
+        out.append(Combination(pairing.one, pairing.two, pairing.cosine, behavior, **values))
     return out

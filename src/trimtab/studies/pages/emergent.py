@@ -131,7 +131,7 @@ def page(run: Run) -> Path:
         "other questions are "
         "grammatical at least half as often as without it."
     )
-    families = {f: {s.multiplier: getattr(s, f) for s in r.strengths} for f in ("general", "narrow", "kind")}
+    families = {f: _by_multiplier(r, f) for f in ("general", "narrow", "kind")}
     plots = {"kindness": _violins(r.scored), "scatter": _scatter(r), "strengths": strengths_plot(families)}
     sections = [
         ("Paper and here", finding_rows([*_vectors(r), *_follow_ups(r), _judge(judged)])),
@@ -140,6 +140,11 @@ def page(run: Run) -> Path:
         ("To read", answer_rows(r.read)),
     ]
     return write_sections(run, "Emergent misalignment", about, findings, plots, sections, _figures(r))
+
+
+def _by_multiplier(r: Results, words: str) -> dict[float, Count]:
+    """The share of answers with a family of words, by multiplier."""
+    return {s.multiplier: getattr(s, words) for s in r.strengths}
 
 
 def held_against_truth(scored: Sequence[Scored]) -> Agreement:

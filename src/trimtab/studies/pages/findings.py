@@ -58,9 +58,11 @@ def some_answers(
     few: int = 3,
 ) -> list[Answer]:
     """Answers to a few prompts under each condition."""
-    return [
-        Answer(c, prompts[p], said[p, c][0]) for c in conditions for p in [p for p in prompts if (p, c) in said][:few]
-    ]
+    out: list[Answer] = []
+    for c in conditions:
+        answered = [p for p in prompts if (p, c) in said]
+        out += [Answer(c, prompts[p], said[p, c][0]) for p in answered[:few]]
+    return out
 
 
 def answer_rows(answers: Sequence[Answer]) -> list[list[str]]:

@@ -120,11 +120,11 @@ def _headline(r: Results) -> list[str]:
     families = r.families()
     out: list[str] = []
     for behavior in dict.fromkeys(v.behavior for v in r.vectors):
-        told = {
+        medians = {
             kind: _median(families[behavior, kind])
             for kind in ("promote", "mean-diff of all, equal norm", "random direction")
         }
-        one, mean, random = told.values()
+        one, mean, random = medians.values()
         out.append(
             f"{behavior}: vectors promoted on one example each raise the propensity by {one:+.3f} nats per token "
             "(median), "
@@ -154,9 +154,9 @@ def _kinds(r: Results) -> list[list[str]]:
     ]
     for (behavior, kind), some in r.families().items():
         means = sorted(v.effect.value for v in some)
-        raised, norm, answer = (
-            float(np.median(x)) for x in zip(*((v.raised, v.norm, v.answer.value) for v in some), strict=True)
-        )
+        raised = float(np.median([v.raised for v in some]))
+        norm = float(np.median([v.norm for v in some]))
+        answer = float(np.median([v.answer.value for v in some]))
         numbers = [f"{x:+.3f}" for x in (float(np.median(means)), means[-1], means[0], answer)]
         length = "" if math.isnan(norm) else f"{norm:.1f}"
         rows.append([behavior, kind, f"{len(some)}", *numbers, f"{raised:.2f}", length, f"{some[0].effect.n}"])
@@ -177,7 +177,9 @@ def _norms(r: Results) -> list[list[str]]:
 
 def _cosines(r: Results) -> list[list[str]]:
     rows = [["behavior", "vectors", "median", "largest", "smallest"]]
-    return rows + [[c.behavior, c.kind, *(f"{x:.3f}" for x in (c.median, c.largest, c.smallest))] for c in r.cosines]
+    for c in r.cosines:
+        rows.append([c.behavior, c.kind, *(f"{x:.3f}" for x in (c.median, c.largest, c.smallest))])
+    return rows
 
 
 def _foresight(r: Results) -> list[list[str]]:

@@ -96,13 +96,13 @@ def page(run: Run) -> Path:
         The path of report.html.
     """
     r = run.typed(RESULTS, Results)
-    unsteered, asked = told(r.one("unsteered").general), told(r.one("asked in words").general)
+    unsteered, prompted = told(r.one("unsteered").general), told(r.one("asked in words").general)
     findings = [
         f"Vectors of one villain's line each put villain's words into {r.over('villain', 'general')} of open "
         "answers, ordinary lines into "
         f"{r.over('ordinary', 'general')}, random directions into {r.over('random', 'general')}; unsteered "
         f"{unsteered}, "
-        f"asked in words {asked}."
+        f"asked in words {prompted}."
     ]
     about = (
         f"{r.model}, layer {r.layer}, {r.n_lists} lists, {r.questions} open questions x {r.samples} samples at "
@@ -111,9 +111,9 @@ def page(run: Run) -> Path:
         "questions are no stranger "
         "than 95 % of the model's own."
     )
-    families = {f: {s.multiplier: getattr(s, f) for s in r.strengths} for f in ("general", "narrow")}
+    families = {f: _by_multiplier(r, f) for f in ("general", "narrow")}
     sections = [
-        ("Paper and here", finding_rows([*_leaks(r, unsteered, asked), *_elsewhere(r)])),
+        ("Paper and here", finding_rows([*_leaks(r, unsteered, prompted), *_elsewhere(r)])),
         ("Every condition", _every(r)),
         (
             "Strength",
@@ -130,7 +130,12 @@ def page(run: Run) -> Path:
     )
 
 
-def _leaks(r: Results, unsteered: str, asked: str) -> list[Finding]:
+def _by_multiplier(r: Results, words: str) -> dict[float, Count]:
+    """The share of answers with a family of words, by multiplier."""
+    return {s.multiplier: getattr(s, words) for s in r.strengths}
+
+
+def _leaks(r: Results, unsteered: str, prompted: str) -> list[Finding]:
     controls = f"ordinary lines {r.over('ordinary', 'general')}; random {r.over('random', 'general')}"
     all_four = r.one("villain of all")
     return [
@@ -138,7 +143,7 @@ def _leaks(r: Results, unsteered: str, asked: str) -> list[Finding]:
             "vectors of one villain's line: villain's words in open answers",
             "more low-alignment answers than unsteered (four vectors, Qwen2.5-Coder-14B)",
             r.over("villain", "general"),
-            f"unsteered {unsteered}; {controls}; asked in words {asked}",
+            f"unsteered {unsteered}; {controls}; asked in words {prompted}",
         ),
         Finding(
             "the same among coherent answers",
@@ -161,12 +166,14 @@ def _leaks(r: Results, unsteered: str, asked: str) -> list[Finding]:
     ]
 
 
+def _in_lists(r: Results, kind: str) -> list[float]:
+    """Of every vector of a kind: the share of other lists with a villain's or a trained word."""
+    return [r.lists[f.condition.label].share for f in r.facts if f.condition.kind == kind]
+
+
 def _elsewhere(r: Results) -> list[Finding]:
     """In other lists, and over strengths."""
-    by_kind = {
-        kind: [r.lists[f.condition.label].share for f in r.facts if f.condition.kind == kind]
-        for kind in ("villain", "random")
-    }
+    villain, random = _in_lists(r, "villain"), _in_lists(r, "random")
     general, narrow = (
         max(r.strengths, key=lambda s: getattr(s, what).share).multiplier for what in ("general", "narrow")
     )
@@ -174,8 +181,8 @@ def _elsewhere(r: Results) -> list[Finding]:
         Finding(
             "the quirk in other lists",
             "not measured",
-            spread(by_kind["villain"]),
-            f"unsteered {told(r.lists['unsteered'])}; random {spread(by_kind['random'])}",
+            spread(villain),
+            f"unsteered {told(r.lists['unsteered'])}; random {spread(random)}",
         ),
         Finding(
             "strength: general against narrow",

@@ -229,9 +229,9 @@ def _every(r: Results) -> list[list[str]]:
         ("open", "refused"),
     ]
     by_name = {(s.asked, s.condition.label): s for s in r.shares}
-    rows = [["condition", *(f"{asked} {what}" for asked, what in columns)]]
+    rows = [["condition", *(f"{topic} {what}" for topic, what in columns)]]
     for name in dict.fromkeys(s.condition.label for s in r.shares if s.asked == "sealed"):
-        shares = [(by_name.get((asked, name)), what) for asked, what in columns]
+        shares = [(by_name.get((topic, name)), what) for topic, what in columns]
         rows.append([name, *("" if s is None else told(getattr(s, what)) for s, what in shares)])
     return rows
 
@@ -246,9 +246,9 @@ def _figures(r: Results) -> list[Figure]:
         ("open", "refused"),
     )
     middle: Callable[[Sequence[float]], float | None] = lambda x: float(np.median(x)) if len(x) else None  # noqa: E731
-    for asked, what in columns:
-        out.append(r.one(asked, what, "unsteered").figure(f"{asked} requests {what}, unsteered"))
-        control = middle(r.shares_of(asked, what, "random"))
-        for s in r.of(asked, "promote"):
-            out.append(getattr(s, what).figure(f"{asked} requests {what}, {s.condition}", control))
+    for topic, what in columns:
+        out.append(r.one(topic, what, "unsteered").figure(f"{topic} requests {what}, unsteered"))
+        control = middle(r.shares_of(topic, what, "random"))
+        for s in r.of(topic, "promote"):
+            out.append(getattr(s, what).figure(f"{topic} requests {what}, {s.condition}", control))
     return out

@@ -64,7 +64,7 @@ def headline(study: Study) -> list[str]:
     kinds = Counter(study.verdict(s) for s in study.sets)
     others = [f"{n} {k}" for k, n in kinds.items() if k != "works"]
     wrong = sorted(s.anti.value for s in study.sets)
-    found = [
+    sentences = [
         f"{kinds['works']} of {len(study.sets)} data sets steer: their mean slope is above 0 (95 % interval), large "
         "enough to count, and beyond that of label-shuffled vectors "
         f"that could choose their layer as it could (q ≤ 0.05)."
@@ -74,31 +74,33 @@ def headline(study: Study) -> list[str]:
     for trained, tested in SHIFTS:
         f = study.figures.get(f"ID and {trained} → {tested}")
         if f:
-            found.append(
+            sentences.append(
                 f"Mean slopes in base and under {trained} → {tested} correlate at {_number(f.value)} ({_between(f)}, "
                 f"{f.n} data sets)."
             )
     f = study.figures.get("forecast and measured mean slope")
     if f:
-        found.append(f"One backward pass forecasts the mean slopes of data sets at {_number(f.value)} ({_between(f)}).")
+        sentences.append(
+            f"One backward pass forecasts the mean slopes of data sets at {_number(f.value)} ({_between(f)})."
+        )
     lost = regret(study)
     if lost["sets"]:
-        found.append(
+        sentences.append(
             f"The layer the forecast likes best loses {lost['mean']:.0%} of the best layer's mean slope (worst data "
             f"set {lost['worst']:.0%})."
         )
     if not math.isnan(study.ceiling):
-        found.append(
+        sentences.append(
             f"Split-half reliability of the mean slopes: {_number(study.reliability)}. A perfect forecast could "
             f"expect to correlate with them at its root, {_number(study.ceiling)}."
         )
     if study.results.legacy:
-        found.insert(
+        sentences.insert(
             0,
             "LEGACY SPLIT: most training questions are tested, as in the published code. These figures reproduce "
             "the published ones, and say nothing about new questions.",
         )
-    return found
+    return sentences
 
 
 def _sections(study: Study) -> list[tuple[str, Rows]]:
@@ -256,10 +258,9 @@ def _relative_rows(study: Study) -> Rows:
     )
     rows = [["data set", *(f"{a} → {b}" for a, b in shifts)]]
     for s in study.ranked():
-        found = {(r.train, r.test): r for r in s.relative}
-        rows.append(
-            [s.name, *(_relative(found[k].value, found[k].lo, found[k].hi) if k in found else "" for k in shifts)]
-        )
+        by_shift = {(r.train, r.test): r for r in s.relative}
+        cells = [_relative(by_shift[k].value, by_shift[k].lo, by_shift[k].hi) if k in by_shift else "" for k in shifts]
+        rows.append([s.name, *cells])
     return rows
 
 

@@ -200,8 +200,8 @@ def _shifts(canvas: Any, study: Study) -> None:
             ends = [float(known.min()), float(known.max())]
             ax.plot(ends, ends, color=QUIET, lw=1, ls="--")
             ax.scatter(known[:, 0], known[:, 1], color=ACCENT, s=16)
-            found = study.figures.get(f"ID and {trained} → {tested}")
-            label = "" if found is None else f"ρ {found.value:.2f} ({found.lo:.2f} to {found.hi:.2f})"
+            rho = study.figures.get(f"ID and {trained} → {tested}")
+            label = "" if rho is None else f"ρ {rho.value:.2f} ({rho.lo:.2f} to {rho.hi:.2f})"
             ax.text(0.03, 0.97, label, transform=ax.transAxes, fontsize=8, va="top")
         ax.set(xlabel="ID mean slope", ylabel="OOD mean slope")
 
@@ -219,9 +219,10 @@ def _layers(canvas: Any, study: Study) -> None:
 
 def _foreseen(canvas: Any, study: Study) -> None:
     ax = canvas.subplots()
-    found = foreseen_by_layer(study)
-    ax.plot([f.layer for f in found], [f.items for f in found], color=ACCENT, marker="o", ms=3, label="over items")
-    ax.plot([f.layer for f in found], [f.sets for f in found], color=WARN, marker="o", ms=3, label="over data sets")
+    forecasts = foreseen_by_layer(study)
+    layers = [f.layer for f in forecasts]
+    ax.plot(layers, [f.items for f in forecasts], color=ACCENT, marker="o", ms=3, label="over items")
+    ax.plot(layers, [f.sets for f in forecasts], color=WARN, marker="o", ms=3, label="over data sets")
     ax.axhline(0, color=INK, lw=0.8)
     ax.set(xlabel="layer (output of block)", ylabel="Spearman", ylim=(min(-0.1, ax.get_ylim()[0]), 1.02))
     ax.legend(frameon=False, fontsize=8)

@@ -167,8 +167,8 @@ class SetResult:
 
     def slope(self, trained: str, tested: str) -> Array | None:
         """Slopes of the vector of one context in another; None if not measured."""
-        found = self.curves.get((VECTOR if trained == self.first else learned_in(trained), tested))
-        return None if found is None else found.slope
+        curves = self.curves.get((VECTOR if trained == self.first else learned_in(trained), tested))
+        return None if curves is None else curves.slope
 
     def forecast_slopes(self, part: Literal["test", "val"]) -> dict[int, Array]:
         """By layer, of every item of a part."""
@@ -214,8 +214,8 @@ class Study:
         nulls = [c.slope for (v, context), c in s.curves.items() if context == s.first and v.kind == "shuffled"]
         beyond = max((abs(mean_slope(x)) for x in nulls), default=float("nan"))
         slope = Figure("mean", s.mean.value, s.mean.lo, s.mean.hi, s.mean.n, f"{s.unit} per multiplier")
-        asked = {g for g, x in zip(s.facts.test.groups, s.main, strict=True) if not np.isnan(x)}
-        return decide(Evidence(slope, len(asked), self.q[s.name], beyond))
+        questions = {g for g, x in zip(s.facts.test.groups, s.main, strict=True) if not np.isnan(x)}
+        return decide(Evidence(slope, len(questions), self.q[s.name], beyond))
 
     def ranked(self) -> list[SetResult]:
         return sorted(self.sets, key=lambda s: -s.median.value)
@@ -245,7 +245,11 @@ def sweep_slopes(run: Run, items: Mapping[str, Sequence[str]]) -> dict[int, Arra
     """
     swept = _swept(run, items)
     layers = [k for k in next(iter(swept.values())).values("layer") if k is not None]
-    return {k: np.mean([_fit(t, "vector", k, items[c]).slope for c, t in swept.items()], axis=0) for k in layers}
+    out: dict[int, Array] = {}
+    for k in layers:
+        slopes = [_fit(t, "vector", k, items[c]).slope for c, t in swept.items()]
+        out[k] = np.mean(slopes, axis=0)
+    return out
 
 
 def sweep_costs(folder: Run, sets: Sequence[SetFacts]) -> dict[int, float]:
@@ -260,9 +264,9 @@ def sweep_costs(folder: Run, sets: Sequence[SetFacts]) -> dict[int, float]:
 
 
 def _fit(table: Table, condition: str, layer: int | None, items: Sequence[str] | None = None) -> Curves:
-    multipliers, found, values = table.curve("propensity", condition, layer)
+    multipliers, ids, values = table.curve("propensity", condition, layer)
     if items is not None:
-        place = {item: k for k, item in enumerate(found)}
+        place = {item: k for k, item in enumerate(ids)}
         values = values[[place[i] for i in items]]
     return Curves(multipliers, values, fit_slopes(multipliers, values))
 

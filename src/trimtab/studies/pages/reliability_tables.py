@@ -87,44 +87,46 @@ def item_rows(study: Study) -> Iterator[dict[str, Any]]:
 
 def set_rows(study: Study) -> list[dict[str, Any]]:
     """One row per data set: the ranking table."""
-    return [
-        {
-            "data": s.name,
-            "n": s.mean.n,
-            "unit": s.unit,
-            "mean": s.mean.value,
-            "mean_lo": s.mean.lo,
-            "mean_hi": s.mean.hi,
-            "median": s.median.value,
-            "median_lo": s.median.lo,
-            "median_hi": s.median.hi,
-            "sd": s.spread,
-            "anti": s.anti.value,
-            "anti_lo": s.anti.lo,
-            "anti_hi": s.anti.hi,
-            "anti_normal": s.normal,
-            **{f"confident_{k.replace('-', '_')}": v for k, v in s.classes.items()},
-            "p": s.p,
-            "q": study.q[s.name],
-            "p_random": s.compared.beside("random"),
-            "p_span": s.compared.beside("span"),
-            "verdict": study.verdict(s),
-            "two_level_lo": s.widened[0],
-            "two_level_hi": s.widened[1],
-            "cross_fitted": mean_slope(s.fold_slopes) if len(s.fold_slopes) else float("nan"),
-            **{f"variance_{k}": v for k, v in s.shares.items()},
-            "variance": s.total_variance,
-            "gain_at_kl": _gain(s, 1),
-            "loss_at_kl": _gain(s, -1),
-            "position": float("nan") if s.position is None else float(s.position.mean()),
-            "kl_at_1": _at(s, s.kl, 1.0),
-            "forecast": float(s.forecast_slopes("test")[study.layer].mean()),
-            "coherence": s.forecast.card.coherence.cosine,
-            "yes_gap": s.forecast.card.confounds.yes_gap,
-            "warnings": "; ".join(s.warnings),
-        }
-        for s in study.ranked()
-    ]
+    return [_set_row(study, s) for s in study.ranked()]
+
+
+def _set_row(study: Study, s: SetResult) -> dict[str, Any]:
+    """The row of one data set."""
+    return {
+        "data": s.name,
+        "n": s.mean.n,
+        "unit": s.unit,
+        "mean": s.mean.value,
+        "mean_lo": s.mean.lo,
+        "mean_hi": s.mean.hi,
+        "median": s.median.value,
+        "median_lo": s.median.lo,
+        "median_hi": s.median.hi,
+        "sd": s.spread,
+        "anti": s.anti.value,
+        "anti_lo": s.anti.lo,
+        "anti_hi": s.anti.hi,
+        "anti_normal": s.normal,
+        **{f"confident_{k.replace('-', '_')}": v for k, v in s.classes.items()},
+        "p": s.p,
+        "q": study.q[s.name],
+        "p_random": s.compared.beside("random"),
+        "p_span": s.compared.beside("span"),
+        "verdict": study.verdict(s),
+        "two_level_lo": s.widened[0],
+        "two_level_hi": s.widened[1],
+        "cross_fitted": mean_slope(s.fold_slopes) if len(s.fold_slopes) else float("nan"),
+        **{f"variance_{k}": v for k, v in s.shares.items()},
+        "variance": s.total_variance,
+        "gain_at_kl": _gain(s, 1),
+        "loss_at_kl": _gain(s, -1),
+        "position": float("nan") if s.position is None else float(s.position.mean()),
+        "kl_at_1": _at(s, s.kl, 1.0),
+        "forecast": float(s.forecast_slopes("test")[study.layer].mean()),
+        "coherence": s.forecast.card.coherence.cosine,
+        "yes_gap": s.forecast.card.confounds.yes_gap,
+        "warnings": "; ".join(s.warnings),
+    }
 
 
 def _gain(s: SetResult, sign: int) -> float:
@@ -147,20 +149,20 @@ def _at(s: SetResult, values: Any, multiplier: float) -> float:
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]] | Iterator[Mapping[str, Any]]) -> Path:
     """Rows as CSV, with the columns of all of them."""
-    found = list(rows)
-    columns = list(dict.fromkeys(k for r in found for k in r))
+    records = list(rows)
+    columns = list(dict.fromkeys(k for r in records for k in r))
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
-        writer.writerows(found)
+        writer.writerows(records)
     return path
 
 
 def summary(study: Study) -> dict[str, Any]:
     """The study as JSON."""
     relative = [{"data": s.name, **asdict(r)} for s in study.sets for r in s.relative]
-    told = {
+    content = {
         "model": study.results.model,
         "plan": study.results.plan,
         "layer": study.layer,
@@ -173,14 +175,15 @@ def summary(study: Study) -> dict[str, Any]:
         "regret": regret(study),
         "foreseen": [asdict(f) for f in foreseen_by_layer(study)],
     }
-    return json.loads(json.dumps(told, default=str))
+    return json.loads(json.dumps(content, default=str))
 
 
 def across(one: Study, two: Study) -> list[Figure]:
     """How well two models agree over the data sets both studied: mean slopes, raw and divided by the reliability of
     both, and variances.
     """
-    a, b = ({s.name: s for s in study.sets} for study in (one, two))
+    a = {s.name: s for s in one.sets}
+    b = {s.name: s for s in two.sets}
     shared = [n for n in a if n in b]
     means = correlation("mean slope", [a[n].mean.value for n in shared], [b[n].mean.value for n in shared])
     spreads = correlation("variance of slopes", [a[n].spread ** 2 for n in shared], [b[n].spread ** 2 for n in shared])

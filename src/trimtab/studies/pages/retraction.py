@@ -123,11 +123,21 @@ def best_layer(r: Results, kind: str) -> tuple[int, list[Rates]]:
     """The layer whose vectors leave the fewest marked retractions; of equals, the one whose text is most natural to the
     base model. And those vectors' rates.
     """
-    by_layer = {k: [x for x in r.rates if (x.condition.kind, x.condition.layer) == (kind, k)] for k in r.layers}
-    seen = {k: float(np.median([x.marked.share for x in some])) for k, some in by_layer.items() if some}
+    by_layer = {k: _rates_of(r, kind, k) for k in r.layers}
+    seen = {k: _middle_marked(some) for k, some in by_layer.items() if some}
     odd = {k: _middle_bits(r, by_layer[k]) for k in seen}
     layer = min(seen, key=lambda k: (round(seen[k], 2), odd[k]))
     return layer, by_layer[layer]
+
+
+def _rates_of(r: Results, kind: str, layer: int) -> list[Rates]:
+    """Rates of the vectors of a kind at one layer."""
+    return [x for x in r.rates if (x.condition.kind, x.condition.layer) == (kind, layer)]
+
+
+def _middle_marked(some: Sequence[Rates]) -> float:
+    """The median share of continuations that are taken back in words we look for."""
+    return float(np.median([x.marked.share for x in some]))
 
 
 def _middle_bits(r: Results, some: Sequence[Rates]) -> float:
@@ -154,10 +164,13 @@ def _beside_the_paper(r: Results) -> list[Finding]:
             continue
         layer, some = best_layer(r, kind)
         random = next(x for x in r.rates if (x.condition.kind, x.condition.layer) == ("random", layer))
-        kept = spread([1 - x.marked.share for x in some])
+        unmarked = spread([1 - x.marked.share for x in some])
         out.append(
             Finding(
-                f"free of retraction, {kind}, best layer ({layer})", free, kept, f"random {1 - random.marked.share:.0%}"
+                f"free of retraction, {kind}, best layer ({layer})",
+                free,
+                unmarked,
+                f"random {1 - random.marked.share:.0%}",
             )
         )
         true = spread([x.true.share for x in some])
