@@ -11,6 +11,7 @@ from pathlib import Path
 from trimtab import organisms
 from trimtab.errors import ModelError, UnknownName
 
+DTYPES = ("float32", "bfloat16", "float16", "float64")  # a model can compute in
 PATIENCE = 4.0  # seconds to wait for the hub
 LOCAL = ("smollm2", *organisms.MODELS)
 ADDRESSES = '"smollm2", a Hugging Face id such as "owner/name", or a folder with a model'

@@ -19,6 +19,26 @@ FARTHEST = 1e6  # the largest multiplier
 GRID = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
 
 
+SHIPPED = (Path(__file__).parent / "recipes", Path(__file__).parents[2] / "recipes")  # of a wheel, of a checkout
+
+
+def shipped() -> dict[str, Path]:
+    """Recipes that come with trimtab, by name."""
+    return {file.stem: file for folder in SHIPPED for file in sorted(folder.glob("*.toml"))}
+
+
+def located(recipe: str | Path) -> Path:
+    """The file of a recipe: a path, or the name of one that comes with trimtab.
+
+    Raises:
+        RecipeError: neither.
+    """
+    path = Path(recipe)
+    if not path.is_file() and str(recipe) not in shipped():
+        raise RecipeError(f"no such recipe: {recipe}", expected=f"a .toml file, or one of {', '.join(shipped())}")
+    return path if path.is_file() else shipped()[str(recipe)]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One experiment. Read from TOML; every key is a field here.
@@ -95,15 +115,13 @@ class Recipe:
 
     @classmethod
     def load(cls, path: str | Path) -> Recipe:
-        """Read a TOML file.
+        """Read a TOML file, by its path or by the name of a recipe that comes with trimtab.
 
         Raises:
             RecipeError: missing, not TOML (with the line), or with wrong values.
             UnknownName: a key that is no field.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise RecipeError(f"no such recipe: {path}", expected="a .toml file")
+        path = located(path)
         try:
             table = tomllib.loads(path.read_text("utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:

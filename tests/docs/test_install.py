@@ -39,6 +39,7 @@ def test_the_wheel_works_in_an_empty_environment(tmp_path: Path) -> None:
     constraints = ["--constraint", str(ROOT / "constraints.txt")]
     run([*UV, "pip", "install", "--quiet", "--python", str(bin_ / "python"), *constraints, str(wheel)], tmp_path)
     assert run([str(bin_ / "trimtab"), "--version"], tmp_path).strip() == "trimtab 0.1.0"
-    assert "mean-diff" in run([str(bin_ / "trimtab"), "list"], tmp_path)
+    listed = run([str(bin_ / "trimtab"), "list"], tmp_path)
+    assert "mean-diff" in listed and "first-light" in listed, "recipes come with it"
     assert run([str(bin_ / "python"), "-c", SAYS], tmp_path).strip() == "1"
     assert str(ROOT) not in run([str(bin_ / "python"), "-c", "import trimtab; print(trimtab.__file__)"], tmp_path)

@@ -27,6 +27,7 @@ Steering vectors: learn them, know how far to trust them, ship them.
   dose VECTOR                which layer, how strongly, at what cost: measured, and kept in the file
   steer VECTOR -p PROMPT     generate with a vector switched on
   measure VECTOR --data D    score a vector and its controls on held-out items
+  capability VECTOR --to DIR what a vector costs: knowledge, truthfulness, tasks of lm-eval
   compare VECTOR VECTOR ...  cosines and norms
   paths VECTOR VECTOR ...    the loss on the way from one to another
   detect VECTOR ...          do they tell some prompts from others?

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from trimtab.cli.comparing import Compare, Detect, Paths, Sizes
+from trimtab.cli.costing import Capability
 from trimtab.cli.dosing import Dose
 from trimtab.cli.learning import Chat, Steer, learn
 from trimtab.cli.looking import Doctor, List
@@ -17,6 +18,7 @@ COMMANDS: dict[str, type | Callable[[Sequence[str]], None]] = {
     "dose": Dose,
     "steer": Steer,
     "measure": Measure,
+    "capability": Capability,
     "compare": Compare,
     "paths": Paths,
     "detect": Detect,

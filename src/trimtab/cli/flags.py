@@ -16,7 +16,7 @@ import tyro
 
 from trimtab.errors import ModelError, RecipeError, RunError
 from trimtab.journal import plain
-from trimtab.names import check_name
+from trimtab.names import DTYPES, check_name
 from trimtab.registry import check_numbers
 
 if TYPE_CHECKING:
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from trimtab.model import LM
     from trimtab.steering.interventions import Intervention
     from trimtab.steering.vector import SteeringVector
-
-
-DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 @dataclass(frozen=True)

@@ -35,19 +35,22 @@ class Doctor:
 
 @dataclass(frozen=True)
 class List:
-    """Name what there is: models, studies, behaviors, methods, operators, gates, metrics."""
+    """Name what there is: models, recipes, studies, behaviors, methods, operators, gates, metrics."""
 
     common: ForOutput = field(default_factory=Common)
 
     def __call__(self) -> None:
         from trimtab import organisms, registry, studies
+        from trimtab.data import truthful
         from trimtab.data.builtin import built_in
         from trimtab.names import LOCAL
+        from trimtab.recipe import shipped
 
         names = {
             "models": list(LOCAL),
+            "recipes": list(shipped()),
             "studies": list(studies.names()),
-            "behaviors": [*built_in(), *organisms.names()],
+            "behaviors": [*built_in(), truthful.NAME, *organisms.names()],
             **{f"{k}s": registry.named(k) for k in registry.HOMES},
         }
         show(names, self.common.json, [f"{k:10} {', '.join(v)}" for k, v in names.items()])

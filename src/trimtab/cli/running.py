@@ -24,8 +24,8 @@ from trimtab.recipe import GRID
 
 @dataclass(frozen=True)
 class Run:
-    """Run a recipe, or the study it names. The path of the run folder is the last line printed; the same command
-    resumes an interrupted run.
+    """Run a recipe (a file, or the name of one that comes with trimtab), or the study it names. The path of the run
+    folder is the last line printed; the same command resumes an interrupted run.
     """
 
     recipe: Positional[Path]
@@ -36,18 +36,18 @@ class Run:
     def __call__(self) -> None:
         from trimtab import studies
         from trimtab.cli.bars import bars
-        from trimtab.recipe import Recipe
+        from trimtab.recipe import Recipe, located
 
         run_folder(self.to)
-
-        study = studies.read(self.recipe)
+        recipe_file = located(self.recipe)
+        study = studies.read(recipe_file)
         if study is not None:
             check_name(study.model)
             with bars(not self.common.json) as watch:
                 studies.run(study, self.to, watch)
             say_report(self.to, self.common.json)
             return
-        recipe = Recipe.load(self.recipe)
+        recipe = Recipe.load(recipe_file)
         check_name(recipe.model)
         from trimtab.flow import run
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from trimtab.data.pairs import Content, Form, Pair, as_choice, dedup, polarity, to_choices
+from trimtab.data.truthful import truths
 from trimtab.errors import DataError
 
 log = logging.getLogger("trimtab")
@@ -196,6 +197,12 @@ def _steering_bench(row: Row, line: int, where: str, form: str) -> list[Pair]:
     return [Pair(one["prompt"].strip(), one["response"].strip(), two["response"].strip(), meta)]
 
 
+def _truthful(row: Row, line: int, where: str, form: str) -> list[Pair]:
+    """TruthfulQA: every true answer beside every false one (Cao et al. 2024); the pairs of a question stay together."""
+    t = truths(row)
+    return [Pair(t.question, right, wrong, _meta(where, line, right)) for right in t.right for wrong in t.wrong]
+
+
 class _Layout:
     def __init__(self, name: str, keys: tuple[str, ...], reader: Reader, form: Form) -> None:
         self.name, self.keys, self.reader = name, keys, reader
@@ -209,6 +216,9 @@ _LAYOUTS = (
     _Layout("persona", ("question", "statement", *_ANSWERS), _persona, "choices"),
     _Layout("AI-risk", ("question", *_ANSWERS), _listed, "choices"),
     _Layout("steering-bench", ("positive", "negative"), _steering_bench, "choices"),
+    _Layout("TruthfulQA", ("question", "mc2_targets"), _truthful, "answers"),
+    _Layout("TruthfulQA", ("question", "mc1_targets"), _truthful, "answers"),
+    _Layout("TruthfulQA", ("Question", "Correct Answers", "Incorrect Answers"), _truthful, "answers"),
 )
 
 

@@ -66,7 +66,7 @@ class Pair:
     @cached_property
     def group(self) -> str:
         """Hash of what the question is about; pairs that share it never fall into different splits."""
-        return digest(" ".join(str(self.meta.get("about", self.question)).casefold().split()))
+        return group_of(str(self.meta.get("about", self.question)))
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,11 @@ class Content:
     pairs: tuple[Pair, ...]
     form: Form = "answers"
     ask: Mapping[str, str] | None = None
+
+
+def group_of(question: str) -> str:
+    """Hash of a question, whatever its case and spaces: what is kept of the questions a vector was learned on."""
+    return digest(" ".join(question.casefold().split()))
 
 
 def dedup(pairs: Iterable[Pair]) -> tuple[Pair, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from trimtab.data import truthful
 from trimtab.data.builtin import asking, behavior, built_in
 from trimtab.data.formats import SUFFIXES, read
 from trimtab.data.pairs import Content
@@ -18,11 +19,15 @@ def content(source: str, form: str | None) -> Content:
         raise UnknownName("form", form, ("answers", "choices"))
     if source in built_in():
         return behavior(source, form)
+    if source == truthful.NAME:
+        return replace(read(truthful.FILE, form), ask=asking(source))
     if source.startswith(town.TOWN):
         return town.content(source, form=form)
     path = _from_hub(source[3:]) if source.startswith("hf:") else Path(source).expanduser()
     if path.suffix not in SUFFIXES and not path.exists():
-        raise UnknownName("data set", source, (*built_in(), *town.names()), do="or give a .jsonl, .json or .csv file")
+        raise UnknownName(
+            "data set", source, (*built_in(), truthful.NAME, *town.names()), do="or give a .jsonl, .json or .csv file"
+        )
     return replace(read(path, form), ask=asking(path.stem))
 
 

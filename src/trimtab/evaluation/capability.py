@@ -16,8 +16,10 @@ from typing import Any
 
 import torch
 
+from trimtab.data import truthful
 from trimtab.data.formats import records
-from trimtab.data.pairs import digest
+from trimtab.data.pairs import digest, group_of
+from trimtab.data.truthful import holds_truths, truths
 from trimtab.errors import DataError, RecipeError
 from trimtab.model import LM, Row, in_pieces
 from trimtab.progress import Progress
@@ -26,17 +28,28 @@ from trimtab.runs import Cell, Run, Score, row
 from trimtab.steering.interventions import Intervention, check_stack, steer
 from trimtab.steering.multipliers import replays
 
+KINDS = ("correct", "mc1", "mc2")  # ways of counting; the last two for truthful questions
+BUILT_IN = {
+    "knowledge": Path(str(files("trimtab") / "evaluation" / "capability.jsonl")),
+    "truthful": truthful.FILE,
+}
 AT_ONCE = 8  # questions in a batch: fixed, so that a resumed run repeats the same arithmetic
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question with answers to choose from; `right` are the indices of the true ones."""
+    """A question with answers to choose from.
+
+    Attributes:
+        right: indices of the true ones; where several are, the first is the best.
+        truthful: whether it asks for the truth (several true answers) rather than for knowledge (one).
+    """
 
     subject: str
     text: str
     choices: tuple[str, ...]
     right: tuple[int, ...]
+    truthful: bool = False
 
     def __post_init__(self) -> None:
         if len(set(self.choices)) < 2 or len(set(self.choices)) < len(self.choices) or not self.right:
@@ -56,31 +69,34 @@ class Question:
     def id(self) -> str:
         return digest(self.text, *self.choices)
 
+    @property
+    def group(self) -> str:
+        """Hash of what is asked, as pairs have it."""
+        return group_of(self.text)
+
 
 def questions(source: str | Path | None = None) -> tuple[Question, ...]:
-    """240 questions of eight school subjects that come with trimtab, or those of a file.
+    """Questions that come with trimtab, or those of a file.
 
     Args:
-        source: JSON lines of `question, choices, answer` (an index; `subject` may be given), or of TruthfulQA's
-            multiple-choice layout (`question`, `mc2_targets` or `mc1_targets` of `choices` and `labels`).
+        source: "knowledge" (the default: 240 questions of eight school subjects), "truthful" (80 about what people get
+            wrong), or a file: rows of `question, choices, answer` (an index; `subject` may be given), or one of the
+            layouts of TruthfulQA (`data.truthful`).
 
     Raises:
         DataError: no such file, or a malformed row, with its line.
     """
-    path = (
-        Path(str(files("trimtab") / "evaluation" / "capability.jsonl")) if source is None else Path(source).expanduser()
-    )
-    out = records(path, _question, "JSON lines of question, choices and answer, or of question and mc2_targets")
+    path = BUILT_IN.get(str(source or "knowledge")) or Path(str(source)).expanduser()
+    out = records(path, _question, "rows of question, choices and answer, or of question and mc2_targets")
     if not out:
         raise DataError(f"{path} holds no questions")
     return tuple(out)
 
 
 def _question(table: Mapping[str, Any]) -> Question:
-    targets = table.get("mc2_targets") or table.get("mc1_targets")
-    if targets:
-        right = tuple(k for k, label in enumerate(targets["labels"]) if label)
-        return Question(table.get("category", "truthfulness"), table["question"], tuple(targets["choices"]), right)
+    if holds_truths(table):
+        t = truths(table)
+        return Question(t.category, t.question, (*t.right, *t.wrong), tuple(range(len(t.right))), truthful=True)
     return Question(table.get("subject", ""), table["question"], tuple(table["choices"]), (int(table["answer"]),))
 
 
@@ -98,8 +114,9 @@ def capability(
     """Ask questions at every multiplier, by the likelihood of each choice as the answer. Append-only; the same call
     resumes.
 
-    Scores per item: "correct" (the choice of highest log-probability per token is right), "mc1" (the same of summed
-    log-probability, over all right choices), "mc2" (share of the choices' probability that is on right ones).
+    Scores per item: "correct" (the choice of highest log-probability per token is right), "mc1" (by summed
+    log-probability, the best right choice is likelier than every wrong one; Lin et al. 2022), "mc2" (share of the
+    choices' probability that is on right ones).
 
     Args:
         name: of the condition in the run's table; call again with another vector and name to measure it beside.
@@ -153,9 +170,10 @@ def _choices(
             at += len(rows)
             right = list(question.right)
             mean, whole = total[mine] / length[mine], total[mine]
+            wrong = [k for k in range(len(rows)) if k not in right]
             out += [
                 ("correct", m, question.id, float(int(mean.argmax()) in right)),
-                ("mc1", m, question.id, float(int(whole.argmax()) in right)),
+                ("mc1", m, question.id, float(all(whole[right[0]] > whole[k] for k in wrong))),
                 ("mc2", m, question.id, float(whole.softmax(-1)[right].sum())),
             ]
     return out
@@ -201,3 +219,57 @@ def harness(
         with steer(lm, iv):
             report = evaluate()
     return {task: {**report["results"][task], "samples": report["samples"].get(task, [])} for task in report["results"]}
+
+
+def harness_scores(
+    lm: LM,
+    iv: Intervention,
+    tasks: Sequence[str],
+    run: Run,
+    *,
+    multipliers: Sequence[float] = (-1.0, 0.0, 1.0),
+    name: str = "vector",
+    limit: int | None = None,
+    folder: str | Path | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Tasks of lm-eval at every multiplier, as scores per document in the part "tasks" of a run: whether its answer is
+    right (`acc` or `exact_match`), so that two multipliers are compared document by document. Resumable.
+
+    Raises:
+        RecipeError: lm-eval is not installed; a task that scores no document as right or wrong.
+    """
+    check_grid(multipliers)
+    plan = {"model": lm.facts, "tasks": list(tasks), "limit": limit, "multipliers": list(multipliers)}
+    run.claim(f"tasks.{name}", {**plan, "iv": iv.describe()})
+    journal = run.journal("tasks")
+    for k, m in enumerate(multipliers):
+        if f"{name}/{m:g}" not in journal.done:
+            results = harness(lm, iv.times(m) if m else None, tasks, limit=limit, folder=folder)
+            lines = [
+                row(Cell(task, name, None, m), Score(item, value, "share"))
+                for task, found in results.items()
+                for item, value in _right(task, found["samples"])
+            ]
+            journal.append(f"{name}/{m:g}", lines)
+        if progress:
+            progress(k + 1, len(multipliers))
+
+
+def _right(task: str, samples: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
+    """Documents of a task, and whether each was answered right.
+
+    Raises:
+        RecipeError: nothing says so.
+    """
+    out: list[tuple[str, float]] = []
+    for sample in samples:
+        key = next((k for k in ("acc", "exact_match") if k in sample), None)
+        if key is None:
+            raise RecipeError(
+                f"the task {task} does not say which documents are right",
+                given=sorted(sample),
+                expected="acc, or exact_match",
+            )
+        out.append((str(sample["doc_hash"]), float(sample[key])))
+    return out

