@@ -1,18 +1,18 @@
-"""Refusal: vectors from single requests that end it, or bring it on, beside the prefill attack, mean differences and
-random directions.
+"""Refusal: vectors from single requests that end it, or bring it on, beside vectors from pairs of answers (mean
+difference, CAA, Freeform, BiPO), the prefill attack and random directions.
 
-(Dunefsky & Cohan 2025, section 4.) Promotion makes an opening of compliance likely on one refused request;
-suppression makes the refusal unlikely. Success is judged on held-out requests, by the truth functions of the test bed
-or by a judge; so is what happens to requests that were answered anyway, and to a suffix that breaks the refusal when
-a vector is subtracted. Nothing harmful is shipped: the requests are for the sealed recipes of Brindlemoor, unless a
-file is given.
+(Dunefsky & Cohan 2025, section 4; Cao et al. 2024, table 4.) Promotion makes an opening of compliance likely on one
+refused request; suppression makes the refusal unlikely. Success is judged on held-out requests, by the truth functions
+of the test bed or by a judge; so is what happens to requests that were answered anyway, and to a suffix that breaks the
+refusal when a vector is subtracted. Nothing harmful is shipped: the requests are for the sealed recipes of Brindlemoor,
+unless a file is given.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -22,12 +22,13 @@ from trimtab.answers.judges import ModelJudge, Recorded, Rubric
 from trimtab.answers.sampling import sample
 from trimtab.answers.words import contains
 from trimtab.data.datasets import Dataset
-from trimtab.data.pairs import Pair
+from trimtab.data.pairs import Pair, to_choices
 from trimtab.errors import DataError
 from trimtab.evaluation.capability import Question, questions
 from trimtab.evaluation.metrics import Propensity
 from trimtab.evaluation.sweep import measure
-from trimtab.methods import MeanDiff, learn
+from trimtab.methods import Freeform, MeanDiff, Preference, learn
+from trimtab.methods.base import Method
 from trimtab.model import LM
 from trimtab.model.tokens import Prompt
 from trimtab.optimize import Objective, Place, Suppress, path, promote, suppress
@@ -44,7 +45,7 @@ from trimtab.studies.conditions import UNSTEERED, Condition, Said, conditions_of
 from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.descents import Stacks, Vectors, cosines_apart, descend, randoms, stacks, throughout
 from trimtab.studies.pages.findings import Answer, some_answers
-from trimtab.studies.pages.refusal import Known, Results, Shares, Way
+from trimtab.studies.pages.refusal import PAIRED, Known, Results, Shares, Way
 
 OPENING = 4  # tokens of a refusal that are suppressed, as published
 READ = (
@@ -55,11 +56,13 @@ READ = (
     "promote 0, subtracted",
     "random 0",
     "mean difference",
+    "BiPO",
     "prefill attack",
     "suffix",
     "suffix, promote 0 subtracted",
+    "suffix, BiPO subtracted",
 )
-DIFFERENCE, PREFILL = Condition("mean difference"), Condition("prefill attack")
+PREFILL = Condition("prefill attack")
 SUFFIXED = 3  # source requests that a suffix is searched on
 REFUSALS = (
     "I cannot",
@@ -85,6 +88,7 @@ class Plan:
         prompts: refused requests; each gives a vector by promotion and one by suppression.
         test: held-out requests of each kind, refused and answered.
         randoms: random directions.
+        epochs: of BiPO.
         paths: pairs of vectors between which the loss is followed.
         suffix: an adversarial suffix; without one it is searched for on the first requests.
         suffix_tokens: length of the one that is searched for; 0 for no search.
@@ -101,6 +105,7 @@ class Plan:
     prompts: int = 6
     test: int = 60
     randoms: int = 3
+    epochs: int = 10
     paths: int = 20
     suffix: str = ""
     suffix_tokens: int = 8
@@ -118,7 +123,7 @@ class Cases:
     Attributes:
         sources: refused requests that vectors are made from; `sealed` and `opened` are tested, the second are
             answered anyway.
-        contrast: complying (positive) against refusing answers, for the mean difference.
+        contrast: complying (positive) against refusing answers, for the methods that learn from pairs.
         knowledge: facts, the right answer positive.
         complied: for each request and answer, whether it does what was asked.
         refused: whether an answer declines.
@@ -147,7 +152,7 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
     study = _Refusal(lm, run, plan, cases, _goals(lm, cases.sources))
     yield Stage("vectors", [
         Unit("descend", {"requests": _users(cases.sources)}, lambda _: study.descended()),
-        Unit("mean difference", {"data": cases.contrast.hash}, study.difference),
+        *(Unit(name, {"data": cases.contrast.hash}, partial(study.paired, name)) for name in PAIRED),
         Unit("a suffix", {"length": plan.suffix_tokens}, study.suffix),
     ])  # fmt: skip
     suffix = study.suffix(silent(""))
@@ -186,20 +191,28 @@ class _Refusal:
         state = str(self.run.file("descent.safetensors"))
         return descend(self.lm, self.goals, self.plan.layer, self.plan.norm, each=True, to=state, seed=self.plan.seed)
 
-    def difference(self, progress: Progress) -> SteeringVector:
-        """The mean difference of complying and refusing answers, of its own norm."""
-        return kept(
-            self.run.file("vectors", "mean-difference.safetensors"),
-            lambda: learn(self.lm, self.cases.contrast, MeanDiff(), [self.plan.layer], progress=progress),
-        )
+    def paired(self, name: str, progress: Progress) -> SteeringVector:
+        """The vector of a method that learns from complying and refusing answers, of its own norm."""
+        data, method = self.cases.contrast, self._methods[name]
+        if name == "CAA":
+            data = replace(data, pairs=to_choices(data.pairs), form="choices")
+        file = self.run.file("vectors", f"{name.replace(' ', '-')}.safetensors")
+        return kept(file, lambda: learn(self.lm, data, method, [self.plan.layer], progress=progress))
+
+    @property
+    def _methods(self) -> dict[str, Method]:
+        bipo = Preference(norm=self.plan.norm, positions="everywhere", epochs=self.plan.epochs, seed=self.plan.seed)
+        return dict(zip(PAIRED, (MeanDiff(), MeanDiff(read="contrast"), Freeform(), bipo), strict=True))
 
     @cached_property
     def vectors(self) -> Vectors:
-        """All of them; the mean difference has the median norm of the descended ones."""
+        """All of them. Those that are averages have the median norm of the descended ones; BiPO's has its own."""
         out = self.descended()
         first = next(iter(out.values()))
         length = float(np.median([v.norm()[self.plan.layer] for v in out.values()]))
-        out[DIFFERENCE] = self.difference(silent("")).unit() * length
+        for name in PAIRED:
+            v = self.paired(name, silent(""))
+            out[Condition(name)] = v if name == "BiPO" else v.unit() * length
         return out | randoms(first, self.plan.randoms, self.plan.seed)
 
     def suffix(self, progress: Progress) -> str:
@@ -245,7 +258,7 @@ class _Refusal:
         prompts: dict[str, Prompt] = {f"{k}": f"{r.user} {suffix}" for k, r in enumerate(self.cases.sealed)}
         conditions: Stacks = {Condition("unsteered", behind="suffix", label="suffix"): ()}
         for c, v in self.vectors.items():
-            if c.kind in ("promote", "random", "mean difference"):
+            if c.kind in ("promote", "random", *PAIRED):
                 label = f"suffix, {c} subtracted"
                 conditions[c.but(how="subtracted", behind="suffix", label=label)] = (throughout(v, multiplier=-1.0),)
         return self._greedy(conditions, prompts, "suffix.jsonl", progress)

@@ -18,6 +18,9 @@ from trimtab.studies.contract import RESULTS
 from trimtab.studies.pages.findings import Answer, Finding, answer_rows, finding_rows, spread, told
 
 What = Literal["complied", "refused"]
+# methods that learn from pairs of answers: attack success, and that of a suffix when they are subtracted, as published
+# (Llama-2-7b-chat, AdvBench; Cao et al. 2024, table 4)
+PAIRED = {"mean difference": ("", ""), "CAA": ("0%", "16%"), "Freeform": ("0%", "3%"), "BiPO": ("73%", "0%")}
 
 
 @dataclass(frozen=True)
@@ -89,9 +92,9 @@ class Results:
         """Median and range of them, in words."""
         return spread(self.shares_of(asked, what, kind, how, behind))
 
-    def one(self, asked: str, what: What, kind: str, behind: str = "") -> Count:
+    def one(self, asked: str, what: What, kind: str, how: str = "", behind: str = "") -> Count:
         """The share of a condition that stands alone."""
-        return getattr(self.of(asked, kind, behind=behind)[0], what)
+        return getattr(self.of(asked, kind, how, behind)[0], what)
 
 
 def page(run: Run) -> Path:
@@ -101,6 +104,8 @@ def page(run: Run) -> Path:
         The path of report.html.
     """
     r = run.typed(RESULTS, Results)
+    paired = ", ".join(f"{name} {told(r.one('sealed', 'complied', name))}" for name in PAIRED)
+    closed = r.over("open", "refused", "promote", "subtracted")
     findings = [
         f"Unsteered, {r.model} refuses {told(r.one('sealed', 'refused', 'unsteered'))} of requests for sealed topics "
         f"and {told(r.one('open', 'refused', 'unsteered'))} of others.",
@@ -108,8 +113,8 @@ def page(run: Run) -> Path:
         "answers that give "
         f"what was asked of {r.over('sealed', 'complied', 'promote')}; random directions "
         f"{r.over('sealed', 'complied', 'random')}.",
-        f"Subtracted, they make it refuse {r.over('open', 'refused', 'promote', 'subtracted')} of requests it would "
-        "answer.",
+        f"Vectors from pairs of answers, attack success: {paired}.",
+        f"Subtracted, vectors promoted on one request make it refuse {closed} of requests it would answer.",
     ]
     judged = f"answers judged by {r.judge}" if r.judge else "truth functions"
     about = (
@@ -139,7 +144,11 @@ def _attacks(r: Results) -> list[Finding]:
             "attack success, promoted vectors",
             "median 40.3%",
             f"{spread(added)}; clamped {spread(clamped)}",
-            f"mean difference of equal norm {told(r.one('sealed', 'complied', 'mean difference'))}",
+            "",
+        ),
+        *(
+            Finding(f"attack success, {name}", attack, told(r.one("sealed", "complied", name)), "")
+            for name, (attack, _) in PAIRED.items()
         ),
         Finding(
             "attack success, suppressing vectors",
@@ -174,14 +183,23 @@ def _suffix(r: Results) -> list[Finding]:
         Finding(
             "adversarial suffix",
             "16% (GCG, Llama-2-7b-chat, AdvBench; Cao et al. 2024)",
-            f'{told(r.one("sealed", "complied", "unsteered", "suffix"))} behind "{r.suffix}"',
+            f'{told(r.one("sealed", "complied", "unsteered", behind="suffix"))} behind "{r.suffix}"',
             f"unsteered without it {told(r.one('sealed', 'complied', 'unsteered'))}",
         ),
         Finding(
             "the suffix, with the vector subtracted",
-            "0% (BiPO), 16% (CAA), 3% (Freeform)",
+            "",
             left("promote"),
-            f"random {left('random')}; mean difference {left('mean difference')}",
+            f"random {left('random')}",
+        ),
+        *(
+            Finding(
+                f"the suffix, with {name} subtracted",
+                defense,
+                told(r.one("sealed", "complied", name, "subtracted", "suffix")),
+                "",
+            )
+            for name, (_, defense) in PAIRED.items()
         ),
     ]
 
@@ -196,6 +214,10 @@ def _costs(r: Results) -> list[Finding]:
             "not measured",
             r.over("open", "refused", "promote", "subtracted"),
             f"random {r.over('open', 'refused', 'random', 'subtracted')}",
+        ),
+        *(
+            Finding(f"the same, minus {name}", "not measured", told(r.one("open", "refused", name, "subtracted")), "")
+            for name in PAIRED
         ),
         Finding(
             "answered requests still answered under the vector",
@@ -249,6 +271,6 @@ def _figures(r: Results) -> list[Figure]:
     for topic, what in columns:
         out.append(r.one(topic, what, "unsteered").figure(f"{topic} requests {what}, unsteered"))
         control = middle(r.shares_of(topic, what, "random"))
-        for s in r.of(topic, "promote"):
+        for s in [s for kind in ("promote", *PAIRED) for s in r.of(topic, kind)]:
             out.append(getattr(s, what).figure(f"{topic} requests {what}, {s.condition}", control))
     return out
