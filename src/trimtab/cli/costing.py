@@ -39,6 +39,7 @@ class Capability:
         from trimtab import studies
         from trimtab.cli.bars import bars
         from trimtab.evaluation.capability import questions
+        from trimtab.steering.interventions import Intervention, check_stack
         from trimtab.steering.vector import SteeringVector
         from trimtab.studies.capability import Plan
 
@@ -46,11 +47,12 @@ class Capability:
             str(self.vector), self.questions, self.tasks, self.task_folder, self.limit, self.multipliers, self.randoms,
             self.seed,
         )  # fmt: skip
-        SteeringVector.load(self.vector)
+        iv = Intervention.recommended(SteeringVector.load(self.vector))
         for source in self.questions:
             questions(source)
         run_folder(self.to)
         lm = self.on.load(self.common.json)
+        check_stack(lm, iv)
         with bars(not self.common.json) as watch:
             studies.page(studies.study("capability", lm, self.to, plan, watch))
         say_report(self.to, self.common.json)

@@ -20,7 +20,7 @@ from trimtab.data import truthful
 from trimtab.data.formats import records
 from trimtab.data.pairs import digest, group_of
 from trimtab.data.truthful import holds_truths, truths
-from trimtab.errors import DataError, RecipeError
+from trimtab.errors import DataError, RecipeError, UnknownName
 from trimtab.model import LM, Row, in_pieces
 from trimtab.progress import Progress
 from trimtab.recipe import check_grid
@@ -84,9 +84,13 @@ def questions(source: str | Path | None = None) -> tuple[Question, ...]:
             layouts of TruthfulQA (`data.truthful`).
 
     Raises:
+        UnknownName: neither a file nor a set that comes with trimtab.
         DataError: no such file, or a malformed row, with its line.
     """
-    path = BUILT_IN.get(str(source or "knowledge")) or Path(str(source)).expanduser()
+    name = str(source or "knowledge")
+    if name not in BUILT_IN and not Path(name).suffix:
+        raise UnknownName("set of questions", name, BUILT_IN, do="or give a file")
+    path = BUILT_IN.get(name) or Path(name).expanduser()
     out = records(path, _question, "rows of question, choices and answer, or of question and mc2_targets")
     if not out:
         raise DataError(f"{path} holds no questions")

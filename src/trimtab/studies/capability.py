@@ -59,6 +59,8 @@ class Plan:
             check_grid(self.multipliers)
         if self.tasks and find_spec("lm_eval") is None:
             raise RecipeError("lm-eval is not installed", given=self.tasks, do="pip install 'trimtab[eval]'")
+        if self.task_folder and not Path(self.task_folder).is_dir():
+            raise RecipeError(f"no such folder: {self.task_folder}", expected="a folder of lm-eval task files")
         if not self.questions and not self.tasks:
             raise RecipeError("nothing to ask", expected='questions = ["knowledge"], or tasks = ["mmlu"]')
 
