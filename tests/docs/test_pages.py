@@ -60,6 +60,7 @@ def test_blocks_that_are_not_run_say_why() -> None:
         "installs": 2,
         "hub": 2,
         "GPU": 2,
+        "your file": 1,
         "minutes": 1,
         "tests": 1,
         "hours": 1,
