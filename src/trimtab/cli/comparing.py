@@ -56,7 +56,8 @@ class Paths:
         if not terms:
             raise RecipeError("no loss to follow", expected="--promote TEXT or --suppress TEXT, or both")
         goal = Objective(tuple((1.0, t) for t in terms))
-        ways = paths(self.on.load(self.common.json), goal, [SteeringVector.load(p) for p in self.vectors], self.points)
+        vectors = [SteeringVector.load(p) for p in self.vectors]
+        ways = paths(self.on.of(vectors[0]).load(self.common.json), goal, vectors, self.points)
         lines: list[str] = []
         for name, way in ways.items():
             ends = numbers((way["losses"][0], way["losses"][-1]))
@@ -82,7 +83,7 @@ class Detect:
 
         self.on.check()
         vectors, sides = [SteeringVector.load(p) for p in self.vectors], [_lines(self.positive), _lines(self.negative)]
-        auc = detections(self.on.load(self.common.json), vectors, *sides)
+        auc = detections(self.on.of(vectors[0]).load(self.common.json), vectors, *sides)
         lines = [f"{path}  detects with an AUC of {a:.3f}" for path, a in zip(self.vectors, auc, strict=True)]
         show({"vectors": [str(p) for p in self.vectors], "auc": auc}, self.common.json, lines)
 

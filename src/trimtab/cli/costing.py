@@ -51,7 +51,7 @@ class Capability:
         for source in self.questions:
             questions(source)
         run_folder(self.to)
-        lm = self.on.load(self.common.json)
+        lm = self.on.of(iv.vector).load(self.common.json)
         check_stack(lm, iv)
         with bars(not self.common.json) as watch:
             studies.page(studies.study("capability", lm, self.to, plan, watch))

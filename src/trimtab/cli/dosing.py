@@ -85,7 +85,7 @@ class Dose:
             vector = dataclasses.replace(vector, use=use)
         else:
             vector = dataclasses.replace(vector, use=None)
-        lm = self.on.load(self.common.json)
+        lm = self.on.of(vector).load(self.common.json)
         check_stack(lm, Intervention(vector))
         vector = dosed(lm, vector, None, data, self.common.json)
         path = vector.save(to)

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -16,7 +16,7 @@ import tyro
 
 from trimtab.errors import ModelError, RecipeError, RunError
 from trimtab.journal import plain
-from trimtab.names import DTYPES, check_name
+from trimtab.names import DTYPES, LOCAL, check_name
 from trimtab.registry import check_numbers
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelFlags:
-    model: str = "smollm2"
-    """Local default "smollm2", a Hugging Face id, or a folder."""
+    model: str = ""
+    """A Hugging Face id, a folder, or "smollm2"; by default the model a vector was learned on, else smollm2."""
     dtype: str | None = None
     """float32, bfloat16, float16; by default float32 on a CPU."""
     device: str | None = None
@@ -45,6 +45,14 @@ class ModelFlags:
         """Keywords for the chat template."""
         return dict(keyword(text) for text in self.template)
 
+    @property
+    def name(self) -> str:
+        return self.model or LOCAL[0]
+
+    def of(self, vector: SteeringVector) -> ModelFlags:
+        """The same, with the model the vector was learned on if none was named."""
+        return replace(self, model=self.model or vector.made.model)
+
     def check(self) -> None:
         """Refuse what cannot be a model, or keywords that are none, before anything heavy is imported.
 
@@ -54,19 +62,19 @@ class ModelFlags:
         """
         if self.dtype is not None and self.dtype.removeprefix("torch.") not in DTYPES:
             raise ModelError("unknown dtype", given=self.dtype, expected=", ".join(DTYPES))
-        check_name(self.model)
+        check_name(self.name)
         self.keywords()
 
     def load(self, quiet: bool = False) -> LM:
         """The model, on its device, and how it is spoken to; says that it is loading, unless `quiet`."""
         if not quiet:
             once = "an architecture that is new here is checked first: up to a minute"
-            print(f"loading {self.model} ({once})", file=sys.stderr, flush=True)
+            print(f"loading {self.name} ({once})", file=sys.stderr, flush=True)
         from trimtab.model import LM
 
         keywords = self.keywords()
         return LM.load(
-            self.model,
+            self.name,
             dtype=self.dtype,
             device=self.device,
             chat=not self.no_chat,

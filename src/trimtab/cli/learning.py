@@ -160,7 +160,7 @@ class Steer:
         if not self.prompt or not all(p.strip() for p in self.prompt):
             raise RecipeError("nothing to say to the model", given=list(self.prompt), expected='-p "some text"')
         iv = self.use.load(self.vector)
-        lm = self.on.load(self.common.json)
+        lm = self.on.of(iv.vector).load(self.common.json)
         check_stack(lm, iv)
         options = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature, "seed": self.seed}
         plain = lm.generate(self.prompt, **options)  # type: ignore[arg-type]
@@ -204,7 +204,8 @@ class Chat:
         iv = None if vector is None else self.use.of(vector)
         at = None if vector is None else lambda k: dataclasses.replace(self.use, layers=(k,)).of(vector)
         how = (self.max_new_tokens, self.temperature, self.seed)
-        Talk(self.on.load(), iv, heard(), say, *how, vector=at, system=self.system).run()
+        on = self.on if vector is None else self.on.of(vector)
+        Talk(on.load(), iv, heard(), say, *how, vector=at, system=self.system).run()
 
 
 def heard() -> Callable[[], str]:

@@ -42,7 +42,7 @@ class Judge:
         path = writable(self.answers.with_suffix(f".{rubric.name}.jsonl"))
         if self.url:
             reachable(self.url)
-            judge = Endpoint(rubric, self.on.model, self.url)
+            judge = Endpoint(rubric, self.on.name, self.url)
         else:
             self.on.check()
             judge = ModelJudge(self.on.load(self.common.json), rubric)

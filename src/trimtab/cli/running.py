@@ -93,7 +93,7 @@ class Measure:
         data = self.what.load("test")
         check_grid(multipliers)
         Folder.create(run_folder(self.to))
-        lm = self.on.load(self.common.json)
+        lm = self.on.of(vector).load(self.common.json)
         with bars(not self.common.json) as watch:
             done = measure(
                 lm,
@@ -117,7 +117,8 @@ class Measure:
                     multipliers=spoken_at(multipliers, iv.multiplier),
                     progress=watch("generate"),
                 )
-        done.note(layer=iv.vector.layers[0] if len(iv.vector.layers) == 1 else None, blocks=lm.blocks_path)
+        layer = iv.vector.layers[0] if len(iv.vector.layers) == 1 else None
+        done.note(file=str(self.vector), layer=layer, blocks=lm.blocks_path)
         if vector.use is not None:
             done.write("use.json", vector.use.to_json())
         report(done)

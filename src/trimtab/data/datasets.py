@@ -110,7 +110,7 @@ class Splits:
                 f"data set {data.name!r} is too small to split",
                 given=f"{len(groups)} questions into {shares}",
                 expected="at least one question in each part",
-                do="add pairs, or change the fractions",
+                do="add pairs with other questions, or use all of them (--part all) and measure on another file",
             )
         named = [replace(data, pairs=p, part=n) for n, p in zip(("train", "val", "test"), parts, strict=True)]
         check_disjoint(*named)

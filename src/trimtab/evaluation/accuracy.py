@@ -16,10 +16,10 @@ from trimtab.statistics.intervals import Array, interval
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Share right at a multiplier; its difference to multiplier 0 on the same items, with a 95 % interval, and the
-    exact McNemar p of that difference.
+    """Share right at a multiplier; its difference to multiplier 0 on the same items, with a 95 % interval and p.
 
-    For "mc2", a mean instead of a share, and the p of a paired Wilcoxon test.
+    Shares: the exact McNemar test, and the interval that goes with it (Clopper and Pearson's of the share of gained
+    among changed items). For "mc2", a mean: Student's paired t, both.
     """
 
     multiplier: float
@@ -40,19 +40,30 @@ def accuracy(table: Table, kind: str = "correct", condition: str = "vector") -> 
     out: list[Accuracy] = []
     for m, here in zip(grid.tolist(), values.T, strict=True):
         change = here - plain
-        p = _wilcoxon(change) if kind == "mc2" else _mcnemar(change)
-        out.append(
-            Accuracy(m, float(here.mean()), *interval(here), float(change.mean()), *interval(change), p, len(here))
-        )
+        lo, hi, p = _mean_change(change) if kind == "mc2" else _changed(change)
+        out.append(Accuracy(m, float(here.mean()), *interval(here), float(change.mean()), lo, hi, p, len(here)))
     return out
 
 
-def _wilcoxon(change: Array) -> float:
-    test: Any = stats.wilcoxon(change) if change.any() else None
-    return 1.0 if test is None else float(test.pvalue)
+def _mean_change(change: Array) -> tuple[float, float, float]:
+    """95 % interval and two-sided p of a mean of paired differences (Student's t)."""
+    if len(change) < 2 or not change.any():
+        return 0.0, 0.0, 1.0
+    test: Any = stats.ttest_1samp(change, 0.0)
+    inside: Any = test.confidence_interval(0.95)
+    return float(inside.low), float(inside.high), float(test.pvalue)
 
 
-def _mcnemar(change: Array) -> float:
-    """Two-sided exact test that gained and lost items are equally many."""
-    gained, lost = int((change > 0).sum()), int((change < 0).sum())
-    return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+def _changed(change: Array) -> tuple[float, float, float]:
+    """95 % interval of the difference of two paired shares, and McNemar's exact two-sided p: as many gained as lost.
+
+    Where nothing changed, the interval is as wide as the largest share of changes that would have been missed.
+    """
+    gained, lost, n = int((change > 0).sum()), int((change < 0).sum()), len(change)
+    if not gained + lost:
+        missed = 1 - 0.025 ** (1 / max(1, n))
+        return -missed, missed, 1.0
+    test: Any = stats.binomtest(gained, gained + lost)
+    inside: Any = test.proportion_ci(0.95)
+    lo, hi = ((2 * share - 1) * (gained + lost) / n for share in (inside.low, inside.high))
+    return float(lo), float(hi), float(test.pvalue)

@@ -49,6 +49,7 @@ EQUAL = 0.2  # nats per token at which layers are compared
 SMALL = 0.3  # nats per token up to which drift grows with the square of the multiplier
 RANDOM, SHUFFLED = 2, 2  # controls
 SHARES = (0.25, 0.5, 0.75, 1.0)  # multipliers of operators that do not add: all of the vector is 1
+EVERYDAY = "neutral prompts"  # name of what a vector of one prompt is tried on
 MOST = 16  # held-out items that are looked at
 ON_TOPIC = 12  # of their prompts that are answered, beside the neutral ones
 
@@ -140,7 +141,7 @@ def carried(lm: LM, method: OneShot) -> HeldOut:
         negative = down[k % len(down)] if down else answer
         if positive.strip() and negative.strip() and positive != negative:
             pairs.append(Pair(prompt, positive, negative))
-    data = Dataset("neutral prompts", tuple(pairs), part="all")
+    data = Dataset(EVERYDAY, tuple(pairs), part="all")
     return HeldOut(data, Propensity() if down else Likelihood())
 
 
@@ -173,10 +174,12 @@ def choose_layer(lm: LM, vector: SteeringVector, held: HeldOut | None, yard: Yar
     sweep = Sweep(rises, held.groups)
     best = steepest([sweep])
     sure = "" if sweep.bound(best) > 0 else "; no layer is told from 0 there, so it may be any"
-    among = f", of {len(layers)}," if len(layers) > 1 else ""
+    of = f"of {len(layers)}" if len(layers) == lm.n_layers else f"of the {len(layers)} tried"
+    among = f", {of}," if len(layers) > 1 else ""
+    items = "everyday prompts" if held.data.name == EVERYDAY else f"held-out items of {held.data.name}"
     return best, (
         f"Block {best}{among} raises the behavior most for sure at equal drift ({EQUAL:g} nats a token), on "
-        f"{len(held.data)} held-out items of {held.data.name}{sure}."
+        f"{len(held.data)} {items}{sure}."
     )
 
 

@@ -58,6 +58,7 @@ def learn(
             f"{data.name} has too few pairs",
             given=len(data),
             expected=f"at least {method.least}: a mean needs several" if method.least > 1 else "at least one",
+            do="add pairs (a split trains on 40 % of them), or use all of them: --part all",
         )
     nulls: dict[str, Mapping[Layer, Tensor]] = {}
     if isinstance(method, ContrastMethod):

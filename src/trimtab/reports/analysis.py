@@ -60,6 +60,11 @@ class Analysis:
         return str(self.plan["model"]["id"])
 
     @property
+    def file(self) -> str:
+        """The vector's file."""
+        return str(self.manifest.get("file", "vector.safetensors"))
+
+    @property
     def blocks(self) -> str:
         """Where the model keeps its blocks."""
         return str(self.manifest.get("blocks", "model.layers"))
@@ -283,6 +288,7 @@ def _evidence(
             ),
             default=float("nan"),
         ),
+        foreseen=float("nan") if compared is None else compared.slope,
         readable=plan["data"]["form"] != "choices"
         or max(float(np.abs(c.mean).max()) for c in curves.values()) >= NO_LETTERS,
         broken=float("nan")

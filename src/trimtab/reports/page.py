@@ -175,19 +175,24 @@ def _use_section(a: Analysis) -> str:
     table = "".join(f"<th class='num'>{e(c)}</th>" for c in head)
     body = "".join(_html_row(r, " class='num'") for r in rows)
     shown = f"<div class='wide'><table><tr>{table}</tr>{body}</table></div>" if rows else ""
-    code = "".join(f"<h3>{e(k)}</h3><pre>{e(v)}</pre>" for k, v in snippets(a.use, a.model, a.blocks).items())
-    return f"<h2>Use this vector</h2><ul>{why}</ul>{shown}{code}"
+    code = "".join(f"<h3>{e(k)}</h3><pre>{e(v)}</pre>" for k, v in snippets(a.use, a.model, a.blocks, a.file).items())
+    return f"<h2>{_use_title(a)}</h2><ul>{why}</ul>{shown}{code}"
+
+
+def _use_title(a: Analysis) -> str:
+    """A vector that is not to be used has a dose all the same."""
+    return "Use this vector" if a.kind in ("works", "works backwards", "no verdict", "too few items") else "Its dose"
 
 
 def _use_lines(a: Analysis) -> list[str]:
     if a.use is None:
         return []
     head, *rows = dose_rows(a.use)
-    lines = ["## Use this vector", "", *(f"- {w}" for w in a.use.why), ""]
+    lines = [f"## {_use_title(a)}", "", *(f"- {w}" for w in a.use.why), ""]
     if rows:
         lines += ["| " + " | ".join(r).replace("|m v|/|h|", "m v / h") + " |" for r in [head]]
         lines += ["|---:" * len(head) + "|", *("| " + " | ".join(r) + " |" for r in rows), ""]
-    for name, code in snippets(a.use, a.model, a.blocks).items():
+    for name, code in snippets(a.use, a.model, a.blocks, a.file).items():
         lines += [f"{name}:", "", "```", code.rstrip(), "```", ""]
     return lines
 

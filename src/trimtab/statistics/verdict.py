@@ -36,6 +36,7 @@ class Evidence:
         p: of the vector's forecast slope against null vectors that could choose their layer as it could; NaN if there
             are none.
         control: the largest |mean slope| of a measured control; NaN if none was measured.
+        foreseen: the slope that p is about; NaN if it is not known.
         readable: whether the measure says anything about this model (letters that carry something).
         broken: share of texts that break at the multiplier the claim is about, beyond the unsteered model's; NaN if
             none were looked at.
@@ -47,6 +48,7 @@ class Evidence:
     questions: int
     p: float
     control: float
+    foreseen: float = float("nan")
     readable: bool = True
     broken: float = float("nan")
     gain: float = float("nan")
@@ -62,7 +64,8 @@ def decide(e: Evidence) -> Kind:
     """The first line of the decision table that holds (docs/statistics.md).
 
     Works, in either direction, is only said of a mean slope that is told from 0, at least as large as the floor,
-    beyond null vectors of every kind (p at most 0.05, forecast), and beyond every measured control.
+    beyond null vectors of every kind (p at most 0.05, forecast), in the direction of that forecast, and beyond every
+    measured control.
     """
     if not e.readable:
         return "no verdict"
@@ -72,7 +75,7 @@ def decide(e: Evidence) -> Kind:
         return "no measurable effect"
     if np.isnan(e.p):
         return "no verdict"
-    if e.p > ALPHA or abs(e.slope.value) <= e.control:
+    if e.p > ALPHA or abs(e.slope.value) <= e.control or e.foreseen * e.slope.value < 0:
         return "not beyond controls"
     if e.broken > BROKEN:
         return "breaks the text"

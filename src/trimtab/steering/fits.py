@@ -32,6 +32,7 @@ def check_fits(vector: SteeringVector, *, width: int, n_layers: int, fingerprint
             f"this vector does not fit {model}",
             given=f"width {vector.width}, learned on {made_on}",
             expected=f"width {width}",
+            do=f"use the model it was learned on (--model {made_on}), or learn it on this one",
         )
     if max(vector.layers) >= n_layers:
         raise VectorError(f"layer out of range for {model}", given=max(vector.layers), expected=f"0..{n_layers - 1}")

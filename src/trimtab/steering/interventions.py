@@ -194,6 +194,9 @@ def as_stack(stack: Stack) -> tuple[Intervention, ...]:
     return tuple(Intervention.recommended(s) if isinstance(s, SteeringVector) else s for s in every)
 
 
+_warned: set[str] = set()  # what was said already: a conversation checks its vector at every turn
+
+
 def check_stack(lm: LM, stack: Stack) -> tuple[Intervention, ...]:
     """The interventions of a stack, checked against the model. A vector of another model of the same shape is let
     through with a warning.
@@ -205,7 +208,8 @@ def check_stack(lm: LM, stack: Stack) -> tuple[Intervention, ...]:
     for iv in ivs:
         check_fits(iv.vector, width=lm.width, n_layers=lm.n_layers, fingerprint=lm.fingerprint, model=lm.id)
         warning = other_weights(iv.vector, weights=lm.weights, model=lm.id)
-        if warning:
+        if warning and warning not in _warned:
+            _warned.add(warning)
             log.warning(warning)
     return ivs
 

@@ -66,13 +66,26 @@ def page(run: Run) -> Path:
     r = run.typed(RESULTS, Results)
     where = "embeddings" if r.layers == [-1] else f"layer {', '.join(map(str, r.layers))}"
     about = f"{r.model}, a vector of {r.behavior or 'no data set'}, {where}, seed {r.seed}."
-    findings = [_finding(r, name, kind) for name, kind in r.counted]
-    head = ["condition", "multiplier", "right", "95 %", "change", "95 %", "p, paired", "n"]
+    findings = [_headline(r), *(_finding(r, name, kind) for name, kind in r.counted)]
+    head = ["condition", "multiplier", "right", "95 %", "change, points", "95 %", "p, paired", "n"]
     sections = [
         (f"{name}: {WORDS[kind]}", [head, *(_cells(row) for row in r.rows if (row.set, row.kind) == (name, kind))])
         for name, kind in r.counted
     ]
     return write_sections(run, "What a vector costs", about, findings, {"capability": _plot(r)}, sections, _figures(r))
+
+
+def _headline(r: Results) -> str:
+    """What it comes to: losses that are told from 0 and beyond every random direction."""
+    lost: list[str] = []
+    for name, kind in r.counted:
+        others = [abs(o.at.change) for o in _strongest(r.of(name, kind, random=True))]
+        for row in _strongest(r.of(name, kind, random=False)):
+            if row.at.change_hi < 0 and -row.at.change > max(others, default=0.0):
+                lost.append(f"{name} ({kind}) at {row.at.multiplier:g}")
+    if lost:
+        return f"It costs: {', '.join(lost)}, told from 0 and beyond random directions of its norm."
+    return "No cost can be told: no share falls that is told from 0 and beyond random directions of its norm."
 
 
 def _strongest(rows: Sequence[Row]) -> list[Row]:
