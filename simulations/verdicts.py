@@ -81,7 +81,7 @@ def judged(world: World, seed: int) -> Kind:
             world.test,
             compared.p,
             float(np.abs(drawn).max()),
-            compared.slope,
+            foreseen=compared.slope,
         )
     )
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from pico import pico
 from trimtab import LM, Intervention, SteeringVector, steer
 from trimtab.errors import DataError, RunError
-from trimtab.evaluation.accuracy import accuracy
+from trimtab.evaluation.accuracy import _changed, _mean_change, accuracy
 from trimtab.evaluation.capability import Question, capability, questions
 from trimtab.runs import Run
 from trimtab.steering.multipliers import replays
@@ -117,3 +118,16 @@ def test_replays_of_choices_share_their_prompt() -> None:
     fast = dict(replays(lm, iv, tokens, keep, (1.0,)))[1.0]
     there = tokens.index[:, tokens.pivot :] >= 0
     assert torch.allclose(fast[there], slow[there], atol=1e-4)
+
+
+def test_an_interval_of_a_change_goes_with_its_test() -> None:
+    """It holds 0 where the exact test does not reject, and leaves it out where it does."""
+    for gained in range(12):
+        for lost in range(12):
+            change = np.array([1.0] * gained + [-1.0] * lost + [0.0] * 40)
+            lo, hi, p = _changed(change)
+            assert lo <= change.mean() <= hi and (lo <= 0 <= hi) == (p > 0.05), (gained, lost)
+            if gained + lost:
+                lo, hi, p = _mean_change(change)
+                assert lo <= change.mean() <= hi and (lo <= 0 <= hi) == (p > 0.05)
+    assert _changed(np.zeros(100))[:2] == pytest.approx((-0.036, 0.036), abs=1e-3)

@@ -86,3 +86,11 @@ def test_no_verdict_contradicts_its_figures(
         assert told and not beyond
     if kind == "no measurable effect":
         assert not told or abs(slope[0]) < e.floor
+
+
+def test_a_forecast_that_points_the_other_way_confirms_nothing() -> None:
+    """Its p is about another effect than the one that was measured."""
+    slope = Figure("steerability", 0.2, 0.1, 0.3, 40, "nats per multiplier")
+    assert decide(Evidence(slope, 40, 0.002, 0.05, foreseen=0.1)) == "works"
+    assert decide(Evidence(slope, 40, 0.002, 0.05, foreseen=-0.06)) == "not beyond controls"
+    assert decide(Evidence(slope, 40, 0.002, 0.05)) == "works", "where nothing is foreseen, what was measured decides"

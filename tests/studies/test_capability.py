@@ -58,7 +58,7 @@ def test_the_command_writes_a_page_and_goes_on(
     asked = ["capability", str(vector), "--model", "brindlemoor-chat", "--limit", "6", "--randoms", "1", "--json"]
     cli.main([*asked, "--to", str(tmp_path / "cost")])
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert len(printed["findings"]) == 4 and "random directions of its norm" in printed["findings"][0]
+    assert len(printed["findings"]) == 5 and "random directions of its norm" in printed["findings"][1]
     summary = reported(tmp_path / "cost")
     assert all(f["control"] is not None and f["unit"] == "share" for f in summary["figures"])
     page = (tmp_path / "cost" / "report.md").read_text()

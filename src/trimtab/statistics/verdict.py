@@ -36,23 +36,23 @@ class Evidence:
         p: of the vector's forecast slope against null vectors that could choose their layer as it could; NaN if there
             are none.
         control: the largest |mean slope| of a measured control; NaN if none was measured.
-        foreseen: the slope that p is about; NaN if it is not known.
         readable: whether the measure says anything about this model (letters that carry something).
         broken: share of texts that break at the multiplier the claim is about, beyond the unsteered model's; NaN if
             none were looked at.
         gain: largest mean rise of propensity at a positive multiplier whose text holds.
         asked: mean rise by asking for the behavior in words, with its interval; None if nobody asked.
+        foreseen: the slope that p is about; NaN if it is not known.
     """
 
     slope: Figure
     questions: int
     p: float
     control: float
-    foreseen: float = float("nan")
     readable: bool = True
     broken: float = float("nan")
     gain: float = float("nan")
     asked: Figure | None = None
+    foreseen: float = float("nan")
 
     @property
     def floor(self) -> float:
