@@ -101,8 +101,10 @@ def ship_range(dose: Points) -> tuple[float, float] | None:
     return None if first is None else (first, inside[-1].multiplier)
 
 
-def _unsure(inside: Sequence[Point], questions: int) -> str:
-    """Why there is no range, where something was measured: nothing is there, or too little was held out to tell."""
+def _unsure(inside: Sequence[Point], best: Point, questions: int) -> str:
+    """Why there is no range, where something was measured: nothing is there, or too little was held out to tell (of the
+    recommended multiplier, if it seems to work).
+    """
     measured = [p for p in inside if p.propensity is not None and p.control is not None and p.lo is not None]
     likely = [p for p in measured if p.lo > 0 and p.propensity > p.control]  # type: ignore[operator]
     if not likely:
@@ -110,7 +112,7 @@ def _unsure(inside: Sequence[Point], questions: int) -> str:
             "Not beyond its controls at any multiplier that keeps the text whole: expect no more of it than of a "
             "vector without the behavior."
         )
-    p = likely[-1]
+    p = best if best in likely else likely[-1]
     return (
         f"Likely to work, but {questions} held-out questions are too few to be sure: {p.propensity:+.3f} at "
         f"{p.multiplier:g} (from {p.lo:+.3f} on), and {p.control:.3f} by a vector without the behavior. Measure it."
@@ -134,7 +136,7 @@ def strongest_comfortable(dose: Points, ship: tuple[float, float] | None) -> tup
         moves = f"{best.multiplier:g} moves the model by {best.drift:.2f} nats a token."
         return best.multiplier, (f"{alone if ship[0] == ship[1] else several}; {moves}",)
     if any(p.propensity is not None for p in dose.points):
-        return best.multiplier, (_unsure(inside, dose.questions),)
+        return best.multiplier, (_unsure(inside, best, dose.questions),)
     return best.multiplier, (
         "Whether it does anything was not measured: there were no held-out items. Up to "
         f"{inside[-1].multiplier:g} the text keeps whole.",
