@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelFlags:
-    model: str = ""
+    model: str | None = None
     """A Hugging Face id, a folder, or "smollm2"; by default the model a vector was learned on, else smollm2."""
     dtype: str | None = None
     """float32, bfloat16, float16; by default float32 on a CPU."""
@@ -47,11 +47,11 @@ class ModelFlags:
 
     @property
     def name(self) -> str:
-        return self.model or LOCAL[0]
+        return LOCAL[0] if self.model is None else self.model
 
     def of(self, vector: SteeringVector) -> ModelFlags:
         """The same, with the model the vector was learned on if none was named."""
-        return replace(self, model=self.model or vector.made.model)
+        return self if self.model is not None else replace(self, model=vector.made.model or None)
 
     def check(self) -> None:
         """Refuse what cannot be a model, or keywords that are none, before anything heavy is imported.
