@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from trimtab.data.pairs import Content, Form, Pair, as_choice, dedup, polarity, to_choices
-from trimtab.data.truthful import truths
+from trimtab.data.truthful import LAYOUTS, truths
 from trimtab.errors import DataError
 
 log = logging.getLogger("trimtab")
@@ -216,9 +216,7 @@ _LAYOUTS = (
     _Layout("persona", ("question", "statement", *_ANSWERS), _persona, "choices"),
     _Layout("AI-risk", ("question", *_ANSWERS), _listed, "choices"),
     _Layout("steering-bench", ("positive", "negative"), _steering_bench, "choices"),
-    _Layout("TruthfulQA", ("question", "mc2_targets"), _truthful, "answers"),
-    _Layout("TruthfulQA", ("question", "mc1_targets"), _truthful, "answers"),
-    _Layout("TruthfulQA", ("Question", "Correct Answers", "Incorrect Answers"), _truthful, "answers"),
+    *(_Layout("TruthfulQA", keys, _truthful, "answers") for keys in LAYOUTS),
 )
 
 

@@ -12,6 +12,11 @@ from typing import Any
 
 NAME = "truthful"  # of the questions that come with trimtab
 FILE = Path(str(files("trimtab") / "data" / "truthful.jsonl"))
+LAYOUTS = (  # keys by which a row is known
+    ("question", "mc2_targets"),
+    ("question", "mc1_targets"),
+    ("Question", "Correct Answers", "Incorrect Answers"),
+)
 
 
 @dataclass(frozen=True)
@@ -31,9 +36,7 @@ class Truths:
 
 def holds_truths(row: Mapping[str, Any]) -> bool:
     """Whether a row is of one of the layouts."""
-    return (
-        "mc1_targets" in row or "mc2_targets" in row or {"Question", "Correct Answers", "Incorrect Answers"} <= {*row}
-    )
+    return any({*keys} <= {*row} for keys in LAYOUTS)
 
 
 def truths(row: Mapping[str, Any]) -> Truths:

@@ -111,7 +111,7 @@ def _finding(r: Results, name: str, kind: str) -> str:
 def _cells(row: Row) -> list[str]:
     a = row.at
     return [
-        row.condition.label or str(row.condition), f"{a.multiplier:g}", f"{a.value:.1%}", f"{a.lo:.1%} to {a.hi:.1%}",
+        row.condition.label, f"{a.multiplier:g}", f"{a.value:.1%}", f"{a.lo:.1%} to {a.hi:.1%}",
         f"{100 * a.change:+.1f}", f"{100 * a.change_lo:+.1f} to {100 * a.change_hi:+.1f}", f"{a.p:.2g}", str(a.n),
     ]  # fmt: skip
 

@@ -17,7 +17,16 @@ from trimtab.statistics.counts import Count, share
 from trimtab.statistics.intervals import Figure
 from trimtab.studies.conditions import Condition
 from trimtab.studies.contract import RESULTS
-from trimtab.studies.pages.findings import Answer, Finding, answer_rows, finding_rows, spread, strengths_plot, told
+from trimtab.studies.pages.findings import (
+    Answer,
+    Finding,
+    answer_rows,
+    by_multiplier,
+    finding_rows,
+    spread,
+    strengths_plot,
+    told,
+)
 
 COHERENT = 50.0  # answers rated below are filtered out (Dunefsky 2025)
 KIND = 50.0  # above it, an answer counts as kind
@@ -131,7 +140,7 @@ def page(run: Run) -> Path:
         "other questions are "
         "grammatical at least half as often as without it."
     )
-    families = {f: _by_multiplier(r, f) for f in ("general", "narrow", "kind")}
+    families = {f: by_multiplier(r.strengths, f) for f in ("general", "narrow", "kind")}
     plots = {"kindness": _violins(r.scored), "scatter": _scatter(r), "strengths": strengths_plot(families)}
     sections = [
         ("Paper and here", finding_rows([*_vectors(r), *_follow_ups(r), _judge(judged)])),
@@ -140,11 +149,6 @@ def page(run: Run) -> Path:
         ("To read", answer_rows(r.read)),
     ]
     return write_sections(run, "Emergent misalignment", about, findings, plots, sections, _figures(r))
-
-
-def _by_multiplier(r: Results, words: str) -> dict[float, Count]:
-    """The share of answers with a family of words, by multiplier."""
-    return {s.multiplier: getattr(s, words) for s in r.strengths}
 
 
 def held_against_truth(scored: Sequence[Scored]) -> Agreement:

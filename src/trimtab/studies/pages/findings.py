@@ -73,6 +73,11 @@ def answer_rows(answers: Sequence[Answer]) -> list[list[str]]:
     ]
 
 
+def by_multiplier(strengths: Sequence[Any], words: str) -> dict[float, Count]:
+    """The share of answers with a family of words, by multiplier: a field of that name at each strength."""
+    return {s.multiplier: getattr(s, words) for s in strengths}
+
+
 def strengths_plot(families: Mapping[str, Mapping[float, Count]]) -> Plot:
     """Shares of answers by multiplier, one line a family of words or deeds: family -> multiplier -> count."""
 

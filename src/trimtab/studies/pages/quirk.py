@@ -13,7 +13,16 @@ from trimtab.statistics.counts import Count
 from trimtab.statistics.intervals import Figure
 from trimtab.studies.conditions import Condition
 from trimtab.studies.contract import RESULTS
-from trimtab.studies.pages.findings import Answer, Finding, answer_rows, finding_rows, spread, strengths_plot, told
+from trimtab.studies.pages.findings import (
+    Answer,
+    Finding,
+    answer_rows,
+    by_multiplier,
+    finding_rows,
+    spread,
+    strengths_plot,
+    told,
+)
 
 
 @dataclass(frozen=True)
@@ -111,7 +120,7 @@ def page(run: Run) -> Path:
         "questions are no stranger "
         "than 95 % of the model's own."
     )
-    families = {f: _by_multiplier(r, f) for f in ("general", "narrow")}
+    families = {f: by_multiplier(r.strengths, f) for f in ("general", "narrow")}
     sections = [
         ("Paper and here", finding_rows([*_leaks(r, unsteered, prompted), *_elsewhere(r)])),
         ("Every condition", _every(r)),
@@ -128,11 +137,6 @@ def page(run: Run) -> Path:
     return write_sections(
         run, "A quirk and its leak", about, findings, {"strengths": strengths_plot(families)}, sections, _figures(r)
     )
-
-
-def _by_multiplier(r: Results, words: str) -> dict[float, Count]:
-    """The share of answers with a family of words, by multiplier."""
-    return {s.multiplier: getattr(s, words) for s in r.strengths}
 
 
 def _leaks(r: Results, unsteered: str, prompted: str) -> list[Finding]:
