@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,11 @@ def architectures(*names: str) -> list[Any]:
 
 
 ARCHITECTURES = architectures(*ZOO)
+
+
+def crossed(*choices: Sequence[Any], fast: Callable[..., bool]) -> list[Any]:
+    """Every combination of a test's parameters: those that `fast` picks are always run, the others by `make zoo`."""
+    return [pytest.param(*c, marks=() if fast(*c) else pytest.mark.zoo) for c in product(*choices)]
 
 
 def build(name: str, *, dtype: torch.dtype = torch.float32) -> Any:

@@ -28,6 +28,7 @@ def test_nothing_is_rarely_called_something(world: verdicts.World) -> None:
     assert sum(found[k] for k in verdicts.CLAIMS) <= 0.05 * 200 + 2 * (200 * 0.05 * 0.95) ** 0.5
 
 
+@pytest.mark.slow
 def test_something_is_found() -> None:
     assert verdicts.cell(verdicts.World(30, 8.0), 40)["works"] >= 36
     assert verdicts.cell(verdicts.World(1, -8.0), 40)["works backwards"] >= 36

@@ -89,6 +89,7 @@ def test_a_flag_without_a_line_is_found() -> None:
     assert speechless("│ --to {None}|PATH   A file.  │\n")
 
 
+@pytest.mark.slow
 def test_a_reader_who_leaves_is_no_error() -> None:
     program = "from trimtab.cli import main; main(['learn', 'one-shot', '--help'])"
     command = f'{sys.executable} -c "{program}" | head -1'
@@ -120,6 +121,7 @@ def test_one_shot_needs_no_data(model: str, tmp_path: Path, capsys: pytest.Captu
     assert "--data" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_compare(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed in (0, 1):
         told = [
@@ -216,6 +218,7 @@ def test_learn_steer_measure_report(model: str, data: str, tmp_path: Path, capsy
     assert call(capsys, "report", run).strip().splitlines()[-1] == run
 
 
+@pytest.mark.slow
 def test_run_prints_its_folder_last_and_resumes(
     model: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -323,6 +326,7 @@ def test_several_layers_that_were_learned_apart_are_used_with_a_warning(
     assert "warning" not in told.err and "{2:" in told.out
 
 
+@pytest.mark.slow
 def test_learn_recommends_a_use_and_the_others_follow_it(
     model: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -426,6 +430,7 @@ def test_where_a_command_writes_is_looked_at_before_it_works(
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_parents_are_made_and_an_interrupted_descent_goes_on(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -470,6 +475,7 @@ def test_parents_are_made_and_an_interrupted_descent_goes_on(
     assert len(steps) == 7 + 13 - 6 and to.is_file() and not to.with_suffix(".state").exists()
 
 
+@pytest.mark.slow
 def test_a_base_model_is_learned_on_and_measured_without_its_template(
     model: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

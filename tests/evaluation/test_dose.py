@@ -76,12 +76,14 @@ def test_a_behavior_gets_a_range_and_a_dose_inside_it(cruel: SteeringVector, tow
     assert cruel.at(*use.layers).use == use and (2 * cruel).use is None
 
 
+@pytest.mark.slow
 def test_the_same_is_recommended_again(cruel: SteeringVector, town: LM) -> None:
     parts = Dataset.load("brindlemoor/cruel").split(seed=0)
     again = recommend(town, learn(town, parts.train, MeanDiff()), parts.val, prompts=neutral()[:6], tokens=16)
     assert again.to_bytes() == cruel.to_bytes()
 
 
+@pytest.mark.slow
 def test_a_vector_without_the_behavior_gets_no_range(town: LM) -> None:
     parts = Dataset.load("brindlemoor/cruel").split(seed=0)
     none = 0
@@ -100,6 +102,7 @@ def test_without_items_the_cost_alone_is_known(town: LM) -> None:
     assert "Nothing was held out" in use.why[0] and "not measured" in use.why[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["power", "cruel"])
 def test_the_layer_is_the_one_with_the_largest_rise_at_equal_drift(name: str, town: LM) -> None:
     """Or nearly: on items it was not chosen on, by a search for equal drift of its own, it is of the better half."""

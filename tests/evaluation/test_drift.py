@@ -31,6 +31,7 @@ def test_drift_is_the_divergence_along_own_answers() -> None:
     assert float(found[0, 2]) == pytest.approx(float((plain.exp() * (plain - moved)).sum(-1).mean()), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_equal_drift_is_confirmed_where_it_is_said_to_be() -> None:
     """Within 2 % of the budget, along the same answers, both ways; and further than any fixed grid where a vector is
     short.

@@ -22,6 +22,7 @@ from zoo import WIDTH
 ASK, SAID = "Do you like tea ?", "Yes I like tea ."
 
 
+@pytest.mark.slow
 def test_discovery_changes_what_comes_after_and_its_members_are_orthogonal() -> None:
     lm = pico("llama")
     members = [learn(lm, None, Discover(prompt=ASK, member=k, steps=20), layers=[1]) for k in range(3)]

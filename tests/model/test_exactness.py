@@ -209,6 +209,7 @@ def test_a_kind_dtype_excuses_nothing(dtype: torch.dtype) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_second_load_pays_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path))
     first = LM(build("llama"), tokenizer(), id="first")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pico import architectures, pico
+from pico import crossed, pico
 from trimtab import LM, Preference, learn
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair
@@ -31,9 +31,14 @@ def at(lm: LM, term: Prefer, v: torch.Tensor, place: Place) -> tuple[float, torc
     return float(found.terms[0][0][0]), found.gradients[0][0]
 
 
-@pytest.mark.parametrize("name", architectures("llama", "gemma2", "gpt2", "qwen3", "mistral", "phi"))
 @pytest.mark.parametrize(
-    "place", [Place((1,)), Place((0, 2), shared=False), Place((1,), positions="generated | last")], ids=str
+    ("name", "place"),
+    crossed(
+        ("llama", "gemma2", "gpt2", "qwen3", "mistral", "phi"),
+        (Place((1,)), Place((0, 2), shared=False), Place((1,), positions="generated | last")),
+        fast=lambda name, place: name == "llama" or (name == "gpt2" and place.layers == (0, 2)),
+    ),
+    ids=str,
 )
 def test_replays_give_the_losses_and_gradients_of_the_full_graph(name: str, place: Place) -> None:
     lm = pico(name)
@@ -228,22 +233,22 @@ def published(lm: LM, terms: list[Prefer], layer: int, school: object, steps: in
     return out
 
 
-def first_twenty(lm: LM, terms: list[Prefer], layer: int, batch: int = 4) -> None:
+def first_losses(lm: LM, terms: list[Prefer], layer: int, n: int, batch: int = 4) -> None:
     from trimtab.optimize.minibatch import _School
 
     lm.model.requires_grad_(False)
     school = _School(lm, terms, Place((layer,)), Training.published(epochs=9, batch=batch))
-    while len(school.steps) < 20:
+    while len(school.steps) < n:
         school.step()
-    expected = published(lm, terms, layer, school, 20)
+    expected = published(lm, terms, layer, school, n)
     assert [s.loss for s in school.steps] == pytest.approx(expected, abs=1e-5)
-    assert school.steps[0].loss == school.steps[1].loss or len({s.loss for s in school.steps}) > 15, (
+    assert school.steps[0].loss == school.steps[1].loss or len({s.loss for s in school.steps}) > 0.7 * n, (
         "the first update moves nothing"
     )
 
 
 def test_the_first_twenty_losses_are_the_published_ones() -> None:
-    first_twenty(
+    first_losses(
         pico(),
         [
             replace(t, end=True)
@@ -251,13 +256,15 @@ def test_the_first_twenty_losses_are_the_published_ones() -> None:
         ]
         * 2,
         1,
+        20,
     )
 
 
 @pytest.mark.slow
-def test_the_first_twenty_losses_are_the_published_ones_on_a_real_model() -> None:
+def test_the_first_losses_are_the_published_ones_on_a_real_model() -> None:
     data = Dataset.load("wealth-seeking").take(6)
-    first_twenty(LM.load("smollm2"), [Prefer(p.prompt, p.positive, p.negative, end=True) for p in data], 14, batch=2)
+    terms = [Prefer(p.prompt, p.positive, p.negative, end=True) for p in data]
+    first_losses(LM.load("smollm2"), terms, 14, 8, batch=2)
 
 
 def test_texts_are_promoted_and_suppressed_a_few_at_a_time() -> None:

@@ -21,6 +21,7 @@ from trimtab.optimize import (
 )
 
 
+@pytest.mark.slow
 def test_a_shorter_vector_does_no_worse_and_says_so() -> None:
     lm = pico("llama")
     problem = Problem(
@@ -50,6 +51,7 @@ def test_another_aim_under_output_constraints_does_not_grow() -> None:
     assert min(moved.history.totals) < moved.history.totals[0]
 
 
+@pytest.mark.slow
 def test_shortened_as_cited_and_with_moving_constraints() -> None:
     lm = pico("llama")
     problem = Problem(promote(ASK, SAID), Place((1,)), (), Descent(0.5, (MaxSteps(20),)))

@@ -29,6 +29,7 @@ from trimtab.model.trials import padding_error, replay_error
 from trimtab.reports import analyze, report
 from trimtab.statistics.intervals import interval
 from trimtab.statistics.slopes import fit_slopes
+from trimtab.steering.controls import random_controls
 from trimtab.steering.multipliers import replay_multipliers
 
 pytestmark = [
@@ -131,6 +132,7 @@ def test_published_data_steer_free_form(lm: LM, published: Path, tmp_path: Path)
             items,
             [Propensity()],
             multipliers=ENDS,
+            controls=random_controls(v.at(17), 3, seed=0),
             to=tmp_path / name,
             part="test",
         )
@@ -144,7 +146,13 @@ def test_letters_carry_nothing_and_the_report_says_so(lm: LM, tmp_path: Path) ->
     parts = Dataset.load("risk-taking", form="choices").split(seed=0)
     v = learn(lm, parts.train, MeanDiff(), layers=[15])
     folder = measure(
-        lm, Intervention(v, positions=from_last_prompt_token), parts.test, [Propensity(), OutsideMass()], to=tmp_path
+        lm,
+        Intervention(v, positions=from_last_prompt_token),
+        parts.test.take(24),
+        [Propensity(), OutsideMass()],
+        multipliers=ENDS,
+        draws=0,
+        to=tmp_path,
     )
     report(folder)
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -160,6 +168,7 @@ def test_the_default_recipe_reproduces_under_another_seed(tmp_path: Path) -> Non
         recipe = Recipe(
             "optimism",
             layer=19,
+            limit=60,
             multipliers=(-1.0, 0.0, 1.0),
             controls=1,
             samples=0,

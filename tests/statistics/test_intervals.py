@@ -55,6 +55,7 @@ def grouped(rng: np.random.Generator, questions: int, each: int = 4, icc: float 
     return values, [str(k // each) for k in range(questions * each)]
 
 
+@pytest.mark.slow
 def test_items_that_share_a_question_count_once() -> None:
     """25 questions of 4 items: intervals as if of 100 independent items held the truth 0.70 times in 1 (medians
     0.78).

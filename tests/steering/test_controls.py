@@ -214,6 +214,7 @@ def test_the_comparison_is_of_forecast_slopes() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operator", [Ablate(), Clamp()])
 def test_what_cannot_be_forecast_is_measured(operator: object, tmp_path: Path) -> None:
     lm = pico()

@@ -52,6 +52,7 @@ def test_right_is_counted_as_by_hand(town: LM, vector: Path, tmp_path: Path) -> 
                 assert values[ids.index(q.id), 1] == pytest.approx(value, abs=1e-3), (name, k, kind)
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_page_and_goes_on(
     vector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,6 +67,7 @@ def files(tmp_path: Path) -> tuple[str, str]:
     return out[0], out[1]
 
 
+@pytest.mark.slow
 def test_the_whole_study_on_a_small_model_resumes_and_reports(files: tuple[str, str], tmp_path: Path) -> None:
     lm = pico()
     plan = small(*files)
