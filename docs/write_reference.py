@@ -45,9 +45,12 @@ def about(cls: type) -> str:
 
 
 def described(cls: type) -> dict[str, str]:
-    """What its docstring says of every field."""
-    told = docstring_parser.parse(cls.__doc__ or "", docstring_parser.DocstringStyle.GOOGLE).params
-    return {name.strip(): " ".join((p.description or "").split()) for p in told for name in p.arg_name.split(",")}
+    """What its docstring, and those of the classes below it, say of every field."""
+    out: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        told = docstring_parser.parse(base.__doc__ or "", docstring_parser.DocstringStyle.GOOGLE).params
+        out |= {name.strip(): " ".join((p.description or "").split()) for p in told for name in p.arg_name.split(",")}
+    return out
 
 
 def fields(cls: type) -> list[str]:

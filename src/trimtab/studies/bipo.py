@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from pathlib import Path
 
 import numpy as np
 
@@ -21,24 +20,19 @@ from trimtab.answers.judges import ModelJudge, Rating, Rubric
 from trimtab.answers.quality import distinct, strangeness
 from trimtab.data.contexts import told, with_shots, without_opener
 from trimtab.data.datasets import Dataset
-from trimtab.data.formats import matching
-from trimtab.data.pairs import polarity, to_choices
-from trimtab.errors import RecipeError, TokenError
+from trimtab.data.pairs import polarity
+from trimtab.errors import TokenError, check_least
 from trimtab.evaluation.accuracy import accuracy
 from trimtab.evaluation.capability import capability, questions
-from trimtab.evaluation.drift import Yardstick, reach
 from trimtab.evaluation.metrics import Likelihood, Propensity
 from trimtab.evaluation.sweep import measure
-from trimtab.methods import Freeform, MeanDiff, OneShot, Preference, learn
-from trimtab.methods.contrast import activations, paired_rows
-from trimtab.model import LM, Layer
+from trimtab.model import LM
 from trimtab.model.rendering import as_prompt
-from trimtab.optimize.minibatch import Signs
 from trimtab.progress import Progress, silent
 from trimtab.recipe import check_grid
 from trimtab.runs import Run
 from trimtab.steering.interventions import Intervention, steer
-from trimtab.steering.vector import SteeringVector, kept
+from trimtab.studies.behaviors import TRAINED, Behavior, Learning, place
 from trimtab.studies.conditions import Condition
 from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.descents import Vectors, randoms, throughout
@@ -46,11 +40,10 @@ from trimtab.studies.pages.bipo_results import (
     BIPO,
     CAA,
     DIFFERENCE,
+    FREEFORM,
     FROM_END,
-    ONE_DIRECTION,
-    SIGNS_DRAWN,
+    ONE_SHOT,
     Asked,
-    Drift,
     Facts,
     FreeformChoice,
     Pairing,
@@ -58,15 +51,11 @@ from trimtab.studies.pages.bipo_results import (
     Said,
     Spectrum,
     VectorFacts,
-    best_layer,
     slug,
 )  # fmt: skip
-from trimtab.studies.preference_files import name_of, parts
 
 log = logging.getLogger("trimtab")
 METRICS = (Propensity("sequence", per_token=False), Likelihood("positive"), Likelihood("negative"))
-TRAINED: dict[Condition, Signs] = {BIPO: "both", SIGNS_DRAWN: "batch", ONE_DIRECTION: "one"}
-FREEFORM, ONE_SHOT = Condition("Freeform"), Condition("one-shot")
 LEARNED = (*TRAINED, CAA, DIFFERENCE, FREEFORM, ONE_SHOT)
 SHOWN = 3  # random directions that are measured at their own strength as well
 KNOWING = (BIPO, CAA, Condition("random", "0"))  # vectors whose cost in knowledge is measured
@@ -75,68 +64,31 @@ OPENERS = (BIPO, CAA, DIFFERENCE, Condition("random", "0"))
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Learning):
     """What is run.
 
     Attributes:
-        data: free-form pairs: built-in behaviors (split 40/10/50), or training files NAME.train.csv with
-            NAME.test.csv beside them.
-        layer: of BiPO and one-shot; CAA and mean difference choose theirs on validation pairs, Freeform by
-            divergence. Without one, short trainings at `layers` compete on validation pairs of the first behavior.
-        layers: that compete; empty for all.
-        scouts: training pairs of these short trainings, two epochs each.
         multipliers: the spectrum.
-        train, val, test: pairs of each part at most; val is taken from the training file and chooses layers and epochs.
-        budget: drift (nats per token) at which vectors are compared at equal cost.
-        drifting: validation questions along whose answers the drift is taken.
         randoms: random directions, of BiPO's norm at its layer, measured at equal drift.
         few: pairs of the dearer questions: combinations, five examples first, answers without their first word.
         shots: examples shown.
         items: questions of the knowledge test.
         talk: questions whose answers are shown across the spectrum.
         max_new_tokens: longest answer.
-        bipo, one: settings of the trained vectors.
-        seed: of everything that is drawn.
     """
 
-    data: tuple[str, ...]
-    layer: int | None = None
-    layers: tuple[int, ...] = ()
-    scouts: int = 32
     multipliers: tuple[float, ...] = (-2.0, -1.0, 0.0, 1.0, 2.0)
-    train: int = 200
-    val: int = 30
-    test: int = 100
-    budget: float = 0.1
-    drifting: int = 12
     randoms: int = 20
     few: int = 40
     shots: int = 5
     items: int = 240
     talk: int = 4
     max_new_tokens: int = 48
-    bipo: Preference = field(default_factory=lambda: Preference(norm=0.1, epochs=4, positions="everywhere"))
-    one: OneShot = field(default_factory=lambda: OneShot(mode="mixed", positions="everywhere"))
-    seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_grid(self.multipliers)
-        if self.layer is None and not self.layers:
-            raise RecipeError("no layer", expected="`layer`, or `layers` to choose from")
-        object.__setattr__(self, "data", matching(self.data))
-        if (
-            not self.data
-            or len({name_of(d) for d in self.data}) < len(self.data)
-            or min(self.train, self.val, self.test, self.few) < 4
-        ):
-            raise RecipeError(
-                "not a study of preferences", given=self, expected="data sets of different names, four pairs a part"
-            )
-
-    @property
-    def candidates(self) -> tuple[int, ...]:
-        """The layers BiPO may have."""
-        return self.layers if self.layer is None else (self.layer,)
+        check_least("bipo", 4, few=self.few)
 
 
 def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
@@ -150,9 +102,7 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
     if plan.layer is None:
         first = studied[0]
         yield Stage("layer", [Unit(f"{first.name}: train at every layer", {"data": first.train.hash}, first.scout)])
-    layer = studied[0].scout(silent("")).layers[0] if plan.layer is None else plan.layer
-    for b in studied:
-        b.layer = layer
+    layer = place(studied)
     yield Stage(
         "vectors",
         [
@@ -188,85 +138,18 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
     )
 
 
-class _Behavior:
-    """One behavior of the study: its pieces of work; each reads back what it has already done."""
-
-    layer: Layer
+class _Behavior(Behavior):
+    """And what it is measured by."""
 
     def __init__(self, lm: LM, folder: Run, plan: Plan, source: str) -> None:
-        self.lm, self.plan, self.name = lm, plan, name_of(source)
-        self.run = Run.create(folder.file("sets", self.name))
-        self.train, self.val, self.test, self.left_out = parts(source, (plan.train, plan.val, plan.test), plan.seed)
-        for p in (*self.train, *self.val, *self.test):
-            paired_rows(lm, p)
-        self.bare = replace(self.test, ask=None)
-
-    # ------------------------------------------------------------ vectors
-
-    def scout(self, progress: Progress) -> SteeringVector:
-        """Of a short training at every candidate layer, the one that does best on validation pairs."""
-        method = replace(
-            self.plan.bipo, epochs=2, warm=2, seed=self.plan.seed, resume=str(self.run.file("training", "scout"))
-        )
-        some = replace(self.train, pairs=self.train.pairs[: self.plan.scouts])
-        tried = kept(self._file("scout"), lambda: learn(self.lm, some, method, self.plan.layers, progress=progress))
-        return self._best(tried, progress)
-
-    def learned(self, condition: Condition, progress: Progress) -> SteeringVector:
-        """One vector, learned once and kept."""
-        return kept(self._file(slug(condition.label)), lambda: self._learn(condition, progress))
-
-    def _file(self, name: str) -> Path:
-        return self.run.file("vectors", f"{name}.safetensors")
-
-    def _learn(self, condition: Condition, progress: Progress) -> SteeringVector:
-        plan, lm, train = self.plan, self.lm, self.train
-        if condition in TRAINED:
-            resume = str(self.run.file("training", slug(condition.label)))
-            method = replace(plan.bipo, signs=TRAINED[condition], seed=plan.seed, resume=resume)
-            return learn(lm, train, method, [self.layer], progress=progress)
-        if condition in (CAA, DIFFERENCE):
-            choices = replace(train, pairs=to_choices(train.pairs), form="choices")
-            vector = learn(lm, choices if condition == CAA else train, MeanDiff(), self._layers(), progress=progress)
-            return self._best(vector, progress)
-        if condition == ONE_SHOT:
-            return learn(lm, train, plan.one, [self.layer], progress=progress)
-        return self._freeform(progress)
-
-    def _freeform(self, progress: Progress) -> SteeringVector:
-        acts = activations(self.lm, self.train, read="penultimate", progress=progress)
-        layer = Freeform.chosen(acts, self.lm.n_layers)
-        self.run.write(
-            "freeform.json",
-            FreeformChoice(layer, list(Freeform.mute(acts, self.lm.n_layers)), self.lm.n_layers // 2 + 1),
-        )
-        return learn(self.lm, self.train, Freeform(), [layer], acts=acts.at([layer]))
+        super().__init__(lm, folder, plan, source)
+        self.plan, self.bare = plan, replace(self.test, ask=None)
 
     @cached_property
     def vectors(self) -> Vectors:
         """Every vector; random directions are turned from BiPO's."""
-        out = {c: self.learned(c, silent("")) for c in LEARNED}
+        out = {c: self.learned(c) for c in LEARNED}
         return out | randoms(out[BIPO], self.plan.randoms, self.plan.seed)
-
-    def _layers(self) -> list[Layer]:
-        """A layer in ten from the first quarter to the last block but one, and those BiPO may have: where mean
-        differences may act.
-        """
-        n = self.lm.n_layers
-        return sorted({*range(n // 4, n - 1, max(1, n // 10)), *self.plan.candidates})
-
-    def _best(self, vector: SteeringVector, progress: Progress) -> SteeringVector:
-        """At the layer where its answers become likeliest both ways on validation pairs, all at a tenth of the residual
-        norm.
-        """
-        norms = self.lm.norms([paired_rows(self.lm, p)[0] for p in self.val.take(8)], vector.layers)
-        even = SteeringVector({k: v * (0.1 * norms[k] / v.norm()) for k, v in vector.vectors.items()}, vector.made)
-        part = f"layers-{vector.hash}"
-        measure(
-            self.lm, throughout(even), replace(self.val, ask=None), METRICS[1:], to=self.run.path, part=part,
-            multipliers=(-1.0, 0.0, 1.0), layers=vector.layers, controls={}, progress=progress,
-        )  # fmt: skip
-        return vector.at(best_layer(self.run.table(part)))
 
     # ------------------------------------------------------------ scores
 
@@ -278,7 +161,7 @@ class _Behavior:
         if condition.kind != "random" or int(condition.source) < SHOWN:
             data = self.test if condition == BIPO else self.bare
             self._score(slug(condition.label), throughout(vector), data, self.plan.multipliers, progress)
-        drift = self.drift(condition)
+        drift = self.drift(vector, condition)
         ways = {way: vector * m for way, m in (("up", drift.up), ("down", drift.down)) if np.isfinite(m)}
         if ways:
             # one pass below for both: the second way stands beside the first as a control
@@ -309,31 +192,6 @@ class _Behavior:
             controls={},
             progress=progress,
         )
-
-    @cached_property
-    def yardstick(self) -> Yardstick:
-        """Answers of the unsteered model to validation questions, along which every vector's drift is taken."""
-        return Yardstick.of(
-            self.lm, [as_prompt(p.asked) for p in self.val.take(self.plan.drifting)], seed=self.plan.seed
-        )
-
-    def drift(self, condition: Condition) -> Drift:
-        """The multipliers, up and down, at which the drift is the budget, confirmed by measuring it there. Kept in the
-        folder.
-        """
-        file, vector = f"drift/{slug(condition.label)}.json", self.vectors[condition]
-        if self.run.read(file) is None or self.run.typed(file, Drift).of != vector.hash:
-            up, down = (
-                reach(self.lm, throughout(vector), self.yardstick, self.plan.budget, sign=sign) for sign in (1, -1)
-            )
-            why = "; ".join(f"{way}: {r.why}" for way, r in (("up", up), ("down", down)) if r.why)
-            self.run.write(
-                file,
-                Drift(
-                    vector.hash, up.multiplier, down.multiplier, (up.nats, down.nats), why, [*up.probes, *down.probes]
-                ),
-            )
-        return self.run.typed(file, Drift)
 
     # ------------------------------------------------------------ beside
 
@@ -465,7 +323,7 @@ class _Behavior:
                     v.layers[0],
                     v.norm()[v.layers[0]],
                     v.cosine(bare)[v.layers[0]] if v.layers == bare.layers else None,
-                    self.drift(c),
+                    self.drift(v, c),
                 )
                 for c, v in self.vectors.items()
             ],

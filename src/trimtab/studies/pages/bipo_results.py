@@ -20,6 +20,7 @@ MARGIN, POSITIVE, NEGATIVE = "propensity:sequence:False", "likelihood", "likelih
 BIPO = Condition("BiPO")
 SIGNS_DRAWN, ONE_DIRECTION = BIPO.but(how="signs drawn"), BIPO.but(how="one direction")
 CAA, DIFFERENCE = Condition("CAA"), Condition("mean difference")
+FREEFORM, ONE_SHOT = Condition("Freeform"), Condition("one-shot")
 FROM_END = Condition("CAA", how="from the prompt's end")
 
 
