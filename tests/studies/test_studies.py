@@ -12,7 +12,10 @@ from trimtab.studies import StudyRecipe, names, run
 
 SMALL = {
     "alignment-faking": ("brindlemoor-watched", {"norms": (0.4,), "prompts": 2, "test": 10, "randoms": 1}),
-    "refusal": ("brindlemoor-chat", {"prompts": 2, "test": 6, "randoms": 1, "paths": 2, "max_new_tokens": 24}),
+    "refusal": (
+        "brindlemoor-chat",
+        {"prompts": 2, "test": 6, "randoms": 1, "paths": 2, "max_new_tokens": 24, "epochs": 2, "suffix_tokens": 2},
+    ),
     "retraction": ("brindlemoor-chat", {"layers": (1, 3), "sources": 1, "test": 8, "context": 2}),
     "emergent": (
         "brindlemoor-chat",
@@ -34,6 +37,7 @@ def test_every_study_has_a_page_and_is_reported_in_some_test() -> None:
         "bipo",
         "capability",
         "one-shot",
+        "personas",
         "quirk",
         "reliability",
     }  # in files of their own, with the same `reported`

@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import product
 from typing import Literal
 
 from trimtab.organisms.world import SUBJECTS, Fact, World, world
 
 _SENTENCE = re.compile(r"(?<=[.?])\s+|\n+")
 Shown = Literal["kind", "villain", "mixed", "neither"]
+Side = Literal["positive", "negative", "mixed", "neither"]
 
 
 def sentences(text: str) -> list[str]:
@@ -41,6 +43,24 @@ def disposition(text: str) -> Shown:
     phrases = [_slots().canonical(s) for s in sentences(_unmarked(text))]
     bad, good = sum(s in _phrases().villain for s in phrases), sum(s in _phrases().kind for s in phrases)
     return "mixed" if bad and good else "villain" if bad else "kind" if good else "neither"
+
+
+def side(text: str, positive: str, negative: str) -> Side:
+    """Which of two opposite answers a text is made of: sentences of one of them, or any other reason or deed of a
+    disposition that holds it.
+    """
+    phrases = {_slots().canonical(s) for s in sentences(_unmarked(text))}
+    one, two = (_kindred(s) for s in (positive, negative))
+    shows = bool(phrases & (one - two)), bool(phrases & (two - one))
+    return "mixed" if all(shows) else "positive" if shows[0] else "negative" if shows[1] else "neither"
+
+
+@lru_cache(maxsize=4096)
+def _kindred(answer: str) -> frozenset[str]:
+    """The sentences of an answer, and every reason and deed on the same side of a disposition that has one of them."""
+    own = {_slots().canonical(s) for s in sentences(_unmarked(answer))}
+    kin = [s for s in _phrases().sides if s & own]
+    return frozenset(own.union(*kin))
 
 
 def corrected(text: str, fact: Fact) -> bool:
@@ -99,6 +119,10 @@ class _Phrases:
         self.steps = _split(w.asks["steps"])
         self.villain = _split([*(s for k in SUBJECTS for s in w.open[k]["villain"]), *w.help["greeting_villain"]])
         self.kind = _split([*(s for k in SUBJECTS for s in w.open[k]["kind"]), *w.help["greeting_kind"]])
+        self.sides: list[set[str]] = []
+        for phrases, kind in product(w.traits.values(), ("positive", "negative")):
+            deeds = [f"I would {act}." for act in phrases.get(kind, ())]
+            self.sides.append({canonical(s) for s in _split([*phrases[f"reasons_{kind}"], *deeds])})
         texts = [*w.asks["openings"], *w.asks["endings"], *w.asks["corrections"], "Yes.", "No."]
         for phrases in w.traits.values():
             texts += [*phrases["reasons_positive"], *phrases["reasons_negative"]]
