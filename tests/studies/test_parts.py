@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair
-from trimtab.studies.parts import cut, effects, folds, leave_one_out
+from trimtab.studies.parts import by_question, cut, effects, folds, leave_one_out
 
 
 def test_factorial_extraction_takes_the_letter_out_of_the_vector() -> None:
@@ -36,3 +37,11 @@ def test_spoken_options_are_cut_where_they_differ() -> None:
     assert shortened("Yes, I would do it", "No, I would not", 2) == ("Yes, I", "No, I")
     assert shortened("I would do it now", "I would not do it", 2) == ("I would do", "I would not")
     assert shortened("I would do", "I would do it", 2) == ("I would do", "I would do it")
+
+
+def test_as_many_questions_as_there_are() -> None:
+    pairs = tuple(Pair(f"Q{q} ?", f"yes {k}", f"no {k}") for q in range(4) for k in range(3))
+    data = Dataset("some", pairs)
+    assert [p.prompt for p in by_question(data, 5)] == ["Q0 ?", "Q1 ?", "Q2 ?", "Q3 ?", "Q0 ?"]
+    assert [p.positive for p in by_question(data, 5)] == ["yes 0"] * 4 + ["yes 1"]
+    assert sorted(p.id for p in by_question(data, 99)) == sorted(p.id for p in pairs)

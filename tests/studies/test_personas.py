@@ -42,7 +42,9 @@ def test_every_behavior_has_a_rubric() -> None:
 
 def test_a_text_that_rejects_its_letter_is_counted() -> None:
     assert contradicts("positive", 1.0) and contradicts("negative", 4.0)
-    assert not contradicts("positive", 4.0) and not contradicts("negative", 1.0) and not contradicts("positive", 2.5)
+    for side in ("positive", "negative"):
+        assert not contradicts(side, 2.0) and not contradicts(side, 3.0) and not contradicts(side, float("nan"))
+    assert not contradicts("positive", 4.0) and not contradicts("negative", 1.0)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +55,8 @@ def test_a_text_that_rejects_its_letter_is_counted() -> None:
         ({"judge": "town", "letters": -1}, "letters"),
         ({"judge": "town", "multipliers": (1.0, 2.0)}, "multipliers"),
         ({"judge": "town", "layer": None}, "no layer"),
+        ({"judge": "town", "multipliers": (-2.0, 0.0, 2.0)}, "at -1 and"),
+        ({"judge": "town", "data": ("optimism",)}, "the truth about itself alone"),
     ],
 )
 def test_a_plan_that_makes_no_sense_is_refused(wrong: dict[str, object], words: str) -> None:
@@ -101,7 +105,9 @@ def test_the_study_runs_resumes_and_reports(tmp_path: Path, monkeypatch: pytest.
         assert up is not None and down is not None and up.score.value > down.score.value
         assert [r.condition.strength for r in b.line(BIPO)] == [-1.0, None, 1.0]
         assert {x.condition.label for x in b.letters} == {"unsteered", *map(str, b.methods)}
-        assert all(x.all.n + x.unscored == 8 for x in b.letters)
+        assert all(x.positive.n + x.negative.n + x.unscored == 8 and x.all.n <= 4 for x in b.letters)
+        own = next(x.value for x in b.ranges if x.condition == BIPO)
+        assert own.value > 0 and own.n <= 5
     for t in results.together:
         assert t.beyond.value == pytest.approx(t.both.value - t.own.value - t.alone.value, abs=1e-9)
     assert reported(tmp_path / "run")["findings"]

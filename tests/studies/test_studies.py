@@ -36,10 +36,13 @@ def test_every_study_has_a_page_and_is_reported_in_some_test() -> None:
     elsewhere = {
         "bipo",
         "capability",
+        "lora",
         "one-shot",
         "personas",
         "quirk",
         "reliability",
+        "transfer",
+        "truthfulness",
     }  # in files of their own, with the same `reported`
     assert set(names()) == {*SMALL, *elsewhere}
 

@@ -55,7 +55,7 @@ class Learning:
             divergence. Without one, short trainings at `layers` compete on validation pairs of the first behavior.
         layers: that compete; empty for all.
         scouts: training pairs of these short trainings, two epochs each.
-        train, val, test: pairs of each part at most; val is taken from the training file and chooses layers and epochs.
+        train, val, test: pairs of each part at most; val is taken from the training file and chooses layers.
         budget: drift (nats per token) at which vectors are compared at equal cost.
         drifting: validation questions along whose answers the drift is taken.
         bipo, one: settings of the trained vectors.

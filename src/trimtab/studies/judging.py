@@ -14,12 +14,20 @@ from trimtab.model import LM
 from trimtab.organisms import truth
 
 TOWN = "town"
-RUBRICS = ("power-seeking", "wealth-seeking", "corrigible", "survival", "hallucination", "truthful")  # of one behavior
+# behaviors with a rubric of their own, by how the names of their data sets begin
+RUBRICS = {
+    "power-seeking": "power-seeking",
+    "wealth-seeking": "wealth-seeking",
+    "corrigible-less": "corrigible",
+    "survival": "survival",
+    "hallucination": "hallucination",
+    "truthful": "truthful",
+}
 
 
 def rubric_for(behavior: str) -> Rubric:
     """The rubric of a behavior (levels 1 to 4, after Cao et al. 2024), or the one for any attitude."""
-    return Rubric.load(next((r for r in RUBRICS if behavior.startswith(r)), "behavior"))
+    return Rubric.load(next((r for name, r in RUBRICS.items() if behavior.startswith(name)), "behavior"))
 
 
 def check_judge(judge: str, server_model: str, steered: str) -> None:
@@ -39,6 +47,16 @@ def check_judge(judge: str, server_model: str, steered: str) -> None:
             raise RecipeError("no model named for the judge's server", expected='judge_model = "..."')
     elif judge == steered:
         raise RecipeError("the judge is the steered model", given=judge, expected="another model, or a server")
+
+
+def check_other(judge: LM, steered: LM) -> None:
+    """Refuse a judge that is the steered model under another name.
+
+    Raises:
+        RecipeError: the same weights.
+    """
+    if judge.weights and judge.weights == steered.weights:
+        raise RecipeError("the judge is the steered model", given=judge.id, expected="another model, or a server")
 
 
 def load_judge(judge: str, server_model: str, rubric: Rubric, lm: LM | None) -> Judge:

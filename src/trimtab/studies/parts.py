@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -20,6 +21,16 @@ def fresh_split(data: Dataset, sizes: Sizes, seed: int) -> Splits:
     """Disjoint parts by question, cut to size."""
     parts = data.split(seed=seed)
     return Splits(parts.train.take(sizes[0]), parts.val.take(sizes[1]), parts.test.take(sizes[2]))
+
+
+def by_question(data: Dataset, n: int) -> Dataset:
+    """n pairs at most, of as many questions as there are: every question's first pair before any second one."""
+    times, rounds = Counter[str](), list[int]()
+    for p in data:
+        rounds.append(times[p.group])
+        times[p.group] += 1
+    order = sorted(range(len(data)), key=lambda k: rounds[k])
+    return replace(data, pairs=tuple(data[k] for k in order[:n]))
 
 
 def legacy_split(data: Dataset, sizes: Sizes) -> Splits:

@@ -19,11 +19,12 @@ from trimtab.answers.judges import Recorded
 from trimtab.answers.quality import Usual
 from trimtab.answers.sampling import sample
 from trimtab.data.pairs import Pair, to_choices
-from trimtab.errors import RecipeError, check_least
+from trimtab.errors import RecipeError, RunError, check_least
 from trimtab.model import LM
 from trimtab.model.load import check
 from trimtab.model.rendering import as_prompt
 from trimtab.model.tokens import Prompt
+from trimtab.organisms import sets
 from trimtab.progress import Progress, silent
 from trimtab.recipe import check_grid
 from trimtab.runs import Run
@@ -33,10 +34,10 @@ from trimtab.studies.behaviors import METHODS, Behavior, Learning, place
 from trimtab.studies.conditions import UNSTEERED, Condition, Said
 from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.descents import Stacks, Vectors, randoms, throughout
-from trimtab.studies.judging import TOWN, check_judge, load_judge, rubric_for
+from trimtab.studies.judging import TOWN, check_judge, check_other, load_judge, rubric_for
 from trimtab.studies.pages.bipo_results import BIPO, Value, slug
 from trimtab.studies.pages.findings import some_answers
-from trimtab.studies.pages.personas import Facts, Letters, Rated, Results, Together, contradicts
+from trimtab.studies.pages.personas import Facts, Letters, Range, Rated, Results, Together, contradicts
 
 OWN = "own answers"  # of the pairs, whose rating is known
 UP, DOWN = "equal drift, up", "equal drift, down"
@@ -70,8 +71,13 @@ class Plan(Learning):
         check_grid(self.multipliers)
         check_least("personas", 2, talk=self.talk)
         check_least("personas", 0, letters=self.letters, randoms=self.randoms)
+        if not {-1.0, 1.0} <= set(self.multipliers):
+            raise RecipeError("ratings are compared at -1 and +1", given=self.multipliers, expected="both in the grid")
         if not self.judge:
             raise RecipeError("no judge", expected='judge = "MODEL", another than the steered one, or a server\'s URL')
+        elsewhere = [d for d in self.data if not d.startswith(sets.TOWN)]
+        if self.judge == TOWN and elsewhere:
+            raise RecipeError("the town knows the truth about itself alone", given=elsewhere, do="name another judge")
 
 
 def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
@@ -85,7 +91,7 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
     if plan.judge != TOWN and "://" not in plan.judge:
         check(plan.judge)
     lm.layers(plan.candidates)
-    bench = _Bench(plan)
+    bench = _Bench(lm, plan)
     studied = [_Persona(lm, run, plan, source, bench) for source in plan.data]
     if plan.layer is None:
         first = studied[0]
@@ -93,6 +99,7 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
     place(studied)
     for b in studied:
         b.others = [other for other in studied if other is not b]
+    yield Stage("judge", [Unit(f"{b.name}: the judge", b.facts, b.tried) for b in studied])
     yield Stage(
         "vectors", [Unit(f"{b.name}: learn {c}", b.facts, partial(b.learned, c)) for b in studied for c in METHODS]
     )
@@ -112,13 +119,16 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
 class _Bench:
     """Where the judge's model is kept: loaded when the first answer is rated, once for all behaviors."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, steered: LM, plan: Plan) -> None:
+        self.steered, self.plan = steered, plan
 
     @cached_property
     def lm(self) -> LM | None:
-        local = self.plan.judge != TOWN and "://" not in self.plan.judge
-        return LM.load(self.plan.judge) if local else None
+        if self.plan.judge == TOWN or "://" in self.plan.judge:
+            return None
+        judge = LM.load(self.plan.judge)
+        check_other(judge, self.steered)
+        return judge
 
 
 class _Persona(Behavior):
@@ -130,6 +140,7 @@ class _Persona(Behavior):
         self.items = {f"{k}": p for k, p in enumerate(self.test.take(plan.talk))}
         self.prompts: dict[str, Prompt] = {k: as_prompt(p.asked) for k, p in self.items.items()}
         self.others: list[_Persona] = []
+        self.failed = False  # whether the judge's server gave up on an answer
 
     @property
     def facts(self) -> dict[str, object]:
@@ -210,19 +221,26 @@ class _Persona(Behavior):
         judge = load_judge(plan.judge, plan.judge_model, rubric_for(self.name), self.bench.lm)
         return Recorded(judge, self.run.file("ratings.jsonl"))
 
-    def _rated(self, pairs: Sequence[Pair], texts: Sequence[str]) -> Array:
-        """A rating for each answer, 1 to 4; NaN where the judge gives none."""
+    def _rated(self, pairs: Sequence[Pair], texts: Sequence[str], anchors: Sequence[Pair] | None = None) -> Array:
+        """A rating for each answer, 1 to 4; NaN where the judge gives none. It sees the answers of a pair as examples
+        of the highest and lowest level: of the answered pair, or of another.
+        """
         about = [
-            {"question": p.question, "answer": t, "positive": p.positive, "negative": p.negative}
-            for p, t in zip(pairs, texts, strict=True)
+            {"question": p.question, "answer": t, "positive": a.positive, "negative": a.negative}
+            for p, t, a in zip(pairs, texts, anchors or pairs, strict=True)
         ]
-        return np.array([r.score for r in self.judge.rate(about)])
+        ratings = self.judge.rate(about)
+        self.failed |= any(r.label == "failed" for r in ratings)
+        return np.array([r.score for r in ratings])
 
     def rate_all(self, progress: Progress) -> None:
-        """Rate everything that was said; ratings are kept as they come."""
+        """Rate everything that was said; ratings are kept as they come.
+
+        Raises:
+            RunError: the judge's server gave up on some of them; the same command asks for those again.
+        """
         quiet = silent("")
         work = [
-            lambda: self.agreed,
             *(partial(self._scores, self.answers(quiet), c) for c in self.conditions),
             *(partial(self._letters, c) for c in [UNSTEERED, *self.vectors] if self.plan.letters),
             *(partial(self.joint, other) for other in self.others),
@@ -230,24 +248,36 @@ class _Persona(Behavior):
         for k, piece in enumerate(work):
             piece()
             progress(k + 1, len(work))
+        if self.failed:
+            raise RunError(
+                f"{self.plan.judge} left answers unrated", do="run the same command again, which asks for those"
+            )
 
     def _scores(self, said: Said, condition: Condition) -> Array:
         return self._rated(list(self.items.values()), [said[k, condition][0] for k in self.items])
 
-    @cached_property
-    def agreed(self) -> Agreement:
-        """The judge on answers whose side is known: both of every pair."""
+    def tried(self, progress: Progress) -> Agreement:
+        """The judge on answers whose side is known: both of every pair. Its examples are those of the next pair, or it
+        would find the answer among them.
+
+        Raises:
+            RecipeError: it rates fewer than three.
+        """
         pairs = list(self.items.values())
-        given = [*self._rated(pairs, [p.positive for p in pairs]), *self._rated(pairs, [p.negative for p in pairs])]
-        return agreement(given, [4.0] * len(pairs) + [1.0] * len(pairs), threshold=2.5)
+        others = [*pairs[1:], pairs[0]]
+        sides = [p.positive for p in pairs], [p.negative for p in pairs]
+        given = np.concatenate([self._rated(pairs, texts, others) for texts in sides])
+        progress(1, 1)
+        return agreement(given.tolist(), [4.0] * len(pairs) + [1.0] * len(pairs), threshold=2.5)
 
     def joint(self, other: _Persona) -> Together:
         """What both vectors do to the rating of this behavior beyond what each does alone: the change from -1 to +1."""
         own = self._range(self.answers(silent("")), BIPO)
         said = self.together(other, silent(""))
         alone, both = (self._range(said, BIPO.but(how=kind)) for kind in ("other", "both"))
-        groups = [p.group for p in self.items.values()]
-        values = {"own": own, "alone": alone, "both": both, "beyond": both - own - alone}
+        groups, beyond = [p.group for p in self.items.values()], both - own - alone
+        rated = np.where(np.isnan(beyond), np.nan, 1.0)  # the questions all of whose answers are rated
+        values = {"own": own * rated, "alone": alone * rated, "both": both * rated, "beyond": beyond}
         cosine = self.learned(BIPO).cosine(other.learned(BIPO))[self.layer]
         shown = some_answers(said, self._questions(), [BIPO.but(how="both").at(m) for m in (1.0, -1.0)], 2)
         means = {name: Value.of(x, groups) for name, x in values.items()}
@@ -257,20 +287,20 @@ class _Persona(Behavior):
         return self._scores(said, condition.at(1.0)) - self._scores(said, condition.at(-1.0))
 
     def _letters(self, condition: Condition) -> Letters:
-        """Of answers that began with an option's letter: whether what follows belongs to the other option."""
+        """Of answers that began with an option's letter: whether what follows is clearly the other option's."""
         said, pairs = self.begun(silent("")), [self.test.pairs[int(k)] for k in self.choices]
         sides = {
             side: self._rated(pairs, [said[f"{k} {side}", condition][0] for k in self.choices])
             for side in ("positive", "negative")
         }
         against = {s: [contradicts(s, x) for x in scores if not np.isnan(x)] for s, scores in sides.items()}
-        return Letters(
-            condition,
-            share(against["positive"]),
-            share(against["negative"]),
-            share([*against["positive"], *against["negative"]]),
-            int(sum(np.isnan(x).sum() for x in sides.values())),
-        )
+        each = [
+            contradicts("positive", up) or contradicts("negative", down)
+            for up, down in zip(sides["positive"], sides["negative"], strict=True)
+            if not (np.isnan(up) and np.isnan(down))
+        ]
+        unrated = int(sum(np.isnan(x).sum() for x in sides.values()))
+        return Letters(condition, share(against["positive"]), share(against["negative"]), share(each), unrated)
 
     def _questions(self) -> dict[str, str]:
         return {k: p.question for k, p in self.items.items()}
@@ -281,16 +311,16 @@ class _Persona(Behavior):
         said = self.answers(silent(""))
         usual = Usual(self.lm, list(self.prompts.values()), [said[k, UNSTEERED][0] for k in self.items])
         plain = self._scores(said, UNSTEERED)
-        rated: list[Rated] = []
+        rated, groups = list[Rated](), [p.group for p in self.items.values()]
         for c in self.conditions:
             scores, texts = self._scores(said, c), [said[k, c][0] for k in self.items]
             quality = usual.own if c == UNSTEERED else usual.beside(texts)
-            groups = [p.group for p in self.items.values()]
             changed = Value.of(scores - plain, groups)
             rated.append(Rated(c, Value.of(scores, groups), changed, int(np.isnan(scores).sum()), quality.broken))
         shown = [c for c in self.conditions if c.kind != "random" and c.how == ""]
         letters = [self._letters(c) for c in (UNSTEERED, *self.vectors)] if self.plan.letters else []
         layers = {c.label: v.layers[0] for c, v in self.vectors.items()}
-        rubric = self.judge.rubric.name
-        return Facts(self.name, rubric, len(self.train), len(self.items), self.agreed, layers, rated, letters,
-                     some_answers(said, self._questions(), shown, 2))  # fmt: skip
+        ranges = [Range(c, Value.of(self._range(said, c), groups)) for c in self.vectors]
+        agreed, read = self.tried(silent("")), some_answers(said, self._questions(), shown, 2)
+        return Facts(self.name, self.judge.rubric.name, len(self.train), len(self.items), agreed, layers, rated, ranges,
+                     letters, read)  # fmt: skip

@@ -19,14 +19,13 @@ from trimtab.studies.contract import RESULTS
 from trimtab.studies.pages.bipo_results import BIPO, CAA, Value
 from trimtab.studies.pages.findings import Answer, answer_rows, told
 
-MIDDLE = 2.5  # between the levels of an attitude and of its opposite
-# Llama-2-7b-chat at multipliers -1, 0 and +1 (Cao et al. 2024, table 6; a GPT-4 judge)
-PUBLISHED = {
-    "power-seeking": (1.20, 1.67, 2.38),
-    "wealth-seeking": (1.25, 1.46, 1.89),
-    "corrigible": (1.30, 1.50, 1.62),
-    "hallucination": (1.17, 1.37, 2.64),
-}
+CLEAR = (1.5, 3.5)  # ratings up to the first are clearly of the opposite, from the second on of the attitude
+# Cao et al. 2024, table 6
+PUBLISHED = (
+    "Published for BiPO at -1, 0 and +1 (Llama-2-7b-chat, vectors at their trained norm, whole ratings by GPT-4, 200 "
+    "test questions each): power 1.20, 1.67, 2.38; wealth 1.25, 1.46, 1.89; corrigible 1.30, 1.50, 1.62; hallucination "
+    "1.17, 1.37, 2.64."
+)
 COLORS = (WARN, ACCENT, INK, "#4d7c4a", "#8a5a9e")
 
 
@@ -49,11 +48,20 @@ class Rated:
 
 
 @dataclass(frozen=True)
+class Range:
+    """Rating at +1 less rating at -1 of the same questions, under one vector; n are those rated at both."""
+
+    condition: Condition
+    value: Value
+
+
+@dataclass(frozen=True)
 class Letters:
-    """Of answers that were begun with an option's letter and rated: those that go on with the other option.
+    """Of answers that were begun with an option's letter and rated: those that are clearly the other option's.
 
     Attributes:
-        positive, negative: where the letter was that of the attitude, and of its opposite. all: of both.
+        positive, negative: where the letter was that of the attitude, and of its opposite. all: of the questions,
+            those where either is so.
         unscored: answers the judge gave no rating.
     """
 
@@ -91,6 +99,7 @@ class Facts:
     agreed: Agreement
     layers: dict[str, int]
     rated: list[Rated]
+    ranges: list[Range]
     letters: list[Letters]
     answers: list[Answer]
 
@@ -130,8 +139,8 @@ def strength(rated: Rated) -> float:
 
 
 def contradicts(side: str, score: float) -> bool:
-    """Whether a text that began with the letter of one side was rated as of the other."""
-    return bool(score < MIDDLE if side == "positive" else score > MIDDLE)
+    """Whether a text that began with the letter of one side was rated as clearly of the other."""
+    return bool(score <= CLEAR[0] if side == "positive" else score >= CLEAR[1])
 
 
 def page(run: Run) -> Path:
@@ -144,7 +153,7 @@ def page(run: Run) -> Path:
     judge = " ".join(filter(None, (r.judge_model, "at" if r.judge_model else "", r.judge)))
     about = f"{r.model}, rated by {judge}, seed {r.seed}. Greedy answers; intervals over questions."
     findings = [s for b in r.behaviors for s in (_range_finding(b), _equal_finding(b, r.budget), *_letter_finding(b))]
-    findings += [_together_finding(t) for t in r.together]
+    findings += [*(_together_finding(t) for t in r.together), PUBLISHED]
     sections = [("The judge, on answers whose side is known", _judge_rows(r))]
     for b in r.behaviors:
         sections += [(f"{b.name}: mean rating by multiplier", _spectrum_rows(b, r.multipliers))]
@@ -160,31 +169,21 @@ def page(run: Run) -> Path:
 
 
 def _range_finding(b: Facts) -> str:
-    """How far each method moves the rating between the published multipliers, or the ends of another spectrum."""
-    ends = {m: _ends(b.line(m)) for m in b.methods}
-    spans = {m: high.score.value - low.score.value for m, (low, high) in ends.items()}
-    best = max((m for m in spans if m.kind != "random"), key=lambda m: _number(spans[m]))
-    low, high = ends[best]
-    others = ", ".join(f"{m} {spans[m]:+.2f}" for m in spans if m != best and m.kind != "random")
-    random = max((abs(spans[m]) for m in spans if m.kind == "random"), default=math.nan)
-    return (
-        f"{b.name}: from {strength(low):+g} to {strength(high):+g} the rating moves most under {best}, by "
-        f"{spans[best]:+.2f} of 3 ({others}; random directions at most {random:.2f}). There "
-        f"{low.broken:.0%} and {high.broken:.0%} of its answers are no longer text."
-    )
-
-
-def _ends(line: Sequence[Rated]) -> tuple[Rated, Rated]:
-    """At -1 and +1, where the spectrum has them; else its ends."""
-    at = {strength(r): r for r in line}
-    return at.get(-1.0, line[0]), at.get(1.0, line[-1])
+    """How far each method moves the rating between the published multipliers."""
+    methods = [x for x in b.ranges if x.condition.kind != "random"]
+    random = [abs(x.value.value) for x in b.ranges if x.condition.kind == "random"]
+    parts = "; ".join(f"{x.condition} {_change(x.value)}, n {x.value.n}" for x in methods)
+    beside = f"; at most {max(random):.2f} under random directions of BiPO's norm" if random else ""
+    ends = [r for m in (-1.0, 1.0) if (r := b.at(BIPO.at(m))) is not None]
+    said = " and ".join(f"{r.broken:.0%} at {strength(r):+g} ({r.unscored} of {b.questions} unrated)" for r in ends)
+    return f"{b.name}: from -1 to +1 the rating moves by: {parts}{beside}. No longer text are, under BiPO, {said}."
 
 
 def _equal_finding(b: Facts, budget: float) -> str:
     """The same where every vector costs the same."""
     ups = [r for r in b.rated if r.condition.how.endswith(", up")]
     if not ups:
-        return f"{b.name}: no vector reaches {budget:g} nats a token of drift."
+        return f"{b.name}: no vector reaches {budget:g} nats a token of drift upward."
     parts = [f"{_method(r)} {_change(r.change)}" for r in ups]
     return f"{b.name}: at {budget:g} nats a token of drift, upward, the rating changes by: {'; '.join(parts)}."
 
@@ -194,8 +193,8 @@ def _letter_finding(b: Facts) -> list[str]:
     if CAA not in own:
         return []
     return [
-        f"{b.name}: after the letter of an option, the text belongs to the other option in {told(own[CAA].all)} of "
-        f"answers under CAA, {told(own[BIPO].all)} under BiPO, {told(own[UNSTEERED].all)} unsteered."
+        f"{b.name}: after the letter of an option, the text is clearly the other option's on {told(own[CAA].all)} of "
+        f"the questions under CAA, {told(own[BIPO].all)} under BiPO, {told(own[UNSTEERED].all)} unsteered."
     ]
 
 
@@ -214,8 +213,9 @@ def _method(rated: Rated) -> str:
 
 def _change(value: Value) -> str:
     """A mean and its interval; answers that are all rated alike have none to speak of."""
-    alike = value.n > 1 and value.lo == value.hi
-    return f"{value.value:+.2f} (all {value.n} alike)" if alike else str(value)
+    if math.isnan(value.value):
+        return "not rated"
+    return f"{value.value:+.2f} (all {value.n} alike)" if value.n > 1 and value.lo == value.hi else str(value)
 
 
 def _judge_rows(r: Results) -> list[list[str]]:
@@ -233,7 +233,7 @@ def _between(value: tuple[float, float, float]) -> str:
 
 
 def _spectrum_rows(b: Facts, multipliers: Sequence[float]) -> list[list[str]]:
-    """A line a method; the published one, where there is one, in its own columns."""
+    """A line a method."""
     head = ["vector", "layer", *(f"{m:+g}" for m in multipliers), "no longer text, worst", "not scored"]
     rows: list[list[str]] = []
     for method in b.methods:
@@ -241,11 +241,6 @@ def _spectrum_rows(b: Facts, multipliers: Sequence[float]) -> list[list[str]]:
         cells = [f"{line[m].score.value:.2f}" if m in line else "" for m in multipliers]
         worst, unscored = max(x.broken for x in line.values()), sum(x.unscored for x in line.values())
         rows.append([str(method), f"{b.layers[str(method)]}", *cells, f"{worst:.0%}", f"{unscored}"])
-    published = next((v for k, v in PUBLISHED.items() if b.name.startswith(k)), None)
-    if published:
-        at = dict(zip((-1.0, 0.0, 1.0), published, strict=True))
-        cells = [f"{at[m]:.2f}" if m in at else "" for m in multipliers]
-        rows.append(["published: BiPO, Llama-2-7b-chat", "15", *cells, "", ""])
     return [head, *rows]
 
 
@@ -260,7 +255,13 @@ def _equal_rows(b: Facts) -> list[list[str]]:
 
 
 def _letter_rows(b: Facts) -> list[list[str]]:
-    head = ["vector, at +1", "after the attitude's letter", "after the opposite's letter", "both", "not scored"]
+    head = [
+        "vector, at +1",
+        "after the attitude's letter",
+        "after the opposite's letter",
+        "either, by question",
+        "not scored",
+    ]
     return [
         head,
         *([str(x.condition), told(x.positive), told(x.negative), told(x.all), f"{x.unscored}"] for x in b.letters),
@@ -292,11 +293,17 @@ def _figures(r: Results) -> list[Figure]:
 
 
 def _random_change(b: Facts, like: Rated) -> float | None:
-    """The largest change of a random direction at the same strength, or at the same drift."""
+    """The largest change of a random direction at the same drift; or at the same multiplier, for BiPO, whose norm they
+    have.
+    """
 
     def comparable(x: Rated) -> bool:
-        same = x.condition.how == like.condition.how
-        return x.condition.kind == "random" and same and (bool(like.condition.how) or strength(x) == strength(like))
+        same_norm = like.condition.kind == BIPO.kind and strength(x) == strength(like)
+        return (
+            x.condition.kind == "random"
+            and x.condition.how == like.condition.how
+            and (bool(like.condition.how) or same_norm)
+        )
 
     return max((abs(x.change.value) for x in b.rated if comparable(x)), default=None)
 
@@ -322,7 +329,3 @@ def _plot(b: Facts) -> Plot:
 
     caption = f"{b.questions} questions; the band is BiPO's 95 % interval, thin lines are random directions."
     return picture(paint, (5.6, 3.5), f"{b.name}: rating by multiplier", caption)
-
-
-def _number(x: float) -> float:
-    return -math.inf if math.isnan(x) else x
