@@ -41,7 +41,7 @@ site: $(READY)  ## build the documentation into build/site; it needs no network,
 	$(BIN)/sphinx-build -q -W --keep-going -c docs -d build/doctrees . build/site
 	@echo build/site/index.html
 
-docs: $(READY)  ## write docs/reference.md from the code
+docs: $(READY)  ## write docs/reference.md and docs/commands.md from the code
 	$(BIN)/python docs/write_reference.py
 
 simulate: $(READY)  ## how often verdicts and intervals are wrong: the tables of docs/statistics.md; one of them: make simulate NAME=interval_coverage

@@ -1,19 +1,26 @@
-"""Writes docs/reference.md from the registered leaves: their fields, defaults and docstrings. `--check` only
-compares.
+"""Writes docs/reference.md from the registered leaves (their fields, defaults and docstrings), and docs/commands.md
+from what every command says of itself. `--check` only compares.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
+import os
+import re
 import sys
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import docstring_parser
 
-from trimtab import registry, studies
+from trimtab import cli, registry, studies
 from trimtab.recipe import Recipe
 
 TARGET = Path(__file__).parent / "reference.md"
+COMMANDS = Path(__file__).parent / "commands.md"
 TITLES = {"method": "Methods", "operator": "Operators", "gate": "Gates", "metric": "Metrics"}
 
 
@@ -37,6 +44,32 @@ def reference() -> str:
         plan, module = studies.planned(name)
         lines += ["", f"### {name}", "", (module.__doc__ or "").strip().split("\n\n")[0], *fields(plan)]
     return "\n".join(lines) + "\n"
+
+
+def commands() -> str:
+    """Every command with its flags, as `--help` prints them 110 columns wide."""
+    lines = ["# Commands", "", "What `trimtab COMMAND --help` prints, for every command. Written by `make docs`."]
+    lines += ["", "```text", cli.USAGE.strip(), "```"]
+    for name in cli.COMMANDS:
+        if name != "list":
+            lines += ["", f"## {name}", "", "```text", helped([name]), "```"]
+    for method in sorted(registry.leaves("method")):
+        lines += ["", f"## learn {method}", "", "```text", helped(["learn", method]), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def helped(command: Sequence[str]) -> str:
+    """What a command prints when it is asked for help; its colors and trailing blanks left out."""
+    before, printed = os.environ.get("COLUMNS"), io.StringIO()
+    os.environ["COLUMNS"] = "110"
+    try:
+        with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+            cli.main([*command, "--help"])
+    finally:
+        os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", printed.getvalue())
+    lines = [line.rstrip() for line in text.strip().splitlines()]
+    return "\n".join(line if len(line) <= 110 else textwrap.fill(line, 110) for line in lines)
 
 
 def about(cls: type) -> str:
@@ -82,10 +115,9 @@ def default(f: dataclasses.Field[object]) -> str:
 
 
 if __name__ == "__main__":
-    text = reference()
-    if "--check" in sys.argv:
-        sys.exit(
-            0 if TARGET.is_file() and TARGET.read_text() == text else "docs/reference.md is out of date: run make docs"
-        )
-    TARGET.write_text(text)
-    print(TARGET)
+    for target, text in ((TARGET, reference()), (COMMANDS, commands())):
+        if "--check" not in sys.argv:
+            target.write_text(text)
+            print(target)
+        elif not target.is_file() or target.read_text() != text:
+            sys.exit(f"docs/{target.name} is out of date: run make docs")

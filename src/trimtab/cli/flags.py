@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -304,6 +305,7 @@ def say(text: str) -> None:
     print(text, end="", flush=True)
 
 
-def first_line(cls: type) -> str:
-    """What a class is, in one line."""
-    return (cls.__doc__ or "").strip().splitlines()[0]
+def in_short(cls: type, indent: int) -> str:
+    """What a class is: the first paragraph of its docstring, wrapped behind an indent."""
+    words = " ".join((cls.__doc__ or "").strip().split("\n\n")[0].split())
+    return textwrap.fill(words, 110, initial_indent=" " * indent, subsequent_indent=" " * indent)[indent:]

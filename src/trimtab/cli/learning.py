@@ -24,7 +24,7 @@ from trimtab.cli.flags import (
     OnModel,
     PartFlags,
     UseFlags,
-    first_line,
+    in_short,
     parse,
     say,
     show,
@@ -61,7 +61,7 @@ def learn(args: Sequence[str]) -> None:
     methods = registry.leaves("method")
     if not args or args[0] in ("-h", "--help"):
         print("usage: trimtab learn METHOD --data DATA [--to FILE] [--layers N ...] ...\n\nmethods:")
-        print("\n".join(f"  {name:18} {first_line(cls)}" for name, cls in sorted(methods.items())))
+        print("\n".join(f"  {name:18} {in_short(cls, 21)}" for name, cls in sorted(methods.items())))
         return
     if args[0] not in methods:
         raise UnknownName("method", args[0], methods)
