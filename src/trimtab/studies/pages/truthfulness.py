@@ -103,7 +103,7 @@ def _rows(r: Results, set: str, kind: str) -> list[list[str]]:
     head = ["vector", "layer", "multiplier", "value", "95 %", "change, points", "p, paired"]
     rows = [
         [c.label, f"{r.layers[c.label]}", f"{a.multiplier:.3g}", f"{a.value:.1%}", f"{a.lo:.1%} to {a.hi:.1%}",
-         _points(a), f"{a.p:.2g}"]
+         *([_points(a), f"{a.p:.2g}"] if a.multiplier else ["", ""])]
         for c in r.conditions for a in r.of(set, kind, c)
     ]  # fmt: skip
     return [head, *rows]
