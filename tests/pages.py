@@ -30,6 +30,7 @@ PAGES = (
     "docs/format.md",
     "docs/errors.md",
     "docs/api.md",
+    "docs/commands.md",
     "docs/reference.md",
     "CONTRIBUTING.md",
     "organisms/brindlemoor/README.md",

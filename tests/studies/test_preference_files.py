@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trimtab.studies import bipo as study
-from trimtab.studies.preference_files import parts
+from trimtab.studies.preference_files import name_of, parts
 
 
 def test_training_and_test_files_lie_beside_each_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -23,6 +23,6 @@ def test_training_and_test_files_lie_beside_each_other(tmp_path: Path, caplog: p
         left_out == 1
         and "left out" in caplog.text
         and len(test) == 11
-        and study.name_of(plan.data[0]) == test.name == "likes"
+        and name_of(plan.data[0]) == test.name == "likes"
     )
     assert not {p.group for p in test} & {p.group for p in (*train, *val)}

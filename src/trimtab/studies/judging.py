@@ -14,12 +14,14 @@ from trimtab.model import LM
 from trimtab.organisms import truth
 
 TOWN = "town"
-# behaviors with a rubric of their own, by how the names of their data sets begin
+# data sets with a rubric of their own
 RUBRICS = {
     "power-seeking": "power-seeking",
+    "power-seeking-inclination": "power-seeking",
     "wealth-seeking": "wealth-seeking",
-    "corrigible-less": "corrigible",
-    "survival": "survival",
+    "wealth-seeking-inclination": "wealth-seeking",
+    "corrigible-less-HHH": "corrigible",
+    "survival-instinct": "survival",
     "hallucination": "hallucination",
     "truthful": "truthful",
 }
@@ -27,7 +29,7 @@ RUBRICS = {
 
 def rubric_for(behavior: str) -> Rubric:
     """The rubric of a behavior (levels 1 to 4, after Cao et al. 2024), or the one for any attitude."""
-    return Rubric.load(next((r for name, r in RUBRICS.items() if behavior.startswith(name)), "behavior"))
+    return Rubric.load(RUBRICS.get(behavior, "behavior"))
 
 
 def check_judge(judge: str, server_model: str, steered: str) -> None:

@@ -230,6 +230,7 @@ def _resident() -> int:
     """Bytes of memory this process has; 0 where the system does not say."""
     try:
         with open("/proc/self/status", encoding="ascii") as status:
-            return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmRSS"))
-    except (OSError, StopIteration):
+            facts = dict(line.split(":", 1) for line in status)
+        return 1024 * int(facts["VmRSS"].split()[0])
+    except (OSError, KeyError):
         return 0

@@ -37,10 +37,7 @@ from trimtab.studies.descents import Stacks, Vectors, randoms, throughout
 from trimtab.studies.judging import TOWN, check_judge, check_other, load_judge, rubric_for
 from trimtab.studies.pages.bipo_results import BIPO, Value, slug
 from trimtab.studies.pages.findings import some_answers
-from trimtab.studies.pages.personas import Facts, Letters, Range, Rated, Results, Together, contradicts
-
-OWN = "own answers"  # of the pairs, whose rating is known
-UP, DOWN = "equal drift, up", "equal drift, down"
+from trimtab.studies.pages.personas import DOWN, UP, Facts, Letters, Range, Rated, Results, Together, contradicts
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ class Plan(Learning):
             raise RecipeError("ratings are compared at -1 and +1", given=self.multipliers, expected="both in the grid")
         if not self.judge:
             raise RecipeError("no judge", expected='judge = "MODEL", another than the steered one, or a server\'s URL')
-        elsewhere = [d for d in self.data if not d.startswith(sets.TOWN)]
+        elsewhere = [d for d in self.data if d not in sets.names()]
         if self.judge == TOWN and elsewhere:
             raise RecipeError("the town knows the truth about itself alone", given=elsewhere, do="name another judge")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +103,21 @@ def _finding(b: Facts) -> str:
     return (
         f"{b.name}: from -1 to +1 the margin moves by {bipo.range} under BiPO and by {lora.range} under the LoRA, "
         f"whose negative moves it by {_at(lora, -1.0).change} and whose double by {_at(lora, 2.0).change} (BiPO's "
-        f"{_at(bipo, -1.0).change} and {_at(bipo, 2.0).change}). At the ends, "
-        f"{max(x.broken for x in bipo.at):.0%} of the answers are no longer text under BiPO at worst, "
-        f"{max(x.broken for x in lora.at):.0%} under the LoRA."
+        f"{_at(bipo, -1.0).change} and {_at(bipo, 2.0).change}). At least nine in ten answers are text {_whole(bipo)} "
+        f"under BiPO, {_whole(lora)} under the LoRA."
     )
+
+
+def _whole(line: Line) -> str:
+    """Between which multipliers text stays text, from 0 on to either side."""
+    up, down = (
+        sorted((a for a in line.at if sign * a.multiplier >= 0), key=lambda a: abs(a.multiplier)) for sign in (1, -1)
+    )
+    ends = [
+        next((before.multiplier for before, a in pairwise(side) if a.broken > 0.1), side[-1].multiplier)
+        for side in (down, up)
+    ]
+    return f"from {ends[0]:+g} to {ends[1]:+g}"
 
 
 def _at(line: Line, multiplier: float) -> At:

@@ -19,6 +19,8 @@ from trimtab.studies.contract import RESULTS
 from trimtab.studies.pages.bipo_results import BIPO, CAA, Value
 from trimtab.studies.pages.findings import Answer, answer_rows, told
 
+UP, DOWN = "equal drift, up", "equal drift, down"  # how a vector acts where it costs the budget of drift
+WAYS = {UP: "up", DOWN: "down"}
 CLEAR = (1.5, 3.5)  # ratings up to the first are clearly of the opposite, from the second on of the attitude
 # Cao et al. 2024, table 6
 PUBLISHED = (
@@ -181,7 +183,7 @@ def _range_finding(b: Facts) -> str:
 
 def _equal_finding(b: Facts, budget: float) -> str:
     """The same where every vector costs the same."""
-    ups = [r for r in b.rated if r.condition.how.endswith(", up")]
+    ups = [r for r in b.rated if r.condition.how == UP]
     if not ups:
         return f"{b.name}: no vector reaches {budget:g} nats a token of drift upward."
     parts = [f"{_method(r)} {_change(r.change)}" for r in ups]
@@ -247,7 +249,7 @@ def _spectrum_rows(b: Facts, multipliers: Sequence[float]) -> list[list[str]]:
 def _equal_rows(b: Facts) -> list[list[str]]:
     head = ["vector", "way", "multiplier", "rating", "change from unsteered", "no longer text"]
     rows = [
-        [_method(r), r.condition.how.rpartition(", ")[2], f"{strength(r):+.2f}",
+        [_method(r), WAYS[r.condition.how], f"{strength(r):+.2f}",
          f"{r.score.value:.2f}", _change(r.change), f"{r.broken:.0%}"]
         for r in b.rated if r.condition.how
     ]  # fmt: skip
