@@ -4,7 +4,7 @@ and kept; with the multipliers at which each of them costs the same drift.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from trimtab.data.formats import matching
 from trimtab.data.pairs import to_choices
 from trimtab.errors import RecipeError
 from trimtab.evaluation.drift import Yardstick, reach
-from trimtab.evaluation.metrics import Likelihood
+from trimtab.evaluation.metrics import Likelihood, Propensity
 from trimtab.evaluation.sweep import measure
 from trimtab.methods import Freeform, MeanDiff, OneShot, Preference, learn
 from trimtab.methods.contrast import activations, paired_rows
@@ -24,7 +24,8 @@ from trimtab.progress import Progress, silent
 from trimtab.runs import Run
 from trimtab.steering.vector import SteeringVector, kept
 from trimtab.studies.conditions import Condition
-from trimtab.studies.descents import throughout
+from trimtab.studies.contract import Stage, Unit
+from trimtab.studies.descents import Vectors, randoms, throughout
 from trimtab.studies.pages.bipo_results import (
     BIPO,
     CAA,
@@ -42,6 +43,7 @@ from trimtab.studies.preference_files import name_of, parts
 
 TRAINED: dict[Condition, Signs] = {BIPO: "both", SIGNS_DRAWN: "batch", ONE_DIRECTION: "one"}
 METHODS = (BIPO, CAA, DIFFERENCE, FREEFORM, ONE_SHOT)  # one form of each
+METRICS = (Propensity("sequence", per_token=False), Likelihood("positive"), Likelihood("negative"))  # of a margin
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class Behavior:
     Attributes:
         run: its folder in that of the study.
         train, val, test: its parts. left_out: test questions that are also trained on.
-        layer: of BiPO and one-shot; set by `placed`.
+        layer: of BiPO and one-shot; set by `place`.
     """
 
     layer: Layer
@@ -124,6 +126,16 @@ class Behavior:
         """One vector, learned once and kept."""
         watched = progress or silent("")
         return kept(self._file(slug(condition.label)), lambda: self._learn(condition, watched))
+
+    @property
+    def basis(self) -> dict[str, object]:
+        """What the results of its units depend on, beside the model and the plan."""
+        return {"data": self.test.hash, "layer": self.layer}
+
+    def every(self, methods: Iterable[Condition], n: int) -> Vectors:
+        """The vectors of some methods, BiPO's among them, and n random directions turned from that."""
+        out = {c: self.learned(c) for c in methods}
+        return out | randoms(out[BIPO], n, self.learning.seed)
 
     def drift(self, vector: SteeringVector, condition: Condition) -> Drift:
         """The multipliers, up and down, at which a vector's drift is the budget, confirmed by measuring it there. Kept
@@ -186,11 +198,18 @@ class Behavior:
         even = SteeringVector({k: v * (0.1 * norms[k] / v.norm()) for k, v in vector.vectors.items()}, vector.made)
         part = f"layers-{vector.hash}"
         measure(
-            self.lm, throughout(even), replace(self.val, ask=None), (Likelihood("positive"), Likelihood("negative")),
+            self.lm, throughout(even), replace(self.val, ask=None), METRICS[1:],
             to=self.run.path, part=part, multipliers=(-1.0, 0.0, 1.0), layers=vector.layers, controls={},
             progress=progress,
         )  # fmt: skip
         return vector.at(best_layer(self.run.table(part)))
+
+
+def scouting(behaviors: Sequence[Behavior]) -> list[Stage]:
+    """The stage in which the first behavior's short trainings choose a layer; none where the plan names one."""
+    first = behaviors[0]
+    unit = Unit(f"{first.name}: train at every layer", {"data": first.train.hash}, first.scout)
+    return [Stage("layer", [unit])] if first.learning.layer is None else []
 
 
 def place(behaviors: Sequence[Behavior]) -> Layer:

@@ -24,7 +24,6 @@ from trimtab.data.pairs import polarity
 from trimtab.errors import TokenError, check_least
 from trimtab.evaluation.accuracy import accuracy
 from trimtab.evaluation.capability import capability, questions
-from trimtab.evaluation.metrics import Likelihood, Propensity
 from trimtab.evaluation.sweep import measure
 from trimtab.model import LM
 from trimtab.model.rendering import as_prompt
@@ -32,10 +31,10 @@ from trimtab.progress import Progress, silent
 from trimtab.recipe import check_grid
 from trimtab.runs import Run
 from trimtab.steering.interventions import Intervention, steer
-from trimtab.studies.behaviors import TRAINED, Behavior, Learning, place
+from trimtab.studies.behaviors import METRICS, TRAINED, Behavior, Learning, place, scouting
 from trimtab.studies.conditions import Condition
 from trimtab.studies.contract import RESULTS, Stage, Unit
-from trimtab.studies.descents import Vectors, randoms, throughout
+from trimtab.studies.descents import Vectors, throughout
 from trimtab.studies.pages.bipo_results import (
     BIPO,
     CAA,
@@ -55,7 +54,6 @@ from trimtab.studies.pages.bipo_results import (
 )  # fmt: skip
 
 log = logging.getLogger("trimtab")
-METRICS = (Propensity("sequence", per_token=False), Likelihood("positive"), Likelihood("negative"))
 LEARNED = (*TRAINED, CAA, DIFFERENCE, FREEFORM, ONE_SHOT)
 SHOWN = 3  # random directions that are measured at their own strength as well
 KNOWING = (BIPO, CAA, Condition("random", "0"))  # vectors whose cost in knowledge is measured
@@ -99,9 +97,7 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
     """
     lm.layers(plan.candidates)
     studied = [_Behavior(lm, run, plan, source) for source in plan.data]
-    if plan.layer is None:
-        first = studied[0]
-        yield Stage("layer", [Unit(f"{first.name}: train at every layer", {"data": first.train.hash}, first.scout)])
+    yield from scouting(studied)
     layer = place(studied)
     yield Stage(
         "vectors",
@@ -148,8 +144,7 @@ class _Behavior(Behavior):
     @cached_property
     def vectors(self) -> Vectors:
         """Every vector; random directions are turned from BiPO's."""
-        out = {c: self.learned(c) for c in LEARNED}
-        return out | randoms(out[BIPO], self.plan.randoms, self.plan.seed)
+        return self.every(LEARNED, self.plan.randoms)
 
     # ------------------------------------------------------------ scores
 

@@ -11,6 +11,7 @@ from trimtab.answers.endpoint import Endpoint, reachable
 from trimtab.answers.judges import Answer, Judge, ModelJudge, Rating, Rubric
 from trimtab.errors import RecipeError
 from trimtab.model import LM
+from trimtab.model.load import check
 from trimtab.organisms import truth
 
 TOWN = "town"
@@ -32,6 +33,11 @@ def rubric_for(behavior: str) -> Rubric:
     return Rubric.load(RUBRICS.get(behavior, "behavior"))
 
 
+def is_local(judge: str) -> bool:
+    """Whether a judge is a model to be loaded: neither a server nor the truth of the town."""
+    return judge != TOWN and "://" not in judge
+
+
 def check_judge(judge: str, server_model: str, steered: str) -> None:
     """Refuse what cannot be a judge, before any work.
 
@@ -42,12 +48,15 @@ def check_judge(judge: str, server_model: str, steered: str) -> None:
 
     Raises:
         RecipeError: the steered model itself, a server that does not answer, or no name of a model there.
+        UnknownName, ModelError: a name that cannot be a model.
     """
-    if "://" in judge:
+    if is_local(judge):
+        check(judge)
+    elif judge != TOWN:
         reachable(judge)
         if not server_model:
             raise RecipeError("no model named for the judge's server", expected='judge_model = "..."')
-    elif judge == steered:
+    if judge == steered:
         raise RecipeError("the judge is the steered model", given=judge, expected="another model, or a server")
 
 

@@ -18,7 +18,6 @@ import torch
 
 from trimtab.answers.quality import Usual
 from trimtab.errors import check_least
-from trimtab.evaluation.metrics import Likelihood, Propensity
 from trimtab.evaluation.sweep import measure
 from trimtab.model import LM
 from trimtab.model.rendering import as_prompt
@@ -28,14 +27,12 @@ from trimtab.runs import Run
 from trimtab.statistics.intervals import Array
 from trimtab.steering.interventions import steer
 from trimtab.studies.adapters import Adapted, Lora
-from trimtab.studies.behaviors import METHODS, Behavior, Learning, place
+from trimtab.studies.behaviors import METHODS, METRICS, Behavior, Learning, place, scouting
 from trimtab.studies.conditions import Condition
 from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.descents import throughout
 from trimtab.studies.pages.bipo_results import Scores, Value, slug
 from trimtab.studies.pages.lora import LORA, At, Cost, Facts, Line, Results
-
-METRICS = (Propensity("sequence", per_token=False), Likelihood("positive"), Likelihood("negative"))
 
 
 @dataclass(frozen=True)
@@ -68,27 +65,25 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
         DataError, TokenError: a pair that cannot be asked; all of it before anything is run.
     """
     lm.layers(plan.candidates)
-    Adapted(lm, plan.lora, plan.seed)
     studied = [_Compared(lm, run, plan, source) for source in plan.data]
-    if plan.layer is None:
-        first = studied[0]
-        yield Stage("layer", [Unit(f"{first.name}: train at every layer", {"data": first.train.hash}, first.scout)])
+    studied[0].check()
+    yield from scouting(studied)
     place(studied)
     yield Stage(
         "training",
         [
-            *(Unit(f"{b.name}: learn {c}", b.facts, partial(b.paid, c)) for b in studied for c in METHODS),
-            *(Unit(f"{b.name}: train a LoRA", b.facts, b.adapt) for b in studied),
+            *(Unit(f"{b.name}: learn {c}", b.basis, partial(b.paid, c)) for b in studied for c in METHODS),
+            *(Unit(f"{b.name}: train a LoRA", b.basis, b.adapt) for b in studied),
         ],
     )
     yield Stage(
         "scores",
         [
-            *(Unit(f"{b.name}: {c}", b.facts, partial(b.score, c)) for b in studied for c in METHODS),
-            *(Unit(f"{b.name}: LoRA", b.facts, b.score_adapter) for b in studied),
+            *(Unit(f"{b.name}: {c}", b.basis, partial(b.score, c)) for b in studied for c in METHODS),
+            *(Unit(f"{b.name}: LoRA", b.basis, b.score_adapter) for b in studied),
         ],
     )
-    yield Stage("texts", [Unit(f"{b.name}: texts", b.facts, b.talk) for b in studied])
+    yield Stage("texts", [Unit(f"{b.name}: texts", b.basis, b.talk) for b in studied])
     run.write(RESULTS, Results(lm.id, plan.seed, list(plan.multipliers), [b.results() for b in studied]))
 
 
@@ -99,9 +94,9 @@ class _Compared(Behavior):
         super().__init__(lm, folder, plan, source)
         self.plan, self.bare = plan, replace(self.test, ask=None)
 
-    @property
-    def facts(self) -> dict[str, object]:
-        return {"data": self.test.hash, "layer": self.layer}
+    def check(self) -> None:
+        """Refuse a model that cannot have the adapter."""
+        _ = self._bare_adapter
 
     # ------------------------------------------------------------ training, and its price
 

@@ -21,7 +21,6 @@ from trimtab.answers.sampling import sample
 from trimtab.data.pairs import Pair, to_choices
 from trimtab.errors import RecipeError, RunError, check_least
 from trimtab.model import LM
-from trimtab.model.load import check
 from trimtab.model.rendering import as_prompt
 from trimtab.model.tokens import Prompt
 from trimtab.organisms import sets
@@ -30,11 +29,11 @@ from trimtab.recipe import check_grid
 from trimtab.runs import Run
 from trimtab.statistics.counts import share
 from trimtab.statistics.intervals import Array
-from trimtab.studies.behaviors import METHODS, Behavior, Learning, place
+from trimtab.studies.behaviors import METHODS, Behavior, Learning, place, scouting
 from trimtab.studies.conditions import UNSTEERED, Condition, Said
 from trimtab.studies.contract import RESULTS, Stage, Unit
-from trimtab.studies.descents import Stacks, Vectors, randoms, throughout
-from trimtab.studies.judging import TOWN, check_judge, check_other, load_judge, rubric_for
+from trimtab.studies.descents import Stacks, Vectors, throughout
+from trimtab.studies.judging import TOWN, check_judge, check_other, is_local, load_judge, rubric_for
 from trimtab.studies.pages.bipo_results import BIPO, Value, slug
 from trimtab.studies.pages.findings import some_answers
 from trimtab.studies.pages.personas import DOWN, UP, Facts, Letters, Range, Rated, Results, Together, contradicts
@@ -85,29 +84,25 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
         DataError, TokenError: a pair that cannot be asked; all of it before anything is run.
     """
     check_judge(plan.judge, plan.judge_model, lm.id)
-    if plan.judge != TOWN and "://" not in plan.judge:
-        check(plan.judge)
     lm.layers(plan.candidates)
     bench = _Bench(lm, plan)
     studied = [_Persona(lm, run, plan, source, bench) for source in plan.data]
-    if plan.layer is None:
-        first = studied[0]
-        yield Stage("layer", [Unit(f"{first.name}: train at every layer", {"data": first.train.hash}, first.scout)])
+    yield from scouting(studied)
     place(studied)
     for b in studied:
         b.others = [other for other in studied if other is not b]
-    yield Stage("judge", [Unit(f"{b.name}: the judge", b.facts, b.tried) for b in studied])
+    yield Stage("judge", [Unit(f"{b.name}: the judge", b.basis, b.tried) for b in studied])
     yield Stage(
-        "vectors", [Unit(f"{b.name}: learn {c}", b.facts, partial(b.learned, c)) for b in studied for c in METHODS]
+        "vectors", [Unit(f"{b.name}: learn {c}", b.basis, partial(b.learned, c)) for b in studied for c in METHODS]
     )
-    yield Stage("strengths", [Unit(f"{b.name}: equal drift", b.facts, b.strengths) for b in studied])
+    yield Stage("strengths", [Unit(f"{b.name}: equal drift", b.basis, b.strengths) for b in studied])
     pairs = [(b, other) for b in studied for other in b.others]
     yield Stage("answers", [
-        *(Unit(f"{b.name}: answers", b.facts, b.answers) for b in studied),
-        *(Unit(f"{b.name}: from a letter on", b.facts, b.begun) for b in studied if plan.letters),
-        *(Unit(f"{one.name} with {two.name}", one.facts, partial(one.together, two)) for one, two in pairs),
+        *(Unit(f"{b.name}: answers", b.basis, b.answers) for b in studied),
+        *(Unit(f"{b.name}: from a letter on", b.basis, b.begun) for b in studied if plan.letters),
+        *(Unit(f"{one.name} with {two.name}", one.basis, partial(one.together, two)) for one, two in pairs),
     ])  # fmt: skip
-    yield Stage("ratings", [Unit(f"{b.name}: ratings", b.facts, b.rate_all) for b in studied])
+    yield Stage("ratings", [Unit(f"{b.name}: ratings", b.basis, b.rate_all) for b in studied])
     together = [one.joint(two) for one, two in pairs]
     run.write(RESULTS, Results(lm.id, plan.judge, plan.judge_model, plan.seed, plan.budget, plan.multipliers, together,
                                [b.results() for b in studied]))  # fmt: skip
@@ -121,7 +116,7 @@ class _Bench:
 
     @cached_property
     def lm(self) -> LM | None:
-        if self.plan.judge == TOWN or "://" in self.plan.judge:
+        if not is_local(self.plan.judge):
             return None
         judge = LM.load(self.plan.judge)
         check_other(judge, self.steered)
@@ -139,15 +134,10 @@ class _Persona(Behavior):
         self.others: list[_Persona] = []
         self.failed = False  # whether the judge's server gave up on an answer
 
-    @property
-    def facts(self) -> dict[str, object]:
-        return {"data": self.test.hash, "layer": self.layer}
-
     @cached_property
     def vectors(self) -> Vectors:
         """Of every method, and random directions, turned from BiPO's."""
-        out = {c: self.learned(c) for c in METHODS}
-        return out | randoms(out[BIPO], self.plan.randoms, self.plan.seed)
+        return self.every(METHODS, self.plan.randoms)
 
     # ------------------------------------------------------------ what is said
 

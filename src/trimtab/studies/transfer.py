@@ -15,7 +15,6 @@ from functools import cached_property, partial
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair
 from trimtab.errors import DataError, RecipeError, check_least
-from trimtab.evaluation.metrics import Likelihood, Propensity
 from trimtab.evaluation.sweep import measure
 from trimtab.methods.contrast import paired_rows
 from trimtab.model import LM, Layer
@@ -24,19 +23,16 @@ from trimtab.organisms import translate
 from trimtab.progress import Progress, silent
 from trimtab.recipe import check_grid
 from trimtab.runs import Run
-from trimtab.steering.controls import random_controls
 from trimtab.steering.transfer import Map, onto
 from trimtab.steering.vector import SteeringVector, kept
-from trimtab.studies.behaviors import Behavior, Learning, place
+from trimtab.studies.behaviors import METRICS, Behavior, Learning, place, scouting
 from trimtab.studies.conditions import Condition
 from trimtab.studies.contract import RESULTS, Stage, Unit
-from trimtab.studies.descents import Vectors, throughout
+from trimtab.studies.descents import Vectors, randoms, throughout
 from trimtab.studies.judging import TOWN
 from trimtab.studies.pages.bipo_results import BIPO, Scores, Value, slug
 from trimtab.studies.pages.transfer import CARRIED, HOME, LANGUAGE, MAPPED, OWN, Effects, Moved, Place, Results
 from trimtab.studies.preference_files import beside
-
-METRICS = (Propensity("sequence", per_token=False), Likelihood("positive"), Likelihood("negative"))
 
 
 @dataclass(frozen=True)
@@ -88,12 +84,10 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
     for name in plan.to:
         check(name)
     studied = [Behavior(lm, run, plan, source) for source in plan.data]
-    abroad = [_Abroad(b, *names) for b, *names in zip(studied, plan.data, plan.translations, strict=False)]
+    abroad = [_Abroad(plan, b, *names) for b, *names in zip(studied, plan.data, plan.translations, strict=False)]
     for a in abroad:
         a.check()
-    if plan.layer is None:
-        first = studied[0]
-        yield Stage("layer", [Unit(f"{first.name}: train at every layer", {"data": first.train.hash}, first.scout)])
+    yield from scouting(studied)
     place(studied)
     yield Stage(
         "vectors", [Unit(f"{b.name}: learn", {"data": b.train.hash}, partial(b.learned, BIPO)) for b in studied]
@@ -113,7 +107,9 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
             [Unit(f"{b.name}: on {visit.name}", facts, partial(visit.measured, b)) for b in studied],
         )
         yield Stage(f"leave {slug(visit.name)}", [Unit(f"{visit.name}: map", facts, visit.settle)])
-    yield Stage("at home", [Unit(f"{b.name}: {lm.id}", {"data": b.test.hash}, partial(_home, b)) for b in studied])
+    yield Stage(
+        "at home", [Unit(f"{b.name}: {lm.id}", {"data": b.test.hash}, partial(_home, b, plan)) for b in studied]
+    )
     yield Stage("abroad", [Unit(f"{a.behavior.name}: {a.source}", {"data": a.data.hash}, a.measured) for a in abroad])
     moved = [m for b in studied for m in [_effect(b.run, b.name, "", HOME)]]
     moved += [m for visit in visits for b in studied for m in visit.effects(b).moved]
@@ -141,9 +137,7 @@ def _effect(run: Run, behavior: str, where: str, condition: Condition, part: str
     return Moved(behavior, where, condition, Value.of(s.change(1.0) - s.change(-1.0), s.groups))
 
 
-def _home(b: Behavior, progress: Progress) -> None:
-    plan = b.learning
-    assert isinstance(plan, Plan)
+def _home(b: Behavior, plan: Plan, progress: Progress) -> None:
     _measure(b.lm, b.run, b.test, {slug(HOME.label): b.learned(BIPO)}, plan, progress)
 
 
@@ -192,14 +186,14 @@ class _Visit:
         place of each, at the same norm. All but the one that is carried as it is have the norm of the own vector.
         """
         own, vector, n, seed = self.own(b, silent("")), b.learned(BIPO), self.plan.randoms, self.plan.seed
-        size = own.norm()[self.layer]
+        size, turned = own.norm()[self.layer], randoms(vector, n, seed)
         out: Vectors = {OWN: own, MAPPED: self._mapped(b, MAPPED, vector, size)}
         if vector.width == self.lm.width and self.layer == b.layer:
             out[CARRIED] = onto(vector, self.lm)
-            out |= {Condition("random", f"{k}", how="as it is"): onto(v, self.lm) for k, v in _turned(vector, n, seed)}
-        out |= {Condition("random", f"{k}"): v for k, v in _turned(own, n, seed)}
-        for k, v in _turned(vector, n, seed):
-            condition = Condition("map of random", f"{k}")
+            out |= {c.but(how=CARRIED.kind): onto(v, self.lm) for c, v in turned.items()}
+        out |= randoms(own, n, seed)
+        for c, v in turned.items():
+            condition = Condition("map of random", c.source)
             out[condition] = self._mapped(b, condition, v, size)
         progress(1, 1)
         return out
@@ -232,16 +226,11 @@ class _Visit:
         return self.run.typed("place.json", Place)
 
 
-def _turned(vector: SteeringVector, n: int, seed: int) -> Iterator[tuple[int, SteeringVector]]:
-    """Random directions of a vector's norm, numbered."""
-    return enumerate(random_controls(vector, n, seed).values())
-
-
 class _Abroad:
     """A behavior's test pairs in another language, under the vector learned in the first."""
 
-    def __init__(self, behavior: Behavior, original: str, source: str) -> None:
-        self.behavior, self.original, self.source = behavior, original, source
+    def __init__(self, plan: Plan, behavior: Behavior, original: str, source: str) -> None:
+        self.plan, self.behavior, self.original, self.source = plan, behavior, original, source
 
     @cached_property
     def data(self) -> Dataset:
@@ -268,21 +257,17 @@ class _Abroad:
             paired_rows(self.behavior.lm, p)
 
     def measured(self, progress: Progress) -> None:
-        b, plan = self.behavior, self.behavior.learning
-        assert isinstance(plan, Plan)
-        vector = b.learned(BIPO)
-        turned = random_controls(vector, plan.randoms, plan.seed).values()
-        conditions = {"abroad-bipo": vector, **{f"abroad-random-{k}": v for k, v in enumerate(turned)}}
-        _measure(b.lm, b.run, self.data, conditions, plan, progress)
+        b = self.behavior
+        conditions = {slug(f"abroad {c}"): v for c, v in self._vectors().items()}
+        _measure(b.lm, b.run, self.data, conditions, self.plan, progress)
+
+    def _vectors(self) -> Vectors:
+        return self.behavior.every([BIPO], self.plan.randoms)
 
     def effects(self) -> list[Moved]:
-        b, plan = self.behavior, self.behavior.learning
-        assert isinstance(plan, Plan)
-        out = [_effect(b.run, b.name, LANGUAGE, CARRIED, "abroad-bipo")]
-        return out + [
-            _effect(b.run, b.name, LANGUAGE, Condition("random", f"{k}"), f"abroad-random-{k}")
-            for k in range(plan.randoms)
-        ]
+        b = self.behavior
+        shown = {c: CARRIED if c == BIPO else c for c in self._vectors()}
+        return [_effect(b.run, b.name, LANGUAGE, name, slug(f"abroad {c}")) for c, name in shown.items()]
 
 
 def _translated(p: Pair) -> Pair:

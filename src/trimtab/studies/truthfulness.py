@@ -17,11 +17,10 @@ from trimtab.model import LM
 from trimtab.progress import Progress
 from trimtab.recipe import check_grid
 from trimtab.runs import Run
-from trimtab.studies.behaviors import METHODS, Behavior, Learning, place
+from trimtab.studies.behaviors import METHODS, Behavior, Learning, place, scouting
 from trimtab.studies.conditions import Condition
 from trimtab.studies.contract import RESULTS, Stage, Unit
-from trimtab.studies.descents import Vectors, randoms, throughout
-from trimtab.studies.pages.bipo_results import BIPO
+from trimtab.studies.descents import Vectors, throughout
 from trimtab.studies.pages.capability import Row
 from trimtab.studies.pages.truthfulness import KINDS, Results
 from trimtab.studies.parts import by_question
@@ -62,8 +61,7 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
     lm.layers(plan.candidates)
     study = _Truth(lm, run, plan)
     facts = {"data": study.test.hash, "questions": len(study.items)}
-    if plan.layer is None:
-        yield Stage("layer", [Unit("train at every layer", facts, study.scout)])
+    yield from scouting([study])
     place([study])
     yield Stage("vectors", [Unit(f"learn {c}", facts, partial(study.learned, c)) for c in METHODS])
     yield Stage("answers", [Unit(f"{c}: questions", facts, partial(study.ask, c)) for c in study.vectors])
@@ -92,8 +90,7 @@ class _Truth(Behavior):
     @cached_property
     def vectors(self) -> Vectors:
         """Of every method, and random directions, turned from BiPO's."""
-        out = {c: self.learned(c) for c in METHODS}
-        return out | randoms(out[BIPO], self.plan.randoms, self.plan.seed)
+        return self.every(METHODS, self.plan.randoms)
 
     def ask(self, condition: Condition, progress: Progress) -> None:
         """The questions at every multiplier; then at the budget of drift, up and down."""

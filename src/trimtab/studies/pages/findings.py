@@ -15,6 +15,8 @@ from trimtab.reports.page import one_line
 from trimtab.statistics.counts import Count
 from trimtab.studies.conditions import Condition
 
+COLORS = (WARN, ACCENT, INK, "#4d7c4a", "#8a5a9e")  # of the methods of a study, one line each
+
 
 @dataclass(frozen=True)
 class Finding:

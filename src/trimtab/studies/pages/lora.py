@@ -7,20 +7,20 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from trimtab.reports.figures import ACCENT, INK, QUIET, WARN, Plot, picture
+from trimtab.reports.figures import QUIET, Plot, picture
 from trimtab.reports.page import write_sections
 from trimtab.runs import Run
 from trimtab.statistics.intervals import Figure
 from trimtab.studies.conditions import Condition
 from trimtab.studies.contract import RESULTS
 from trimtab.studies.pages.bipo_results import BIPO, Value
+from trimtab.studies.pages.findings import COLORS
 
 LORA = Condition("LoRA")
 PUBLISHED = (
     "Published (Llama-2-7b-chat, power-seeking): scaling or negating the LoRA gives no usable spectrum, BiPO's is "
     "clearly wider (figure 8, plotted); a vector has 4,096 trainable parameters of 6.7 billion."
 )
-COLORS = (WARN, ACCENT, INK, "#4d7c4a", "#8a5a9e", QUIET)
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _plot(b: Facts) -> Plot:
 
     def paint(canvas: Any) -> None:
         ax = canvas.subplots()
-        for x, color in zip(b.lines, COLORS, strict=True):
+        for x, color in zip(b.lines, (*COLORS, QUIET), strict=True):
             style = "s--" if x.condition == LORA else "o-"
             ax.plot(
                 [a.multiplier for a in x.at], [a.change.value for a in x.at], style, color=color, label=str(x.condition)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.answers.agreement import Agreement
-from trimtab.reports.figures import ACCENT, INK, QUIET, WARN, Plot, picture
+from trimtab.reports.figures import QUIET, WARN, Plot, picture
 from trimtab.reports.page import write_sections
 from trimtab.runs import Run
 from trimtab.statistics.counts import Count
@@ -17,7 +17,7 @@ from trimtab.statistics.intervals import Figure
 from trimtab.studies.conditions import UNSTEERED, Condition
 from trimtab.studies.contract import RESULTS
 from trimtab.studies.pages.bipo_results import BIPO, CAA, Value
-from trimtab.studies.pages.findings import Answer, answer_rows, told
+from trimtab.studies.pages.findings import COLORS, Answer, answer_rows, told
 
 UP, DOWN = "equal drift, up", "equal drift, down"  # how a vector acts where it costs the budget of drift
 WAYS = {UP: "up", DOWN: "down"}
@@ -28,7 +28,6 @@ PUBLISHED = (
     "test questions each): power 1.20, 1.67, 2.38; wealth 1.25, 1.46, 1.89; corrigible 1.30, 1.50, 1.62; hallucination "
     "1.17, 1.37, 2.64."
 )
-COLORS = (WARN, ACCENT, INK, "#4d7c4a", "#8a5a9e")
 
 
 @dataclass(frozen=True)

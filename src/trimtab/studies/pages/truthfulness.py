@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.evaluation.accuracy import Accuracy
-from trimtab.reports.figures import ACCENT, INK, QUIET, WARN, Plot, picture
+from trimtab.reports.figures import QUIET, Plot, picture
 from trimtab.reports.page import write_sections
 from trimtab.runs import Run
 from trimtab.statistics.intervals import Figure
@@ -15,12 +15,12 @@ from trimtab.studies.conditions import Condition
 from trimtab.studies.contract import RESULTS
 from trimtab.studies.pages.bipo_results import BIPO
 from trimtab.studies.pages.capability import WORDS, Row
+from trimtab.studies.pages.findings import COLORS
 
 KINDS = ("mc1", "mc2")
 PUBLISHED = (
     "Published (figures 2 and 6, plotted and not printed): BiPO raises MC1 and MC2 noticeably, CAA and Freeform hardly."
 )
-COLORS = (WARN, ACCENT, INK, "#4d7c4a", "#8a5a9e")
 
 
 @dataclass(frozen=True)
