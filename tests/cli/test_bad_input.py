@@ -109,6 +109,12 @@ def flags() -> Iterator[tuple[str, ...]]:
     yield from ((*STEER, "--layer", "1", "--max-new-tokens", bad) for bad in ("0", "-4", "1.5", "x"))
     yield from (("steer", *VECTOR, "--layer", "1", *said) for said in (["-p"], ["-p", ""], ["-p", " "], []))
     yield (*ONE, "--promote", "no")  # given twice
+    yield from ((*ONE, "--noise", bad) for bad in ("loud", ""))
+    yield from ((*ONE, "--bound", bad) for bad in ("box", "0.1"))
+    yield from ((*ONE, flag, bad) for flag in ("--rank", "--member", "--shorten") for bad in ("-1", "1.5", "x"))
+    yield from ((*ONE, flag, bad) for flag in ("--noise-size", "--start") for bad in ("0", "-1", "nan"))
+    yield from ((*ONE, *bad) for bad in (["--operator", "affine"], ["--rank", "1"], ["--matrix-alone"]))
+    yield (*ONE, "--anchor", "nan")
     yield (*STEER, "--layer", "1", "--layer", "2")
     yield STEER  # two layers that were learned apart, and no word which
     yield from (("chat", *VECTOR, "--layer", "1", "--max-new-tokens", bad) for bad in ("0", "-1", "x"))
@@ -161,6 +167,7 @@ def flags() -> Iterator[tuple[str, ...]]:
     yield from (("judge", f"{{h}}/{f}", *ON) for f in ("mute.jsonl", "empty.jsonl", "half.jsonl", "nosuch.jsonl"))
     yield ("audit", "{h}/model", "--probes", "{h}/half.jsonl")
     yield ("audit", "{h}/model", "--probes", "nowhere.jsonl")
+    yield from (("across", *bad) for bad in ([], ["nowhere"], ["{h}/foreign", "{h}/foreign"], ["{h}/prompts.txt"] * 2))
     yield from (("report", bad) for bad in ("nowhere", "{h}/foreign", "{h}/prompts.txt"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pico import pico, reported, toy_pairs
@@ -18,6 +19,11 @@ def toy(tmp_path: Path) -> str:
     return str(toy_pairs(tmp_path / "toy.jsonl"))
 
 
+def by_norm(found: Results) -> float:
+    """The median norm of the vectors promoted on one example."""
+    return float(np.median([v.norm for v in found.vectors if v.kind == "promote"]))
+
+
 @pytest.mark.slow
 def test_one_shot_vectors_are_compared_with_all_their_controls(toy: str, tmp_path: Path) -> None:
     lm, one = pico("llama"), OneShot(steps=4)
@@ -26,7 +32,11 @@ def test_one_shot_vectors_are_compared_with_all_their_controls(toy: str, tmp_pat
     found = run.typed("results.json", Results)
     names = [v.name for v in found.vectors]
     assert names[:6] == [f"{mode}-{k}" for mode in ("promote", "suppress", "mixed") for k in range(2)]
-    assert names[6] == "promote of 2-0"
+    assert names[6] == "promote of 2-0" and "mean-diff of the same 2-0" in names
+    ((size,),) = found.sizes().values()
+    assert size.examples == 2 and size.differences[0].norm == pytest.approx(by_norm(found))
+    p = next(p for p in found.picked if p.signal == "held-out loss") if found.picked else None
+    assert p is None or p.drawn <= p.best
     norms = next(n for n in found.norms if n.mode == "promote")
     assert norms.chosen == max(norms.tried, key=lambda n: n.answer).norm and {n.norm for n in norms.tried} == {0.1, 0.5}
     assert {"mean-diff of 1", "mean-diff of all, equal norm", "random-0"} <= set(names)

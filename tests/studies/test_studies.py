@@ -41,6 +41,7 @@ def test_every_study_has_a_page_and_is_reported_in_some_test() -> None:
         "personas",
         "quirk",
         "reliability",
+        "techniques",
         "transfer",
         "truthfulness",
     }  # in files of their own, with the same `reported`

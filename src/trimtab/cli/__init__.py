@@ -35,6 +35,7 @@ Steering vectors: learn them, know how far to trust them, ship them.
   judge FILE --rubric NAME   rate answers with a model as judge; with a truth, how well it judges
   audit MODEL                how easily a model's safeguards move, in both directions
   report DIR                 write the report of a run folder again
+  across DIR DIR ...         one study on several models, side by side
   chat [VECTOR]              talk to a model; /m 1.5 changes the multiplier
   doctor MODEL               what trimtab finds in a model: blocks, exactness, memory, time
   list                       studies, built-in behaviors, methods, operators, metrics

@@ -10,7 +10,7 @@ from trimtab.cli.dosing import Dose
 from trimtab.cli.learning import Chat, Steer, learn
 from trimtab.cli.looking import Doctor, List
 from trimtab.cli.rating import Audit, Judge
-from trimtab.cli.running import Measure, Report, Run
+from trimtab.cli.running import Across, Measure, Report, Run
 
 COMMANDS: dict[str, type | Callable[[Sequence[str]], None]] = {
     "run": Run,
@@ -25,6 +25,7 @@ COMMANDS: dict[str, type | Callable[[Sequence[str]], None]] = {
     "sizes": Sizes,
     "judge": Judge,
     "audit": Audit,
+    "across": Across,
     "report": Report,
     "chat": Chat,
     "doctor": Doctor,

@@ -18,6 +18,7 @@ from trimtab.cli.flags import (
     run_folder,
     say_report,
 )
+from trimtab.errors import RunError
 from trimtab.names import check_name
 from trimtab.recipe import GRID
 
@@ -134,8 +135,29 @@ def spoken_at(multipliers: Sequence[float], dose: float) -> list[float]:
 
 
 @dataclass(frozen=True)
+class Across:
+    """Put finished runs of one study, of several models, side by side: what they agree on, and what carries over."""
+
+    folders: Positional[tuple[Path, ...]]
+    to: Path = Path("across")
+    """Folder to write the page into."""
+    common: ForOutput = field(default_factory=Common)
+
+    def __call__(self) -> None:
+        from trimtab.runs import Run as Folder
+        from trimtab.studies.pages import across
+
+        runs = [Folder(f) for f in self.folders]
+        for run in runs:
+            if "study" not in run.manifest:
+                raise RunError(f"{run.path} holds no study", expected="folders of finished studies")
+        across.page(runs, Folder.create(run_folder(self.to)))
+        say_report(self.to, self.common.json)
+
+
+@dataclass(frozen=True)
 class Report:
-    """Write the report of a run folder again: that of a recipe, a measurement or a study."""
+    """Write the report of a run folder again: of a recipe, a measurement, a study, or of several side by side."""
 
     folder: Positional[Path]
     part: str = "test"
@@ -146,8 +168,12 @@ class Report:
         from trimtab import studies
         from trimtab.reports import report
         from trimtab.runs import Run as Folder
+        from trimtab.studies.pages import across
 
-        if "study" in Folder(self.folder).manifest:
+        folder = Folder(self.folder)
+        if "across" in folder.manifest:
+            across.page([Folder(f) for f in folder.manifest["of"]], folder)
+        elif "study" in folder.manifest:
             studies.page(self.folder)
         else:
             report(self.folder, part=self.part)

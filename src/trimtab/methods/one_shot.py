@@ -13,27 +13,45 @@ from trimtab.methods.base import FewShot, Fit
 from trimtab.model import LM, Layer
 from trimtab.model.positions import Positions
 from trimtab.optimize import (
+    AntiCorrelated,
+    Ascent,
     Ball,
+    Constraint,
     Descent,
+    Factors,
+    Gaussian,
     MaxSteps,
+    Noise,
     Objective,
+    Orthogonal,
     Place,
     Problem,
     Promote,
+    Result,
+    Sphere,
     Start,
     Stopper,
     Suppress,
+    Tangent,
     Target,
+    anchor,
+    in_contexts,
     optimize,
+    shorten,
     signals,
 )
 from trimtab.optimize.objectives import Messages
+from trimtab.optimize.predictors import neutral_ids
 from trimtab.progress import Progress
 from trimtab.registry import register
 from trimtab.sites import EMBEDDINGS, RESID_POST, SITES
+from trimtab.steering.operators import Affine
 from trimtab.steering.use import POSITIONS
+from trimtab.steering.vector import SteeringVector
 
 Mode = Literal["promote", "suppress", "mixed"]
+Bound = Literal["ball", "sphere", "none"]
+NoiseKind = Literal["none", "gaussian", "tangent", "relu", "anti-correlated", "sharpness-aware"]
 YARDSTICK = 8  # rows over which the residual norm is taken
 HELD_OUT = 4  # pairs on which the loss is foreseen
 
@@ -55,11 +73,23 @@ class OneShot(FewShot):
         examples: how many pairs of the data are taken.
         norm: largest norm, in medians of the residual stream's norm at the layer; longer vectors say the example, and
             break the rest.
+        bound: ball, at most that norm; sphere, exactly that norm; none, as long as the descent makes it.
+        start: length of the random vector the descent starts at, in largest norms.
         rate: learning rate, in largest norms over the square root of the width.
         steps: most steps of the descent.
         target: a loss (nats, summed over texts) at which the descent ends early.
         coldness: inverse temperature of the probabilities.
         operator: how the vector acts while it is trained.
+        rank: of the matrix that is learned beside the vector; of the operator affine alone.
+        matrix_alone: learn no vector beside the matrix.
+        noise: around which vectors the gradient is taken: gaussian; tangent, orthogonal to the gradient; relu, which
+            lacks only what would lower the loss; anti-correlated (Anti-PGD); sharpness-aware (the worst one near).
+        noise_size: expected length of that noise, in largest norms.
+        noise_samples: draws of it a step.
+        member: 0 is the first solution, 1 the best one orthogonal to it, and so on; earlier ones are found on the way.
+        before: texts put before the prompt: the vector is to work behind each of them, and behind none.
+        anchor: weight of the KL to the unsteered model on neutral prompts.
+        shorten: steps in which the vector is then made as short as its losses allow (output-constrained steering).
         positions: which tokens are steered while it is trained.
         together: train the layers as one, to act together.
         chat: use the chat template; by default as the model was loaded.
@@ -76,11 +106,22 @@ class OneShot(FewShot):
     mode: Mode = "promote"
     examples: int = 1
     norm: float = 0.1
+    bound: Bound = "ball"
+    start: float = 0.1
     rate: float = 0.1
     steps: int = 50
     target: float | None = None
     coldness: float = 0.7
     operator: str = "add"
+    rank: int = 0
+    matrix_alone: bool = False
+    noise: NoiseKind = "none"
+    noise_size: float = 0.1
+    noise_samples: int = 1
+    member: int = 0
+    before: tuple[str, ...] = ()
+    anchor: float = 0.0
+    shorten: int = 0
     positions: str = POSITIONS
     together: bool = False
     chat: bool | None = None
@@ -90,10 +131,13 @@ class OneShot(FewShot):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_least("one-shot", 0, above=True, norm=self.norm, rate=self.rate, coldness=self.coldness)
-        check_least("one-shot", 1, examples=self.examples, steps=self.steps)
-        if self.mode not in get_args(Mode):
-            raise UnknownName("mode", self.mode, get_args(Mode))
+        above = {"norm": self.norm, "rate": self.rate, "coldness": self.coldness, "start": self.start}
+        check_least("one-shot", 0, above=True, noise_size=self.noise_size, **above)
+        check_least("one-shot", 1, examples=self.examples, steps=self.steps, noise_samples=self.noise_samples)
+        check_least("one-shot", 0, rank=self.rank, member=self.member, anchor=self.anchor, shorten=self.shorten)
+        for field, kinds in (("mode", Mode), ("bound", Bound), ("noise", NoiseKind)):
+            if getattr(self, field) not in get_args(kinds):
+                raise UnknownName(field, getattr(self, field), get_args(kinds))
         if bool(self.prompt) != bool(self.promote or self.suppress):
             raise RecipeError(
                 "a prompt needs texts to promote or suppress, and they a prompt",
@@ -102,12 +146,20 @@ class OneShot(FewShot):
         if self.site not in SITES:
             raise UnknownName("site", self.site, SITES)
         Positions.parse(self.positions)
-        registry.make("operator", self.operator)
+        affine = isinstance(registry.make("operator", self.operator), Affine)
+        if bool(self.rank) != affine or (self.matrix_alone and not affine):
+            given = {"operator": self.operator, "rank": self.rank, "matrix_alone": self.matrix_alone}
+            raise RecipeError(
+                "a matrix is learned by the operator affine alone",
+                given=given,
+                expected="operator affine with rank 1 or more; or another one, and no matrix",
+            )
+        if self.member and self.rank:
+            raise RecipeError("no family of matrices", given={"member": self.member, "rank": self.rank})
 
     def fit(self, lm: LM, data: Dataset | None, layers: Sequence[Layer], progress: Progress | None = None) -> Fit:
-        problems = self.problems(lm, data, layers)
-        state = Path(self.resume) / f"descent-{'-'.join(map(str, layers))}.safetensors" if self.resume else None
-        results = optimize(lm, problems, to=state, progress=progress)
+        state = Path(self.resume) / f"descent-{'-'.join(map(str, layers))}" if self.resume else None
+        problems, results = self.solved(lm, data, layers, state, progress)
         others = self.held_out(data)
         figures: dict[str, Any] = {}
         for problem, r in zip(problems, results, strict=True):
@@ -118,8 +170,40 @@ class OneShot(FewShot):
             }
         return Fit({layer: v for r in results for layer, v in r.vector.vectors.items()}, figures)
 
-    def problems(self, lm: LM, data: Dataset | None, layers: Sequence[Layer]) -> list[Problem]:
-        """What is optimized: one problem per layer, or one for all layers together."""
+    def solved(
+        self,
+        lm: LM,
+        data: Dataset | None,
+        layers: Sequence[Layer],
+        state: Path | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[list[Problem], list[Result]]:
+        """The problems of the last member of the family, and what was found for each."""
+        found: list[list[SteeringVector]] = []  # member -> problem
+        problems, results = list[Problem](), list[Result]()
+        for member in range(self.member + 1):
+            problems = self.problems(lm, data, layers, found)
+            to = state and state.with_name(f"{state.name}{f'-member-{member}' if member else ''}.safetensors")
+            results = optimize(lm, problems, to=to, progress=progress)
+            found.append([r.vector for r in results])
+        if self.shorten:
+            pairs = zip(problems, results, strict=True)
+            results = [self.shortened(lm, p, r, progress) for p, r in pairs]
+        return problems, results
+
+    def shortened(self, lm: LM, problem: Problem, found: Result, progress: Progress | None) -> Result:
+        """The shortest vector that does as well."""
+        rate = problem.descent.rate
+        return shorten(lm, problem, found, steps=self.shorten, rate=rate, moving=True, slack=0.01, progress=progress)
+
+    def problems(
+        self, lm: LM, data: Dataset | None, layers: Sequence[Layer], apart: Sequence[Sequence[SteeringVector]] = ()
+    ) -> list[Problem]:
+        """What is optimized: one problem per layer, or one for all layers together.
+
+        Args:
+            apart: earlier members of the family, each with a vector a problem, to be orthogonal to.
+        """
         goal = self.objective(data)
         rows = [row for _, term in goal.terms[:YARDSTICK] for row in term.rows(lm)]
         layers = layers if self.site == RESID_POST else [EMBEDDINGS]
@@ -128,13 +212,37 @@ class OneShot(FewShot):
         stop: tuple[Stopper, ...] = (
             (MaxSteps(self.steps),) if self.target is None else (Target(self.target), MaxSteps(self.steps))
         )
+        if self.anchor:
+            goal += anchor(neutral_ids(lm), self.anchor)
         out: list[Problem] = []
-        for place in places:
+        for k, place in enumerate(places):
             cap = self.norm * min(yardstick[layer] for layer in place)
-            where = Place(place, registry.make("operator", self.operator), self.positions, site=self.site)
-            descent = Descent(self.rate * cap / lm.width**0.5, stop)
-            out.append(Problem(goal, where, (Ball(cap),), descent, Start(0.1 * cap, seed=self.seed)))
+            operator = registry.make("operator", self.operator)
+            where = Place(place, operator, self.positions, rank=self.rank, site=self.site)
+            descent = Descent(self.rate * cap / lm.width**0.5, stop, self._noise(cap, lm.width))
+            family = (Orthogonal(tuple(member[k] for member in apart)),) if apart else ()
+            start = Start(self.start * cap, seed=self.seed + len(apart))
+            out.append(Problem(goal, where, (*family, *self._constraints(cap)), descent, start))
         return out
+
+    def _constraints(self, cap: float) -> tuple[Constraint, ...]:
+        """What the vector may be, and the rows of a matrix, which are bounded as in the publication."""
+        bounds: dict[Bound, tuple[Constraint, ...]] = {"ball": (Ball(cap),), "sphere": (Sphere(cap),), "none": ()}
+        mine = (Ball(0.0),) if self.matrix_alone else bounds[self.bound]
+        return (*mine, Factors()) if self.rank else mine
+
+    def _noise(self, cap: float, width: int) -> Noise | None:
+        """Where around the vector the gradient is taken; a normal draw of this scale is `noise_size` caps long."""
+        length = self.noise_size * cap
+        scale, n = length / width**0.5, self.noise_samples
+        kinds: dict[NoiseKind, Noise] = {
+            "gaussian": Gaussian(scale, n),
+            "tangent": Tangent(scale, n),
+            "relu": Tangent(scale, n, downhill_only=True),
+            "anti-correlated": AntiCorrelated(scale / 2**0.5, n),  # a difference of two draws
+            "sharpness-aware": Ascent(length),
+        }
+        return kinds.get(self.noise)
 
     def held_out(self, data: Dataset | None) -> Objective | None:
         """The same aim on a few pairs it does not learn from, if there are any."""
@@ -159,7 +267,7 @@ class OneShot(FewShot):
             texts += [(p.asked, p.negative, False) for p in some if self.mode != "promote"]
         goal = self.terms(texts)
         assert goal is not None
-        return goal
+        return in_contexts(goal, before=("", *self.before)) if self.before else goal
 
     def terms(self, asked: Sequence[tuple[Messages, str, bool]], *, mean: bool = False) -> Objective | None:
         """Promotion (True) or suppression of texts after prompts; None if there are none."""

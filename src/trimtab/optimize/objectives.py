@@ -365,7 +365,7 @@ def suppress(prompt: Messages, *completions: str | tuple[int, ...], **options: A
     return Objective(tuple((1.0, Suppress(prompt, c, **options)) for c in completions))
 
 
-def anchor(texts: Sequence[tuple[Messages, str]], weight: float = 1.0) -> Objective:
+def anchor(texts: Sequence[tuple[Messages, str | tuple[int, ...]]], weight: float = 1.0) -> Objective:
     """Keep the model as it is on neutral prompts: the mean KL to the unsteered model, times `weight`."""
     return Objective(tuple((weight / len(texts), Match(p, c)) for p, c in texts))
 

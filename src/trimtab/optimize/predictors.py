@@ -26,6 +26,11 @@ NEUTRAL = (
 )
 
 
+def neutral_ids(lm: LM, texts: Sequence[tuple[str, str]] = NEUTRAL) -> list[tuple[str, tuple[int, ...]]]:
+    """Prompts, and the ids of what follows them: no token can fall across the boundary."""
+    return [(p, tuple(lm.tokenizer(c, add_special_tokens=False).input_ids)) for p, c in texts]
+
+
 def signals(
     lm: LM,
     problem: Problem,
@@ -52,9 +57,7 @@ def signals(
     """
     place = problem.place
     v = place.rows(found.vector)
-    # ids: no boundary to fall across
-    completions = [tuple(lm.tokenizer(c, add_special_tokens=False).input_ids) for _, c in neutral]
-    others = [replace(problem, objective=Match(p, ids)) for (p, _), ids in zip(neutral, completions, strict=True)]
+    others = [replace(problem, objective=Match(p, ids)) for p, ids in neutral_ids(lm, neutral)]
     others += [replace(problem, objective=held_out)] if held_out is not None else []
     alone = [replace(problem, objective=Objective(((w, t),))) for w, t in problem.goal.terms]
     losses = Losses(lm, [problem, *alone, *others], 32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import mul
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from trimtab.optimize.losses import Losses
 from trimtab.optimize.objectives import Objective, Term
 from trimtab.optimize.problems import Problem, Result
 from trimtab.optimize.stopping import History
+from trimtab.progress import Progress, silent
 
 
 def shorten(
@@ -30,6 +32,7 @@ def shorten(
     damping: float = 1.0,
     slack: float = 1e-6,
     moving: bool = False,
+    progress: Progress | None = None,
 ) -> Result:
     """Minimize the norm while every term's loss stays at or below min(target, what it was + slack).
 
@@ -38,13 +41,13 @@ def shorten(
     Args:
         found: what `optimize` gave for the problem.
         target: a loss (nats) for every term; by default the largest that was found.
-        instead: minimize this instead of the norm, which may then not grow (for instance a `Change`: MELBO under
-            output constraints).
+        instead: minimize this instead of the norm, which may then not grow (a `Change`: MELBO under constraints).
         rate: learning rate, per coordinate; sensitive.
         damping: of the constraints.
         slack: nats that a loss may rise above what it was.
-        moving: weigh the constraints anew in every step, by the norm the vector has come to (ours: less sensitive to
-            the rate); else by the norm it began with (as published).
+        moving: weigh the constraints in every step by the norm it has come to (ours: less sensitive to the rate);
+            else by the norm it began with (as published).
+        progress: called with (done, in all).
 
     Returns:
         The best vector on the way at which every constraint holds; `holds` says whether there is one.
@@ -59,17 +62,16 @@ def shorten(
     whole = replace(problem, objective=problem.goal if instead is None else problem.goal + Objective.of(instead))
     whole.check(lm)
     losses, place = Losses(lm, [whole], 32, tokens=TOKENS), problem.place
-    v = place.rows(found.vector)
-    most = float(v.norm())
+    most = float((v := place.rows(found.vector)).norm())
     terms = _Multipliers(limits, torch.tensor(found.losses), damping, [w for w, _ in whole.goal.terms[bounded:]])
     down, up = torch.optim.Adamax([v, terms.room], lr=rate), torch.optim.Adamax([terms.lam], lr=rate, maximize=True)
     best, history = _Best(limits), History(tuple(float(x) for x in limits))
-    for _ in range(steps + 1):
+    for done in range(steps + 1):
+        (progress or silent(""))(done, steps)
         terms.scale = (float(v.norm()) if moving else most) / (1e-6 + abs(level))
         seen = losses.at({0: v[None]}, gradients={0}, total=terms.of)
         values = [float(x[0]) for x in seen.terms[0]]
-        extra = sum(w * x for w, x in zip(terms.extra, values[bounded:], strict=True))
-        aim = float(v.norm()) if instead is None else extra
+        aim = float(v.norm()) if instead is None else sum(map(mul, terms.extra, values[bounded:]))
         best.look(v, aim, values[:bounded], history)
         v.grad = seen.gradients[0][0] + (v / v.norm().clamp(min=1e-12) if instead is None else 0)
         terms.room.grad, terms.lam.grad = -2 * terms.room * terms.pull, terms.scale * terms.gap

@@ -48,6 +48,73 @@ class Foreseen:
     within_hi: float
 
 
+# what a better vector should have more of (1) or less of (-1), said before anything is measured
+BETTER = {
+    "held-out loss": -1,
+    "loss": -1,
+    "sharpness": -1,
+    "neutral kl": -1,
+    "gradient cosine": 1,
+    "norm": 1,
+    "cosine to mean difference": 1,
+}
+
+
+@dataclass(frozen=True)
+class Picked:
+    """What comes of trying, of the vectors of one kind, the one that a signal likes best.
+
+    Attributes:
+        groups: kinds of vectors with several, over behaviors; k: how many vectors each has, in the mean.
+        best, picked, drawn: mean effect of the best vector, the picked one, and one drawn blindly (nats per token).
+        kept: share of the way from a blind draw to the best one, (picked - drawn) / (best - drawn); with its 95 %
+            bootstrap interval over groups.
+    """
+
+    signal: str
+    groups: int
+    k: float
+    best: float
+    picked: float
+    drawn: float
+    kept: float
+    lo: float
+    hi: float
+
+
+def picked(vectors: Sequence[Carried]) -> list[Picked]:
+    """For every signal whose better side is known; kinds with fewer than three vectors are left out."""
+    known = [c for c in vectors if c.signals]
+    families: dict[tuple[str, str], list[Carried]] = {}
+    for c in known:
+        families.setdefault((c.behavior, c.kind), []).append(c)
+    out: list[Picked] = []
+    for signal, better in BETTER.items():
+        rows: list[tuple[float, float, float, int]] = []
+        for some in families.values():
+            values = np.array([better * c.signals.get(signal, np.nan) for c in some])
+            effects = np.array([c.effects.mean() for c in some])
+            if len(some) > 2 and not np.isnan(values).any() and np.ptp(values) > 0:
+                rows.append((float(effects.max()), float(effects[values.argmax()]), float(effects.mean()), len(some)))
+        if rows:
+            out.append(_picked(signal, np.array(rows)))
+    return sorted(out, key=lambda p: -p.kept)
+
+
+def _picked(signal: str, rows: Array) -> Picked:
+    """Of rows (groups, 4): best, picked, blind, and how many."""
+    best, mine, blind, k = rows.mean(0).tolist()
+    rng = np.random.default_rng(0)
+    draws = [rows[rng.integers(0, len(rows), len(rows))] for _ in range(2000)]
+    lo, hi = ends([_kept(d) for d in draws]) if len(rows) > 2 else (float("nan"), float("nan"))
+    return Picked(signal, len(rows), k, best, mine, blind, _kept(rows), lo, hi)
+
+
+def _kept(rows: Array) -> float:
+    best, mine, blind = rows[:, :3].mean(0)
+    return float((mine - blind) / (best - blind)) if best > blind else float("nan")
+
+
 def foreseen(vectors: Sequence[Carried]) -> list[Foreseen]:
     """For each signal its rank correlation with the mean effect, within each behavior, averaged over behaviors; 95 %
     bootstrap interval over vectors. Signals that do not vary are left out.

@@ -2,13 +2,14 @@
 
 For each behavior: one vector per example, mode and norm, solved as one batch; the norm is that at which the positive
 answers of validation questions become likeliest (a vector so long that it breaks the model still tells positive from
-negative answers); vectors of more examples; mean differences of 1, 10 and all examples, at their own norm and at that
-of the one-shot vectors; random directions of that norm; the model asked in words. All are measured on the same
-held-out questions.
+negative answers); vectors of more examples, and beside each the mean difference of the same pairs; mean differences of
+1, 10 and all examples, at their own norm and at that of the one-shot vectors; random directions of that norm, as many
+as there are examples; the model asked in words. All are measured on the same held-out questions.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 
 from trimtab.data.datasets import Dataset, Splits
+from trimtab.data.pairs import Pair
 from trimtab.evaluation.metrics import Likelihood, Propensity
 from trimtab.evaluation.sweep import measure
 from trimtab.methods import MeanDiff, OneShot
@@ -28,14 +30,14 @@ from trimtab.model import LM
 from trimtab.optimize import Result, optimize, signals
 from trimtab.progress import Progress, silent
 from trimtab.runs import Run
-from trimtab.statistics.foresight import Carried, foreseen
+from trimtab.statistics.foresight import Carried, foreseen, picked
 from trimtab.statistics.intervals import Array, mean_figure
 from trimtab.steering.controls import random_controls
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector
 from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.descents import cosines_apart
-from trimtab.studies.pages.one_shot import Cosines, Norm, Norms, Results, Vector
+from trimtab.studies.pages.one_shot import Cosines, Norm, Norms, Results, Vector, promoted, same_pairs
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 DIFFERENCES = (1, 10)  # pairs of a mean difference, and all
@@ -121,6 +123,8 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
             [_described(c) for c in carried],
             [c for b in bench for c in b.cosines()],
             foreseen(carried),
+            picked(carried),
+            plan.sizes,
         ),
     )
 
@@ -157,19 +161,21 @@ class _Bench:
         return self._descended(f"norm {norm:g}", trials, progress)
 
     def several(self, progress: Progress) -> Learned:
-        """Promotion of several examples at once. Each draw has its own examples; the smaller numbers are the first of
-        the larger.
+        """Promotion of several examples at once. Each draw has its own order of the examples; the smaller numbers are
+        the first of the larger.
         """
         plan, train, norm = self.plan, self.parts.train, self.chosen["promote"]
         trials: list[Trial] = []
         for n in plan.sizes:
-            for k in range(plan.draws):
-                first = k * max(plan.sizes) % len(train)
-                method = replace(plan.one, mode="promote", norm=norm, examples=n)
-                trials.append(
-                    Trial(f"promote of {n}", k, method, replace(train, pairs=train.pairs[first:] + train.pairs[:first]))
-                )
+            method = replace(plan.one, mode="promote", norm=norm, examples=n)
+            trials += [Trial(promoted(n), k, method, replace(train, pairs=self._turned(k))) for k in range(plan.draws)]
         return self._descended(f"several at {norm:g}", trials, progress)
+
+    def _turned(self, draw: int) -> tuple[Pair, ...]:
+        """The training pairs in the order of a draw."""
+        pairs = list(self.parts.train.pairs)
+        random.Random(f"{self.plan.seed} {draw}").shuffle(pairs)
+        return tuple(pairs)
 
     def _descended(self, label: str, trials: Sequence[Trial], progress: Progress) -> Learned:
         """The vectors of some trials, as one batch."""
@@ -244,12 +250,19 @@ class _Bench:
 
     @cached_property
     def others(self) -> dict[str, SteeringVector]:
-        """Mean differences, and random directions as long as the promoted vectors."""
-        layer = self.plan.layer
+        """Mean differences, of the pairs of every draw too, and random directions as long as the promoted vectors."""
+        layer, plan = self.plan.layer, self.plan
         length = float(np.median([r.vector.norm()[layer] for t, r in self.learned.values() if t.kind == "promote"]))
         even = SteeringVector({layer: torch.full((self.lm.width,), length / self.lm.width**0.5)})
         acts = activations(self.lm, self.parts.train, [layer])
-        return {**_differences(acts, layer, length), **random_controls(even, 3, self.plan.seed)}
+        out = _differences(acts, layer, length) | random_controls(even, max(3, plan.examples), plan.seed)
+        place = {p.id: k for k, p in enumerate(self.parts.train)}
+        for n in plan.sizes:
+            for draw in range(plan.draws):
+                some = [place[p.id] for p in self._turned(draw)[:n]]
+                mean = acts.deltas[some].mean(0)[0]
+                out[f"{same_pairs(n)}-{draw}"] = SteeringVector({layer: mean / mean.norm() * length})
+        return out
 
     def foreseen(self, progress: Progress) -> dict[str, dict[str, float]]:
         """What was known of each learned vector before it was tested. Kept in the folder."""
@@ -293,6 +306,7 @@ class _Bench:
         """How far every vector carries."""
         kinds = {name: t.kind for name, (t, _) in self.learned.items()}
         every = {**{name: r.vector for name, (_, r) in self.learned.items()}, **self.others}
+        kinds |= {f"{same_pairs(n)}-{k}": same_pairs(n) for n in self.plan.sizes for k in range(self.plan.draws)}
         kinds |= {
             name: "random direction"
             for name, v in self.others.items()
@@ -314,9 +328,14 @@ class _Bench:
 
     def cosines(self) -> list[Cosines]:
         """Between the vectors of each kind that has several."""
+        families: dict[str, list[SteeringVector]] = {}
+        for t, r in self.learned.values():
+            families.setdefault(t.kind, []).append(r.vector)
+        for n in self.plan.sizes:
+            families[same_pairs(n)] = [self.others[f"{same_pairs(n)}-{k}"] for k in range(self.plan.draws)]
         out: list[Cosines] = []
-        for kind in dict.fromkeys(t.kind for t, _ in self.learned.values()):
-            apart = cosines_apart([r.vector for t, r in self.learned.values() if t.kind == kind])
+        for kind, vectors in families.items():
+            apart = cosines_apart(vectors)
             if len(apart):
                 out.append(
                     Cosines(self.behavior, kind, float(np.median(apart)), float(apart.max()), float(apart.min()))

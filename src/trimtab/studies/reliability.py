@@ -39,8 +39,10 @@ from trimtab.statistics.nulls import Compared, Null
 from trimtab.steering.controls import in_span, shuffled, turned
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import Provenance, SteeringVector, kept_tensors
+from trimtab.studies import extractors
 from trimtab.studies.conditions import Condition
 from trimtab.studies.contract import RESULTS, Stage, Unit
+from trimtab.studies.pages.reliability_extractors import BALANCED, extracted_by
 from trimtab.studies.pages.reliability_results import (
     VECTOR,
     Forecasts,
@@ -79,6 +81,8 @@ class Plan:
             label-shuffled vectors, that are measured.
         draws: how many of each are forecast, with the choice of a layer that the vector had; at least 199 for a
             p-value.
+        extractors: vectors of other kinds from the same questions, at the norm of the mean difference: "balanced" (the
+            concept part of the factorial fit: letter and polarity evened out), or methods by name.
         folds: of the cross-fitted estimate on the training questions; 0 for none.
         seed: of everything that is drawn.
         legacy: the published split, with its overlap of training and test questions. To reproduce, not to believe.
@@ -100,12 +104,14 @@ class Plan:
     system: str | None = SYSTEM
     nulls: int = 3
     draws: int = 499
+    extractors: tuple[str, ...] = (BALANCED, "pca", "probe")
     folds: int = 5
     seed: int = 0
     legacy: bool = False
 
     def __post_init__(self) -> None:
         check_grid(self.multipliers)
+        extractors.check(self.extractors)
         object.__setattr__(self, "data", matching(self.data))
         if (
             not self.data
@@ -325,15 +331,28 @@ class _Studied:
         )
         out = {VECTOR: first, **{learned_in(c): v for c, v in learned.items()}}
         out |= {c: controls[str(c)] for c in self._control_names(unrelated is not None) if str(c) in controls}
+        for name in () if self.plan.legacy else self.plan.extractors:
+            found = self.kept(f"by-{name}", partial(self._extracted, layer, name))
+            out |= {extracted_by(name): extractors.as_long(v, first) for v in found.values()}
         return {c: self.made(layer, v) for c, v in out.items()}
 
+    def _extracted(self, layer: Layer, name: str) -> dict[str, Tensor]:
+        """Of one extractor; empty where the training questions do not determine it."""
+        data = self.data("train", self.contexts[0])
+        letters, quiet = self.plan.form == "letters", silent("")
+        v = extractors.extract(name, self.lm, data, self.read, layer, self.plan.positions, letters, quiet)
+        return {} if v is None else {name: v}
+
     def grid(self, layer: Layer, unrelated: _Studied | None, context: str, progress: Progress) -> None:
-        """One context on test questions: every context's vector, in the first one with its controls; beyond, the
-        first's vector alone.
+        """One context on test questions: every context's vector, in the first one with its controls and those of other
+        extractors; beyond, the first's vector alone.
         """
         vectors = self._vectors(layer, unrelated)
-        kinds = ("from",) if context != self.contexts[0] else ("from", "span", "shuffled", "unrelated", "alone")
-        others = {str(c): v for c, v in vectors.items() if c.kind in kinds and context in self.contexts}
+        first = self.contexts[0]
+        kinds = ["from"] if context in self.contexts else []
+        kinds += ["span", "shuffled", "unrelated", "alone"] if context == first else []
+        kinds += ["by"] if context in (first, "swapped") else []  # whose slopes are taken over both orders
+        others = {str(c): v for c, v in vectors.items() if c.kind in kinds}
         self._measure(vectors[VECTOR], "test", context, others, progress)
 
     def _control_names(self, unrelated: bool) -> list[Condition]:
@@ -353,20 +372,16 @@ class _Studied:
         out: dict[Condition, Tensor] = {}
         for c in self._control_names(unrelated is not None):
             if c.kind == "span":
-                out[c] = _as_long(spanned[int(c.source)], vector)
+                out[c] = extractors.as_long(spanned[int(c.source)], vector)
             elif c.kind == "shuffled":
                 out[c] = coined[int(c.source)]  # at the norm it came out with
             elif c.kind == "unrelated" and unrelated is not None:
-                out[c] = _as_long(unrelated.read.at([layer]).mean_difference()[0], vector)
+                out[c] = extractors.as_long(unrelated.read.at([layer]).mean_difference()[0], vector)
             elif c.kind == "alone":
-                codes = torch.tensor(self._codes(c.source))
+                codes = torch.tensor(extractors.code(self.parts.train.pairs, c.source))
                 if codes.abs().sum() == len(codes) and codes.unique().numel() == 2:
                     out[c] = effects(deltas, codes)[1]
         return out
-
-    def _codes(self, part: str) -> list[float]:
-        values = [p.meta["matching_letter" if part == "letter" else "polarity"] for p in self.parts.train]
-        return [{"A": 1.0, "B": -1.0, "yes": 1.0, "no": -1.0}.get(v, 0.0) for v in values]
 
     def _measure(
         self,
@@ -483,7 +498,3 @@ class _Studied:
 def _outside(fold: set[int], n: int) -> list[int]:
     """Indices of n items, without those of a fold."""
     return [i for i in range(n) if i not in fold]
-
-
-def _as_long(v: Tensor, like: Tensor) -> Tensor:
-    return v / v.norm() * like.norm()

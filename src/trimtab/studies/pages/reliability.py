@@ -16,8 +16,12 @@ from trimtab.reports.page import write_sections
 from trimtab.runs import Run
 from trimtab.statistics.generalization import correlation
 from trimtab.statistics.intervals import Figure
+from trimtab.studies.pages.reliability_extractors import extracted, extractor_rows
+from trimtab.studies.pages.reliability_extractors import sentences as extractor_sentences
 from trimtab.studies.pages.reliability_plots import draw
 from trimtab.studies.pages.reliability_results import SHIFTS, VECTOR, Study, load, mean_slope
+from trimtab.studies.pages.reliability_shifts import foretold_rows, with_shifts
+from trimtab.studies.pages.reliability_shifts import sentences as shift_sentences
 from trimtab.studies.pages.reliability_tables import foreseen_by_layer, item_rows, regret, set_rows, summary, write_csv
 
 Rows = Sequence[Sequence[str]]
@@ -32,7 +36,7 @@ def page(run: Run) -> Path:
     Raises:
         RunError: the study is not finished.
     """
-    study = load(run)
+    study = with_shifts(load(run), run)
     run.write("study.json", summary(study))
     write_csv(run.file("sets.csv"), set_rows(study))
     write_csv(run.file("items.csv"), item_rows(study))
@@ -83,6 +87,7 @@ def headline(study: Study) -> list[str]:
         sentences.append(
             f"One backward pass forecasts the mean slopes of data sets at {_number(f.value)} ({_between(f)})."
         )
+    sentences += [*shift_sentences(study), *extractor_sentences(study)]
     lost = regret(study)
     if lost["sets"]:
         sentences.append(
@@ -116,6 +121,8 @@ def _sections(study: Study) -> list[tuple[str, Rows]]:
         ("Controls: mean slope", _control_rows(study)),
         ("Other contexts: mean slope of the base vector", _context_rows(study)),
         ("Kept of the steerability of the vector learned there", _relative_rows(study)),
+        *([("Vectors of other extractors", extractor_rows(study))] if extracted(study) else []),
+        *([("What foretells how much is kept", foretold_rows(study))] if study.points else []),
         ("Over data sets", [["correlation", "Spearman", "95 % interval", "points"], *correlations]),
         ("Beside the published models (rank correlation over data sets)", _published_rows(study)),
         *layers,

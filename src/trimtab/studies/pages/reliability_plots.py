@@ -53,12 +53,7 @@ def draw(study: Study) -> dict[str, Plot]:
             "Letter and polarity",
             "Mean slope of the items of each cell, and of the data set (line).",
         )
-    if any(s.slope(*SHIFTS[0]) is not None for s in study.sets):
-        caption = (
-            "Mean slope of each data set where the vector was learned (ID) and under a shift (OOD); on the line "
-            "nothing is lost."
-        )
-        plots["shifts"] = _plot(study, _shifts, (9, 7.2), "In and out of distribution", caption)
+    plots |= _shift_plots(study)
     if study.sweeps:
         caption = (
             "Mean slope on validation questions at each layer, one line per data set, their mean (thick); dashed: "
@@ -73,6 +68,26 @@ def draw(study: Study) -> dict[str, Plot]:
     plots["forecast"] = _plot(
         study, _forecast, (4.6, 3.6), "Forecast and measured slope", "Test questions, one point per data set."
     )
+    return plots
+
+
+def _shift_plots(study: Study) -> dict[str, Plot]:
+    """What becomes of vectors in other contexts."""
+    plots: dict[str, Plot] = {}
+    if any(s.slope(*SHIFTS[0]) is not None for s in study.sets):
+        caption = (
+            "Mean slope of each data set where the vector was learned (ID) and under a shift (OOD); on the line "
+            "nothing is lost."
+        )
+        plots["shifts"] = _plot(study, _shifts, (9, 7.2), "In and out of distribution", caption)
+        caption = "Mean slope and variance of the slopes under each shift; one point per data set."
+        plots["shift-moments"] = _plot(study, _shift_moments, (9, 7.2), "Mean and variance under each shift", caption)
+    if study.points:
+        caption = (
+            "Every vector in every other context, one point each: how differently the unsteered model behaves "
+            "there, the cosine with the vector learned there, and the share of that vector's steerability it keeps."
+        )
+        plots["gaps"] = _plot(study, _gaps, (9, 3.4), "What foretells how much is kept", caption)
     return plots
 
 
@@ -204,6 +219,31 @@ def _shifts(canvas: Any, study: Study) -> None:
             label = "" if rho is None else f"ρ {rho.value:.2f} ({rho.lo:.2f} to {rho.hi:.2f})"
             ax.text(0.03, 0.97, label, transform=ax.transAxes, fontsize=8, va="top")
         ax.set(xlabel="ID mean slope", ylabel="OOD mean slope")
+
+
+def _shift_moments(canvas: Any, study: Study) -> None:
+    for ax, (trained, tested) in zip(canvas.subplots(2, 2).flatten(), SHIFTS, strict=True):
+        slopes = [x for s in study.sets if (x := s.slope(trained, tested)) is not None]
+        ax.scatter([np.nanmean(x) for x in slopes], [np.nanvar(x, ddof=1) for x in slopes], color=ACCENT, s=16)
+        ax.axvline(0, color=INK, lw=0.8)
+        ax.set_title(f"{trained} → {tested}", fontsize=9)
+        ax.set(xlabel="mean slope", ylabel="variance of slopes")
+
+
+def _gaps(canvas: Any, study: Study) -> None:
+    gap, cosine, kept = (np.array([getattr(p, k) for p in study.points]) for k in ("gap", "cosine", "kept"))
+    pairs = (
+        ("behavior gap", gap, "cosine of the vectors", cosine),
+        ("behavior gap", gap, "share kept", kept),
+        ("cosine of the vectors", cosine, "share kept", kept),
+    )
+    for ax, (across, x, up, y) in zip(canvas.subplots(1, 3), pairs, strict=True):
+        ax.scatter(x, y, color=ACCENT, s=9, alpha=0.6)
+        ax.set_xlabel(across, fontsize=8)
+        ax.set_ylabel(up, fontsize=8)
+        if up == "share kept":
+            ax.axhline(1.0, color=QUIET, lw=0.8, ls="--")
+        ax.tick_params(labelsize=7)
 
 
 def _layers(canvas: Any, study: Study) -> None:

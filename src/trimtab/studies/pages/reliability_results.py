@@ -15,7 +15,7 @@ from trimtab.errors import DataError
 from trimtab.evaluation.cards import Card
 from trimtab.runs import Run, Table
 from trimtab.statistics.factors import FactorFit, concept_and_position, fit_factors, leaning, variance_shares
-from trimtab.statistics.generalization import Relative, apart, correlation, relatives
+from trimtab.statistics.generalization import Relative, correlation, relatives
 from trimtab.statistics.intervals import Array, Figure, crossed, mean_figure, median_figure, share_figure, split_half
 from trimtab.statistics.layers import Sweep, steepest
 from trimtab.statistics.nulls import Compared, benjamini_hochberg
@@ -177,6 +177,24 @@ class SetResult:
 
 
 @dataclass(frozen=True)
+class Shift:
+    """A vector learned in one context and tested in another, of one data set.
+
+    Attributes:
+        gap: how differently the unsteered model behaves there (mean absolute difference of propensity).
+        cosine: of the vector with the one learned where it is tested.
+        kept: its steerability as a share of that one's.
+    """
+
+    data: str
+    train: str
+    test: str
+    gap: float
+    cosine: float
+    kept: float
+
+
+@dataclass(frozen=True)
 class Study:
     """All about a study.
 
@@ -187,6 +205,7 @@ class Study:
         q: p-values of the data sets, adjusted for their number.
         reliability: split-half, of mean slopes over data sets.
         figures: correlations over data sets.
+        points: every vector in every other context it was tested in.
     """
 
     results: Results
@@ -197,6 +216,7 @@ class Study:
     q: Mapping[str, float]
     reliability: float
     figures: Mapping[str, Figure]
+    points: Sequence[Shift] = ()
 
     @property
     def layer(self) -> int:
@@ -301,7 +321,7 @@ def _load_set(run: Run, facts: SetFacts, results: Results) -> SetResult:
         for vector in [v for v in facts.vectors if v.label in there]:
             curves[vector, context] = _fit(table, vector.label, None, facts.test.ids[context])
     here, of = curves[VECTOR, first], facts.test.groups
-    main, position = _over_both_orders(curves, facts) if not results.legacy else (here.slope, None)
+    main, position = over_both_orders(curves, facts) if not results.legacy else (here.slope, None)
     warnings, outside = [*forecast.card.warnings], _mean_over_items(tables[first], "outside-mass")
     if facts.left_out:
         warnings.append(f"{facts.left_out} items without two listed options were left out")
@@ -339,11 +359,13 @@ def _load_set(run: Run, facts: SetFacts, results: Results) -> SetResult:
     )
 
 
-def _over_both_orders(curves: Mapping[tuple[Condition, str], Curves], facts: SetFacts) -> tuple[Array, Array | None]:
+def over_both_orders(
+    curves: Mapping[tuple[Condition, str], Curves], facts: SetFacts, vector: Condition = VECTOR
+) -> tuple[Array, Array | None]:
     """Slope of every item over both orders of its options, and half their difference; in the one order, where no other
     was read.
     """
-    here, other = curves[VECTOR, facts.first].slope, curves.get((VECTOR, "swapped"))
+    here, other = curves[vector, facts.first].slope, curves.get((vector, "swapped"))
     if other is None:
         return here, None
     at_a = np.array([x == "A" for x in facts.test.letters])
@@ -455,8 +477,6 @@ def _across_sets(sets: Sequence[SetResult], layer: int) -> dict[str, Figure]:
         [float(anti_steerable(s.forecast_slopes("test")[layer]).mean()) for s in sets],
         [s.anti.value for s in sets],
     )
-    x, y, who = _similarity_points(sets)
-    enter("behavior gap and relative steerability", x, y, who)
     return out
 
 
@@ -471,24 +491,3 @@ SHIFTS = (
 def mean_slope(x: Array | None) -> float:
     """Over the items that were measured; NaN where none was."""
     return float("nan") if x is None or np.isnan(x).all() else float(np.nanmean(x))
-
-
-def _similarity_points(sets: Sequence[SetResult]) -> tuple[list[float], list[float], list[str]]:
-    """For every ordered pair of different contexts: how differently the unsteered model behaves there, and how much of
-    the steerability is kept.
-    """
-    x: list[float] = []
-    y: list[float] = []
-    who: list[str] = []
-    for s in sets:
-        at0 = {
-            c: s.curves[VECTOR, c].values[:, unsteered(s.curves[VECTOR, c].multipliers)]
-            for c in s.facts.contexts
-            if (VECTOR, c) in s.curves
-        }
-        for r in s.relative:
-            if r.train in at0 and r.test in at0 and not np.isnan(r.value):
-                x.append(apart(at0, r.train, r.test))
-                y.append(r.value)
-                who.append(s.name)
-    return x, y, who

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from trimtab.statistics.generalization import correlation
-from trimtab.statistics.intervals import Figure, spearman
+from trimtab.statistics.intervals import spearman
 from trimtab.statistics.slopes import at_cost, unsteered
 from trimtab.studies.pages.reliability_results import COST, VECTOR, SetResult, Study, mean_slope
 
@@ -176,29 +176,3 @@ def summary(study: Study) -> dict[str, Any]:
         "foreseen": [asdict(f) for f in foreseen_by_layer(study)],
     }
     return json.loads(json.dumps(content, default=str))
-
-
-def across(one: Study, two: Study) -> list[Figure]:
-    """How well two models agree over the data sets both studied: mean slopes, raw and divided by the reliability of
-    both, and variances.
-    """
-    a = {s.name: s for s in one.sets}
-    b = {s.name: s for s in two.sets}
-    shared = [n for n in a if n in b]
-    means = correlation("mean slope", [a[n].mean.value for n in shared], [b[n].mean.value for n in shared])
-    spreads = correlation("variance of slopes", [a[n].spread ** 2 for n in shared], [b[n].spread ** 2 for n in shared])
-    scale = one.ceiling * two.ceiling
-    if not scale > 0:
-        return [means, spreads]
-    return [
-        means,
-        Figure(
-            "mean slope, corrected for reliability",
-            means.value / scale,
-            means.lo / scale,
-            means.hi / scale,
-            means.n,
-            means.unit,
-        ),
-        spreads,
-    ]

@@ -1,0 +1,142 @@
+"""What foretells how much of a vector's steerability is kept in another context: how differently the unsteered model
+behaves there, and how differently a vector learned there points (Tan et al. 2024, section 5). Never imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from trimtab.runs import Run
+from trimtab.statistics.generalization import (
+    apart,
+    closer,
+    correlation,
+    left_out,
+    linear,
+    mean_only,
+    partial_correlation,
+)
+from trimtab.statistics.intervals import Array, Figure
+from trimtab.statistics.slopes import unsteered
+from trimtab.studies.pages.reliability_results import SHIFTS, VECTOR, SetResult, Shift, Study
+
+Directions = Mapping[str, Array]  # context -> (d,)
+GAP_COSINE = "behavior gap and cosine of the vectors"
+GAP_KEPT = "behavior gap and share kept"
+COSINE_KEPT = "cosine of the vectors and share kept"
+VARIANCES = "variance in base and under shifts"
+
+
+def with_shifts(study: Study, run: Run) -> Study:
+    """The same with every vector in every other context, and the correlations over them."""
+    points: list[Shift] = []
+    for s in study.sets:
+        file = Run(run.file("sets", s.name)).file("vectors", "contexts.safetensors")
+        points += _points(s, load_file(file))
+    return replace(study, points=points, figures={**study.figures, **_correlations(study.sets, points)})
+
+
+def _points(s: SetResult, vectors: Directions) -> list[Shift]:
+    """Of one data set; ratios that say nothing are left out."""
+    out: list[Shift] = []
+    at0: dict[str, Array] = {}
+    for c in s.facts.contexts:
+        curves = s.curves.get((VECTOR, c))
+        if curves is not None:
+            at0[c] = curves.values[:, unsteered(curves.multipliers)]
+    for r in s.relative:
+        if r.train in at0 and r.test in at0 and not np.isnan(r.value):
+            a, b = vectors[r.train], vectors[r.test]
+            cosine = float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+            out.append(Shift(s.name, r.train, r.test, apart(at0, r.train, r.test), cosine, r.value))
+    return out
+
+
+def _correlations(sets: Sequence[SetResult], points: Sequence[Shift]) -> dict[str, Figure]:
+    """Over points, whose intervals count data sets; and of means and variances under each shift, over data sets."""
+    out: dict[str, Figure] = {}
+
+    def enter(name: str, x: Sequence[float], y: Sequence[float], clusters: Sequence[str] | None = None) -> None:
+        if sum(not np.isnan(a + b) for a, b in zip(x, y, strict=True)) > 3:
+            out[name] = correlation(name, x, y, clusters)
+
+    who = [p.data for p in points]
+    gap, cosine, kept = ([getattr(p, k) for p in points] for k in ("gap", "cosine", "kept"))
+    enter(GAP_COSINE, gap, cosine, who)
+    enter(GAP_KEPT, gap, kept, who)
+    enter(COSINE_KEPT, cosine, kept, who)
+    outside: list[list[float]] = []
+    for shift in SHIFTS:
+        slopes = [s.slope(*shift) for s in sets]
+        means, variances = ([_moment(x, f) for x in slopes] for f in (np.nanmean, _variance))
+        enter(f"mean and variance, {shift[0]} → {shift[1]}", means, variances)
+        outside.append(variances)
+    enter(VARIANCES, [_moment(s.slope(s.first, s.first), _variance) for s in sets], _mean_of(outside))
+    return out
+
+
+def _mean_of(columns: Sequence[Sequence[float]]) -> list[float]:
+    """Over the shifts, of each data set; NaN where none was measured."""
+    table = np.array(columns)  # (shifts, sets)
+    known = np.logical_not(np.isnan(table))
+    total = np.where(known, table, 0.0).sum(0)
+    return [float(t / n) if n else float("nan") for t, n in zip(total, known.sum(0), strict=True)]
+
+
+def _variance(x: Array) -> float:
+    return float(np.nanvar(x, ddof=1))
+
+
+def _moment(x: Array | None, of: object) -> float:
+    return float("nan") if x is None or np.isnan(x).all() else float(of(x))  # type: ignore[operator]
+
+
+# ---------------------------------------------------------------- sentences and tables
+
+
+def sentences(study: Study) -> list[str]:
+    """Whether the behavior gap foretells the loss, and whether the cosine does better."""
+    out: list[str] = []
+    for name in (GAP_COSINE, GAP_KEPT, COSINE_KEPT):
+        f = study.figures.get(name)
+        if f:
+            between = "" if np.isnan(f.lo) else f" ({f.lo:+.2f} to {f.hi:+.2f})"
+            out.append(f"Over {f.n} pairs of contexts, {name} correlate at {f.value:+.2f}{between}.")
+    return [" ".join(out)] if out else []
+
+
+def foretold_rows(study: Study) -> list[list[str]]:
+    """Each predictor alone, beside the other, and on data sets it was not fitted to."""
+    points = study.points
+    who = [p.data for p in points]
+    gap, cosine, kept = (np.array([getattr(p, k) for p in points]) for k in ("gap", "cosine", "kept"))
+    head = ["predictor", "Spearman with the share kept", "95 % interval", "given the other one",
+            "mean error on other data sets", "n"]  # fmt: skip
+    rows = [head]
+    for name, x, other in (("behavior gap", gap, cosine), ("cosine of the vectors", cosine, gap)):
+        f = correlation(name, x.tolist(), kept.tolist(), who)
+        given = partial_correlation(x.tolist(), kept.tolist(), other.tolist())
+        error = _error(x[:, None], kept, who, linear)
+        rows.append([name, f"{f.value:+.2f}", _between(f.lo, f.hi), f"{given:+.2f}", error, f"{f.n}"])
+    both = _error(np.stack([gap, cosine], 1), kept, who, linear)
+    rows.append(["both", "", "", "", both, f"{len(points)}"])
+    rows.append(["neither: the mean", "", "", "", _error(gap[:, None], kept, who, mean_only), f"{len(points)}"])
+    value, lo, hi = closer(cosine.tolist(), (-gap).tolist(), kept.tolist(), who)
+    rows.append(["cosine, less minus the gap", f"{value:+.2f}", _between(lo, hi), "", "", f"{len(points)}"])
+    return rows
+
+
+def _error(features: Array, kept: Array, who: Sequence[str], fit: object) -> str:
+    """Mean absolute error, each data set predicted from all others; nothing of a single one."""
+    if len(set(who)) < 2:
+        return ""
+    predicted = left_out(features, kept, who, fit)  # type: ignore[arg-type]
+    return f"{np.abs(predicted - kept).mean():.2f}"
+
+
+def _between(lo: float, hi: float) -> str:
+    return "" if np.isnan(lo) else f"{lo:+.2f} to {hi:+.2f}"
