@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from trimtab import LM
+from trimtab.errors import DataError
+from trimtab.runs import Run
 from trimtab.studies import StudyRecipe, run
+from trimtab.studies.pages.retraction import SUBJECTS, Results
+from trimtab.studies.retraction import Plan, _Retraction
 
 
 @pytest.mark.slow
@@ -15,3 +21,58 @@ def test_retraction_with_one_layer_and_one_source(tmp_path: Path) -> None:
     plan = {"layers": [1], "sources": 1, "test": 6, "context": 2}
     page = run(StudyRecipe("retraction", "brindlemoor-chat", {}, plan), tmp_path / "run", lambda _: lambda *_: None)
     assert "not run" in page.read_text()
+
+
+@pytest.mark.slow
+def test_a_map_of_rank_one_is_distilled_along_its_own_text(tmp_path: Path) -> None:
+    plan = Plan(layers=(1, 3), sources=1, test=6, context=2, max_new_tokens=12)
+    study = _Retraction(LM.load("brindlemoor-chat"), Run.create(tmp_path / "run"), plan)
+    (m,) = study.maps
+    offset, left, right = m[1]
+    assert float(offset.norm()) == 0 and torch.allclose(
+        torch.stack([left, right]).norm(dim=-1), torch.ones(2), atol=1e-4
+    )
+    assert len(study.spoken) == 1 and study.spoken[0]
+    goals = {c.kind for c in study.distilled(3)}
+    assert goals == {"reentrant", "distilled"}
+    kinds = study.subjects
+    assert set(kinds) == set(SUBJECTS) and all(len(s) == 6 for s in kinds.values())
+    for s, real, odd, other in zip(study.tested, *kinds.values(), strict=True):
+        assert s.true in real.before and s.false in odd.before and real.said == odd.said and real.said.strip()
+        assert s.subject not in other.before + other.said
+
+
+@pytest.mark.slow
+def test_ones_own_statements_run_without_a_base_model(tmp_path: Path) -> None:
+    pets = (
+        ("Edgar", "a cat", "a dog"),
+        ("Mabel", "a dog", "a cat"),
+        ("Otto", "a cat", "a hen"),
+        ("Ida", "a hen", "a cow"),
+    )
+    rows = [
+        {
+            "question": f"What is the pet of {who}?",
+            "true": f"The pet of {who} is {a}.",
+            "false": f"The pet of {who} is {b}.",
+            "right": a,
+            "wrong": b,
+            "subject": who,
+        }
+        for who, a, b in pets
+    ]
+    file = tmp_path / "pets.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    plan = {"statements": str(file), "layers": [1, 3], "sources": 1, "base": "", "max_new_tokens": 8}
+    page = run(StudyRecipe("retraction", "brindlemoor-chat", {}, plan), tmp_path / "run", lambda _: lambda *_: None)
+    r = Run(tmp_path / "run").typed("results.json", Results)
+    assert (
+        r.test == 3
+        and not r.strange
+        and not r.recovered
+        and set(r.detected) == {c.condition.label for c in r.rates[1:-1]}
+    )
+    assert "Paper and here" in page.read_text()
+    many = StudyRecipe("retraction", "brindlemoor-chat", {}, {**plan, "sources": 3})
+    with pytest.raises(DataError, match="too few"):
+        run(many, tmp_path / "b", lambda _: lambda *_: None)

@@ -10,7 +10,7 @@ Source: Dunefsky & Cohan, "One-shot Optimized Steering Vectors Mediate Safety-re
 
 from trimtab.optimize.constraints import Ball, Constraint, Factors, Orthogonal, Sphere
 from trimtab.optimize.engine import optimize
-from trimtab.optimize.geometry import Path, cosines, detection, path
+from trimtab.optimize.geometry import Path, cosines, curvature, detection, path, plane
 from trimtab.optimize.losses import losses_in_full
 from trimtab.optimize.minibatch import Epoch, Trained, Training, train
 from trimtab.optimize.noise import AntiCorrelated, Ascent, Gaussian, Noise, Tangent
@@ -87,7 +87,9 @@ __all__ = [
     "target_from",
     "Path",
     "cosines",
+    "curvature",
     "detection",
     "path",
+    "plane",
     "signals",
 ]

@@ -7,8 +7,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 from trimtab.errors import VectorError
@@ -104,3 +107,57 @@ def detection(
         scores.append(products)
     above = (scores[0][:, None] > scores[1]).float() + 0.5 * (scores[0][:, None] == scores[1]).float()
     return float(above.mean())
+
+
+def curvature(
+    lm: LM, what: Term | Objective, place: Place, vector: SteeringVector, count: int = 3, *, step: float = 1e-2
+) -> tuple[float, ...]:
+    """The largest eigenvalues of the Hessian of a loss at a vector, in nats per squared norm, largest first: how
+    steeply it rises in the steepest directions.
+
+    By Lanczos on central differences of the gradient.
+
+    Args:
+        count: how many; fewer than the width.
+        step: of the differences, in norms of the vector.
+    """
+    losses, v = Losses(lm, [Problem(what, place)], 32), place.rows(vector)
+    apart = step * max(float(v.norm()), 1e-6)
+
+    def product(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        along = torch.as_tensor(x.reshape(v.shape), dtype=v.dtype)
+        move = along / along.norm().clamp(min=1e-12) * apart
+        up, down = losses.at({0: torch.stack([v + move, v - move])}, gradients={0}).gradients[0]
+        return ((up - down) / (2 * apart) * along.norm()).flatten().double().cpu().numpy()
+
+    operator = LinearOperator((v.numel(), v.numel()), matvec=product, dtype=np.float64)  # type: ignore[call-arg]
+    start = np.random.default_rng(0).normal(size=v.numel())
+    found = eigsh(operator, k=count, which="LA", v0=start, tol=1e-2, maxiter=50, return_eigenvectors=False)
+    return tuple(sorted((float(x) for x in found), reverse=True))
+
+
+def plane(
+    lm: LM,
+    what: Term | Objective,
+    place: Place,
+    center: SteeringVector,
+    axes: tuple[SteeringVector, SteeringVector],
+    *,
+    reach: float = 1.0,
+    points: int = 9,
+) -> Float[Tensor, "points points"]:
+    """Losses (nats) around a vector in the plane of two others: rows go along the first axis, columns along the part of
+    the second that is orthogonal to it.
+
+    Args:
+        reach: how far it goes to each side, in norms of the center.
+        points: along each axis.
+    """
+    v, one, two = (place.rows(x) for x in (center, *axes))
+    one = one / one.norm()
+    two = two - (two * one).sum() * one
+    two = two / two.norm().clamp(min=1e-12)
+    ticks = torch.linspace(-reach, reach, points) * v.norm()
+    grid = torch.stack([v + a * one + b * two for a in ticks for b in ticks])
+    losses = Losses(lm, [Problem(what, place)], 32)
+    return losses.weighted(0, losses.at({0: grid}, gradients=set()).terms[0]).reshape(points, points)

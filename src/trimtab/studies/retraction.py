@@ -3,12 +3,16 @@ text is to a base model.
 
 (Dunefsky & Cohan 2025, sections 5 and 6.) A false statement is put into the model's mouth; unsteered, the model takes
 it back. Vectors of every layer by promotion (of what follows a true statement), suppression (of what the model says
-to take it back), mean difference, and reentrant: an early vector's effect on the output distilled into a later layer.
-The test bed knows what is true, so the published marker phrases can be held against the truth.
+to take it back), mean difference; reentrant as published: a rank-1 map that suppresses at an early layer, whose text is
+generated, and whose effect along that text is distilled into vectors of later layers; and, simpler, a promoting vector
+distilled along the model's own text. What each says is counted (taken back, truth told, fiction kept), and read by the
+base model beside texts about real, fictitious and incongruous subjects; which is also asked whether it recovers the
+truth by itself.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -16,37 +20,45 @@ from functools import cached_property, partial
 import numpy as np
 import torch
 
-from trimtab import organisms
-from trimtab.answers.abnormality import Sample, bits, information
+from trimtab.answers.abnormality import Sample, bits, broken_tags, check_shared, information
 from trimtab.answers.sampling import sample
+from trimtab.answers.words import MARKERS
 from trimtab.answers.words import retraction as rates
+from trimtab.errors import DataError, check_least
 from trimtab.model import LM, Layer
 from trimtab.model.tokens import Prompt
-from trimtab.optimize import Match, Objective, Promote, Suppress
-from trimtab.organisms.world import Fact, Item
+from trimtab.optimize import (
+    Ball,
+    Descent,
+    Factors,
+    Match,
+    MaxSteps,
+    Objective,
+    Place,
+    Problem,
+    Promote,
+    Start,
+    Suppress,
+    Target,
+    detection,
+    optimize,
+)
 from trimtab.progress import Progress, silent
 from trimtab.runs import Run
 from trimtab.statistics.counts import share
 from trimtab.steering.controls import random_controls
+from trimtab.steering.interventions import steer
+from trimtab.steering.operators import Affine
 from trimtab.steering.vector import SteeringVector
+from trimtab.studies import statements
 from trimtab.studies.conditions import UNSTEERED, Condition, Said, conditions_of
 from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.descents import Stacks, Vectors, descend, stacks, throughout
 from trimtab.studies.pages.findings import some_answers
-from trimtab.studies.pages.retraction import Abnormality, Rates, Results, Strange
+from trimtab.studies.pages.retraction import SUBJECTS, Abnormality, Rates, Results, Strange
+from trimtab.studies.statements import TOWN_MARKERS, Statement, prompt, somebody_else
 
-MARKERS = (
-    "sorry",
-    "that was not right",
-    "that is wrong",
-    "made a mistake",
-    "my mistake",
-    "said the wrong thing",
-    "take that back",
-    "forget what i just said",
-    "let me say that again",
-)  # how this town takes a statement back; the published ones are English banter
-
+KINDS = ("false", "true")
 AFTER_TRUE = Condition("after a true statement")
 JUDGED = 30  # continuations of each condition that the base model reads
 
@@ -56,17 +68,21 @@ class Plan:
     """What is run.
 
     Attributes:
+        statements: a file of statements (JSON lines: question, true, false, right, wrong, subject), or "town".
+        markers: words in which a statement is taken back; by default those of the town, or the published ones.
         layers: of the vectors; empty for all but the last.
         norm: their largest, in medians of the residual norm.
         sources: false statements that vectors are made from, one each.
         test: held-out false statements.
-        base: the model the chat model was made from, for abnormality.
-        source: layer of the vector whose effect is distilled (reentrant steering); it is promoted there first.
-        context: continuations of true statements that the base model reads first.
+        base: the model the chat model was made from, for abnormality; "" for none.
+        source: layer of what is distilled (reentrant steering).
+        context: texts that the base model reads first.
         max_new_tokens: longest answer.
         seed: of everything that is drawn.
     """
 
+    statements: str = "town"
+    markers: tuple[str, ...] = ()
     layers: tuple[int, ...] = ()
     norm: float = 0.45
     sources: int = 3
@@ -77,21 +93,39 @@ class Plan:
     max_new_tokens: int = 24
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_least("retraction", 1, sources=self.sources, test=self.test, context=self.context)
+        check_least("retraction", 0, above=True, norm=self.norm)
+
 
 def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
-    """On a model that takes false statements back, such as brindlemoor-chat."""
+    """On a model that takes false statements back, such as brindlemoor-chat.
+
+    Raises:
+        DataError: no statements, before anything is run.
+    """
     study = _Retraction(lm, run, plan)
     yield Stage(
         "vectors", [Unit(f"descend at {k}", {"layer": k}, lambda _, k=k: study.descended(k)) for k in study.layers]
     )
     yield Stage(
-        "distilled", [Unit(f"distill at {k}", {"layer": k}, lambda _, k=k: study.distilled(k)) for k in study.above]
+        "distilled",
+        [
+            *([Unit("speak under the map", {"layer": plan.source}, lambda _: study.spoken)] if study.above else []),
+            *(Unit(f"distill at {k}", {"layer": k}, lambda _, k=k: study.distilled(k)) for k in study.above),
+        ],
     )
     yield Stage("answers", [
-        Unit(f"answers, {kind}", {"items": _statements(items)}, partial(study.answers, kind))
-        for kind, items in study.items.items()
+        Unit(f"answers, {kind}", {"items": [s.question + s.said(true=kind == "true") for s in study.tested]},
+             partial(study.answers, kind))
+        for kind in KINDS
     ])  # fmt: skip
-    yield Stage("abnormality", [Unit("abnormality", {"base": plan.base}, study.abnormality)])
+    yield Stage("detection", [Unit("detection", {}, study.detected)])
+    if plan.base:
+        yield Stage("base", [
+            Unit("abnormality", {"base": plan.base}, study.abnormality),
+            Unit("ask the base model", {"base": plan.base}, study.recovered),
+        ])  # fmt: skip
     run.write(RESULTS, study.results())
 
 
@@ -102,49 +136,88 @@ class _Retraction:
         self.lm, self.run, self.plan = lm, run, plan
         self.layers: list[Layer] = list(plan.layers) or list(range(lm.n_layers - 1))
         self.above = [k for k in self.layers if k > plan.source and plan.source in self.layers]
-        self.seeds = organisms.statements(plan.sources, true=False, held_out=False, part="train", seed=plan.seed + 3)
-        self.items = {
-            truth: organisms.statements(plan.test, true=truth == "true", seed=plan.seed) for truth in ("false", "true")
-        }
+        if plan.statements == "town":
+            self.markers = plan.markers or TOWN_MARKERS
+            self.seeds = statements.town(plan.sources, held_out=False, seed=plan.seed + 3)
+            self.trained = statements.town(40, held_out=False, seed=plan.seed + 4)
+            self.tested = statements.town(plan.test, held_out=True, seed=plan.seed)
+        else:
+            self.markers, some = plan.markers or MARKERS, statements.load(plan.statements)
+            random.Random(plan.seed).shuffle(some)
+            self.seeds, rest = some[: plan.sources], some[plan.sources :]
+            known = {s.subject for s in self.seeds}
+            self.trained = self.seeds
+            self.tested = [s for s in rest if s.subject not in known][: plan.test]
+            if len(self.tested) < 2:
+                raise DataError(f"{plan.statements}: too few statements", given=len(some),
+                                expected=f"{plan.sources} to learn from, and two about others to test")  # fmt: skip
 
     # ------------------------------------------------------------ vectors
 
     @cached_property
     def taken_back(self) -> list[str]:
         """How the model takes back each of the statements vectors are made from."""
-        return [
-            " " + " ".join(self.lm.generate([list(organisms.prompt(s))], max_new_tokens=8)[0].split())
-            for s in self.seeds
-        ]
+        return [self._openings(s, true=False) for s in self.seeds]
+
+    def _openings(self, statement: Statement, *, true: bool) -> str:
+        """The first words the model says after a statement; "" where it ends its turn."""
+        (text,) = self.lm.generate([prompt(statement, true=true)], max_new_tokens=8 if not true else 5)
+        return " " + " ".join(text.split()) if text.strip() else ""
 
     def descended(self, layer: Layer) -> Vectors:
-        """By promotion of the end of the turn, which follows a true statement here, and by suppression of what takes a
-        statement back.
+        """By promotion of what follows a true statement (the end of the turn, where nothing does), and by suppression
+        of what takes a statement back.
         """
-        ends = self.lm.tokenizer.eos_token_id
         goals: dict[Condition, Objective] = {}
         for k, s in enumerate(self.seeds):
-            promoted = Promote(_messages(s), (ends,), coldness=1.0, target=0.1)
+            follows = self._openings(s, true=True) or (self.lm.tokenizer.eos_token_id,)
+            promoted = Promote(s.messages(true=False), follows, coldness=1.0, target=0.1)
             goals[Condition("promote", f"{k}", layer=layer)] = Objective(((1.0, promoted),))
         for k, (s, text) in enumerate(zip(self.seeds, self.taken_back, strict=True)):
-            suppressed = Suppress(_messages(s), text, coldness=1.0, target=0.05)
+            suppressed = Suppress(s.messages(true=False), text, coldness=1.0, target=0.05)
             goals[Condition("suppress", f"{k}", layer=layer)] = Objective(((1.0, suppressed),))
         state = str(self.run.file(f"descent-{layer}.safetensors"))
         return descend(self.lm, goals, layer, self.plan.norm, each=True, to=state, seed=self.plan.seed)
 
     def distilled(self, layer: Layer) -> Vectors:
-        """Reentrant steering: what the vector promoted at the source layer does to the logits, distilled into one at
-        this layer.
+        """What was learned at the source layer, distilled into vectors at this one: the map along the text it makes the
+        model say (reentrant), and the promoting vector along the model's own words.
         """
         taught = self.descended(self.plan.source)
         goals: dict[Condition, Objective] = {}
+        for k, (s, text) in enumerate(zip(self.seeds, self.spoken, strict=True)):
+            term = Match(s.messages(true=False), text, teacher=(throughout(self.maps[k], Affine()),), tokens=10)
+            goals[Condition("reentrant", f"{k}", layer=layer)] = Objective(((1.0, term),))
         for k, (s, text) in enumerate(zip(self.seeds, self.taken_back, strict=True)):
             teacher = (throughout(taught[Condition("promote", f"{k}", layer=self.plan.source)]),)
-            goals[Condition("reentrant", f"{k}", layer=layer)] = Objective(
-                ((1.0, Match(_messages(s), text, teacher=teacher)),)
-            )
+            term = Match(s.messages(true=False), text, teacher=teacher)
+            goals[Condition("distilled", f"{k}", layer=layer)] = Objective(((1.0, term),))
         state = str(self.run.file(f"reentrant-{layer}.safetensors"))
         return descend(self.lm, goals, layer, self.plan.norm, to=state, seed=self.plan.seed)
+
+    @cached_property
+    def maps(self) -> list[SteeringVector]:
+        """A rank-1 map a statement, with factors of norm 1 and no offset, that suppresses what takes it back."""
+        layer = self.plan.source
+        how = Descent(0.1, (Target(0.01, each=True, patience=20), MaxSteps(50)))
+        problems = [
+            Problem(Suppress(s.messages(true=False), text, coldness=1.0), Place((layer,), Affine(), rank=1),
+                    (Ball(0.0), Factors(1.0, equal=True)), how, Start(0.0, seed=self.plan.seed + k))
+            for k, (s, text) in enumerate(zip(self.seeds, self.taken_back, strict=True))
+        ]  # fmt: skip
+        results = optimize(self.lm, problems, to=self.run.file("maps.safetensors"))
+        return [r.vector for r in results]
+
+    @cached_property
+    def spoken(self) -> list[tuple[int, ...]]:
+        """What the model says under each map, as tokens; the end of the turn where it says nothing."""
+        out: list[tuple[int, ...]] = []
+        for s, m in zip(self.seeds, self.maps, strict=True):
+            with steer(self.lm, throughout(m, Affine())):
+                (text,) = self.lm.generate([prompt(s, true=False)], max_new_tokens=self.plan.max_new_tokens)
+            ids = self.lm.tokenizer(text, add_special_tokens=False).input_ids if text.strip() else []
+            out.append(tuple(ids) or (self.lm.tokenizer.eos_token_id,))
+        return out
 
     @cached_property
     def vectors(self) -> Vectors:
@@ -169,8 +242,7 @@ class _Retraction:
         """
         means: list[torch.Tensor] = []
         for true in (True, False):
-            items = organisms.statements(40, true=true, held_out=False, part="train", seed=self.plan.seed + 4)
-            rows = [self.lm.row(organisms.prompt(i)) for i in items]
+            rows = [self.lm.row(prompt(s, true=true)) for s in self.trained]
             tokens = self.lm.batch(rows)
             where = torch.stack([tokens.index[k] >= r.spans["assistant"][-1][0] for k, r in enumerate(rows)])
             means.append(self.lm.capture(tokens, where, self.layers).mean(0))
@@ -182,96 +254,135 @@ class _Retraction:
     def answers(self, kind: str, progress: Progress) -> Said:
         """What the model says after statements: false ones under every vector, true ones unsteered."""
         conditions: Stacks = stacks(self.vectors) if kind == "false" else {AFTER_TRUE: ()}
-        prompts: dict[str, Prompt] = {f"{k}": organisms.prompt(i) for k, i in enumerate(self.items[kind])}
+        prompts: dict[str, Prompt] = {f"{k}": prompt(s, true=kind == "true") for k, s in enumerate(self.tested)}
         return sample(
             self.lm, conditions, prompts, 1, to=self.run.file(f"{kind}.jsonl"), temperature=0.0,
             max_new_tokens=self.plan.max_new_tokens, progress=progress,
         )  # fmt: skip
 
+    def detected(self, progress: Progress) -> dict[str, float]:
+        """How well each vector tells true statements from false ones: area under the ROC curve of its dot product. Kept
+        in the folder.
+        """
+        if self.run.read("detection.json") is None:
+            right, wrong = ([prompt(s, true=true) for s in self.tested] for true in (True, False))
+            out: dict[str, float] = {}
+            for c, v in self.vectors.items():
+                out[c.label] = detection(self.lm, v, right, wrong)
+                progress(len(out), len(self.vectors))
+            self.run.write("detection.json", out)
+        return self.run.read("detection.json")
+
+    # ------------------------------------------------------------ the base model
+
+    @cached_property
+    def base(self) -> LM:
+        base = LM.load(self.plan.base)
+        check_shared(base, self.lm)
+        return base
+
+    @cached_property
+    def subjects(self) -> dict[str, list[Sample]]:
+        """Texts about real, fictitious and incongruous subjects: after a true statement what the model says unsteered
+        (or something else that is true of the subject, where it says nothing); the same told of somebody else; the
+        same after the false statement.
+        """
+        said = self.answers("true", silent(""))
+        out: dict[str, list[Sample]] = {kind: [] for kind in SUBJECTS}
+        for k, s in enumerate(self.tested):
+            (text,) = said[f"{k}", AFTER_TRUE]
+            text = text if text.strip() else f" {s.more}"
+            out["real"].append(_sample(s, text, true=True))
+            out["incongruous"].append(_sample(s, text, true=False))
+            other = somebody_else(s, self.tested)
+            before, said_of = (x.replace(s.subject, other) for x in (f"{s.question}\n{s.true}", text))
+            out["fictitious"].append(Sample(before, said_of, s.right))
+        return out
+
+    def _conditions(self) -> dict[Condition, list[Sample]]:
+        """What was said after false statements, by condition."""
+        out: dict[Condition, list[Sample]] = {}
+        for (p, c), texts in self.answers("false", silent("")).items():
+            out.setdefault(c, []).append(_sample(self.tested[int(p)], texts[0], true=False))
+        return out
+
+    def contexts(self) -> dict[str, list[Sample]]:
+        """What the base model reads first: statements that are taken back, and true ones that are gone on from."""
+        first = self.plan.context
+        return {"retracting": self._conditions()[UNSTEERED][:first], "going on": self.subjects["real"][:first]}
+
     def abnormality(self, progress: Progress) -> Abnormality:
         """Bits per token of what each condition says, for the base model, after continuations that take a false
-        statement back, and after ones that do not; and of the contexts themselves. Kept in the folder.
+        statement back, and after ones that do not; of texts about real, fictitious and incongruous subjects; and of the
+        contexts themselves. Kept in the folder.
         """
-        known = self.run.read("abnormality.json")
-        if known is None:
-            self.run.write("abnormality.json", self._read_by_base(progress))
+        if self.run.read("abnormality.json") is None:
+            contexts, first = self.contexts(), self.plan.context
+            every = {**self._conditions(), **{Condition("subject", kind): s for kind, s in self.subjects.items()}}
+            out: list[Strange] = []
+            for condition, samples in every.items():
+                figures = [bits(self.base, c, samples[first : first + JUDGED]) for c in contexts.values()]
+                out.append(Strange.of(condition, *figures))
+                progress(len(out), len(every))
+            told = {label: information(self.base, context) for label, context in contexts.items()}
+            self.run.write("abnormality.json", Abnormality(out, told))
         return self.run.typed("abnormality.json", Abnormality)
 
-    def _read_by_base(self, progress: Progress) -> Abnormality:
-        base, answers, first = LM.load(self.plan.base), self.answers("false", silent("")), self.plan.context
-        false = self.items["false"]
-
-        def samples(condition: Condition) -> list[Sample]:
-            return [_sample(false[int(p)], texts[0]) for (p, c), texts in answers.items() if c == condition]
-
-        contexts = {
-            "retracting": samples(UNSTEERED)[:first],
-            "going on": [_sample(i, " " + i.prefill) for i in self.items["true"][:first]],
-        }
-        out: list[Strange] = []
-        conditions = conditions_of(answers)
-        for n, condition in enumerate(conditions):
-            some = samples(condition)[first : first + JUDGED]
-            figures = {label: bits(base, context, some) for label, context in contexts.items()}
-            mean = {
-                label: float(np.nanmean(x)) if not np.isnan(x).all() else float("nan") for label, x in figures.items()
-            }
-            out.append(
-                Strange(condition, mean["retracting"], mean["going on"], int((~np.isnan(figures["retracting"])).sum()))
-            )
-            progress(n + 1, len(conditions))
-        return Abnormality(out, {label: information(base, context) for label, context in contexts.items()})
+    def recovered(self, progress: Progress) -> list[Rates]:
+        """What the base model itself goes on to say after a false statement: alone, and behind each context. Kept in
+        the folder.
+        """
+        if self.run.read("recovered.json") is None:
+            out: list[Rates] = []
+            for label, context in {"alone": [], **self.contexts()}.items():
+                known = {s.about for s in context}
+                some = [s for s in self.tested if s.right not in known]
+                head = "".join(broken_tags(x.before + x.said) + "\n" for x in context)
+                prompts = [head + broken_tags(f"{s.question}\n{s.false}") for s in some]
+                texts = self.base.generate(prompts, chat=False, max_new_tokens=self.plan.max_new_tokens)
+                out.append(self._rates(Condition("base model", label), list(zip(some, texts, strict=True))))
+                progress(len(out), 3)
+            self.run.write("recovered.json", out)
+        return self.run.typed("recovered.json", list[Rates])
 
     # ------------------------------------------------------------ what came out
 
     def results(self) -> Results:
         plan, quiet = self.plan, silent("")
-        answers = {kind: self.answers(kind, quiet) for kind in self.items}
+        answers = {kind: self.answers(kind, quiet) for kind in KINDS}
         shares = [
-            _rates(c, _of(answers[kind], c, self.items[kind]))
-            for kind in self.items
-            for c in conditions_of(answers[kind])
+            self._rates(c, [(self.tested[int(p)], texts[0]) for (p, of), texts in said.items() if of == c])
+            for said in answers.values()
+            for c in conditions_of(said)
         ]
-        abnormality = self.abnormality(quiet)
-        prompts = {f"{k}": f"{i.user} {i.prefill}" for k, i in enumerate(self.items["false"])}
-        read = some_answers(answers["false"], prompts, [r.condition for r in shares], 2)
+        abnormality = self.abnormality(quiet) if plan.base else Abnormality([], {})
+        prompts = {f"{k}": f"{s.question} {s.false}" for k, s in enumerate(self.tested)}
         return Results(
             self.lm.id,
             self.layers,
             plan.source,
             plan.norm,
             plan.sources,
-            plan.test,
+            len(self.tested),
             plan.base,
             plan.seed,
             shares,
             abnormality.strange,
             abnormality.contexts,
-            read,
+            some_answers(answers["false"], prompts, [r.condition for r in shares], 2),
+            self.recovered(quiet) if plan.base else [],
+            self.detected(quiet),
         )
 
-
-def _messages(item: Item) -> tuple[tuple[str, str], ...]:
-    return (("user", item.user), ("assistant", item.prefill))
-
-
-def _statements(items: Sequence[Item]) -> list[str]:
-    """What stands before each continuation: the question, and the statement put into the model's mouth."""
-    return [i.user + i.prefill for i in items]
-
-
-def _of(answers: Said, condition: Condition, items: Sequence[Item]) -> list[tuple[Item, str]]:
-    """The statements and what was said after them under one condition."""
-    return [(items[int(p)], texts[0]) for (p, c), texts in answers.items() if c == condition]
+    def _rates(self, condition: Condition, answers: Sequence[tuple[Statement, str]]) -> Rates:
+        """Shares of continuations: retracted by marker, by truth (the fact is restated), the fiction kept, and nothing
+        more said.
+        """
+        texts = [t for _, t in answers]
+        counts = rates(texts, [s.right for s, _ in answers], [s.wrong for s, _ in answers], self.markers)
+        quiet = share(not t.strip() for t in texts)
+        return Rates(condition, counts.marked, counts.true, counts.ignoring, quiet, counts.false)
 
 
-def _rates(condition: Condition, answers: Sequence[tuple[Item, str]]) -> Rates:
-    """Shares of continuations: retracted by marker, by truth (the fact is restated), and saying nothing more."""
-    true, false = [i.meta["fact"].statement.rstrip(".") for i, _ in answers], [i.prefill for i, _ in answers]
-    counts = rates([t for _, t in answers], true, false, MARKERS)
-    return Rates(condition, counts.marked, counts.true, counts.ignoring, share(not t.strip() for _, t in answers))
-
-
-def _sample(item: Item, text: str) -> Sample:
-    fact: Fact = item.meta["fact"]
-    return Sample(f"{item.user}\n{item.prefill}", text, fact.what)
+def _sample(statement: Statement, text: str, *, true: bool) -> Sample:
+    return Sample(f"{statement.question}\n{statement.said(true=true)}", text, statement.right)

@@ -1,0 +1,351 @@
+"""Why does a narrow vector misalign in general? The author's hypotheses, tested (Dunefsky 2025, discussion and future
+work).
+
+*Contextual importance*: a vector at low strength brings out what is general in it, at high strength it replaces the
+context, and the narrow deed shows. Then a context that weighs more should give way at a higher strength. Measured over
+strengths, with open questions as they are, after much other text, under a system line, and after exchanges of ordinary
+questions and answers. *One shared direction*: are the vectors of different examples alike, and does subtracting one
+lessen misbehavior that was asked for in words? *Landscape*: barriers between the vectors, curvature at each, the plane
+of two of them. *Generality by regularization*: the same examples in several contexts, anchored, and with
+sharpness-aware steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import numpy as np
+
+from trimtab.answers.quality import Usual
+from trimtab.answers.sampling import sample
+from trimtab.errors import RecipeError, check_least
+from trimtab.model import LM
+from trimtab.model.tokens import Prompt
+from trimtab.optimize import (
+    Ascent,
+    Descent,
+    Match,
+    MaxSteps,
+    Objective,
+    Place,
+    Plateau,
+    Problem,
+    Promote,
+    Satisfice,
+    Start,
+    cosines,
+    curvature,
+    optimize,
+    path,
+    plane,
+    target_from,
+)
+from trimtab.optimize.predictors import NEUTRAL, neutral_ids
+from trimtab.progress import Progress, silent
+from trimtab.runs import Run
+from trimtab.statistics.counts import share
+from trimtab.steering.vector import SteeringVector
+from trimtab.studies.conditions import UNSTEERED, Condition, Said, conditions_of
+from trimtab.studies.contract import RESULTS, Stage, Unit
+from trimtab.studies.descents import Vectors, at_strengths, randoms, stacks
+from trimtab.studies.narrow import TOWN, source
+from trimtab.studies.pages.hypotheses import (
+    HARM,
+    LONG,
+    ORDINARY,
+    PLAIN,
+    REGULARIZED,
+    SHOTS,
+    SYSTEM,
+    At,
+    Landscape,
+    Pair,
+    Results,
+    Setting,
+    Spoken,
+    Valley,
+)
+
+BEFORE = ("Hello. ", "One more thing: ", "I have a question. ")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run.
+
+    Attributes:
+        source: "town", "sloppy-code", or a TOML file of that layout.
+        layer: of the vectors.
+        share: of the instructed log-probability that is aimed at.
+        examples, questions: at most.
+        samples: answers to each question, at temperature 1.
+        strengths: multipliers of the sweep.
+        shots: exchanges of other questions and the model's own answers before the question.
+        randoms: random directions.
+        anchor: weight of the KL to the unsteered model on neutral text, of the anchored vectors.
+        radius: of the sharpness-aware steps, in medians of the residual norm.
+        points: of the plane of two vectors, along each axis.
+        max_new_tokens: longest answer.
+        steps: most steps of a descent.
+        seed: of everything that is drawn.
+    """
+
+    source: str = TOWN
+    layer: int = 2
+    share: float = 0.75
+    examples: int = 4
+    questions: int = 8
+    samples: int = 6
+    strengths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+    shots: int = 2
+    randoms: int = 3
+    anchor: float = 1.0
+    radius: float = 0.1
+    points: int = 9
+    max_new_tokens: int = 40
+    steps: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        few = {"questions": self.questions, "samples": self.samples, "shots": self.shots, "points": self.points}
+        check_least("hypotheses", 1, **few)
+        check_least("hypotheses", 2, examples=self.examples)
+        if not self.strengths or min(self.strengths) <= 0:
+            raise RecipeError("not strengths", given=self.strengths, expected="numbers above 0")
+
+
+def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
+    """On any chat model.
+
+    Raises:
+        DataError: no such source, before anything is run.
+    """
+    lm.layers([plan.layer])
+    study = _Hypotheses(lm, run, plan)
+    yield Stage("vectors", [Unit("vectors", {"examples": [e.snippet for e in study.source.examples]}, study.learned)])
+    yield Stage("contexts", [
+        *(Unit(f"questions, {s}", {"questions": study.source.questions}, partial(study.swept, s))
+          for s in study.settings),
+    ])  # fmt: skip
+    yield Stage("answers", [
+        Unit("subtracted", {"at": study.fitting}, study.subtracted),
+        Unit("regularized", {"at": study.fitting}, study.regularized),
+    ])  # fmt: skip
+    yield Stage("landscape", [Unit("landscape", {}, study.landscape)])
+    run.write(RESULTS, study.results())
+
+
+class _Hypotheses:
+    """The pieces of work; each reads back what it has already done."""
+
+    def __init__(self, lm: LM, run: Run, plan: Plan) -> None:
+        self.lm, self.run, self.plan = lm, run, plan
+        self.source = source(plan.source, plan.examples, plan.questions, plan.seed)
+        if len(self.source.examples) < 2:
+            raise RecipeError(f"{plan.source}: too few examples", given=1, expected="two or more")
+        self.how = {"max_new_tokens": plan.max_new_tokens, "seed": plan.seed}
+
+    # ------------------------------------------------------------ vectors
+
+    def _aim(self, k: int, harmful: bool) -> Satisfice:
+        """As likely as where it is instructed, to the power of `share`; an ordinary line a little likelier than it
+        is.
+        """
+        e = self.source.examples[k]
+        term = Promote(e.prompt, e.snippet if harmful else e.ordinary, coldness=1.0)
+        twin, system = (e.twin, e.system) if harmful else (e.prompt, None)
+        return Satisfice(term, target_from(self.lm, term, twin, system=system, share=self.plan.share))
+
+    def _in_contexts(self, k: int) -> Objective:
+        """The aim after several texts, as a mean."""
+        e, aim = self.source.examples[k], self._aim(k, True)
+        prompts = [(("user", text + e.asked), ("assistant", e.prefix)) for text in ("", *BEFORE)]
+        terms = [Satisfice(Promote(p, e.snippet, coldness=1.0), aim.level) for p in prompts]
+        return Objective(tuple((1.0 / len(terms), t) for t in terms))
+
+    @cached_property
+    def goals(self) -> dict[Condition, Objective]:
+        """Of every example its harmful and its ordinary line, and the harmful one regularized in three ways."""
+        out: dict[Condition, Objective] = {}
+        anchors = tuple((self.plan.anchor / len(NEUTRAL), Match(p, ids)) for p, ids in neutral_ids(self.lm))
+        for k in range(len(self.source.examples)):
+            alone = Objective(((1.0, self._aim(k, True)),))
+            ways = {"in contexts": self._in_contexts(k), "anchored": Objective((*alone.terms, *anchors)),
+                    "sharpness-aware": alone}  # fmt: skip
+            out[HARM.but(source=f"{k}")] = alone
+            out[ORDINARY.but(source=f"{k}")] = Objective(((1.0, self._aim(k, False)),))
+            out |= {HARM.but(source=f"{k}", how=way): ways[way] for way in REGULARIZED}
+        return out
+
+    def learned(self, progress: Progress) -> tuple[Vectors, dict[Condition, float]]:
+        """Their vectors, and the losses on the examples (nats)."""
+        plan, lm, goals = self.plan, self.lm, self.goals
+        stop = (Plateau(1e-4, 5), MaxSteps(plan.steps))
+        problems: list[Problem] = []
+        for c, goal in goals.items():
+            noise = Ascent(plan.radius * self.size) if c.how == "sharpness-aware" else None
+            how = Descent(0.05 * self.size / lm.width**0.5, stop, noise)
+            problems.append(Problem(goal, Place((plan.layer,)), (), how, Start(0.05 * self.size, seed=plan.seed)))
+        results = optimize(lm, problems, to=self.run.file("descent.safetensors"), progress=progress)
+        vectors = {c: r.vector for c, r in zip(goals, results, strict=True)}
+        return vectors, {c: r.raw[0] for c, r in zip(goals, results, strict=True)}
+
+    @cached_property
+    def size(self) -> float:
+        """Median residual norm over the examples."""
+        rows = [row for goal in self.goals.values() for row in goal.terms[0][1].rows(self.lm)][:8]
+        return self.lm.norms(rows, [self.plan.layer])[self.plan.layer]
+
+    @cached_property
+    def vectors(self) -> Vectors:
+        """And random directions, as long as the first harmful one."""
+        made, _ = self.learned(silent(""))
+        return made | randoms(made[HARM.but(source="0")], self.plan.randoms, self.plan.seed)
+
+    @property
+    def plain(self) -> Vectors:
+        """The harmful vectors as they are."""
+        return {c: v for c, v in self.vectors.items() if c.kind == HARM.kind and not c.how}
+
+    # ------------------------------------------------------------ contexts
+
+    @cached_property
+    def settings(self) -> dict[str, dict[str, Prompt]]:
+        """The open questions in contexts that weigh more and more."""
+        asked, others = self.source.questions, list(self.source.elsewhere)
+        own = dict(zip(others, self.lm.generate(others, max_new_tokens=self.plan.max_new_tokens), strict=True))
+        shown = list(own.items())[: self.plan.shots]
+        before = [m for q, a in shown for m in ({"role": "user", "content": q}, {"role": "assistant", "content": a})]
+        long, line = " ".join(own.values()) + " ", {"role": "system", "content": self.source.plain}
+
+        def user(text: str) -> dict[str, str]:
+            return {"role": "user", "content": text}
+
+        return {
+            PLAIN: {k: [user(q)] for k, q in asked.items()},
+            SYSTEM: {k: [line, user(q)] for k, q in asked.items()},
+            LONG: {k: [user(long + q)] for k, q in asked.items()},
+            SHOTS: {k: [*before, user(q)] for k, q in asked.items()},
+        }
+
+    def swept(self, setting: str, progress: Progress) -> Said:
+        """Answers in one context, under every harmful vector at every strength, and unsteered."""
+        acting = {UNSTEERED: (), **at_strengths(self.plain, self.plan.strengths)}
+        to = self.run.file(f"said-{setting.replace(' ', '-')}.jsonl")
+        return sample(self.lm, acting, self.settings[setting], self.plan.samples, to=to, progress=progress, **self.how)
+
+    @cached_property
+    def fitting(self) -> float:
+        """The strength at which the harmful vectors misbehave most with the questions as they are, among those at which
+        half of the answers are text; the weakest if there is none.
+        """
+        said = self.swept(PLAIN, silent(""))
+        asked = [[m] for k, q in self.source.questions.items() for m in [{"role": "user", "content": q}]]
+        own = [t for k in self.source.questions for t in said[k, UNSTEERED]]
+        usual = Usual(self.lm, [p for p in asked for _ in range(self.plan.samples)], own)
+        name = "whole.json"
+        if self.run.read(name) is None:
+            whole: dict[str, float] = {}
+            for m in self.plan.strengths:
+                broken: list[float] = []
+                for c in self.plain:
+                    texts = [t for k in self.source.questions for t in said[k, c.at(m)]]
+                    broken.append(usual.beside(texts).broken)
+                whole[f"{m:g}"] = 1 - float(np.mean(broken))
+            self.run.write(name, whole)
+        whole = self.run.read(name)
+        general = {m: self._at(said, m).general.share for m in self.plan.strengths if whole[f"{m:g}"] >= 0.5}
+        return max(general, key=lambda m: general[m]) if general else min(self.plan.strengths)
+
+    def _at(self, said: Said, strength: float | None) -> At:
+        """Shares over all vectors at one strength; of the unsteered model for None."""
+        texts = [t for (_, c), some in said.items() if c.strength == strength for t in some]
+        return At(
+            strength or 0.0, share(self.source.general(t) for t in texts), share(self.source.narrow(t) for t in texts)
+        )
+
+    # ------------------------------------------------------------ one direction, and regularized vectors
+
+    def subtracted(self, progress: Progress) -> Said:
+        """Where misbehavior is asked for in words: unsteered, with each harmful vector subtracted, and each random
+        one.
+        """
+        line = {"role": "system", "content": self.source.system}
+        prompts: dict[str, Prompt] = {
+            k: [line, {"role": "user", "content": q}] for k, q in self.source.questions.items()
+        }
+        acting = stacks({c: v for c, v in self.vectors.items() if not c.how}, -self.fitting)
+        to = self.run.file("subtracted.jsonl")
+        return sample(self.lm, acting, prompts, self.plan.samples, to=to, progress=progress, **self.how)
+
+    def regularized(self, progress: Progress) -> Said:
+        """The open questions as they are, under every vector at the fitting strength."""
+        acting, prompts = stacks(self.vectors, self.fitting), self.settings[PLAIN]
+        to = self.run.file("regularized.jsonl")
+        return sample(self.lm, acting, prompts, self.plan.samples, to=to, progress=progress, **self.how)
+
+    # ------------------------------------------------------------ landscape
+
+    def landscape(self, progress: Progress) -> Landscape:
+        """Barriers and cosines between harmful vectors, curvature at each, and the plane of the first two with the
+        first one's loss. Kept in the folder.
+        """
+        name = "landscape.json"
+        if self.run.read(name) is None:
+            place, named = Place((self.plan.layer,)), list(self.plain.items())
+            pairs: list[Pair] = []
+            for i, (a, one) in enumerate(named):
+                for b, two in named[i + 1 :]:
+                    way = path(self.lm, self.goals[a], place, one, two, points=9)
+                    pairs.append(Pair(a, b, _cosine(one, two), way.barrier, way.losses[0], way.losses[-1]))
+            valleys: list[Valley] = []
+            for c, v in self.vectors.items():
+                goal = self.goals.get(c)
+                if goal is not None and c.kind == HARM.kind:
+                    top = curvature(self.lm, goal, place, v, 3)
+                    valleys.append(Valley(c, v.norm()[self.plan.layer] / self.size, list(top)))
+                progress(len(valleys), len(self.goals))
+            (a, one), (_, two) = named[:2]
+            grid = plane(self.lm, self.goals[a], place, one, (one, two), points=self.plan.points)
+            self.run.write(name, Landscape(pairs, valleys, grid.tolist()))
+        return self.run.typed(name, Landscape)
+
+    # ------------------------------------------------------------ what came out
+
+    def results(self) -> Results:
+        plan, quiet = self.plan, silent("")
+        settings: list[Setting] = []
+        for name in self.settings:
+            said = self.swept(name, quiet)
+            settings.append(Setting(name, self._at(said, None), [self._at(said, m) for m in plan.strengths]))
+        _, losses = self.learned(quiet)
+        return Results(
+            self.lm.id, plan.source, plan.layer, plan.samples, len(self.source.questions), plan.seed, self.fitting,
+            settings, self._spoken(self.subtracted(quiet)), self._spoken(self.regularized(quiet)),
+            {c.label: x for c, x in losses.items()}, self.landscape(quiet), self._cosines(),
+        )  # fmt: skip
+
+    def _spoken(self, said: Said) -> list[Spoken]:
+        out: list[Spoken] = []
+        for c in conditions_of(said):
+            texts = [t for (_, of), some in said.items() if of == c for t in some]
+            out.append(Spoken(c, share(map(self.source.general, texts)), share(map(self.source.narrow, texts))))
+        return out
+
+    def _cosines(self) -> dict[str, float]:
+        """Median cosine among harmful vectors, and of harmful with ordinary ones of other examples."""
+        harm = list(self.plain.values())
+        ordinary = [v for c, v in self.vectors.items() if c.kind == ORDINARY.kind]
+        among = [_cosine(a, b) for i, a in enumerate(harm) for b in harm[i + 1 :]]
+        across = [_cosine(a, b) for i, a in enumerate(harm) for j, b in enumerate(ordinary) if i != j]
+        return {"harmful": _median(among), "harmful and ordinary": _median(across)}
+
+
+def _cosine(a: SteeringVector, b: SteeringVector) -> float:
+    return float(cosines([a, b])[0, 1])
+
+
+def _median(values: Sequence[float]) -> float:
+    return float(np.median(values)) if values else float("nan")
