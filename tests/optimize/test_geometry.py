@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from descents import ASK, SAID
 from pico import pico
@@ -14,9 +15,11 @@ from trimtab.optimize import (
     Place,
     Problem,
     cosines,
+    curvature,
     detection,
     losses_in_full,
     path,
+    plane,
     suppress,
 )
 from trimtab.steering.vector import SteeringVector
@@ -59,3 +62,30 @@ def test_a_vector_detects_what_lies_along_it() -> None:
     assert detection(lm, along, positive, negative) == 1.0
     assert detection(lm, along, negative, positive) == 0.0
     assert detection(lm, along, positive, positive) == 0.5
+
+
+def test_curvature_is_that_of_the_whole_hessian() -> None:
+    lm, place = pico("llama"), Place((1,))
+    goal = suppress(ASK, SAID)
+    v = SteeringVector({1: torch.randn(WIDTH, generator=torch.Generator().manual_seed(0))})
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return losses_in_full(lm, Problem(goal, place), x[None, None])[0]
+
+    with sdpa_kernel(SDPBackend.MATH):  # the others have no second derivative
+        hessian = torch.autograd.functional.hessian(loss, v[1])
+    expected = torch.linalg.eigvalsh(hessian.double()).flip(0)[:3].tolist()
+    assert curvature(lm, goal, place, v, 3) == pytest.approx(expected, rel=0.05, abs=0.02 * abs(expected[0]))
+
+
+def test_a_plane_holds_the_losses_at_its_points() -> None:
+    lm, place, goal = pico("llama"), Place((1,)), suppress(ASK, SAID)
+    center, one, two = basis(0, 2.0), basis(1, 3.0), SteeringVector({1: torch.eye(WIDTH)[1] + torch.eye(WIDTH)[2]})
+    grid = plane(lm, goal, place, center, (one, two), reach=0.5, points=3)
+    assert grid.shape == (3, 3)
+    for i, a in enumerate((-1.0, 0.0, 1.0)):  # half of the center's norm to each side
+        for j, b in enumerate((-1.0, 0.0, 1.0)):
+            v = center[1] + a * torch.eye(WIDTH)[1] + b * torch.eye(WIDTH)[2]
+            assert float(grid[i, j]) == pytest.approx(
+                float(losses_in_full(lm, Problem(goal, place), v[None, None])[0]), rel=1e-4
+            )

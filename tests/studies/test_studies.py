@@ -36,11 +36,13 @@ def test_every_study_has_a_page_and_is_reported_in_some_test() -> None:
     elsewhere = {
         "bipo",
         "capability",
+        "hypotheses",
         "lora",
         "one-shot",
         "personas",
         "quirk",
         "reliability",
+        "tandem",
         "techniques",
         "transfer",
         "truthfulness",

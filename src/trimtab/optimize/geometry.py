@@ -132,7 +132,7 @@ def curvature(
 
     operator = LinearOperator((v.numel(), v.numel()), matvec=product, dtype=np.float64)  # type: ignore[call-arg]
     start = np.random.default_rng(0).normal(size=v.numel())
-    found = eigsh(operator, k=count, which="LA", v0=start, tol=1e-2, maxiter=50, return_eigenvectors=False)
+    found = eigsh(operator, k=count, which="LA", v0=start, tol=1e-2, maxiter=50, return_eigenvectors=False)  # type: ignore[arg-type]
     return tuple(sorted((float(x) for x in found), reverse=True))
 
 

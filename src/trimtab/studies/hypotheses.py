@@ -109,8 +109,8 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        few = {"questions": self.questions, "samples": self.samples, "shots": self.shots, "points": self.points}
-        check_least("hypotheses", 1, **few)
+        check_least("hypotheses", 1, questions=self.questions, samples=self.samples, shots=self.shots)
+        check_least("hypotheses", 2, points=self.points)
         check_least("hypotheses", 2, examples=self.examples)
         if not self.strengths or min(self.strengths) <= 0:
             raise RecipeError("not strengths", given=self.strengths, expected="numbers above 0")
@@ -242,7 +242,7 @@ class _Hypotheses:
         half of the answers are text; the weakest if there is none.
         """
         said = self.swept(PLAIN, silent(""))
-        asked = [[m] for k, q in self.source.questions.items() for m in [{"role": "user", "content": q}]]
+        asked = [[m] for q in self.source.questions.values() for m in [{"role": "user", "content": q}]]
         own = [t for k in self.source.questions for t in said[k, UNSTEERED]]
         usual = Usual(self.lm, [p for p in asked for _ in range(self.plan.samples)], own)
         name = "whole.json"
@@ -301,12 +301,11 @@ class _Hypotheses:
                     way = path(self.lm, self.goals[a], place, one, two, points=9)
                     pairs.append(Pair(a, b, _cosine(one, two), way.barrier, way.losses[0], way.losses[-1]))
             valleys: list[Valley] = []
-            for c, v in self.vectors.items():
-                goal = self.goals.get(c)
-                if goal is not None and c.kind == HARM.kind:
-                    top = curvature(self.lm, goal, place, v, 3)
-                    valleys.append(Valley(c, v.norm()[self.plan.layer] / self.size, list(top)))
-                progress(len(valleys), len(self.goals))
+            harmful = {c: v for c, v in self.vectors.items() if c.kind == HARM.kind}
+            for c, v in harmful.items():
+                top = curvature(self.lm, self.goals[c], place, v, 3)
+                valleys.append(Valley(c, v.norm()[self.plan.layer] / self.size, list(top)))
+                progress(len(valleys), len(harmful))
             (a, one), (_, two) = named[:2]
             grid = plane(self.lm, self.goals[a], place, one, (one, two), points=self.plan.points)
             self.run.write(name, Landscape(pairs, valleys, grid.tolist()))

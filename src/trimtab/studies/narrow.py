@@ -112,7 +112,7 @@ def source(name: str, examples: int, questions: int, seed: int) -> Source:
     """
     if name == TOWN:
         return _town(examples, questions, seed)
-    path = files("trimtab") / "data" / f"{SLOPPY}.toml" if name == SLOPPY else Path(name)
+    path = Path(str(files("trimtab") / "data" / f"{SLOPPY}.toml")) if name == SLOPPY else Path(name)
     if not path.is_file():
         raise DataError(f"no such source: {name}", expected=f"{TOWN}, {SLOPPY}, or a TOML file of its layout")
     try:

@@ -66,7 +66,7 @@ def town(n: int, *, held_out: bool, seed: int) -> list[Statement]:
 def _of_town(item: Item) -> Statement:
     fact: Fact = item.meta["fact"]
     subject = fact.what.split(" of ", 1)[1]
-    others = [f for f in world().facts if f.what != fact.what and f.what.endswith(f" of {subject}")]
+    others = [f for f in world().facts if f.what != fact.what and f.what.split(" of ", 1)[1] == subject]
     more = others[0].statement if others else ""
     right, wrong = fact.statement.rstrip("."), item.prefill.rstrip(".")
     return Statement(item.user, fact.statement, item.prefill, right, wrong, subject, more)

@@ -189,9 +189,8 @@ def _landscape_finding(r: Results) -> str:
     over = sum(p.barrier > 0.05 for p in pairs)
     tops = [v.curvature[0] for v in r.landscape.valleys if not v.condition.how]
     return (
-        f"Landscape. Between {over} of {len(pairs)} pairs of harmful vectors the first one's loss rises beyond both ends "
-        f"by more than 0.05 nats; the steepest eigenvalue at a vector is {np.median(tops):.3g} nats per squared norm in "
-        "the median."
+        f"Landscape. Between {over} of {len(pairs)} pairs of harmful vectors the first one's loss rises beyond both "
+        f"ends by more than 0.05; the largest eigenvalue of its Hessian is {np.median(tops):.3g} in the median."
     )
 
 

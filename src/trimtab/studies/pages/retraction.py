@@ -186,8 +186,8 @@ def _recovery_finding(r: Results) -> list[str]:
     if not parts:
         return []
     return [
-        f"Does the base model recover by itself? After a false statement it tells the truth, {'; '.join(parts)}; it keeps "
-        f"the fiction in at most {max(kept):.0%}."
+        f"Does the base model recover by itself? After a false statement it tells the truth, {'; '.join(parts)}; it "
+        f"keeps the fiction in at most {max(kept):.0%}."
     ]
 
 
