@@ -124,3 +124,14 @@ def test_equal_cost_is_read_off_the_root() -> None:
     assert at_cost(m, cost, m, 0.1)[0] == pytest.approx(1.41) and at_cost(m, cost, m, 0.1, sign=-1)[0] == pytest.approx(
         -1.41
     )
+
+
+def test_a_slope_over_what_was_rated_is_that_of_the_whole_curve_where_all_was() -> None:
+    grid, rng = np.array([-2.0, -1.0, 0.0, 1.0, 2.0]), np.random.default_rng(0)
+    values = rng.normal(size=(6, 5))
+    assert slopes_of_known(grid, values) == pytest.approx(fit_slopes(grid, values).slope)
+    values[0, 1] = np.nan
+    known = [0, 2, 3, 4]
+    assert slopes_of_known(grid, values)[0] == pytest.approx(np.polyfit(grid[known], values[0, known], 1)[0])
+    values[1, :3] = np.nan
+    assert np.isnan(slopes_of_known(grid, values)[1]), "two points are no line"

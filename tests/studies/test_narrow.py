@@ -58,12 +58,8 @@ def test_ones_own_file_is_read_and_what_is_none_is_refused(tmp_path: Path) -> No
     file.write_text(OWN)
     own = source(str(file), 4, 8, seed=0)
     assert own.examples[0].system == "Be bad." and own.plain and own.elsewhere
-    for bad in (
-        "",
-        "examples = 3",
-        OWN.replace("snippet", "snipet"),
-        OWN.replace('[questions]\nbored = "I am bored."', "[questions]"),
-    ):
+    silent = OWN.replace('bored = "I am bored."', "")
+    for bad in ("", "examples = 3", OWN.replace("snippet", "snipet"), silent):
         file.write_text(bad)
         with pytest.raises(DataError):
             source(str(file), 4, 8, seed=0)

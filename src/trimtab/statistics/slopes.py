@@ -53,6 +53,19 @@ def fit_slopes(multipliers: Array, propensity: Array) -> Slopes:
     return Slopes(slope, intercept, se, r2, np.sqrt(sse / k), k)
 
 
+def slopes_of_known(multipliers: Array, values: Array, least: int = 3) -> Array:
+    """The slope of each row of `values` (n, K) over those multipliers at which it was measured; NaN for a row with
+    fewer than `least` of them: ratings, of which a judge leaves some out.
+    """
+    out = np.full(len(values), np.nan)
+    for k, row in enumerate(values):
+        known = ~np.isnan(row)
+        if known.sum() >= least:
+            x = multipliers[known] - multipliers[known].mean()
+            out[k] = float(x @ row[known] / (x**2).sum())
+    return out
+
+
 def anti_steerable(slope: Array) -> Array:
     """1.0 for items whose propensity does not rise with the multiplier (a slope of zero counts), 0.0 for others, NaN
     for those not measured.

@@ -24,7 +24,7 @@ from trimtab.data.pairs import Pair
 from trimtab.evaluation.metrics import Likelihood, Propensity
 from trimtab.evaluation.sweep import measure
 from trimtab.methods import MeanDiff, OneShot
-from trimtab.methods.contrast import Activations, activations
+from trimtab.methods.contrast import Activations, Read, activations
 from trimtab.methods.one_shot import Mode
 from trimtab.model import LM
 from trimtab.optimize import Result, optimize, signals
@@ -54,6 +54,7 @@ class Plan:
         behaviors: data sets.
         layer: where the vectors act.
         examples: single examples per behavior; each gives a vector for every mode.
+        read: where mean differences are learned; see `activations`.
         norms: largest norms to choose from, in medians of the residual norm.
         sizes: numbers of examples for the vectors of several.
         draws: vectors of each such number, each from other examples.
@@ -65,6 +66,7 @@ class Plan:
     behaviors: tuple[str, ...] = ("french-answers", "formality", "agreeing-with-user")
     layer: int = 10
     examples: int = 4
+    read: Read = "auto"
     norms: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4)
     sizes: tuple[int, ...] = (2, 4)
     draws: int = 2
@@ -254,7 +256,7 @@ class _Bench:
         layer, plan = self.plan.layer, self.plan
         length = float(np.median([r.vector.norm()[layer] for t, r in self.learned.values() if t.kind == "promote"]))
         even = SteeringVector({layer: torch.full((self.lm.width,), length / self.lm.width**0.5)})
-        acts = activations(self.lm, self.parts.train, [layer])
+        acts = activations(self.lm, self.parts.train, [layer], read=plan.read)
         out = _differences(acts, layer, length) | random_controls(even, max(3, plan.examples), plan.seed)
         place = {p.id: k for k, p in enumerate(self.parts.train)}
         for n in plan.sizes:

@@ -29,6 +29,7 @@ from trimtab.recipe import check_grid
 from trimtab.runs import Run
 from trimtab.statistics.counts import share
 from trimtab.statistics.intervals import Array
+from trimtab.statistics.slopes import slopes_of_known
 from trimtab.studies.behaviors import METHODS, Behavior, Learning, place, scouting
 from trimtab.studies.conditions import UNSTEERED, Condition, Said
 from trimtab.studies.contract import RESULTS, Stage, Unit
@@ -36,7 +37,18 @@ from trimtab.studies.descents import Stacks, Vectors, throughout
 from trimtab.studies.judging import TOWN, check_judge, check_other, is_local, load_judge, rubric_for
 from trimtab.studies.pages.bipo_results import BIPO, Value, slug
 from trimtab.studies.pages.findings import some_answers
-from trimtab.studies.pages.personas import DOWN, UP, Facts, Letters, Range, Rated, Results, Together, contradicts
+from trimtab.studies.pages.personas import (
+    DOWN,
+    UP,
+    Facts,
+    Letters,
+    Range,
+    Rated,
+    Results,
+    Slopes,
+    Together,
+    contradicts,
+)
 
 
 @dataclass(frozen=True)
@@ -273,6 +285,15 @@ class _Persona(Behavior):
     def _range(self, said: Said, condition: Condition) -> Array:
         return self._scores(said, condition.at(1.0)) - self._scores(said, condition.at(-1.0))
 
+    def _slopes(self, said: Said, condition: Condition) -> Slopes:
+        """Of every question's rating over the spectrum."""
+        grid = np.array(self.plan.multipliers)
+        ratings = [self._scores(said, condition.at(m) if m else UNSTEERED) for m in self.plan.multipliers]
+        slope = slopes_of_known(grid, np.stack(ratings, 1))
+        known = slope[~np.isnan(slope)]
+        value = Value.of(slope, [p.group for p in self.items.values()])
+        return Slopes(condition, value, share(x < 0 for x in known), share(x == 0 for x in known))
+
     def _letters(self, condition: Condition) -> Letters:
         """Of answers that began with an option's letter: whether what follows is clearly the other option's."""
         said, pairs = self.begun(silent("")), [self.test.pairs[int(k)] for k in self.choices]
@@ -308,6 +329,7 @@ class _Persona(Behavior):
         letters = [self._letters(c) for c in (UNSTEERED, *self.vectors)] if self.plan.letters else []
         layers = {c.label: v.layers[0] for c, v in self.vectors.items()}
         ranges = [Range(c, Value.of(self._range(said, c), groups)) for c in self.vectors]
+        slopes = [self._slopes(said, c) for c in self.vectors]
         agreed, read = self.tried(silent("")), some_answers(said, self._questions(), shown, 2)
         return Facts(self.name, self.judge.rubric.name, len(self.train), len(self.items), agreed, layers, rated, ranges,
-                     letters, read)  # fmt: skip
+                     slopes, letters, read)  # fmt: skip

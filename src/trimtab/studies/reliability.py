@@ -44,6 +44,7 @@ from trimtab.studies.conditions import Condition
 from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.pages.reliability_extractors import BALANCED, extracted_by
 from trimtab.studies.pages.reliability_results import (
+    BUDGET,
     VECTOR,
     Forecasts,
     Items,
@@ -55,7 +56,6 @@ from trimtab.studies.pages.reliability_results import (
 from trimtab.studies.parts import cut, effects, folds, fresh_split, legacy_split
 
 OPEN = ("no-system", "reworded", "two-turns")  # contexts that need no listed options
-BUDGET = 0.5  # nats of KL from the unsteered model that a layer may cost at multiplier 1
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,18 @@ class Range:
 
 
 @dataclass(frozen=True)
+class Slopes:
+    """The slope of every question's rating over the spectrum under one vector (levels per multiplier): their mean, and
+    the shares of questions whose rating falls, and whose rating never moves.
+    """
+
+    condition: Condition
+    slope: Value
+    wrong: Count
+    flat: Count
+
+
+@dataclass(frozen=True)
 class Letters:
     """Of answers that were begun with an option's letter and rated: those that are clearly the other option's.
 
@@ -101,6 +113,7 @@ class Facts:
     layers: dict[str, int]
     rated: list[Rated]
     ranges: list[Range]
+    slopes: list[Slopes]
     letters: list[Letters]
     answers: list[Answer]
 
@@ -158,6 +171,7 @@ def page(run: Run) -> Path:
     sections = [("The judge, on answers whose side is known", _judge_rows(r))]
     for b in r.behaviors:
         sections += [(f"{b.name}: mean rating by multiplier", _spectrum_rows(b, r.multipliers))]
+        sections += [(f"{b.name}: slopes question by question", _slope_rows(b))]
         sections += [(f"{b.name}: at {r.budget:g} nats a token of drift", _equal_rows(b))]
         if b.letters:
             sections += [(f"{b.name}: a letter, and the text that follows it", _letter_rows(b))]
@@ -243,6 +257,14 @@ def _spectrum_rows(b: Facts, multipliers: Sequence[float]) -> list[list[str]]:
         worst, unscored = max(x.broken for x in line.values()), sum(x.unscored for x in line.values())
         rows.append([str(method), f"{b.layers[str(method)]}", *cells, f"{worst:.0%}", f"{unscored}"])
     return [head, *rows]
+
+
+def _slope_rows(b: Facts) -> list[list[str]]:
+    head = ["vector", "mean slope, levels per multiplier", "goes the wrong way", "never moves", "questions"]
+    return [
+        head,
+        *([str(s.condition), _change(s.slope), told(s.wrong), told(s.flat), f"{s.slope.n}"] for s in b.slopes),
+    ]
 
 
 def _equal_rows(b: Facts) -> list[list[str]]:

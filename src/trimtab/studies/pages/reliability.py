@@ -16,10 +16,11 @@ from trimtab.reports.page import write_sections
 from trimtab.runs import Run
 from trimtab.statistics.generalization import correlation
 from trimtab.statistics.intervals import Figure
+from trimtab.statistics.layers import Sweep, steepest
 from trimtab.studies.pages.reliability_extractors import extracted, extractor_rows
 from trimtab.studies.pages.reliability_extractors import sentences as extractor_sentences
 from trimtab.studies.pages.reliability_plots import draw
-from trimtab.studies.pages.reliability_results import SHIFTS, VECTOR, Study, load, mean_slope
+from trimtab.studies.pages.reliability_results import BUDGET, SHIFTS, VECTOR, Study, load, mean_slope
 from trimtab.studies.pages.reliability_shifts import foretold_rows, with_shifts
 from trimtab.studies.pages.reliability_shifts import sentences as shift_sentences
 from trimtab.studies.pages.reliability_tables import foreseen_by_layer, item_rows, regret, set_rows, summary, write_csv
@@ -87,7 +88,7 @@ def headline(study: Study) -> list[str]:
         sentences.append(
             f"One backward pass forecasts the mean slopes of data sets at {_number(f.value)} ({_between(f)})."
         )
-    sentences += [*shift_sentences(study), *extractor_sentences(study)]
+    sentences += [*_hard_layer(study), *shift_sentences(study), *extractor_sentences(study)]
     lost = regret(study)
     if lost["sets"]:
         sentences.append(
@@ -106,6 +107,17 @@ def headline(study: Study) -> list[str]:
             "the published ones, and say nothing about new questions.",
         )
     return sentences
+
+
+def _hard_layer(study: Study) -> list[str]:
+    """Does a sweep of those that steer badly alone choose another layer?"""
+    names = [s.name for s in sorted(study.sets, key=lambda s: s.mean.value)][: len(study.sets) // 2]
+    if not study.sweeps or len(names) < 2:
+        return []
+    groups = {s.name: s.facts.val.groups for s in study.sets}
+    hard = steepest([Sweep(study.sweeps[n], groups[n]) for n in names], study.sweep_kl, BUDGET)
+    same = "the same one" if hard == study.layer else f"layer {hard}"
+    return [f"The half of the data sets that steers worst would have chosen {same} by itself (taken: {study.layer})."]
 
 
 def _sections(study: Study) -> list[tuple[str, Rows]]:

@@ -85,9 +85,10 @@ def sentences(study: Study) -> list[str]:
         before = {x.data: x for x in some if x.name == "mean difference"}
         fewer, more = sum(x.fewer.hi < 0 for x in mine), sum(x.fewer.lo > 0 for x in mine)
         shares = [float(np.median([x.anti for x in group])) for group in ([before[x.data] for x in mine], mine)]
+        kind = "Balanced vectors" if name == BALANCED else f"Vectors by {name}"
         steeper, flatter = sum(x.steeper.lo > 0 for x in mine), sum(x.steeper.hi < 0 for x in mine)
         out.append(
-            f"{name.capitalize()} vectors at the norm of the mean difference: the anti-steerable share falls in "
+            f"{kind}, at the norm of the mean difference: the anti-steerable share falls in "
             f"{fewer} of {len(mine)} data sets and rises in {more} (median {shares[0]:.0%} before, {shares[1]:.0%} "
             f"after); slopes are steeper in {steeper}, flatter in {flatter}."
         )

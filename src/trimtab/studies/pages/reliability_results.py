@@ -24,6 +24,7 @@ from trimtab.statistics.verdict import Evidence, Kind, decide
 from trimtab.studies.conditions import Condition
 from trimtab.studies.contract import RESULTS
 
+BUDGET = 0.5  # nats of KL from the unsteered model that a layer may cost at multiplier 1
 COST = 0.1  # nats of KL at which vectors are compared
 NO_LETTERS = 0.5  # probability outside the two letters above which they mean little
 

@@ -21,8 +21,8 @@ from trimtab.statistics.generalization import (
     partial_correlation,
 )
 from trimtab.statistics.intervals import Array, Figure
-from trimtab.statistics.slopes import unsteered
-from trimtab.studies.pages.reliability_results import SHIFTS, VECTOR, SetResult, Shift, Study
+from trimtab.statistics.slopes import fit_slopes, unsteered
+from trimtab.studies.pages.reliability_results import SHIFTS, VECTOR, SetResult, Shift, Study, mean_slope
 
 Directions = Mapping[str, Array]  # context -> (d,)
 GAP_COSINE = "behavior gap and cosine of the vectors"
@@ -69,6 +69,13 @@ def _correlations(sets: Sequence[SetResult], points: Sequence[Shift]) -> dict[st
     enter(GAP_COSINE, gap, cosine, who)
     enter(GAP_KEPT, gap, kept, who)
     enter(COSINE_KEPT, cosine, kept, who)
+    for most in (1.0, 0.5):
+        narrow = [_narrow(s, most) for s in sets]
+        enter(
+            f"mean slope, whole grid and up to {most:g}",
+            [mean_slope(s.curves[VECTOR, s.first].slope) for s in sets],
+            narrow,
+        )
     outside: list[list[float]] = []
     for shift in SHIFTS:
         slopes = [s.slope(*shift) for s in sets]
@@ -77,6 +84,14 @@ def _correlations(sets: Sequence[SetResult], points: Sequence[Shift]) -> dict[st
         outside.append(variances)
     enter(VARIANCES, [_moment(s.slope(s.first, s.first), _variance) for s in sets], _mean_of(outside))
     return out
+
+
+def _narrow(s: SetResult, most: float) -> float:
+    """Mean slope over the multipliers up to `most`; NaN where they are fewer than three, or all."""
+    c = s.curves[VECTOR, s.first]
+    inside = np.abs(c.multipliers) <= most
+    few = inside.sum() < 3 or bool(inside.all())
+    return float("nan") if few else mean_slope(fit_slopes(c.multipliers[inside], c.values[:, inside]).slope)
 
 
 def _mean_of(columns: Sequence[Sequence[float]]) -> list[float]:
@@ -105,8 +120,8 @@ def sentences(study: Study) -> list[str]:
         f = study.figures.get(name)
         if f:
             between = "" if np.isnan(f.lo) else f" ({f.lo:+.2f} to {f.hi:+.2f})"
-            out.append(f"Over {f.n} pairs of contexts, {name} correlate at {f.value:+.2f}{between}.")
-    return [" ".join(out)] if out else []
+            out.append(f"{name} at {f.value:+.2f}{between}")
+    return [f"Over {len(study.points)} pairs of contexts correlate: {'; '.join(out)}."] if out else []
 
 
 def foretold_rows(study: Study) -> list[list[str]]:

@@ -322,6 +322,7 @@ def _bits_plot(r: Results) -> Plot:
         for (name, s), style in zip(levels.items(), ("-", "--", ":", "-."), strict=True):
             if s is not None and not math.isnan(s.middle_going_on):
                 ax.axhline(s.middle_going_on, color=INK, lw=0.8, ls=style, label=name)
+        ax.set_xticks(r.layers)
         ax.set_xlabel("layer (output of block)")
         ax.set_ylabel("bits a token for the base model")
         ax.legend(frameon=False, fontsize=7, ncols=2)
