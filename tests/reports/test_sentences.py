@@ -60,6 +60,7 @@ def test_the_slope_in_plain_words() -> None:
     assert in_words(curve([np.log(1.6)]), "nats/token per multiplier") == (
         "At multiplier 1 the positive answer beside the negative one becomes 1.6 times as likely per token."
     )
+    assert in_words(curve([1e-4]), "nats per multiplier").endswith("is as likely as before."), "not 1 times as likely"
     assert "the matching letter beside the other becomes 2 times" in in_words(curve([np.log(2)]), "nats per multiplier")
 
 

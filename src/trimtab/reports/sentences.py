@@ -149,7 +149,9 @@ def in_words(c: Curve, unit: str) -> str:
     spoken = "token" in unit
     what = "the positive answer beside the negative one" if spoken else "the matching letter beside the other"
     per = " per token" if spoken else ""
-    return f"At multiplier {c.multipliers[-1]:g} {what} becomes {np.exp(rise):.2g} times as likely{per}."
+    start = f"At multiplier {c.multipliers[-1]:g} {what}"
+    times = f"{np.exp(rise):.2g}"
+    return f"{start} is as likely as before{per}." if times == "1" else f"{start} becomes {times} times as likely{per}."
 
 
 def _missing(vector: Curve) -> list[str]:
@@ -182,10 +184,10 @@ def _beside(compared: Compared | None) -> list[str]:
 
 def _reversal(f: Figure, sure: Figure) -> str:
     beside = "" if f.control is None else f"; its controls do on {f.control:.0%}, a useless vector on about half"
-    return (
-        f"It works the wrong way on {f.value:.0%} of inputs (95 % interval {f.lo:.0%} to {f.hi:.0%}){beside}. On "
-        f"{sure.value:.0%} it does so beyond what the bend of their curve explains."
-    )
+    wrong = f"It works the wrong way on {f.value:.0%} of inputs (95 % interval {f.lo:.0%} to {f.hi:.0%}){beside}."
+    if f.value == 0:
+        return wrong
+    return f"{wrong} Where the curve of an input is straight enough to be sure, it does so on {sure.value:.0%}."
 
 
 def _against_asking(e: Evidence, c: Curve) -> list[str]:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from trimtab.data.datasets import Dataset, Splits
-from trimtab.data.pairs import Pair
+from trimtab.data.pairs import Form, Pair
 from trimtab.evaluation.metrics import Likelihood, Propensity
 from trimtab.evaluation.sweep import measure
 from trimtab.methods import MeanDiff, OneShot
@@ -52,6 +52,8 @@ class Plan:
 
     Attributes:
         behaviors: data sets.
+        form: free answers, or A/B questions answered by letter; by default what a data set holds. (With letters a
+            vector of one example may learn the letter.)
         layer: where the vectors act.
         examples: single examples per behavior; each gives a vector for every mode.
         read: where mean differences are learned; see `activations`.
@@ -64,6 +66,7 @@ class Plan:
     """
 
     behaviors: tuple[str, ...] = ("french-answers", "formality", "agreeing-with-user")
+    form: Form | None = None
     layer: int = 10
     examples: int = 4
     read: Read = "auto"
@@ -143,7 +146,9 @@ class _Bench:
     @cached_property
     def parts(self) -> Splits:
         plan = self.plan
-        return Dataset.load(self.behavior).split(seed=plan.seed, train=plan.train, val=plan.val, test=plan.test)
+        return Dataset.load(self.behavior, form=self.plan.form).split(
+            seed=plan.seed, train=plan.train, val=plan.val, test=plan.test
+        )
 
     # ------------------------------------------------------------ vectors
 

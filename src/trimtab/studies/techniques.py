@@ -18,6 +18,7 @@ import numpy as np
 
 from trimtab import registry
 from trimtab.data.datasets import Dataset, Splits
+from trimtab.data.pairs import Form
 from trimtab.errors import RecipeError, check_least
 from trimtab.evaluation.metrics import Likelihood, Propensity
 from trimtab.evaluation.sweep import measure
@@ -64,6 +65,8 @@ class Plan:
 
     Attributes:
         behaviors: data sets.
+        form: free answers, or A/B questions answered by letter; by default what a data set holds. (With letters a
+            vector of one example may learn the letter.)
         layer: where the vectors act.
         examples: single examples per behavior; each gives a vector of every technique.
         one: the plain vector.
@@ -74,6 +77,7 @@ class Plan:
     """
 
     behaviors: tuple[str, ...] = ("french-answers", "formality", "agreeing-with-user")
+    form: Form | None = None
     layer: int = 10
     examples: int = 4
     one: OneShot = field(default_factory=lambda: OneShot(steps=40, positions="everywhere"))
@@ -138,7 +142,9 @@ class _Bench:
     @cached_property
     def parts(self) -> Splits:
         plan = self.plan
-        parts = Dataset.load(self.behavior).split(seed=plan.seed, train=plan.train, val=plan.val, test=plan.test)
+        parts = Dataset.load(self.behavior, form=self.plan.form).split(
+            seed=plan.seed, train=plan.train, val=plan.val, test=plan.test
+        )
         if len(parts.train) < plan.examples:
             raise RecipeError(f"{self.name}: too few training pairs", given=len(parts.train), expected=plan.examples)
         return replace(parts, test=replace(parts.test.take(plan.most), ask=None))
