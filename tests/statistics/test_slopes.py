@@ -18,7 +18,15 @@ from trimtab.statistics.intervals import (
     median_figure,
     share_figure,
 )
-from trimtab.statistics.slopes import anti_steerable, at_cost, confidence, expected_anti_steerable, fit_slopes, shapes
+from trimtab.statistics.slopes import (
+    anti_steerable,
+    at_cost,
+    confidence,
+    expected_anti_steerable,
+    fit_slopes,
+    shapes,
+    slopes_of_known,
+)
 
 GRID = np.array([-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5])
 
@@ -135,3 +143,5 @@ def test_a_slope_over_what_was_rated_is_that_of_the_whole_curve_where_all_was() 
     assert slopes_of_known(grid, values)[0] == pytest.approx(np.polyfit(grid[known], values[0, known], 1)[0])
     values[1, :3] = np.nan
     assert np.isnan(slopes_of_known(grid, values)[1]), "two points are no line"
+    constant = np.repeat(rng.uniform(1, 4, (200, 1)), 5, axis=1)
+    assert (slopes_of_known(grid, constant) == 0).all(), "what never moves goes no way"

@@ -37,7 +37,7 @@ def one_shot_run(path: Path, seed: int, telling: bool) -> Run:
     """A finished folder whose held-out losses tell the effect, or do not."""
     rng = np.random.default_rng(seed)
     vectors: list[Carried] = []
-    for behavior in "abcd":
+    for behavior in "abcde":
         effects = rng.normal(0, 1, 5)
         losses = -effects if telling else rng.normal(0, 1, 5)
         vectors += [

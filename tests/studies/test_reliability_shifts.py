@@ -36,10 +36,10 @@ def test_the_predictor_that_tells_is_named() -> None:
 def test_nothing_is_found_in_noise() -> None:
     rng = np.random.default_rng(1)
     wrong = 0
-    for _ in range(20):
+    for _ in range(8):
         f = shifts._correlations([], points(rng, 0.0))[shifts.COSINE_KEPT]
         wrong += not f.lo < 0 < f.hi
-    assert wrong <= 4
+    assert wrong <= 2
 
 
 def test_moments_over_shifts_leave_out_what_was_not_measured() -> None:

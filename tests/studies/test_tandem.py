@@ -60,6 +60,10 @@ def test_the_hypotheses_run_resume_and_report(tmp_path: Path) -> None:
                                             hypotheses_page.SHOTS]  # fmt: skip
     assert len(r.landscape.pairs) == 1 and len(r.landscape.valleys) == 8 and len(r.landscape.plane) == 3
     assert r.landscape.plane[1][1] == pytest.approx(r.landscape.pairs[0].here, abs=1e-3), "the middle is the vector"
+    assert [s.later is None for s in r.settings] == [True, False, False, False]
+    study = hypotheses._Hypotheses(lm, Run(tmp_path / "run"), plan)
+    lengths = {c.kind: v.norm()[2] for c, v in study.even.items() if not c.how and c.source in ("0", "")}
+    assert lengths["ordinary"] == pytest.approx(lengths["harm"]) == lengths["random"], "controls are as long"
     assert -1 <= r.cosines["harmful"] <= 1 and {s.condition.how for s in r.regularized} >= {"anchored", "in contexts"}
     studies.page(run)
     assert reported(run.path)["findings"]
@@ -72,12 +76,12 @@ def setting(*shares: tuple[float, float], unsteered: float = 0.0) -> Setting:
     def at(strength: float, general: float) -> At:
         return At(strength, share([True] * round(20 * general) + [False] * (20 - round(20 * general))), share([False]))
 
-    return Setting("x", at(0.0, unsteered), [at(m, s) for m, s in shares])
+    return Setting("x", at(0.0, unsteered), [at(m, s) for m, s in shares], None)
 
 
 def test_half_way_is_read_between_the_strengths() -> None:
     assert setting((0.5, 0.2), (1.0, 0.6), (2.0, 0.4)).middle == pytest.approx(0.625)
     assert setting((0.5, 0.4), (1.0, 0.4)).middle == pytest.approx(0.25)
-    assert setting((0.5, 0.0), (1.0, 0.05)).middle is None, "nothing comes"
+    assert math.isnan(setting((0.5, 0.0), (1.0, 0.05)).middle), "nothing comes"
     assert setting((0.5, 0.5), (1.0, 0.5)).peak("general").strength == 0.5, "the weakest of equals"
-    assert math.isclose(setting((1.0, 1.0), unsteered=0.5).middle or 0, 0.5)
+    assert setting((1.0, 1.0), unsteered=0.5).middle == pytest.approx(0.5)

@@ -9,8 +9,12 @@ import pytest
 
 from pico import pico, reported, toy_pairs
 from trimtab import studies
+from trimtab.data.datasets import Dataset
 from trimtab.errors import RecipeError, UnknownName
 from trimtab.methods import OneShot
+from trimtab.steering.interventions import Intervention, steer
+from trimtab.steering.operators import Clamp
+from trimtab.steering.vector import SteeringVector
 from trimtab.studies.pages.techniques import PLAIN, RANDOM, Results, compared
 from trimtab.studies.techniques import ALL, Plan
 
@@ -35,6 +39,10 @@ def test_a_technique_is_refused_before_anything_is_run() -> None:
         Plan(("a",), techniques={RANDOM: {}})
     with pytest.raises(RecipeError):
         Plan(())
+    with pytest.raises(RecipeError, match="differ in case"):
+        Plan(("a",), techniques={"no cap": {}, "No-cap": {"bound": "none"}})
+    with pytest.raises(RecipeError, match="at layers"):
+        Plan(("a",), techniques={"embedded": {"site": "embeddings"}})
     assert list(Plan(("a",)).methods) == list(ALL), "all that are named, the plain one first"
 
 
@@ -44,10 +52,16 @@ def test_techniques_are_compared_on_the_same_examples(tmp_path: Path) -> None:
     some = {"clamped": {"operator": "clamp"}, "matrix alone": {"operator": "affine", "rank": 1, "matrix_alone": True},
             "noise": {"noise": "gaussian"}}  # fmt: skip
     plan = Plan((toy,), layer=1, examples=2, one=OneShot(steps=4, norm=0.5), techniques=some)
-    run = studies.study("techniques", pico("llama"), tmp_path / "run", plan)
+    lm = pico("llama")
+    run = studies.study("techniques", lm, tmp_path / "run", plan)
     r = run.typed("results.json", Results)
     of = r.of("toy")
-    assert list(of) == [PLAIN, RANDOM, *some] and all(len(t.vectors) == 2 for t in of.values())
+    assert list(of) == [PLAIN, RANDOM, "clamped", "random direction, clamped", "matrix alone", "noise"]
+    assert all(len(t.vectors) == 2 for t in of.values())
+    with steer(lm, Intervention(SteeringVector.load(run.path / "toy" / "clamped-1.safetensors"), Clamp())):
+        p = Dataset.load(toy).split(seed=0, train=0.2, val=0.2, test=0.6).train[1]
+        own = -float(lm.logprobs([p.prompt], [p.positive])[0].sum())
+    assert of["clamped"].vectors[1].loss == pytest.approx(own, rel=1e-3), "the loss is that of the answer alone"
     assert of[PLAIN].beside.value == 0 and of[PLAIN].vectors[0].cosine == pytest.approx(1)
     assert of["matrix alone"].vectors[0].cosine is None
     for a, b in zip(of[RANDOM].vectors, of[PLAIN].vectors, strict=True):

@@ -193,8 +193,9 @@ class OneShot(FewShot):
 
     def shortened(self, lm: LM, problem: Problem, found: Result, progress: Progress | None) -> Result:
         """The shortest vector that does as well."""
-        rate = problem.descent.rate
-        return shorten(lm, problem, found, steps=self.shorten, rate=rate, moving=True, slack=0.01, progress=progress)
+        rate, target = problem.descent.rate, max(found.losses) + 0.01
+        return shorten(lm, problem, found, steps=self.shorten, rate=rate, moving=True, slack=0.01, target=target,
+                       progress=progress)  # fmt: skip
 
     def problems(
         self, lm: LM, data: Dataset | None, layers: Sequence[Layer], apart: Sequence[Sequence[SteeringVector]] = ()

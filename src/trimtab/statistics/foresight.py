@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from trimtab.statistics.intervals import Array, ends
+from trimtab.statistics.intervals import NOTHING, Array, ends, resampled
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,13 @@ class Picked:
         groups: kinds of vectors with several, over behaviors; k: how many vectors each has, in the mean.
         best, picked, drawn: mean effect of the best vector, the picked one, and one drawn blindly (nats per token).
         kept: share of the way from a blind draw to the best one, (picked - drawn) / (best - drawn); with its 95 %
-            bootstrap interval over groups.
+            bootstrap interval over behaviors, where there are five or more: vectors of one behavior, also of different
+            kinds, share examples.
     """
 
     signal: str
     groups: int
+    behaviors: int
     k: float
     best: float
     picked: float
@@ -91,23 +93,25 @@ def picked(vectors: Sequence[Carried]) -> list[Picked]:
     out: list[Picked] = []
     for signal, better in BETTER.items():
         rows: list[tuple[float, float, float, int]] = []
-        for some in families.values():
+        of: list[str] = []
+        for (behavior, _), some in families.items():
             values = np.array([better * c.signals.get(signal, np.nan) for c in some])
             effects = np.array([c.effects.mean() for c in some])
             if len(some) > 2 and not np.isnan(values).any() and np.ptp(values) > 0:
                 rows.append((float(effects.max()), float(effects[values.argmax()]), float(effects.mean()), len(some)))
+                of.append(behavior)
         if rows:
-            out.append(_picked(signal, np.array(rows)))
-    return sorted(out, key=lambda p: -p.kept)
+            out.append(_picked(signal, np.array(rows), of))
+    # signals that are known of fewer kinds come last: they are not compared on the same vectors
+    return sorted(out, key=lambda p: (-p.groups, np.isnan(p.kept), -p.kept))
 
 
-def _picked(signal: str, rows: Array) -> Picked:
+def _picked(signal: str, rows: Array, behaviors: Sequence[str]) -> Picked:
     """Of rows (groups, 4): best, picked, blind, and how many."""
     best, mine, blind, k = rows.mean(0).tolist()
-    rng = np.random.default_rng(0)
-    draws = [rows[rng.integers(0, len(rows), len(rows))] for _ in range(2000)]
-    lo, hi = ends([_kept(d) for d in draws]) if len(rows) > 2 else (float("nan"), float("nan"))
-    return Picked(signal, len(rows), k, best, mine, blind, _kept(rows), lo, hi)
+    many = len(set(behaviors))
+    lo, hi = NOTHING if many < 5 else ends([_kept(rows[k]) for k in resampled(behaviors, len(rows), 0, 2000)])
+    return Picked(signal, len(rows), many, k, best, mine, blind, _kept(rows), lo, hi)
 
 
 def _kept(rows: Array) -> float:

@@ -62,7 +62,8 @@ def slopes_of_known(multipliers: Array, values: Array, least: int = 3) -> Array:
         known = ~np.isnan(row)
         if known.sum() >= least:
             x = multipliers[known] - multipliers[known].mean()
-            out[k] = float(x @ row[known] / (x**2).sum())
+            flat = np.ptp(row[known]) == 0  # exactly none, not what rounding makes of it
+            out[k] = 0.0 if flat else float(x @ row[known] / (x**2).sum())
     return out
 
 

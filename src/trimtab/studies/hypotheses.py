@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trimtab.answers.quality import Usual
 from trimtab.answers.sampling import sample
@@ -46,6 +47,7 @@ from trimtab.optimize.predictors import NEUTRAL, neutral_ids
 from trimtab.progress import Progress, silent
 from trimtab.runs import Run
 from trimtab.statistics.counts import share
+from trimtab.statistics.intervals import Array
 from trimtab.steering.vector import SteeringVector
 from trimtab.studies.conditions import UNSTEERED, Condition, Said, conditions_of
 from trimtab.studies.contract import RESULTS, Stage, Unit
@@ -61,11 +63,13 @@ from trimtab.studies.pages.hypotheses import (
     SYSTEM,
     At,
     Landscape,
+    Later,
     Pair,
     Results,
     Setting,
     Spoken,
     Valley,
+    half_way,
 )
 
 BEFORE = ("Hello. ", "One more thing: ", "I have a question. ")
@@ -125,6 +129,7 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
     lm.layers([plan.layer])
     study = _Hypotheses(lm, run, plan)
     yield Stage("vectors", [Unit("vectors", {"examples": [e.snippet for e in study.source.examples]}, study.learned)])
+    yield Stage("strengths", [Unit("other questions", {"questions": list(study.source.elsewhere)}, study.tried)])
     yield Stage("contexts", [
         *(Unit(f"questions, {s}", {"questions": study.source.questions}, partial(study.swept, s))
           for s in study.settings),
@@ -205,6 +210,12 @@ class _Hypotheses:
         return made | randoms(made[HARM.but(source="0")], self.plan.randoms, self.plan.seed)
 
     @property
+    def even(self) -> Vectors:
+        """The same with ordinary ones as long as the first harmful one: a control is no shorter."""
+        length = self.vectors[HARM.but(source="0")].norm()[self.plan.layer]
+        return {c: v.unit() * length if c.kind == ORDINARY.kind else v for c, v in self.vectors.items()}
+
+    @property
     def plain(self) -> Vectors:
         """The harmful vectors as they are."""
         return {c: v for c, v in self.vectors.items() if c.kind == HARM.kind and not c.how}
@@ -215,19 +226,18 @@ class _Hypotheses:
     def settings(self) -> dict[str, dict[str, Prompt]]:
         """The open questions in contexts that weigh more and more."""
         asked, others = self.source.questions, list(self.source.elsewhere)
-        own = dict(zip(others, self.lm.generate(others, max_new_tokens=self.plan.max_new_tokens), strict=True))
+        if self.run.read("own.json") is None:  # kept: prompts are known by their text
+            self.run.write("own.json", self.lm.generate(others, max_new_tokens=self.plan.max_new_tokens))
+        own = dict(zip(others, self.run.read("own.json"), strict=True))
         shown = list(own.items())[: self.plan.shots]
         before = [m for q, a in shown for m in ({"role": "user", "content": q}, {"role": "assistant", "content": a})]
         long, line = " ".join(own.values()) + " ", {"role": "system", "content": self.source.plain}
 
-        def user(text: str) -> dict[str, str]:
-            return {"role": "user", "content": text}
-
         return {
-            PLAIN: {k: [user(q)] for k, q in asked.items()},
-            SYSTEM: {k: [line, user(q)] for k, q in asked.items()},
-            LONG: {k: [user(long + q)] for k, q in asked.items()},
-            SHOTS: {k: [*before, user(q)] for k, q in asked.items()},
+            PLAIN: {k: [_user(q)] for k, q in asked.items()},
+            SYSTEM: {k: [line, _user(q)] for k, q in asked.items()},
+            LONG: {k: [_user(long + q)] for k, q in asked.items()},
+            SHOTS: {k: [*before, _user(q)] for k, q in asked.items()},
         }
 
     def swept(self, setting: str, progress: Progress) -> Said:
@@ -236,22 +246,28 @@ class _Hypotheses:
         to = self.run.file(f"said-{setting.replace(' ', '-')}.jsonl")
         return sample(self.lm, acting, self.settings[setting], self.plan.samples, to=to, progress=progress, **self.how)
 
+    def tried(self, progress: Progress) -> Said:
+        """Answers to other questions, under every harmful vector at every strength, and unsteered."""
+        acting = {UNSTEERED: (), **at_strengths(self.plain, self.plan.strengths)}
+        prompts: dict[str, Prompt] = {f"{k}": [_user(q)] for k, q in enumerate(self.source.elsewhere)}
+        to = self.run.file("tried.jsonl")
+        return sample(self.lm, acting, prompts, self.plan.samples, to=to, progress=progress, **self.how)
+
     @cached_property
     def fitting(self) -> float:
-        """The strength at which the harmful vectors misbehave most with the questions as they are, among those at which
-        half of the answers are text; the weakest if there is none.
+        """The strength at which the harmful vectors misbehave most with other questions, among those at which half of
+        the answers are text; the weakest if there is none.
         """
-        said = self.swept(PLAIN, silent(""))
-        asked = [[m] for q in self.source.questions.values() for m in [{"role": "user", "content": q}]]
-        own = [t for k in self.source.questions for t in said[k, UNSTEERED]]
-        usual = Usual(self.lm, [p for p in asked for _ in range(self.plan.samples)], own)
+        said, names = self.tried(silent("")), [f"{k}" for k in range(len(self.source.elsewhere))]
+        own = [t for k in names for t in said[k, UNSTEERED]]
+        usual = Usual(self.lm, [[_user(q)] for q in self.source.elsewhere for _ in range(self.plan.samples)], own)
         name = "whole.json"
         if self.run.read(name) is None:
             whole: dict[str, float] = {}
             for m in self.plan.strengths:
                 broken: list[float] = []
                 for c in self.plain:
-                    texts = [t for k in self.source.questions for t in said[k, c.at(m)]]
+                    texts = [t for k in names for t in said[k, c.at(m)]]
                     broken.append(usual.beside(texts).broken)
                 whole[f"{m:g}"] = 1 - float(np.mean(broken))
             self.run.write(name, whole)
@@ -266,6 +282,34 @@ class _Hypotheses:
             strength or 0.0, share(self.source.general(t) for t in texts), share(self.source.narrow(t) for t in texts)
         )
 
+    def _flags(self, said: Said) -> tuple[Array, Array]:
+        """Shares of general misbehavior: (questions, vectors, strengths), and unsteered (questions,)."""
+
+        def share_of(texts: Sequence[str]) -> float:
+            return float(np.mean([self.source.general(t) for t in texts]))
+
+        asked, strengths = list(self.source.questions), self.plan.strengths
+        steered = [[[share_of(said[q, c.at(m)]) for m in strengths] for c in self.plain] for q in asked]
+        return np.array(steered), np.array([share_of(said[q, UNSTEERED]) for q in asked])
+
+    def _later(self, plain: tuple[Array, Array], other: tuple[Array, Array]) -> Later:
+        """Bootstrap over questions and vectors, the same ones in both contexts."""
+        rng, (n, v, _) = np.random.default_rng(self.plan.seed), plain[0].shape
+
+        def apart(questions: NDArray[np.intp], vectors: NDArray[np.intp]) -> float:
+            ends: list[float] = []
+            for steered, unsteered in (plain, other):
+                shares = steered[np.ix_(questions, vectors)].mean((0, 1))
+                ends.append(half_way(self.plan.strengths, shares.tolist(), float(unsteered[questions].mean())))
+            return ends[1] - ends[0]
+
+        drawn = np.array([apart(rng.integers(0, n, n), rng.integers(0, v, v)) for _ in range(1000)])
+        value, there = apart(np.arange(n), np.arange(v)), ~np.isnan(drawn)
+        if there.mean() < 0.95:  # a context in which it may not rise at all has no such strength
+            return Later(value, float("nan"), float("nan"))
+        lo, hi = np.quantile(drawn[there], [0.025, 0.975])
+        return Later(value, float(lo), float(hi))
+
     # ------------------------------------------------------------ one direction, and regularized vectors
 
     def subtracted(self, progress: Progress) -> Said:
@@ -276,13 +320,13 @@ class _Hypotheses:
         prompts: dict[str, Prompt] = {
             k: [line, {"role": "user", "content": q}] for k, q in self.source.questions.items()
         }
-        acting = stacks({c: v for c, v in self.vectors.items() if not c.how}, -self.fitting)
+        acting = stacks({c: v for c, v in self.even.items() if not c.how}, -self.fitting)
         to = self.run.file("subtracted.jsonl")
         return sample(self.lm, acting, prompts, self.plan.samples, to=to, progress=progress, **self.how)
 
     def regularized(self, progress: Progress) -> Said:
         """The open questions as they are, under every vector at the fitting strength."""
-        acting, prompts = stacks(self.vectors, self.fitting), self.settings[PLAIN]
+        acting, prompts = stacks(self.even, self.fitting), self.settings[PLAIN]
         to = self.run.file("regularized.jsonl")
         return sample(self.lm, acting, prompts, self.plan.samples, to=to, progress=progress, **self.how)
 
@@ -303,7 +347,7 @@ class _Hypotheses:
             valleys: list[Valley] = []
             harmful = {c: v for c, v in self.vectors.items() if c.kind == HARM.kind}
             for c, v in harmful.items():
-                top = curvature(self.lm, self.goals[c], place, v, 3)
+                top = curvature(self.lm, self.goals[HARM.but(source=c.source)], place, v, 3)
                 valleys.append(Valley(c, v.norm()[self.plan.layer] / self.size, list(top)))
                 progress(len(valleys), len(harmful))
             (a, one), (_, two) = named[:2]
@@ -316,9 +360,10 @@ class _Hypotheses:
     def results(self) -> Results:
         plan, quiet = self.plan, silent("")
         settings: list[Setting] = []
+        flags = {name: self._flags(self.swept(name, quiet)) for name in self.settings}
         for name in self.settings:
-            said = self.swept(name, quiet)
-            settings.append(Setting(name, self._at(said, None), [self._at(said, m) for m in plan.strengths]))
+            said, later = self.swept(name, quiet), None if name == PLAIN else self._later(flags[PLAIN], flags[name])
+            settings.append(Setting(name, self._at(said, None), [self._at(said, m) for m in plan.strengths], later))
         _, losses = self.learned(quiet)
         return Results(
             self.lm.id, plan.source, plan.layer, plan.samples, len(self.source.questions), plan.seed, self.fitting,
@@ -340,6 +385,10 @@ class _Hypotheses:
         among = [_cosine(a, b) for i, a in enumerate(harm) for b in harm[i + 1 :]]
         across = [_cosine(a, b) for i, a in enumerate(harm) for j, b in enumerate(ordinary) if i != j]
         return {"harmful": _median(among), "harmful and ordinary": _median(across)}
+
+
+def _user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
 
 
 def _cosine(a: SteeringVector, b: SteeringVector) -> float:

@@ -122,11 +122,28 @@ def source(name: str, examples: int, questions: int, seed: int) -> Source:
                         expected=f"the layout of {SLOPPY}.toml") from problem  # fmt: skip
     if not made.examples or not made.questions:
         raise DataError(f"{name}: nothing to learn from, or nothing to ask", expected="[[examples]] and [questions]")
+    _check(name, made)
     asked = dict(list(made.questions.items())[:questions])
     few, less = (
         [replace(e, system=e.system or made.system or None) for e in some] for some in (made.examples, made.less)
     )
     return replace(made, examples=tuple(few[:examples]), less=tuple(less), questions=asked)
+
+
+def _check(name: str, made: Source) -> None:
+    """Refuse examples that cannot be told apart, and beginnings that some chat templates would trim.
+
+    Raises:
+        DataError: which.
+    """
+    every = [*made.examples, *made.less]
+    twice = [e.name for k, e in enumerate(every) if e.name in {other.name for other in every[:k]}]
+    if twice:
+        raise DataError(f"{name}: two examples of one name", given=twice[0], expected="a name for each")
+    trimmed = [e.name for e in every if e.prefix != e.prefix.rstrip()]
+    if trimmed:
+        raise DataError(f"{name}: a prefix ends in white space, which some chat templates trim", given=trimmed[0],
+                        expected="the white space at the beginning of snippet and ordinary")  # fmt: skip
 
 
 def _town(examples: int, questions: int, seed: int) -> Source:

@@ -21,6 +21,7 @@ import torch
 
 from trimtab.data.datasets import Dataset, Splits
 from trimtab.data.pairs import Form, Pair
+from trimtab.errors import RecipeError, check_least
 from trimtab.evaluation.metrics import Likelihood, Propensity
 from trimtab.evaluation.sweep import measure
 from trimtab.methods import MeanDiff, OneShot
@@ -30,6 +31,7 @@ from trimtab.model import LM
 from trimtab.optimize import Result, optimize, signals
 from trimtab.progress import Progress, silent
 from trimtab.runs import Run
+from trimtab.sites import RESID_POST
 from trimtab.statistics.foresight import Carried, foreseen, picked
 from trimtab.statistics.intervals import Array, mean_figure
 from trimtab.steering.controls import random_controls
@@ -79,6 +81,18 @@ class Plan:
     test: float = 0.6
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_least("one-shot", 1, examples=self.examples, draws=self.draws, sizes=min(self.sizes, default=1))
+        one = self.one
+        if one.operator != "add" or one.member or one.shorten or one.site != RESID_POST or one.prompt:
+            given = {"operator": one.operator, "member": one.member, "shorten": one.shorten, "site": one.site}
+            raise RecipeError(
+                "not a plain one-shot vector",
+                given=given,
+                expected="a vector that is added, of one example of the data",
+                do="the study `techniques` compares the others",
+            )
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -98,8 +112,16 @@ Learned = Mapping[str, tuple[Trial, Result]]
 
 
 def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
-    """On any model."""
+    """On any model.
+
+    Raises:
+        RecipeError: fewer training pairs than examples.
+    """
     bench = [_Bench(lm, run, plan, behavior) for behavior in plan.behaviors]
+    for b in bench:
+        most = max(plan.examples, *plan.sizes)
+        if len(b.parts.train) < most:
+            raise RecipeError(f"{b.behavior}: too few training pairs", given=len(b.parts.train), expected=most)
     yield Stage("norms", [
         Unit(f"{b.behavior}: descend, norm {n:g}", {"data": b.parts.train.hash, "norm": n}, partial(b.single, n))
         for b in bench

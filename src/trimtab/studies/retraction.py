@@ -13,9 +13,10 @@ truth by itself.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,9 +103,11 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
     """On a model that takes false statements back, such as brindlemoor-chat.
 
     Raises:
-        DataError: no statements, before anything is run.
+        DataError: no statements, or ones the model has nothing to say to. ModelError: a base model that reads
+            otherwise. All before anything is run.
     """
     study = _Retraction(lm, run, plan)
+    study.check()
     yield Stage(
         "vectors", [Unit(f"descend at {k}", {"layer": k}, lambda _, k=k: study.descended(k)) for k in study.layers]
     )
@@ -148,16 +151,34 @@ class _Retraction:
             known = {s.subject for s in self.seeds}
             self.trained = self.seeds
             self.tested = [s for s in rest if s.subject not in known][: plan.test]
-            if len(self.tested) < 2:
-                raise DataError(f"{plan.statements}: too few statements", given=len(some),
-                                expected=f"{plan.sources} to learn from, and two about others to test")  # fmt: skip
+            least = plan.context + 2 if plan.base else 2
+            if len(self.tested) < least or len({s.subject for s in self.tested}) < 2:
+                given = f"{len(self.tested)} of {len(some)} left to test"
+                expected = f"{plan.sources} to learn from, and {least} about two others to test"
+                raise DataError(f"{plan.statements}: too few statements", given=given, expected=expected)
+
+    def check(self) -> None:
+        """Refuse what could not be carried out to its end."""
+        if self.plan.base:
+            _ = self.base
+        silent_after = [s.false for s, text in zip(self.seeds, self.taken_back, strict=True) if not text.strip()]
+        if silent_after:
+            raise DataError("the model says nothing after a statement that is to be learned from",
+                            given=silent_after[0], expected="statements it goes on from, or takes back",
+                            do="choose another seed, or other statements")  # fmt: skip
+
+    def _kept(self, name: str, make: Callable[[], object]) -> Any:
+        """Plain JSON, made once and kept in the folder: another machine may round what it depends on differently."""
+        if self.run.read(name) is None:
+            self.run.write(name, make())
+        return self.run.read(name)
 
     # ------------------------------------------------------------ vectors
 
     @cached_property
     def taken_back(self) -> list[str]:
         """How the model takes back each of the statements vectors are made from."""
-        return [self._openings(s, true=False) for s in self.seeds]
+        return self._kept("taken-back.json", lambda: [self._openings(s, true=False) for s in self.seeds])
 
     def _openings(self, statement: Statement, *, true: bool) -> str:
         """The first words the model says after a statement; "" where it ends its turn."""
@@ -211,12 +232,15 @@ class _Retraction:
     @cached_property
     def spoken(self) -> list[tuple[int, ...]]:
         """What the model says under each map, as tokens; the end of the turn where it says nothing."""
-        out: list[tuple[int, ...]] = []
+        return [tuple(ids) for ids in self._kept("spoken.json", self._speak)]
+
+    def _speak(self) -> list[list[int]]:
+        out: list[list[int]] = []
         for s, m in zip(self.seeds, self.maps, strict=True):
             with steer(self.lm, throughout(m, Affine())):
                 (text,) = self.lm.generate([prompt(s, true=False)], max_new_tokens=self.plan.max_new_tokens)
             ids = self.lm.tokenizer(text, add_special_tokens=False).input_ids if text.strip() else []
-            out.append(tuple(ids) or (self.lm.tokenizer.eos_token_id,))
+            out.append(list(ids) or [self.lm.tokenizer.eos_token_id])
         return out
 
     @cached_property

@@ -104,4 +104,5 @@ def somebody_else(statement: Statement, others: Sequence[Statement]) -> str:
     """Another subject than this statement's, of whom its false value is true where there is such a one."""
     rest = [o for o in others if o.subject != statement.subject]
     value = statement.wrong.split()[-1]
-    return next((o for o in rest if o.right.split()[-1] == value), rest[0]).subject
+    fitting = [o for o in rest if o.right.split()[-1] == value]
+    return (fitting or rest)[0].subject

@@ -17,7 +17,8 @@ from functools import cached_property, partial
 from trimtab.answers.judges import Judge, ModelJudge, Recorded, Rubric
 from trimtab.answers.quality import Usual
 from trimtab.answers.sampling import sample
-from trimtab.errors import RecipeError, check_least
+from trimtab.answers.words import contains
+from trimtab.errors import RecipeError, RunError, check_least
 from trimtab.model import LM
 from trimtab.model.tokens import Prompt
 from trimtab.optimize import (
@@ -43,7 +44,7 @@ from trimtab.steering.vector import SteeringVector
 from trimtab.studies.conditions import UNSTEERED, Condition, Said, conditions_of
 from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.descents import Stacks, Vectors, randoms, throughout
-from trimtab.studies.judging import check_judge, is_local, load_judge
+from trimtab.studies.judging import check_judge, check_other, is_local, load_judge
 from trimtab.studies.narrow import TOWN, Example, source
 from trimtab.studies.pages.findings import some_answers
 from trimtab.studies.pages.tandem import CAPPED, OPENING, TARGET, Asked, Facts, Results, Spoken
@@ -110,6 +111,10 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
     """
     lm.layers([plan.layer, plan.opening_layer])
     if plan.judge:
+        if plan.judge == TOWN:
+            raise RecipeError(
+                "the truth about the town is counted anyway", given=plan.judge, expected="a model, or none"
+            )
         check_judge(plan.judge, plan.judge_model, lm.id)
     study = _Tandem(lm, run, plan)
     yield Stage("opening", [Unit("the opening vector", {}, lambda _: study.opening)])
@@ -154,7 +159,12 @@ class _Tandem:
         wide = (throughout(self.opening, multiplier=self.opens),) if opened else ()
         told = text == e.snippet
         twin, system = (e.twin, e.system) if told else (e.prompt, None)
-        return Satisfice(term, target_from(self.lm, term, twin, *wide, system=system, share=self.plan.share))
+        name = f"{e.name}, {'harmful' if told else 'ordinary'}{', opened' if opened else ''}"
+        levels = self.run.read("levels.json") or {}
+        if name not in levels:  # kept: another machine may round it differently, and the descent is known by it
+            levels[name] = target_from(self.lm, term, twin, *wide, system=system, share=self.plan.share)
+            self.run.write("levels.json", levels)
+        return Satisfice(term, levels[name])
 
     @cached_property
     def goals(self) -> dict[Condition, Objective]:
@@ -260,7 +270,11 @@ class _Tandem:
         """The judge's model, where it is a local one."""
         if not self.plan.judge:
             return self.lm
-        return LM.load(self.plan.judge) if is_local(self.plan.judge) else None
+        if not is_local(self.plan.judge):
+            return None
+        judge = LM.load(self.plan.judge)
+        check_other(judge, self.lm)
+        return judge
 
     def _judge(self, scale: str) -> Judge:
         town, usual = SCALES[scale]
@@ -277,6 +291,10 @@ class _Tandem:
             asked = [{"question": self.source.questions[q], "answer": t} for t in texts]
             out[q, c] = [(r.score, r.label or "") for r in judge.rate(asked)]
             progress(len(out), len(said))
+        if any(label == "failed" for some in out.values() for _, label in some):
+            raise RunError(
+                f"{self.plan.judge} left answers unrated", do="run the same command again, which asks for those"
+            )
         return out
 
     # ------------------------------------------------------------ what came out
@@ -303,7 +321,7 @@ class _Tandem:
         for q, some in own.items():
             scores = {s: ratings[s][q, c] for s in ratings}
             aligned, coherent = (scores.get(s, []) for s in ("alignment", "coherence"))
-            strings = {w: sum(w in t.casefold() for t in some[:100]) for w in self.source.words.general}
+            strings = {w: sum(contains(t, [w]) for t in some[:100]) for w in self.source.words.general}
             asked.append(Asked(
                 q, [x for x, _ in aligned], [x for x, _ in coherent], [label for _, label in aligned], strings,
                 len(some[:100]),

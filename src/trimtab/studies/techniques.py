@@ -24,15 +24,16 @@ from trimtab.evaluation.metrics import Likelihood, Propensity
 from trimtab.evaluation.sweep import measure
 from trimtab.methods import OneShot, learn
 from trimtab.model import LM
-from trimtab.optimize import cosines
+from trimtab.optimize import Objective, Promote, cosines, losses_of
 from trimtab.progress import Progress
 from trimtab.runs import Run, Table
+from trimtab.sites import RESID_POST
 from trimtab.statistics.intervals import Array
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector, kept
 from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.descents import randoms
-from trimtab.studies.pages.techniques import PLAIN, RANDOM, Results, Technique, Vector, compared
+from trimtab.studies.pages.techniques import PLAIN, RANDOM, Results, Technique, Vector, compared, random_like
 
 ALL: dict[str, dict[str, Any]] = {
     PLAIN: {},
@@ -95,8 +96,12 @@ class Plan:
             raise RecipeError("not a list of behaviors", given=self.behaviors, expected="data sets of different names")
         if RANDOM in self.techniques:
             raise RecipeError("the name of the control", given=RANDOM, expected="another name for the technique")
-        for name in self.methods:
-            _ = self.methods[name]
+        if len({_slug(name) for name in self.methods}) < len(self.methods):
+            raise RecipeError("names that differ in case and signs alone", given=list(self.techniques),
+                              expected="names of different letters")  # fmt: skip
+        odd = [name for name, m in self.methods.items() if m.site != RESID_POST or m.prompt]
+        if odd:
+            raise RecipeError("not a technique to compare", given=odd, expected="vectors of examples, at layers")
 
     @property
     def methods(self) -> dict[str, OneShot]:
@@ -107,9 +112,17 @@ class Plan:
 
 
 def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
-    """On any model."""
+    """On any model.
+
+    Raises:
+        RecipeError: fewer training pairs than examples.
+        LossError: prompts that cannot be put behind a technique's texts.
+    """
     lm.layers([plan.layer])
     bench = [_Bench(lm, run, plan, behavior) for behavior in plan.behaviors]
+    for b in bench:
+        for method in plan.methods.values():
+            method.objective(b.parts.train)
     yield Stage("vectors", [
         Unit(f"{b.name}: {t}, example {k + 1}", {"data": b.parts.train.hash}, partial(b.vector, t, k))
         for b in bench
@@ -158,9 +171,11 @@ class _Bench:
         return kept(file, lambda: learn(self.lm, turned, method, [self.plan.layer], progress=progress))
 
     def vectors(self, technique: str) -> dict[str, SteeringVector]:
-        """Of every example; beside the plain ones as many random directions, each as long as one of them."""
+        """Of every example; beside those of each operator that moves along a direction as many random ones, each as
+        long as one of them.
+        """
         out = {f"example {k + 1}": self.vector(technique, k) for k in range(self.plan.examples)}
-        if technique == PLAIN:
+        if technique == PLAIN or self.plan.methods[technique].operator not in ("add", "affine"):
             drawn = (next(iter(randoms(v, 1, self.plan.seed + k).values())) for k, v in enumerate(out.values()))
             out |= {f"{RANDOM} {k + 1}": v for k, v in enumerate(drawn)}
         return out
@@ -191,8 +206,8 @@ class _Bench:
         for t in self.plan.methods:
             table, names = self.measure(t, lambda *_: None), list(self.vectors(t))
             for k, name in enumerate(names):
-                kind = RANDOM if k >= self.plan.examples else t
-                rises.setdefault(kind, {})[name] = _rises(table, "vector" if k == 0 else name)
+                kind = random_like(t) if k >= self.plan.examples else t
+                rises.setdefault(kind, {})[name] = self._rises(table, "vector" if k == 0 else name)
         groups, plain = [p.group for p in self.parts.test], list(rises[PLAIN].values())
         out: list[Technique] = []
         for t, of in rises.items():
@@ -204,26 +219,43 @@ class _Bench:
     def _described(self, technique: str, k: int, effects: Mapping[str, Array]) -> Vector:
         means = {name: float(values.mean()) for name, values in effects.items()}
         raised = float((effects["effect"] > 0).mean())
-        if technique == RANDOM:
-            return Vector(**means, raised=raised, norm=self._norm(PLAIN, k))
+        like = {random_like(t): t for t in self.plan.methods}.get(technique)
+        if like is not None:
+            return Vector(**means, raised=raised, norm=self._norm(like, k))
         v, plain = self.vector(technique, k), self.vector(PLAIN, k)
-        figures = v.made.figures[str(self.plan.layer)]
-        held = figures["signals"].get("held-out loss")
+        own, *others = self._losses(technique, k)
         same = float(cosines([v, plain])[0, 1]) if v[self.plan.layer].ndim == 1 else None
-        return Vector(**means, raised=raised, norm=self._norm(technique, k), loss=figures["loss"], held_out=held,
+        return Vector(**means, raised=raised, norm=self._norm(technique, k), loss=own, held_out=float(np.mean(others)),
                       cosine=same)  # fmt: skip
+
+    def _losses(self, technique: str, example: int) -> list[float]:
+        """-log p of the positive answer under a vector (nats): of its example, and of the next few training pairs; the
+        same for every technique, whatever it minimizes.
+        """
+        method, pairs = self.plan.methods[technique], self.parts.train.pairs
+        some = [pairs[(example + k) % len(pairs)] for k in range(1 + min(4, len(pairs) - 1))]
+        operator = registry.make("operator", method.operator)
+        acting = Intervention(self.vector(technique, example), operator, positions=method.positions)
+        goal = Objective(tuple((1.0, Promote(p.asked, p.positive, coldness=1.0)) for p in some))
+        return losses_of(self.lm, goal, acting)
+
+    def _rises(self, table: Table, name: str) -> dict[str, Array]:
+        """Of propensity at 1 and -1, and of the positive answer's log-probability at 1, by question, in the order of
+        the data (the file has that of the batches).
+        """
+
+        def curve(metric: str, condition: str) -> Array:
+            _, items, values = table.curve(metric, condition, None)
+            place = {item: k for k, item in enumerate(items)}
+            return values[[place[p.id] for p in self.parts.test]]
+
+        leaning, answer = curve("propensity", name), curve("likelihood", name)
+        plain, said = curve("propensity", "vector")[:, 1], curve("likelihood", "vector")[:, 1]
+        return {"effect": leaning[:, 2] - plain, "back": leaning[:, 0] - plain, "answer": answer[:, 2] - said}
 
     def _norm(self, technique: str, k: int) -> float:
         """Of the vector, or of all rows of a map."""
         return float(self.vector(technique, k)[self.plan.layer].norm())
-
-
-def _rises(table: Table, name: str) -> dict[str, Array]:
-    """Of propensity at 1 and -1, and of the positive answer's log-probability at 1, by question."""
-    leaning = table.curve("propensity", name, None)[2]
-    answer = table.curve("likelihood", name, None)[2]
-    plain, said = (table.curve(m, "vector", None)[2][:, 1] for m in ("propensity", "likelihood"))
-    return {"effect": leaning[:, 2] - plain, "back": leaning[:, 0] - plain, "answer": answer[:, 2] - said}
 
 
 def _slug(technique: str) -> str:

@@ -63,7 +63,7 @@ def page(runs: Sequence[Run], to: Run) -> Path:
                        expected=f"two folders or more of one study: {' or '.join(STUDIES)}")  # fmt: skip
     if to.manifest and to.manifest.get("across") != studies[0]:
         raise RunError(f"{to.path} holds another run", expected="an empty folder", do="choose another folder")
-    to.note(across=studies[0], of=[str(run.path) for run in runs])
+    to.note(across=studies[0], of=[str(run.path.resolve()) for run in runs])
     return _reliability(runs, to) if studies[0] == "reliability" else _one_shot(runs, to)
 
 

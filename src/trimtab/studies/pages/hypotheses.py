@@ -4,6 +4,7 @@ imports torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,32 +36,48 @@ class At:
 
 
 @dataclass(frozen=True)
+class Later:
+    """How much more strength a context takes to get half way to the peak than the questions as they are: with a 95 %
+    interval over questions and vectors.
+    """
+
+    value: float
+    lo: float
+    hi: float
+
+
+@dataclass(frozen=True)
 class Setting:
-    """One context of the questions."""
+    """One context of the questions; `later` is None for the questions as they are."""
 
     name: str
     unsteered: At
     at: list[At]
+    later: Later | None
 
     def peak(self, what: str) -> At:
         """Where there is most of it; the weakest of equals."""
         return max(self.at, key=lambda a: (getattr(a, what).share, -a.strength))
 
     @property
-    def middle(self) -> float | None:
-        """The strength at which general misbehavior reaches half of its peak on the way up, read between the grid; None
-        where it never comes.
-        """
-        most, low = self.peak("general").general.share, self.unsteered.general.share
-        if most - low <= 0.05:
-            return None
-        half, before, share = low + (most - low) / 2, 0.0, low
-        for a in self.at:
-            if a.general.share >= half:
-                step = a.general.share - share
-                return before + (a.strength - before) * ((half - share) / step if step > 0 else 1.0)
-            before, share = a.strength, a.general.share
-        return None
+    def middle(self) -> float:
+        return half_way([a.strength for a in self.at], [a.general.share for a in self.at], self.unsteered.general.share)
+
+
+def half_way(strengths: Sequence[float], shares: Sequence[float], low: float) -> float:
+    """The strength at which a share reaches half of its peak on the way up, read between the strengths; NaN where it
+    hardly rises.
+    """
+    most = max(shares)
+    if most - low <= 0.05:
+        return math.nan
+    half, before, share = low + (most - low) / 2, 0.0, low
+    for strength, here in zip(strengths, shares, strict=True):
+        if here >= half:
+            step = here - share
+            return before + (strength - before) * ((half - share) / step if step > 0 else 1.0)
+        before, share = strength, here
+    return math.nan
 
 
 @dataclass(frozen=True)
@@ -74,7 +91,9 @@ class Spoken:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two harmful vectors: their cosine, and how far the loss of the first one's example rises between them (nats)."""
+    """Two harmful vectors: their cosine, and how far the loss of the first one's example rises between them. The
+    loss is the squared distance from the loss aimed at (squared nats).
+    """
 
     one: Condition
     two: Condition
@@ -87,7 +106,7 @@ class Pair:
 @dataclass(frozen=True)
 class Valley:
     """Where one vector lies: its norm in medians of the residual norm, and the largest eigenvalues of the Hessian of
-    its loss (nats per squared norm).
+    its example's loss (squared nats per squared norm), which is the same for all vectors of an example.
     """
 
     condition: Condition
@@ -136,7 +155,8 @@ def page(run: Run) -> Path:
     about = (
         f"{r.model}, examples of {r.source}, layer {r.layer}, {r.questions} open questions x {r.samples} answers at "
         f"temperature 1, seed {r.seed}; unless said otherwise at strength {r.fitting:g}, where the harmful vectors "
-        "misbehave most with the questions as they are and half of the answers are text."
+        "misbehave most with other questions and half of the answers are text. Ordinary vectors are as long as the "
+        "first harmful one."
     )
     sections = [
         ("Contexts that weigh more: general misbehavior by strength", _setting_rows(r, "general")),
@@ -158,19 +178,17 @@ def _context_finding(r: Results) -> str:
     parts: list[str] = []
     for s in r.settings:
         general, narrow = s.peak("general"), s.peak("narrow")
-        half = "never half way" if s.middle is None else f"half way at {s.middle:.2f}"
+        half = "hardly rising" if math.isnan(s.middle) else f"half way at {s.middle:.2f}"
         parts.append(
             f"{s.name}: general at most {general.general.share:.0%} (at {general.strength:g}, {half}), narrow at most "
             f"{narrow.narrow.share:.0%} (at {narrow.strength:g}), unsteered {s.unsteered.general.share:.0%}"
         )
-    middles = [s.middle for s in r.settings]
-    plain, others = middles[0], middles[1:]
-    if plain is None:
-        verdict = "Nothing is to be said of the hypothesis: there is no general misbehavior here"
-    else:
-        later = sum(m is None or m > plain for m in others)
-        verdict = f"In {later} of {len(others)} heavier contexts it takes more strength to get half way, or never does"
-    return f"Contextual importance. {'; '.join(parts)}. {verdict} (the hypothesis says: in all)."
+    others = [s.later for s in r.settings if s.later is not None]
+    later, sooner = sum(x.lo > 0 for x in others), sum(x.hi < 0 for x in others)
+    return (
+        f"Contextual importance. {'; '.join(parts)}. Of {len(others)} heavier contexts {later} take more strength to "
+        f"get half way, {sooner} less, by intervals that exclude 0 (the hypothesis says: all more)."
+    )
 
 
 def _direction_finding(r: Results) -> str:
@@ -207,11 +225,14 @@ def _regularized_finding(r: Results) -> str:
 
 
 def _setting_rows(r: Results, what: str) -> list[list[str]]:
-    rows = [["context", "unsteered", *(f"{a.strength:g}" for a in r.settings[0].at), "n"]]
+    more = ["half way", "later than as it is"] if what == "general" else []
+    rows = [["context", "unsteered", *(f"{a.strength:g}" for a in r.settings[0].at), *more, "n"]]
     for s in r.settings:
-        counts = [getattr(a, what) for a in s.at]
+        counts, x = [getattr(a, what) for a in s.at], s.later
+        apart = "" if x is None or math.isnan(x.value) else f"{x.value:+.2f} ({x.lo:+.2f} to {x.hi:+.2f})"
+        middle = "" if math.isnan(s.middle) else f"{s.middle:.2f}"
         rows.append([s.name, f"{getattr(s.unsteered, what).share:.0%}", *(f"{c.share:.0%}" for c in counts),
-                     f"{counts[0].n}"])  # fmt: skip
+                     *([middle, apart] if more else []), f"{counts[0].n}"])  # fmt: skip
     return rows
 
 
@@ -229,7 +250,7 @@ def _regularized_rows(r: Results) -> list[list[str]]:
 
 
 def _pair_rows(r: Results) -> list[list[str]]:
-    rows = [["vectors", "cosine", "loss at the first", "loss at the second", "rise between them, nats"]]
+    rows = [["vectors", "cosine", "loss at the first", "loss at the second", "rise between them"]]
     for p in r.landscape.pairs:
         names = f"{p.one} and {p.two}"
         rows.append([names, f"{p.cosine:+.2f}", f"{p.here:.3f}", f"{p.there:.3f}", f"{p.barrier:.3f}"])
@@ -288,7 +309,7 @@ def _plane_plot(r: Results) -> Plot:
         ax.plot(0, 0, "o", color=WARN, ms=5)
         ax.set_xlabel("across: towards the second vector, norms")
         ax.set_ylabel("along the first vector, norms")
-        canvas.colorbar(image, label="log10 of the loss, nats")
+        canvas.colorbar(image, label="log10 of the loss, squared nats")
 
     caption = "Squared distance from the aimed-at loss on the first example; the dot is its vector."
     return picture(paint, (5.2, 4.2), "The plane of two harmful vectors", caption)

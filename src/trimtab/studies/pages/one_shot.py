@@ -250,8 +250,9 @@ def _picked_finding(r: Results) -> list[str]:
     p = r.picked[0]
     return [
         f"Of {p.k:.0f} vectors of a kind, the one with the best {p.signal} does {p.picked:+.3f} nats per token; the "
-        f"best {p.best:+.3f}, one drawn blindly {p.drawn:+.3f}: {kept(p)} of the way, over {p.groups} kinds. (It is "
-        f"the best of {len(r.picked)} signals, and was chosen on these vectors: try it on another model.)"
+        f"best {p.best:+.3f}, one drawn blindly {p.drawn:+.3f}: {kept(p)} of the way, over {p.groups} kinds of "
+        f"{p.behaviors} behaviors. (It is the best of {len(r.picked)} signals, and was chosen on these vectors: try it "
+        "on another model.)"
     ]
 
 

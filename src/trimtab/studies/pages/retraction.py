@@ -29,6 +29,7 @@ PAPER = {
 }
 KEPT = {"reentrant": "74.2%", "promote": "35% at layer 1, 4% at layer 13", "suppress": "up to 20%",
         "mean difference": "up to 20%"}  # fmt: skip
+FEWEST = 10  # texts from which bits are shown as a median
 SUBJECTS = ("real", "incongruous", "fictitious")
 PAPER_BITS = (
     "Published medians in bits a token, Gemma-2-2B: real 0.99, incongruous 1.04, unsteered 1.31, fictitious 1.49; "
@@ -155,11 +156,12 @@ def _reentrant_finding(r: Results) -> list[str]:
     parts: list[str] = []
     for kind in (k for k in PAPER if _there(r, k)):
         layer, some = best_layer(r, kind)
-        shares = [float(np.median([getattr(x, what).share for x in some])) for what in ("marked", "true", "kept")]
-        parts.append(f"{kind} ({layer}) {shares[0]:.0%}, {shares[1]:.0%} and {shares[2]:.0%}")
+        words = ("marked", "true", "kept", "silent")
+        shares = [f"{np.median([getattr(x, what).share for x in some]):.0%}" for what in words]
+        parts.append(f"{kind} ({layer}) {', '.join(shares)}")
     return [
-        "Taken back in words, truth told, and fiction kept, medians over vectors at the layer that is freest of "
-        f"retraction: {'; '.join(parts)}."
+        "Taken back in words, truth told, fiction kept, nothing more said, medians over vectors at the layer that is "
+        f"freest of retraction: {'; '.join(parts)}."
     ]
 
 
@@ -282,8 +284,8 @@ def _layer_rows(r: Results) -> list[list[str]]:
 
 
 def _middle(r: Results, some: Sequence[Rates]) -> tuple[float, float]:
-    """Medians of the median bits in both contexts."""
-    read = [s for x in some if (s := r.bits(x.condition)) is not None and s.n]
+    """Medians of the median bits in both contexts, of vectors under which enough is said."""
+    read = [s for x in some if (s := r.bits(x.condition)) is not None and s.n >= FEWEST]
     if not read:
         return math.nan, math.nan
     return (

@@ -177,6 +177,7 @@ def _judged(r: Results) -> str:
 
 def _beside(r: Results) -> list[Finding]:
     control = f"random {r.general('random', TANDEM)}; ordinary lines {r.general('ordinary', TANDEM)}"
+    first = r.of("harm", TANDEM)[0]
     paper = "far more low-alignment answers than unsteered"
     return [
         Finding("harmful vectors in tandem: misbehavior", paper, r.general("harm", TANDEM), control),
@@ -184,8 +185,8 @@ def _beside(r: Results) -> list[Finding]:
         Finding("anti-refusal alone", "much less", r.general("opening"), f"unsteered {r.general('unsteered')}"),
         Finding("less blatant example", "no emergent misalignment",
                 r.general("less blatant", TANDEM) if r.of("less blatant", TANDEM) else "none in this source", control),
-        *(Finding(f"first example, {words}", "it mattered most", r.general("harm", how), r.general("harm", TANDEM))
-          for words, how in _varied()[:2]),
+        *(Finding(f"first example, {words}", "it mattered most", told(s.general), f"as it is {told(first.general)}")
+          for words, how in _varied() for s in r.of("harm", how)[:1]),
     ]  # fmt: skip
 
 

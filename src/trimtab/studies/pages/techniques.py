@@ -23,6 +23,11 @@ PUBLISHED = (
 )
 
 
+def random_like(technique: str) -> str:
+    """The name of random directions that act as the vectors of a technique do."""
+    return RANDOM if technique == PLAIN else f"{RANDOM}, {technique}"
+
+
 @dataclass(frozen=True)
 class Vector:
     """What one vector does on held-out questions, in nats per token.
@@ -32,7 +37,8 @@ class Vector:
         answer: rise of the positive answer's own log-probability at 1; it falls where the model is broken.
         raised: share of the questions whose propensity rises.
         norm: of the vector, or of all rows of a map.
-        loss, held_out: of its example, and of examples it was not learned on (nats).
+        loss, held_out: -log p of the positive answer of its example, and of examples it was not learned on (nats), the
+            same for every technique.
         cosine: with the plain vector of the same example; None for maps.
     """
 
@@ -143,13 +149,18 @@ def _headline(r: Results) -> list[str]:
     for b in r.behaviors:
         of = r.of(b)
         plain, random = of[PLAIN], of[RANDOM]
-        others = [t for t in of.values() if t.name != RANDOM]
+        others = [t for t in of.values() if t.name not in _controls(of)]
         ways = {sign: [_name(t) for t in others if t.beside.sign == sign] for sign in (1, -1)}
         out.append(
             f"{b}: plain vectors raise the propensity by {_pair(plain)}, random directions by {_pair(random)}. Above "
             f"plain: {', '.join(ways[1]) or 'none'}. Below: {', '.join(ways[-1]) or 'none'}."
         )
     return out
+
+
+def _controls(of: dict[str, Technique]) -> set[str]:
+    """Names of random directions."""
+    return {random_like(name) for name in of}
 
 
 def _name(t: Technique) -> str:
@@ -182,7 +193,8 @@ def _noise(r: Results) -> list[str]:
 
 def _changed_rows(r: Results) -> list[list[str]]:
     rows = [["technique", "fields of the one-shot method"]]
-    for name in dict.fromkeys(t.name for t in r.techniques if t.name != RANDOM):
+    controls = _controls(r.of(r.behaviors[0]))
+    for name in dict.fromkeys(t.name for t in r.techniques if t.name not in controls):
         fields = r.changed.get(name, {})
         rows.append([name, ", ".join(f"{k} = {v}" for k, v in fields.items()) or "as they are"])
     return rows
@@ -215,9 +227,9 @@ def _figures(r: Results) -> list[Figure]:
     """For machines: differences from plain; beside each that of the random directions."""
     out: list[Figure] = []
     for t in r.techniques:
-        random = r.of(t.behavior)[RANDOM].beside.value
-        d, n = t.beside, t.questions
-        out.append(Figure(f"{t.behavior}: {t.name} less plain", d.value, d.lo, d.hi, n, "nats/token", random))
+        of, d = r.of(t.behavior), t.beside
+        random = of.get(random_like(t.name), of[RANDOM]).beside.value  # under its own operator, where it has one
+        out.append(Figure(f"{t.behavior}: {t.name} less plain", d.value, d.lo, d.hi, t.questions, "nats/token", random))
     return out
 
 
@@ -225,9 +237,9 @@ def _plot(behavior: str, techniques: Sequence[Technique]) -> Plot:
     """Every vector as a point, one row a technique, medians marked."""
 
     def paint(canvas: Any) -> None:
-        ax = canvas.subplots()
+        ax, controls = canvas.subplots(), {random_like(t.name) for t in techniques}
         for k, t in enumerate(reversed(techniques)):
-            color = QUIET if t.name == RANDOM else INK
+            color = QUIET if t.name in controls else INK
             ax.plot(t.effects, [k] * len(t.effects), "o", color=color, markersize=4, alpha=0.6)
             ax.plot([t.middle("effect")], [k], "|", color=ACCENT, markersize=13, markeredgewidth=2)
         plain = next(t for t in techniques if t.name == PLAIN)
