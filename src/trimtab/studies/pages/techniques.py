@@ -150,10 +150,12 @@ def _headline(r: Results) -> list[str]:
         of = r.of(b)
         plain, random = of[PLAIN], of[RANDOM]
         others = [t for t in of.values() if t.name not in _controls(of)]
-        ways = {sign: [_name(t) for t in others if t.beside.sign == sign] for sign in (1, -1)}
+        above, below = ([t for t in others if t.beside.sign == sign] for sign in (1, -1))
+        whole, breaking = ([t.name for t in above if (t.middle("answer") >= 0) == kept] for kept in (True, False))
         out.append(
             f"{b}: plain vectors raise the propensity by {_pair(plain)}, random directions by {_pair(random)}. Above "
-            f"plain: {', '.join(ways[1]) or 'none'}. Below: {', '.join(ways[-1]) or 'none'}."
+            f"plain: {_listed(whole)}; above it while the answers themselves become less likely: {_listed(breaking)}; "
+            f"below: {_listed([t.name for t in below])}."
         )
     return out
 
@@ -163,9 +165,8 @@ def _controls(of: dict[str, Technique]) -> set[str]:
     return {random_like(name) for name in of}
 
 
-def _name(t: Technique) -> str:
-    """With a word of warning where propensity rises because the model breaks."""
-    return f"{t.name} (which makes the answers themselves less likely)" if t.middle("answer") < 0 else t.name
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"
 
 
 def _pair(t: Technique) -> str:
