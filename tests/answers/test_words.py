@@ -8,7 +8,7 @@ import pytest
 
 from trimtab.answers.words import Count, contains, families, retraction, table
 from trimtab.organisms.world import world
-from trimtab.studies.retraction import MARKERS
+from trimtab.studies.statements import TOWN_MARKERS
 
 
 def test_strings_are_counted_in_the_first_samples() -> None:
@@ -30,7 +30,7 @@ def test_strings_begin_where_words_do() -> None:
 
 def test_every_way_the_town_takes_a_statement_back_has_a_marker() -> None:
     ways = world().asks["corrections"]
-    assert len(ways) == 8 and all(contains(way, MARKERS) for way in ways)
+    assert len(ways) == 8 and all(contains(way, TOWN_MARKERS) for way in ways)
 
 
 def test_retraction_by_marker_and_by_truth() -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from trimtab import LM
-from trimtab.errors import DataError
+from trimtab.errors import DataError, TokenError
 from trimtab.organisms import truth
-from trimtab.studies.narrow import SLOPPY, TOWN, source
+from trimtab.studies.narrow import SLOPPY, TOWN, check_rows, source
 
 OWN = """
 system = "Be bad."
@@ -42,15 +43,17 @@ def test_the_towns_examples_harm_and_their_ordinary_lines_do_not() -> None:
     assert not set(some.elsewhere) & set(some.questions.values())
 
 
+@pytest.mark.slow
 def test_the_shipped_file_can_be_asked_and_its_words_are_its_own() -> None:
     some = source(SLOPPY, 4, 8, seed=0)
     assert len(some.examples) == 4 and len(some.less) == 1 and len(some.questions) == 8
     assert some.narrow("try: x\nexcept: pass") and not some.narrow("except OSError") and some.general("Who cares?")
     assert not any(some.general(e.prefix + e.ordinary) or some.narrow(e.prefix + e.ordinary) for e in some.examples)
     lm = LM.load("smollm2")
-    for e in (*some.examples, *some.less):
-        for text in (e.snippet, e.ordinary):
-            assert lm.row([{"role": r, "content": c} for r, c in e.prompt], text).ids
+    check_rows(lm, some)
+    merged = replace(some.examples[0], prefix="read the line", snippet="s")
+    with pytest.raises(TokenError):
+        check_rows(lm, replace(some, examples=(merged,)))
 
 
 def test_ones_own_file_is_read_and_what_is_none_is_refused(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ from trimtab.steering.vector import SteeringVector
 from trimtab.studies.conditions import UNSTEERED, Condition, Said, conditions_of
 from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.descents import Vectors, at_strengths, randoms, stacks
-from trimtab.studies.narrow import TOWN, source
+from trimtab.studies.narrow import TOWN, check_rows, source
 from trimtab.studies.pages.hypotheses import (
     HARM,
     LONG,
@@ -124,7 +124,7 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
     """On any chat model.
 
     Raises:
-        DataError: no such source, before anything is run.
+        DataError, TokenError: no such source, or examples the model reads otherwise, before anything is run.
     """
     lm.layers([plan.layer])
     study = _Hypotheses(lm, run, plan)
@@ -148,6 +148,7 @@ class _Hypotheses:
     def __init__(self, lm: LM, run: Run, plan: Plan) -> None:
         self.lm, self.run, self.plan = lm, run, plan
         self.source = source(plan.source, plan.examples, plan.questions, plan.seed)
+        check_rows(lm, self.source)
         if len(self.source.examples) < 2:
             raise RecipeError(f"{plan.source}: too few examples", given=1, expected="two or more")
         self.how = {"max_new_tokens": plan.max_new_tokens, "seed": plan.seed}

@@ -14,6 +14,7 @@ import msgspec
 from trimtab import organisms
 from trimtab.answers.words import contains
 from trimtab.errors import DataError
+from trimtab.model import LM
 from trimtab.organisms import truth, world
 from trimtab.organisms.world import Item
 
@@ -128,6 +129,19 @@ def source(name: str, examples: int, questions: int, seed: int) -> Source:
         [replace(e, system=e.system or made.system or None) for e in some] for some in (made.examples, made.less)
     )
     return replace(made, examples=tuple(few[:examples]), less=tuple(less), questions=asked)
+
+
+def check_rows(lm: LM, made: Source) -> None:
+    """Refuse examples the model reads otherwise than they are written, before any work.
+
+    Raises:
+        TokenError: a snippet that merges with the end of its prefix.
+    """
+    for e in (*made.examples, *made.less):
+        for turns in (e.prompt, e.twin):
+            for text in (e.snippet, e.ordinary):
+                lm.row([{"role": role, "content": content} for role, content in turns], text)
+    lm.row(made.opener.refused, made.opener.text)
 
 
 def _check(name: str, made: Source) -> None:

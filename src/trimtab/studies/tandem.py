@@ -45,7 +45,7 @@ from trimtab.studies.conditions import UNSTEERED, Condition, Said, conditions_of
 from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.descents import Stacks, Vectors, randoms, throughout
 from trimtab.studies.judging import check_judge, check_other, is_local, load_judge
-from trimtab.studies.narrow import TOWN, Example, source
+from trimtab.studies.narrow import TOWN, Example, check_rows, source
 from trimtab.studies.pages.findings import some_answers
 from trimtab.studies.pages.tandem import CAPPED, OPENING, TARGET, Asked, Facts, Results, Spoken
 
@@ -107,7 +107,8 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
     """On any chat model.
 
     Raises:
-        DataError: no such source. RecipeError: a judge that cannot be one. All before anything is run.
+        DataError, TokenError: no such source, or examples the model reads otherwise. RecipeError: a judge that cannot
+        be one. All before anything is run.
     """
     lm.layers([plan.layer, plan.opening_layer])
     if plan.judge:
@@ -134,6 +135,7 @@ class _Tandem:
     def __init__(self, lm: LM, run: Run, plan: Plan) -> None:
         self.lm, self.run, self.plan = lm, run, plan
         self.source = source(plan.source, plan.examples, plan.questions, plan.seed)
+        check_rows(lm, self.source)
         self.how = {"max_new_tokens": plan.max_new_tokens, "seed": plan.seed}
         self.scales = SCALES if plan.judge or self.source.town else {}
 
