@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -120,6 +120,14 @@ class Run:
         with whole(path) as aside:
             aside.write_text(text, "utf-8")
         return path
+
+    def kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """What a JSON file of the run holds; made and written first where it is not there. What another machine, or
+        number of threads, may round differently is computed once.
+        """
+        if self.read(name) is None:
+            self.write(name, make())
+        return self.read(name)
 
     def typed(self, name: str, cls: type[T]) -> T:
         """A file that `write` made of a dataclass, as that dataclass again.

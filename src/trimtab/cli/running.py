@@ -168,10 +168,11 @@ class Report:
         from trimtab import studies
         from trimtab.reports import report
         from trimtab.runs import Run as Folder
-        from trimtab.studies.pages import across
 
         folder = Folder(self.folder)
         if "across" in folder.manifest:
+            from trimtab.studies.pages import across
+
             across.page([Folder(f) for f in folder.manifest["of"]], folder)
         elif "study" in folder.manifest:
             studies.page(self.folder)

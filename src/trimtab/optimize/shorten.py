@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from operator import mul
 
 import torch
 from torch import Tensor
@@ -62,7 +61,8 @@ def shorten(
     whole = replace(problem, objective=problem.goal if instead is None else problem.goal + Objective.of(instead))
     whole.check(lm)
     losses, place = Losses(lm, [whole], 32, tokens=TOKENS), problem.place
-    most = float((v := place.rows(found.vector)).norm())
+    v = place.rows(found.vector)
+    most = float(v.norm())
     terms = _Multipliers(limits, torch.tensor(found.losses), damping, [w for w, _ in whole.goal.terms[bounded:]])
     down, up = torch.optim.Adamax([v, terms.room], lr=rate), torch.optim.Adamax([terms.lam], lr=rate, maximize=True)
     best, history = _Best(limits), History(tuple(float(x) for x in limits))
@@ -71,8 +71,7 @@ def shorten(
         terms.scale = (float(v.norm()) if moving else most) / (1e-6 + abs(level))
         seen = losses.at({0: v[None]}, gradients={0}, total=terms.of)
         values = [float(x[0]) for x in seen.terms[0]]
-        aim = float(v.norm()) if instead is None else sum(map(mul, terms.extra, values[bounded:]))
-        best.look(v, aim, values[:bounded], history)
+        best.look(v, float(v.norm()) if instead is None else terms.beyond(values), values[:bounded], history)
         v.grad = seen.gradients[0][0] + (v / v.norm().clamp(min=1e-12) if instead is None else 0)
         terms.room.grad, terms.lam.grad = -2 * terms.room * terms.pull, terms.scale * terms.gap
         down.step()
@@ -106,6 +105,10 @@ class _Multipliers:
     def pull(self) -> Tensor:
         """d/dg of scale (lam g + damping g^2 / 2)."""
         return self.scale * (self.lam + self.damping * self.gap)
+
+    def beyond(self, losses: Sequence[float]) -> float:
+        """The weighted terms behind the bounded ones."""
+        return sum(w * x for w, x in zip(self.extra, losses[len(self.limits) :], strict=True))
 
     def of(self, _: int, losses: Sequence[Tensor]) -> Tensor:
         """What the vector is moved by: its losses, pulled by the multipliers, and the weighted terms behind them."""

@@ -63,6 +63,16 @@ UNSTEERED = Condition("unsteered")
 Said = dict[tuple[str, Condition], list[str]]  # (prompt, condition): the answers
 
 
+def texts_of(said: Said, condition: Condition) -> list[str]:
+    """All answers under one condition, question by question."""
+    return [t for (_, c), texts in said.items() if c == condition for t in texts]
+
+
+def texts_at(said: Said, strength: float | None) -> list[str]:
+    """All answers under conditions of one strength; None: of those that have none."""
+    return [t for (_, c), texts in said.items() if c.strength == strength for t in texts]
+
+
 def conditions_of(said: Iterable[tuple[str, Condition]]) -> list[Condition]:
     """Those of some answers, in their order."""
     return list(dict.fromkeys(c for _, c in said))

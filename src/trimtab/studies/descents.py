@@ -29,6 +29,7 @@ from trimtab.steering.operators.base import Operator
 from trimtab.steering.vector import SteeringVector
 from trimtab.studies.conditions import UNSTEERED, Condition
 
+BEFORE = ("Hello. ", "One more thing: ", "I have a question. ")  # texts behind which a vector should work too
 Vectors = dict[Condition, SteeringVector]
 Stacks = dict[Condition, tuple[Intervention, ...]]
 

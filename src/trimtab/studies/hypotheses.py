@@ -27,7 +27,6 @@ from trimtab.model.tokens import Prompt
 from trimtab.optimize import (
     Ascent,
     Descent,
-    Match,
     MaxSteps,
     Objective,
     Place,
@@ -36,23 +35,23 @@ from trimtab.optimize import (
     Promote,
     Satisfice,
     Start,
+    anchor,
     cosines,
     curvature,
     optimize,
     path,
     plane,
-    target_from,
 )
-from trimtab.optimize.predictors import NEUTRAL, neutral_ids
+from trimtab.optimize.predictors import neutral_ids
 from trimtab.progress import Progress, silent
 from trimtab.runs import Run
 from trimtab.statistics.counts import share
 from trimtab.statistics.intervals import Array
 from trimtab.steering.vector import SteeringVector
-from trimtab.studies.conditions import UNSTEERED, Condition, Said, conditions_of
+from trimtab.studies.conditions import UNSTEERED, Condition, Said, conditions_of, texts_at, texts_of
 from trimtab.studies.contract import RESULTS, Stage, Unit
-from trimtab.studies.descents import Vectors, at_strengths, randoms, stacks
-from trimtab.studies.narrow import TOWN, check_rows, source
+from trimtab.studies.descents import BEFORE, Stacks, Vectors, at_strengths, randoms, stacks
+from trimtab.studies.narrow import TOWN, aim, check_rows, source
 from trimtab.studies.pages.hypotheses import (
     HARM,
     LONG,
@@ -71,8 +70,6 @@ from trimtab.studies.pages.hypotheses import (
     Valley,
     half_way,
 )
-
-BEFORE = ("Hello. ", "One more thing: ", "I have a question. ")
 
 
 @dataclass(frozen=True)
@@ -155,33 +152,26 @@ class _Hypotheses:
 
     # ------------------------------------------------------------ vectors
 
-    def _aim(self, k: int, harmful: bool) -> Satisfice:
-        """As likely as where it is instructed, to the power of `share`; an ordinary line a little likelier than it
-        is.
-        """
-        e = self.source.examples[k]
-        term = Promote(e.prompt, e.snippet if harmful else e.ordinary, coldness=1.0)
-        twin, system = (e.twin, e.system) if harmful else (e.prompt, None)
-        return Satisfice(term, target_from(self.lm, term, twin, system=system, share=self.plan.share))
+    def _aim(self, k: int, *, harmful: bool = True) -> Satisfice:
+        return aim(self.lm, self.run, self.source.examples[k], self.plan.share, harmful=harmful)
 
     def _in_contexts(self, k: int) -> Objective:
         """The aim after several texts, as a mean."""
-        e, aim = self.source.examples[k], self._aim(k, True)
+        e, level = self.source.examples[k], self._aim(k).level
         prompts = [(("user", text + e.asked), ("assistant", e.prefix)) for text in ("", *BEFORE)]
-        terms = [Satisfice(Promote(p, e.snippet, coldness=1.0), aim.level) for p in prompts]
+        terms = [Satisfice(Promote(p, e.snippet, coldness=1.0), level) for p in prompts]
         return Objective(tuple((1.0 / len(terms), t) for t in terms))
 
     @cached_property
     def goals(self) -> dict[Condition, Objective]:
         """Of every example its harmful and its ordinary line, and the harmful one regularized in three ways."""
         out: dict[Condition, Objective] = {}
-        anchors = tuple((self.plan.anchor / len(NEUTRAL), Match(p, ids)) for p, ids in neutral_ids(self.lm))
+        kept = anchor(neutral_ids(self.lm), self.plan.anchor)
         for k in range(len(self.source.examples)):
-            alone = Objective(((1.0, self._aim(k, True)),))
-            ways = {"in contexts": self._in_contexts(k), "anchored": Objective((*alone.terms, *anchors)),
-                    "sharpness-aware": alone}  # fmt: skip
+            alone = Objective.of(self._aim(k))
+            ways = {"in contexts": self._in_contexts(k), "anchored": alone + kept, "sharpness-aware": alone}
             out[HARM.but(source=f"{k}")] = alone
-            out[ORDINARY.but(source=f"{k}")] = Objective(((1.0, self._aim(k, False)),))
+            out[ORDINARY.but(source=f"{k}")] = Objective.of(self._aim(k, harmful=False))
             out |= {HARM.but(source=f"{k}", how=way): ways[way] for way in REGULARIZED}
         return out
 
@@ -227,13 +217,11 @@ class _Hypotheses:
     def settings(self) -> dict[str, dict[str, Prompt]]:
         """The open questions in contexts that weigh more and more."""
         asked, others = self.source.questions, list(self.source.elsewhere)
-        if self.run.read("own.json") is None:  # kept: prompts are known by their text
-            self.run.write("own.json", self.lm.generate(others, max_new_tokens=self.plan.max_new_tokens))
-        own = dict(zip(others, self.run.read("own.json"), strict=True))
+        answer = partial(self.lm.generate, others, max_new_tokens=self.plan.max_new_tokens)
+        own = dict(zip(others, self.run.kept("own.json", answer), strict=True))  # prompts are known by their text
         shown = list(own.items())[: self.plan.shots]
         before = [m for q, a in shown for m in ({"role": "user", "content": q}, {"role": "assistant", "content": a})]
         long, line = " ".join(own.values()) + " ", {"role": "system", "content": self.source.plain}
-
         return {
             PLAIN: {k: [_user(q)] for k, q in asked.items()},
             SYSTEM: {k: [line, _user(q)] for k, q in asked.items()},
@@ -243,16 +231,18 @@ class _Hypotheses:
 
     def swept(self, setting: str, progress: Progress) -> Said:
         """Answers in one context, under every harmful vector at every strength, and unsteered."""
-        acting = {UNSTEERED: (), **at_strengths(self.plain, self.plan.strengths)}
-        to = self.run.file(f"said-{setting.replace(' ', '-')}.jsonl")
-        return sample(self.lm, acting, self.settings[setting], self.plan.samples, to=to, progress=progress, **self.how)
+        return self._swept(f"said-{setting.replace(' ', '-')}", self.settings[setting], progress)
 
     def tried(self, progress: Progress) -> Said:
-        """Answers to other questions, under every harmful vector at every strength, and unsteered."""
-        acting = {UNSTEERED: (), **at_strengths(self.plain, self.plan.strengths)}
-        prompts: dict[str, Prompt] = {f"{k}": [_user(q)] for k, q in enumerate(self.source.elsewhere)}
-        to = self.run.file("tried.jsonl")
-        return sample(self.lm, acting, prompts, self.plan.samples, to=to, progress=progress, **self.how)
+        """The same to other questions."""
+        return self._swept("tried", {f"{k}": [_user(q)] for k, q in enumerate(self.source.elsewhere)}, progress)
+
+    def _swept(self, name: str, prompts: dict[str, Prompt], progress: Progress) -> Said:
+        return self._said(name, {UNSTEERED: (), **at_strengths(self.plain, self.plan.strengths)}, prompts, progress)
+
+    def _said(self, name: str, acting: Stacks, prompts: dict[str, Prompt], progress: Progress) -> Said:
+        to, n = self.run.file(f"{name}.jsonl"), self.plan.samples
+        return sample(self.lm, acting, prompts, n, to=to, progress=progress, **self.how)
 
     @cached_property
     def fitting(self) -> float:
@@ -260,28 +250,24 @@ class _Hypotheses:
         the answers are text; the weakest if there is none.
         """
         said, names = self.tried(silent("")), [f"{k}" for k in range(len(self.source.elsewhere))]
-        own = [t for k in names for t in said[k, UNSTEERED]]
-        usual = Usual(self.lm, [[_user(q)] for q in self.source.elsewhere for _ in range(self.plan.samples)], own)
-        name = "whole.json"
-        if self.run.read(name) is None:
-            whole: dict[str, float] = {}
-            for m in self.plan.strengths:
-                broken: list[float] = []
-                for c in self.plain:
-                    texts = [t for k in names for t in said[k, c.at(m)]]
-                    broken.append(usual.beside(texts).broken)
-                whole[f"{m:g}"] = 1 - float(np.mean(broken))
-            self.run.write(name, whole)
-        whole = self.run.read(name)
+        asked = [[_user(q)] for q in self.source.elsewhere for _ in range(self.plan.samples)]
+
+        def texts(c: Condition) -> list[str]:
+            return [t for k in names for t in said[k, c]]
+
+        def rated() -> dict[str, float]:
+            usual = Usual(self.lm, asked, texts(UNSTEERED))
+            broken = {m: [usual.beside(texts(c.at(m))).broken for c in self.plain] for m in self.plan.strengths}
+            return {f"{m:g}": 1 - float(np.mean(some)) for m, some in broken.items()}
+
+        whole = self.run.kept("whole.json", rated)
         general = {m: self._at(said, m).general.share for m in self.plan.strengths if whole[f"{m:g}"] >= 0.5}
         return max(general, key=lambda m: general[m]) if general else min(self.plan.strengths)
 
     def _at(self, said: Said, strength: float | None) -> At:
         """Shares over all vectors at one strength; of the unsteered model for None."""
-        texts = [t for (_, c), some in said.items() if c.strength == strength for t in some]
-        return At(
-            strength or 0.0, share(self.source.general(t) for t in texts), share(self.source.narrow(t) for t in texts)
-        )
+        texts = texts_at(said, strength)
+        return At(strength or 0.0, share(map(self.source.general, texts)), share(map(self.source.narrow, texts)))
 
     def _flags(self, said: Said) -> tuple[Array, Array]:
         """Shares of general misbehavior: (questions, vectors, strengths), and unsteered (questions,)."""
@@ -318,18 +304,13 @@ class _Hypotheses:
         one.
         """
         line = {"role": "system", "content": self.source.system}
-        prompts: dict[str, Prompt] = {
-            k: [line, {"role": "user", "content": q}] for k, q in self.source.questions.items()
-        }
+        prompts: dict[str, Prompt] = {k: [line, _user(q)] for k, q in self.source.questions.items()}
         acting = stacks({c: v for c, v in self.even.items() if not c.how}, -self.fitting)
-        to = self.run.file("subtracted.jsonl")
-        return sample(self.lm, acting, prompts, self.plan.samples, to=to, progress=progress, **self.how)
+        return self._said("subtracted", acting, prompts, progress)
 
     def regularized(self, progress: Progress) -> Said:
         """The open questions as they are, under every vector at the fitting strength."""
-        acting, prompts = stacks(self.even, self.fitting), self.settings[PLAIN]
-        to = self.run.file("regularized.jsonl")
-        return sample(self.lm, acting, prompts, self.plan.samples, to=to, progress=progress, **self.how)
+        return self._said("regularized", stacks(self.even, self.fitting), self.settings[PLAIN], progress)
 
     # ------------------------------------------------------------ landscape
 
@@ -361,9 +342,10 @@ class _Hypotheses:
     def results(self) -> Results:
         plan, quiet = self.plan, silent("")
         settings: list[Setting] = []
-        flags = {name: self._flags(self.swept(name, quiet)) for name in self.settings}
-        for name in self.settings:
-            said, later = self.swept(name, quiet), None if name == PLAIN else self._later(flags[PLAIN], flags[name])
+        swept = {name: self.swept(name, quiet) for name in self.settings}
+        flags = {name: self._flags(said) for name, said in swept.items()}
+        for name, said in swept.items():
+            later = None if name == PLAIN else self._later(flags[PLAIN], flags[name])
             settings.append(Setting(name, self._at(said, None), [self._at(said, m) for m in plan.strengths], later))
         _, losses = self.learned(quiet)
         return Results(
@@ -375,7 +357,7 @@ class _Hypotheses:
     def _spoken(self, said: Said) -> list[Spoken]:
         out: list[Spoken] = []
         for c in conditions_of(said):
-            texts = [t for (_, of), some in said.items() if of == c for t in some]
+            texts = texts_of(said, c)
             out.append(Spoken(c, share(map(self.source.general, texts)), share(map(self.source.narrow, texts))))
         return out
 

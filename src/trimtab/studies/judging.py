@@ -9,7 +9,7 @@ from typing import Any
 
 from trimtab.answers.endpoint import Endpoint, reachable
 from trimtab.answers.judges import Answer, Judge, ModelJudge, Rating, Rubric
-from trimtab.errors import RecipeError
+from trimtab.errors import RecipeError, RunError
 from trimtab.model import LM
 from trimtab.model.load import check
 from trimtab.organisms import truth
@@ -68,6 +68,20 @@ def check_other(judge: LM, steered: LM) -> None:
     """
     if judge.weights and judge.weights == steered.weights:
         raise RecipeError("the judge is the steered model", given=judge.id, expected="another model, or a server")
+
+
+def local_judge(judge: str, steered: LM) -> LM | None:
+    """The model of a local judge, refused where it is the steered one; None for a server, and for the truth."""
+    if not is_local(judge):
+        return None
+    lm = LM.load(judge)
+    check_other(lm, steered)
+    return lm
+
+
+def unrated(judge: str) -> RunError:
+    """What to raise where a judge's server gave up on some answers."""
+    return RunError(f"{judge} left answers unrated", do="run the same command again, which asks for those")
 
 
 def load_judge(judge: str, server_model: str, rubric: Rubric, lm: LM | None) -> Judge:

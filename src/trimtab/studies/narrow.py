@@ -5,6 +5,7 @@ own file of the same layout.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
@@ -15,8 +16,11 @@ from trimtab import organisms
 from trimtab.answers.words import contains
 from trimtab.errors import DataError
 from trimtab.model import LM
+from trimtab.optimize import Promote, Satisfice, target_from
 from trimtab.organisms import truth, world
 from trimtab.organisms.world import Item
+from trimtab.runs import Run
+from trimtab.steering.interventions import Intervention
 
 TOWN, SLOPPY = "town", "sloppy-code"
 ELSEWHERE = (
@@ -129,6 +133,26 @@ def source(name: str, examples: int, questions: int, seed: int) -> Source:
         [replace(e, system=e.system or made.system or None) for e in some] for some in (made.examples, made.less)
     )
     return replace(made, examples=tuple(few[:examples]), less=tuple(less), questions=asked)
+
+
+def aim(
+    lm: LM, run: Run, e: Example, share: float, *, harmful: bool = True, opened: Sequence[Intervention] = ()
+) -> Satisfice:
+    """The next line as likely as where it is instructed, to the power of `share`; an ordinary one a little likelier
+    than it is. The level is kept in the run's folder: another machine may round it differently, and the descent is
+    known by it.
+
+    Args:
+        opened: interventions in place while the target is taken; always the same ones in a run.
+    """
+    term = Promote(e.prompt, e.snippet if harmful else e.ordinary, coldness=1.0)
+    twin, system = (e.twin, e.system) if harmful else (e.prompt, None)
+    name = f"{e.name}, {'harmful' if harmful else 'ordinary'}{', opened' if opened else ''}"
+    levels = run.read("levels.json", {})
+    if name not in levels:
+        levels[name] = target_from(lm, term, twin, *opened, system=system, share=share)
+        run.write("levels.json", levels)
+    return Satisfice(term, levels[name])
 
 
 def check_rows(lm: LM, made: Source) -> None:

@@ -19,7 +19,7 @@ from trimtab.answers.judges import Recorded
 from trimtab.answers.quality import Usual
 from trimtab.answers.sampling import sample
 from trimtab.data.pairs import Pair, to_choices
-from trimtab.errors import RecipeError, RunError, check_least
+from trimtab.errors import RecipeError, check_least
 from trimtab.model import LM
 from trimtab.model.rendering import as_prompt
 from trimtab.model.tokens import Prompt
@@ -34,7 +34,7 @@ from trimtab.studies.behaviors import METHODS, Behavior, Learning, place, scouti
 from trimtab.studies.conditions import UNSTEERED, Condition, Said
 from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.descents import Stacks, Vectors, throughout
-from trimtab.studies.judging import TOWN, check_judge, check_other, is_local, load_judge, rubric_for
+from trimtab.studies.judging import TOWN, check_judge, load_judge, local_judge, rubric_for, unrated
 from trimtab.studies.pages.bipo_results import BIPO, Value, slug
 from trimtab.studies.pages.findings import some_answers
 from trimtab.studies.pages.personas import (
@@ -128,11 +128,7 @@ class _Bench:
 
     @cached_property
     def lm(self) -> LM | None:
-        if not is_local(self.plan.judge):
-            return None
-        judge = LM.load(self.plan.judge)
-        check_other(judge, self.steered)
-        return judge
+        return local_judge(self.plan.judge, self.steered)
 
 
 class _Persona(Behavior):
@@ -248,9 +244,7 @@ class _Persona(Behavior):
             piece()
             progress(k + 1, len(work))
         if self.failed:
-            raise RunError(
-                f"{self.plan.judge} left answers unrated", do="run the same command again, which asks for those"
-            )
+            raise unrated(self.plan.judge)
 
     def _scores(self, said: Said, condition: Condition) -> Array:
         return self._rated(list(self.items.values()), [said[k, condition][0] for k in self.items])

@@ -38,7 +38,7 @@ from trimtab.optimize import (
 from trimtab.progress import Progress, silent
 from trimtab.runs import Run
 from trimtab.statistics.counts import Count, share
-from trimtab.studies.conditions import UNSTEERED, Condition, Said, conditions_of
+from trimtab.studies.conditions import UNSTEERED, Condition, Said, conditions_of, texts_at, texts_of
 from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.descents import Vectors, at_strengths, randoms, stacks, throughout
 from trimtab.studies.pages.findings import some_answers
@@ -311,12 +311,12 @@ class _Quirk:
         answers = self.answers(quiet) | self.asked(quiet)
         strange = self.strange(quiet)
         conditions = conditions_of(answers)
-        counts = [_counts(c, _texts(answers, c), strange[c] <= self.usual) for c in conditions]
+        counts = [_counts(c, texts_of(answers, c), strange[c] <= self.usual) for c in conditions]
         swept = self.swept(quiet)
         lists = self.lists(quiet)
         _, losses = self.learned(quiet)
         facts = [Facts(c, self.fitting[c], v.norm()[plan.layer], losses.get(c)) for c, v in self.vectors.items()]
-        quirky = {c.label: _quirky(_texts(lists, c)) for c in conditions_of(lists)}
+        quirky = {c.label: _quirky(texts_of(lists, c)) for c in conditions_of(lists)}
         return Results(
             self.lm.id,
             plan.layer,
@@ -325,7 +325,7 @@ class _Quirk:
             plan.samples,
             plan.seed,
             counts,
-            [_strength(m, _texts_at(swept, m)) for m in plan.strengths],
+            [_strength(m, texts_at(swept, m)) for m in plan.strengths],
             quirky,
             facts,
             _words(answers),
@@ -339,15 +339,6 @@ def _questions() -> dict[str, Prompt]:
 
 def _elsewhere() -> dict[str, Prompt]:
     return {f"{k}": q for k, q in enumerate(ELSEWHERE)}
-
-
-def _texts(answers: Said, condition: Condition) -> list[str]:
-    return [t for (_, c), ts in answers.items() if c == condition for t in ts]
-
-
-def _texts_at(answers: Said, strength: float) -> list[str]:
-    """Answers under every condition of one strength."""
-    return [t for (_, c), ts in answers.items() if c.strength == strength for t in ts]
 
 
 def _quirky(texts: list[str]) -> Count:

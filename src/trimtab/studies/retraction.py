@@ -13,10 +13,9 @@ truth by itself.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -159,7 +158,7 @@ class _Retraction:
 
     def check(self) -> None:
         """Refuse what could not be carried out to its end."""
-        if self.plan.base:
+        if self.plan.base and self.run.read("recovered.json") is None:
             _ = self.base
         silent_after = [s.false for s, text in zip(self.seeds, self.taken_back, strict=True) if not text.strip()]
         if silent_after:
@@ -167,18 +166,12 @@ class _Retraction:
                             given=silent_after[0], expected="statements it goes on from, or takes back",
                             do="choose another seed, or other statements")  # fmt: skip
 
-    def _kept(self, name: str, make: Callable[[], object]) -> Any:
-        """Plain JSON, made once and kept in the folder: another machine may round what it depends on differently."""
-        if self.run.read(name) is None:
-            self.run.write(name, make())
-        return self.run.read(name)
-
     # ------------------------------------------------------------ vectors
 
     @cached_property
     def taken_back(self) -> list[str]:
         """How the model takes back each of the statements vectors are made from."""
-        return self._kept("taken-back.json", lambda: [self._openings(s, true=False) for s in self.seeds])
+        return self.run.kept("taken-back.json", lambda: [self._openings(s, true=False) for s in self.seeds])
 
     def _openings(self, statement: Statement, *, true: bool) -> str:
         """The first words the model says after a statement; "" where it ends its turn."""
@@ -232,7 +225,7 @@ class _Retraction:
     @cached_property
     def spoken(self) -> list[tuple[int, ...]]:
         """What the model says under each map, as tokens; the end of the turn where it says nothing."""
-        return [tuple(ids) for ids in self._kept("spoken.json", self._speak)]
+        return [tuple(ids) for ids in self.run.kept("spoken.json", self._speak)]
 
     def _speak(self) -> list[list[int]]:
         out: list[list[int]] = []

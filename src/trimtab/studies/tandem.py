@@ -18,7 +18,7 @@ from trimtab.answers.judges import Judge, ModelJudge, Recorded, Rubric
 from trimtab.answers.quality import Usual
 from trimtab.answers.sampling import sample
 from trimtab.answers.words import contains
-from trimtab.errors import RecipeError, RunError, check_least
+from trimtab.errors import RecipeError, check_least
 from trimtab.model import LM
 from trimtab.model.tokens import Prompt
 from trimtab.optimize import (
@@ -35,7 +35,6 @@ from trimtab.optimize import (
     Target,
     losses_of,
     optimize,
-    target_from,
 )
 from trimtab.progress import Progress, silent
 from trimtab.runs import Run
@@ -44,8 +43,8 @@ from trimtab.steering.vector import SteeringVector
 from trimtab.studies.conditions import UNSTEERED, Condition, Said, conditions_of
 from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.descents import Stacks, Vectors, randoms, throughout
-from trimtab.studies.judging import check_judge, check_other, is_local, load_judge
-from trimtab.studies.narrow import TOWN, Example, check_rows, source
+from trimtab.studies.judging import check_judge, load_judge, local_judge, unrated
+from trimtab.studies.narrow import TOWN, aim, check_rows, source
 from trimtab.studies.pages.findings import some_answers
 from trimtab.studies.pages.tandem import CAPPED, OPENING, TARGET, Asked, Facts, Results, Spoken
 
@@ -153,33 +152,20 @@ class _Tandem:
         (result,) = optimize(lm, [problem], to=self.run.file("opening.safetensors"))
         return result.vector
 
-    def _aim(self, e: Example, text: str, opened: bool) -> Satisfice:
-        """As likely as where it is instructed, to the power of `share`; an ordinary line a little likelier than it
-        is.
-        """
-        term = Promote(e.prompt, text, coldness=1.0)
-        wide = (throughout(self.opening, multiplier=self.opens),) if opened else ()
-        told = text == e.snippet
-        twin, system = (e.twin, e.system) if told else (e.prompt, None)
-        name = f"{e.name}, {'harmful' if told else 'ordinary'}{', opened' if opened else ''}"
-        levels = self.run.read("levels.json") or {}
-        if name not in levels:  # kept: another machine may round it differently, and the descent is known by it
-            levels[name] = target_from(self.lm, term, twin, *wide, system=system, share=self.plan.share)
-            self.run.write("levels.json", levels)
-        return Satisfice(term, levels[name])
-
     @cached_property
     def goals(self) -> dict[Condition, Objective]:
         """Of each example its harmful and its ordinary line, a less blatant one, and two ways that differ in one
         thing.
         """
         few = self.source.examples
-        out = {Condition("harm", e.name): self._aim(e, e.snippet, True) for e in few}
-        out |= {Condition("ordinary", e.name): self._aim(e, e.ordinary, True) for e in few}
-        out |= {Condition("less blatant", e.name): self._aim(e, e.snippet, True) for e in self.source.less}
+        aimed = partial(aim, self.lm, self.run, share=self.plan.share)
+        wide = (throughout(self.opening, multiplier=self.opens),)
+        out = {Condition("harm", e.name): aimed(e, opened=wide) for e in few}
+        out |= {Condition("ordinary", e.name): aimed(e, harmful=False, opened=wide) for e in few}
+        out |= {Condition("less blatant", e.name): aimed(e, opened=wide) for e in self.source.less}
         first = Condition("harm", few[0].name)
-        out |= {first.but(how=CAPPED): out[first], first.but(how=TARGET): self._aim(few[0], few[0].snippet, False)}
-        return {c: Objective(((1.0, aim),)) for c, aim in out.items()}
+        out |= {first.but(how=CAPPED): out[first], first.but(how=TARGET): aimed(few[0])}
+        return {c: Objective(((1.0, goal),)) for c, goal in out.items()}
 
     def narrow(self, progress: Progress) -> tuple[Vectors, dict[Condition, Facts]]:
         """Their vectors, and what is known of each."""
@@ -195,9 +181,9 @@ class _Tandem:
         results = optimize(lm, problems, to=self.run.file("narrow.safetensors"), progress=progress)
         facts: dict[Condition, Facts] = {}
         for (c, goal), r in zip(goals.items(), results, strict=True):
-            aim = goal.terms[0][1]
-            assert isinstance(aim, Satisfice)
-            facts[c] = Facts(c, aim.level, r.raw[0], r.vector.norm()[plan.layer] / size)
+            term = goal.terms[0][1]
+            assert isinstance(term, Satisfice)
+            facts[c] = Facts(c, term.level, r.raw[0], r.vector.norm()[plan.layer] / size)
         return {c: r.vector for c, r in zip(goals, results, strict=True)}, facts
 
     @cached_property
@@ -226,17 +212,16 @@ class _Tandem:
 
     def _whole(self, stage: str) -> dict[Condition, float]:
         """Share of those answers that are still text, by condition. Kept in the folder."""
-        name = f"whole-{stage}.json"
-        if self.run.read(name) is None:
-            said = self.tried(stage, silent(""))
-            asked = [q for q in self.source.elsewhere for _ in range(self.plan.tried)]
-            own = {
-                c: [t for k in range(len(self.source.elsewhere)) for t in said[f"{k}", c]] for c in conditions_of(said)
-            }
-            usual = Usual(self.lm, asked, own[UNSTEERED])
-            self.run.write(name, {c.label: 1 - usual.beside(texts).broken for c, texts in own.items()})
-        by_label = self.run.read(name)
-        return {c: by_label[c.label] for c in conditions_of(self.tried(stage, silent("")))}
+        others, said = self.source.elsewhere, self.tried(stage, silent(""))
+        conditions = conditions_of(said)
+
+        def rated() -> dict[str, float]:
+            own = {c: [t for k in range(len(others)) for t in said[f"{k}", c]] for c in conditions}
+            usual = Usual(self.lm, [q for q in others for _ in range(self.plan.tried)], own[UNSTEERED])
+            return {c.label: 1 - usual.beside(texts).broken for c, texts in own.items()}
+
+        by_label = self.run.kept(f"whole-{stage}.json", rated)
+        return {c: by_label[c.label] for c in conditions}
 
     @cached_property
     def opens(self) -> float:
@@ -270,13 +255,7 @@ class _Tandem:
     @cached_property
     def judge_lm(self) -> LM | None:
         """The judge's model, where it is a local one."""
-        if not self.plan.judge:
-            return self.lm
-        if not is_local(self.plan.judge):
-            return None
-        judge = LM.load(self.plan.judge)
-        check_other(judge, self.lm)
-        return judge
+        return local_judge(self.plan.judge, self.lm) if self.plan.judge else self.lm
 
     def _judge(self, scale: str) -> Judge:
         town, usual = SCALES[scale]
@@ -294,9 +273,7 @@ class _Tandem:
             out[q, c] = [(r.score, r.label or "") for r in judge.rate(asked)]
             progress(len(out), len(said))
         if any(label == "failed" for some in out.values() for _, label in some):
-            raise RunError(
-                f"{self.plan.judge} left answers unrated", do="run the same command again, which asks for those"
-            )
+            raise unrated(self.plan.judge)
         return out
 
     # ------------------------------------------------------------ what came out

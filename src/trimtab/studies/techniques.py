@@ -32,7 +32,7 @@ from trimtab.statistics.intervals import Array
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector, kept
 from trimtab.studies.contract import RESULTS, Stage, Unit
-from trimtab.studies.descents import randoms
+from trimtab.studies.descents import BEFORE, randoms
 from trimtab.studies.pages.techniques import PLAIN, RANDOM, Results, Technique, Vector, compared, random_like
 
 ALL: dict[str, dict[str, Any]] = {
@@ -55,7 +55,7 @@ ALL: dict[str, dict[str, Any]] = {
     "shortened": {"shorten": 60},
     "second of a family": {"member": 1},
     "third of a family": {"member": 2},
-    "in contexts": {"before": ["Hello. ", "One more thing: ", "I have a question. "]},
+    "in contexts": {"before": list(BEFORE)},
     "anchored": {"anchor": 1.0},
 }
 

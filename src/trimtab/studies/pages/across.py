@@ -4,10 +4,8 @@ on one does so on another (Tan et al. 2024, section 5; Dunefsky & Cohan 2025, fu
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from itertools import combinations, permutations
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from trimtab.statistics.intervals import Figure
 from trimtab.studies.contract import RESULTS
 from trimtab.studies.pages import one_shot
 from trimtab.studies.pages.reliability_results import SHIFTS, Study, load, mean_slope
+from trimtab.studies.pages.reliability_tables import published
 
 STUDIES = ("reliability", "one-shot")  # those that can be put side by side
 FEWEST = 4  # data sets in common from which a correlation is taken
@@ -103,8 +102,7 @@ def _model(study: Study) -> Model:
 
 def _published() -> list[Model]:
     """The mean slopes of the publication, read off the figures of its repository."""
-    lines = (files("trimtab") / "data" / "behaviors" / "published.csv").read_text("utf-8").splitlines()
-    rows = list(csv.DictReader(lines))
+    rows = list(published().values())
     names = ("llama-2-7b", "qwen1.5-14b", "gemma-2-2b")
     return [Model(f"{n} (published)", {"mean slope": {r["name"]: float(r[n]) for r in rows if r[n]}}) for n in names]
 

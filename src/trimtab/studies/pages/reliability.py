@@ -4,12 +4,10 @@ study.
 
 from __future__ import annotations
 
-import csv
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 
 from trimtab.reports.page import write_sections
@@ -23,7 +21,15 @@ from trimtab.studies.pages.reliability_plots import draw
 from trimtab.studies.pages.reliability_results import BUDGET, SHIFTS, VECTOR, Study, load, mean_slope
 from trimtab.studies.pages.reliability_shifts import foretold_rows, with_shifts
 from trimtab.studies.pages.reliability_shifts import sentences as shift_sentences
-from trimtab.studies.pages.reliability_tables import foreseen_by_layer, item_rows, regret, set_rows, summary, write_csv
+from trimtab.studies.pages.reliability_tables import (
+    foreseen_by_layer,
+    item_rows,
+    published,
+    regret,
+    set_rows,
+    summary,
+    write_csv,
+)
 
 Rows = Sequence[Sequence[str]]
 
@@ -169,12 +175,7 @@ def _published_rows(study: Study) -> Rows:
     """Mean slopes, and shares of items that go the wrong way, against those of the publication (reproduced from its
     repository's figures).
     """
-    table = {
-        r["name"]: r
-        for r in csv.DictReader(
-            (files("trimtab") / "data" / "behaviors" / "published.csv").read_text("utf-8").splitlines()
-        )
-    }
+    table = published()
     known = [s for s in study.sets if s.name in table]
     rows = [["published", "here", "Spearman", "95 % interval", "data sets"]]
     if len(known) < 4:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -446,15 +447,20 @@ def _mean_over_items(table: Table, metric: str) -> Any:
 # ---------------------------------------------------------------- over data sets
 
 
+def entered(
+    into: dict[str, Figure], name: str, x: Sequence[float], y: Sequence[float], clusters: Sequence[str] | None = None
+) -> None:
+    """Put a correlation among the figures, where there are four points or more."""
+    if sum(not np.isnan(a + b) for a, b in zip(x, y, strict=True)) > 3:
+        into[name] = correlation(name, x, y, clusters)
+
+
 def _across_sets(sets: Sequence[SetResult], layer: int) -> dict[str, Figure]:
     """Correlations over data sets, with bootstrap intervals over them."""
     out: dict[str, Figure] = {}
     main = [s.mean.value for s in sets]
 
-    def enter(name: str, x: Sequence[float], y: Sequence[float], clusters: Sequence[str] | None = None) -> None:
-        if len([1 for a, b in zip(x, y, strict=True) if not np.isnan(a) and not np.isnan(b)]) > 3:
-            out[name] = correlation(name, x, y, clusters)
-
+    enter = partial(entered, out)
     for trained, tested in SHIFTS:
         pairs = [(s.slope(s.first, s.first), s.slope(trained, tested)) for s in sets]
         enter(f"ID and {trained} → {tested}", [mean_slope(a) for a, _ in pairs], [mean_slope(b) for _, b in pairs])

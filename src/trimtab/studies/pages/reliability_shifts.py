@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -22,7 +23,7 @@ from trimtab.statistics.generalization import (
 )
 from trimtab.statistics.intervals import Array, Figure
 from trimtab.statistics.slopes import fit_slopes, unsteered
-from trimtab.studies.pages.reliability_results import SHIFTS, VECTOR, SetResult, Shift, Study, mean_slope
+from trimtab.studies.pages.reliability_results import SHIFTS, VECTOR, SetResult, Shift, Study, entered, mean_slope
 
 Directions = Mapping[str, Array]  # context -> (d,)
 GAP_COSINE = "behavior gap and cosine of the vectors"
@@ -60,10 +61,7 @@ def _correlations(sets: Sequence[SetResult], points: Sequence[Shift]) -> dict[st
     """Over points, whose intervals count data sets; and of means and variances under each shift, over data sets."""
     out: dict[str, Figure] = {}
 
-    def enter(name: str, x: Sequence[float], y: Sequence[float], clusters: Sequence[str] | None = None) -> None:
-        if sum(not np.isnan(a + b) for a, b in zip(x, y, strict=True)) > 3:
-            out[name] = correlation(name, x, y, clusters)
-
+    enter = partial(entered, out)
     who = [p.data for p in points]
     gap, cosine, kept = ([getattr(p, k) for p in points] for k in ("gap", "cosine", "kept"))
     enter(GAP_COSINE, gap, cosine, who)

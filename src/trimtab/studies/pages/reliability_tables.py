@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,12 @@ from trimtab.statistics.generalization import correlation
 from trimtab.statistics.intervals import spearman
 from trimtab.statistics.slopes import at_cost, unsteered
 from trimtab.studies.pages.reliability_results import COST, VECTOR, SetResult, Study, mean_slope
+
+
+def published() -> dict[str, dict[str, str]]:
+    """By data set, the figures of the publication, read off the plots of its repository."""
+    lines = (files("trimtab") / "data" / "behaviors" / "published.csv").read_text("utf-8").splitlines()
+    return {row["name"]: row for row in csv.DictReader(lines)}
 
 
 @dataclass(frozen=True)
