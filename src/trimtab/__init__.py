@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from trimtab.evaluation.dose import recommend
     from trimtab.evaluation.metrics import KL, Likelihood, OutsideMass, Propensity
     from trimtab.evaluation.sweep import measure
+    from trimtab.exporters import Gguf, Hook, Peft, Weights, export, verify
     from trimtab.flow import run
     from trimtab.methods import (
         PCA,
@@ -58,6 +59,7 @@ _HOMES = {
     "evaluation.dose": ("recommend",),
     "evaluation.metrics": ("KL", "Likelihood", "OutsideMass", "Propensity"),
     "evaluation.sweep": ("measure",),
+    "exporters": ("Gguf", "Hook", "Peft", "Weights", "export", "verify"),
     "flow": ("run",),
     "methods": (
         "PCA",

@@ -37,6 +37,10 @@ class TokenError(TrimtabError):
     """Text that does not fall on token boundaries, or does not fit the context."""
 
 
+class ExportError(TrimtabError):
+    """What another engine cannot express, or does not compute alike."""
+
+
 class VectorError(TrimtabError):
     """A steering vector that is malformed or belongs to another model."""
 

@@ -6,15 +6,19 @@ import difflib
 import os
 import threading
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from trimtab import organisms
 from trimtab.errors import ModelError, UnknownName
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")  # a model can compute in
+EXTRA = "pip install 'trimtab[gguf]'"
 PATIENCE = 4.0  # seconds to wait for the hub
 LOCAL = ("smollm2", *organisms.MODELS)
-ADDRESSES = '"smollm2", a Hugging Face id such as "owner/name", or a folder with a model'
+ADDRESSES = '"smollm2", a Hugging Face id such as "owner/name", a folder with a model, or a GGUF file'
+PUBLISHED = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}  # local names of what is on the hub
+MODELS = "TRIMTAB_MODELS"  # names a folder whose GGUF files can be had by their names
 
 
 def check_name(name: str) -> None:
@@ -28,7 +32,9 @@ def check_name(name: str) -> None:
     if name in LOCAL:
         return
     path = Path(name).expanduser()
-    if name and path.is_dir():
+    if path.suffix == ".gguf":
+        _check_gguf(name)
+    elif name and path.is_dir():
         _check_folder(path, name)
     elif name and path.is_file():
         raise _a_file(path, name)
@@ -40,13 +46,45 @@ def check_name(name: str) -> None:
         _check_hub(name)
 
 
+def gguf_file(name: str) -> Path | None:
+    """The GGUF file that a name stands for: at that path, or else in the folder that `$TRIMTAB_MODELS` names; None for
+    a name of another kind.
+
+    Raises:
+        ModelError: there is no such file.
+    """
+    path = Path(name).expanduser()
+    if path.suffix != ".gguf":
+        return None
+    shelf = os.environ.get(MODELS)
+    file = next((p for p in (path, *([Path(shelf) / name] if shelf else [])) if p.is_file()), None)
+    if file is None:
+        here = f"{Path.cwd()} and {shelf}" if shelf else str(Path.cwd())
+        raise ModelError(
+            f"cannot load model {name!r}: no such file",
+            given=f"looked in {here}",
+            expected="a GGUF file",
+            do=f"give its path, or set {MODELS} to the folder that holds it",
+        )
+    return file
+
+
+def _check_gguf(name: str) -> None:
+    """Refuse a GGUF file that is not there or is none, or that cannot be read for want of a package."""
+    file = gguf_file(name)
+    assert file is not None
+    with file.open("rb") as stream:
+        if stream.read(4) != b"GGUF":
+            raise ModelError(f"cannot load model {name!r}: it does not begin as a GGUF file", do="fetch it again")
+    if find_spec("gguf") is None:
+        raise ModelError(f"cannot load model {name!r}: reading GGUF files needs a package", do=EXTRA)
+
+
 def _a_file(path: Path, name: str) -> ModelError:
-    gguf = path.suffix == ".gguf"
-    read = 'read it once with transformers (from_pretrained(FOLDER, gguf_file="...")) and save it as a folder'
     return ModelError(
-        f"cannot load model {name!r}: it is a {'GGUF ' if gguf else ''}file",
+        f"cannot load model {name!r}: it is a file",
         expected=ADDRESSES,
-        do=read if gguf else "give the folder that holds config.json",
+        do="give the folder that holds config.json",
     )
 
 
@@ -55,11 +93,12 @@ def _check_folder(path: Path, name: str) -> None:
         return
     held = sorted(p.name for p in path.iterdir())
     merge = "merge the adapter into its base model (merge_and_unload) and save that"
+    ggufs = [h for h in held if Path(h).suffix == ".gguf"]
     raise ModelError(
         f"cannot load model {name!r}: the folder holds no config.json",
         given=held[:8] or "an empty folder",
         expected="a folder that save_pretrained wrote",
-        do=merge if "adapter_config.json" in held else None,
+        do=merge if "adapter_config.json" in held else f"name the file: {path / ggufs[0]}" if ggufs else None,
     )
 
 

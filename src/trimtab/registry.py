@@ -25,6 +25,7 @@ HOMES = {
     "operator": "trimtab.steering.operators",
     "metric": "trimtab.evaluation.metrics",
     "gate": "trimtab.steering.gates",
+    "exporter": "trimtab.exporters",
 }
 _leaves: dict[str, dict[str, type]] = {kind: {} for kind in HOMES}
 

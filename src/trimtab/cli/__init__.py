@@ -37,6 +37,11 @@ Steering vectors: learn them, know how far to trust them, ship them.
   report DIR                 write the report of a run folder again
   across DIR DIR ...         one study on several models, side by side
   chat [VECTOR]              talk to a model; /m 1.5 changes the multiplier
+  export TARGET VECTOR --to  for llama.cpp, as a checkpoint, a PEFT adapter, or hooks: proved equal there
+  import FILE                a vector of others: control vector, adapter, SAE feature, tensors
+  card VECTOR                what it is, what it does and what it breaks, on one page
+  push VECTOR OWNER/NAME     to the Hugging Face hub; pull OWNER/NAME brings it back, checked
+  gate DIR ...               hold a run's figures to budgets: exit code 1 where one is broken
   doctor MODEL               what trimtab finds in a model: blocks, exactness, memory, time
   list                       studies, built-in behaviors, methods, operators, metrics
 

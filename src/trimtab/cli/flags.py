@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class ModelFlags:
     model: str | None = None
-    """A Hugging Face id, a folder, or "smollm2"; by default the model a vector was learned on, else smollm2."""
+    """A Hugging Face id, a folder, a GGUF file, or "smollm2"; by default the model a vector was learned on, else
+    smollm2."""
     dtype: str | None = None
     """float32, bfloat16, float16; by default float32 on a CPU."""
     device: str | None = None

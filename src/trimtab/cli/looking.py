@@ -15,7 +15,7 @@ class Doctor:
     """Load a model and print the blocks found, whether replays are exact, and what memory and time to expect."""
 
     model: Positional[str]
-    """Local default "smollm2", a Hugging Face id, or a folder."""
+    """Local default "smollm2", a Hugging Face id, a folder, or a GGUF file."""
     dtype: str | None = None
     """float32, bfloat16, float16; by default float32 on a CPU."""
     device: str | None = None

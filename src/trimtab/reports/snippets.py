@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from trimtab.names import PUBLISHED
 from trimtab.steering.use import POSITIONS, Use
 
 
@@ -41,7 +42,7 @@ def plain_transformers(use: Use, model: str, blocks: str, file: str = "vector.sa
     return f'''from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-name, v = "{model}", load_file("{file}")["layers.{use.layers[0]}"]
+name, v = "{PUBLISHED.get(model, model)}", load_file("{file}")["layers.{use.layers[0]}"]
 tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModelForCausalLM.from_pretrained(name)
 
 def add(block, args, output):  # in the pass over the prompt its last token, then each new one

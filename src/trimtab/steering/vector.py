@@ -21,6 +21,7 @@ from trimtab.errors import VectorError
 from trimtab.journal import plain, whole
 from trimtab.sites import EMBEDDINGS, SITES
 from trimtab.sites import RESID_POST as SITE
+from trimtab.steering.tensors import decoder_row
 from trimtab.steering.use import Use, ranges
 
 if TYPE_CHECKING:
@@ -317,6 +318,26 @@ class SteeringVector:
             nulls.setdefault(null, {})[_layer(layer, name)] = tensors.pop(key)
         use = None if head.get("use") is None else Use.from_json(head["use"], name)
         return cls({_layer(k, name): v for k, v in tensors.items()}, made, head["evidence"], nulls, head["site"], use)
+
+    @classmethod
+    def from_sae(
+        cls, path: str | Path, feature: int, layer: int, *, lm: LM | None = None, key: str | None = None
+    ) -> SteeringVector:
+        """What a feature of a sparse autoencoder writes into the residual stream, from its weights in safetensors.
+
+        Args:
+            layer: the block whose output the SAE was trained on, from 0 ("blocks.8.hook_resid_post" is 8, and
+                "blocks.8.hook_resid_pre" is 7).
+            key: name of the decoder, one feature a row; by default `W_dec`, or `decoder.weight` with one a column.
+
+        Raises:
+            VectorError: no such file, decoder or feature, or of another width than the model.
+        """
+        v = decoder_row(path, feature, key)
+        how = {"name": "imported", "from": "sae", "file": Path(path).name, "feature": feature}
+        if lm is not None and (len(v) != lm.width or not 0 <= layer < lm.n_layers):
+            raise VectorError(f"not for {lm.id}", given=(layer, len(v)), expected=(f"0..{lm.n_layers - 1}", lm.width))
+        return cls({layer: v}, Provenance(method=how) if lm is None else Provenance.of(lm, method=how))
 
     def to_text(self) -> str:
         """The file as base64, for embedding in JSON."""

@@ -49,11 +49,14 @@ class StudyRecipe:
     plan: Mapping[str, Any]
 
 
-def read(path: str | Path) -> StudyRecipe | None:
+def read(path: str | Path, size: str | None = None) -> StudyRecipe | None:
     """The study a recipe file asks for; None if it asks for none (an ordinary recipe, or no readable file).
 
+    Args:
+        size: a table `[size.NAME]` of the recipe, whose keys replace those above it.
+
     Raises:
-        UnknownName: a study trimtab does not have.
+        UnknownName: a study trimtab does not have, or a size that the recipe does not.
         RecipeError: no model.
     """
     try:
@@ -67,6 +70,10 @@ def read(path: str | Path) -> StudyRecipe | None:
         raise UnknownName("study", name, names())
     if not isinstance(table.get("model"), str):
         raise RecipeError(f"{path}: no model", given=table.get("model"), expected='model = "..."')
+    sizes = table.pop("size", {})
+    if size is not None and size not in sizes:
+        raise UnknownName(f"size of {path}", size, sizes)
+    table |= sizes.get(size, {})
     loading = {k: table.pop(k) for k in LOADING if k in table}
     return StudyRecipe(name, table.pop("model"), loading, table)
 

@@ -1,0 +1,252 @@
+"""A vector in another engine computes what `steer` computes, or is refused before anything is written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pico import build, pico, tokenizer
+from trimtab import Ablate, Add, Affine, Clamp, CosineAbove, Intervention, Provenance, Rotate, SteeringVector, steer
+from trimtab.errors import ExportError, VectorError
+from trimtab.exporters import Exporter, Gguf, Hook, Peft, Weights, export, verify
+from trimtab.exporters.base import probes
+from trimtab.exporters.control_vector import CARD
+from trimtab.exporters.hook import FILE, POSITIONS
+from trimtab.exporters.importers import from_peft
+from trimtab.model import LM
+
+BAKED = ("llama", "qwen2", "mistral", "gpt_neox", "gpt2", "opt", "phi", "starcoder2", "granite", "smollm3", "nemotron")
+CUT = ("llama", "qwen2", "mistral", "gpt_neox", "gpt2")
+NORMED = ("gemma2", "gemma3", "olmo2", "glm4", "exaone4")  # a norm stands behind their projections
+LLAMA_CPP = ("llama", "qwen2", "mistral")
+
+
+def families(*names: str) -> list[Any]:
+    """Parameters of a test: Llama is always run, the others by `make zoo`."""
+    return [pytest.param(name, marks=() if name == "llama" else pytest.mark.zoo) for name in names]
+
+
+def model(name: str) -> LM:
+    """A model of the zoo, of its own: without a sliding window where it has one."""
+    made = build(name)
+    if name in ("mistral", "starcoder2"):
+        weights, config = made.state_dict(), made.config
+        config.sliding_window = None
+        if getattr(config, "layer_types", None):
+            config.layer_types = ["full_attention"] * config.num_hidden_layers
+        made = type(made)(config)
+        made.load_state_dict(weights)
+    return LM(made, tokenizer(), id=f"pico-{name}")
+
+
+def vector(lm: LM, *layers: int, seed: int = 0) -> SteeringVector:
+    g = torch.Generator().manual_seed(seed)
+    return SteeringVector({k: torch.randn(lm.width, generator=g) for k in layers}, Provenance.of(lm))
+
+
+def everywhere(lm: LM, *layers: int, m: float = 1.0, operator: Any = None) -> Intervention:
+    return Intervention(vector(lm, *layers), operator or Add(), m, "everywhere")
+
+
+@pytest.mark.parametrize("layers", [(1,), (0, 3)])
+@pytest.mark.parametrize("name", families(*BAKED))
+def test_plain_transformers_loads_a_baked_checkpoint(name: str, layers: tuple[int, ...], tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    lm = model(name)
+    iv = everywhere(lm, *layers, m=-1.5)
+    proof = export(iv, lm, tmp_path / "baked", to="hf")
+    assert proof.error <= 1e-4 < proof.effect
+    assert json.loads((tmp_path / "baked" / "trimtab.json").read_text())["proof"]["error"] == proof.error
+    baked = LM(AutoModelForCausalLM.from_pretrained(tmp_path / "baked"), tokenizer(), id="baked")
+    prompts = ["Do you like tea", "the rain"]
+    with steer(lm, iv):
+        expected = lm.generate(prompts, max_new_tokens=8)
+    assert baked.generate(prompts, max_new_tokens=8) == expected != lm.generate(prompts, max_new_tokens=8)
+
+
+@pytest.mark.parametrize("m", [1.0, 0.5])
+@pytest.mark.parametrize("name", families(*CUT))
+def test_weights_that_do_not_write_a_direction(name: str, m: float, tmp_path: Path) -> None:
+    lm = model(name)
+    proof = export(everywhere(lm, 2, m=m, operator=Ablate()), lm, tmp_path / "cut", to=Weights(every_write=True))
+    assert proof.error <= 1e-4 < proof.effect
+
+
+def test_a_stream_without_the_direction_after_the_cut(tmp_path: Path) -> None:
+    """What the name says, measured and not by the hooks of the proof: nothing in the stream points along it."""
+    lm, iv = model("llama"), everywhere(model("llama"), 2, operator=Ablate())
+    export(iv, lm, tmp_path / "cut", to=Weights(every_write=True))
+    cut = LM.load(str(tmp_path / "cut"))
+    v = iv.vector[2]
+    seen = cut.capture(cut.tokens(["the rain"]), "everywhere")[0]
+    assert (
+        float((seen @ v / v.norm()).abs().max())
+        < 1e-4
+        < float((lm.capture(lm.tokens(["the rain"]), "everywhere")[0] @ v).abs().min())
+    )
+
+
+@pytest.mark.parametrize("layers", [(1,), (0, 3)])
+@pytest.mark.parametrize("name", families("llama", "qwen2", "qwen3", "phi3", "granite", "gpt_neox", "gemma"))
+def test_an_adapter_and_back(name: str, layers: tuple[int, ...], tmp_path: Path) -> None:
+    lm = model(name)
+    iv = everywhere(lm, *layers, m=2.0)
+    assert export(iv, lm, tmp_path / "adapter", to="peft").error <= 1e-4
+    back = from_peft(tmp_path / "adapter", lm)
+    assert back.layers == layers
+    for k in layers:
+        torch.testing.assert_close(back[k], 2.0 * iv.vector[k], atol=1e-6, rtol=1e-6)
+
+
+OPERATORS = [Add(), Ablate(), Clamp(), Rotate(), Affine()]
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("operator", OPERATORS, ids=lambda o: o.registered_name)
+def test_a_hook_does_what_trimtab_does(operator: Any, positions: str, tmp_path: Path) -> None:
+    lm = model("llama")
+    v = vector(lm, 1, 2)
+    if isinstance(operator, Affine):
+        g = torch.Generator().manual_seed(1)
+        v = SteeringVector({k: torch.randn(5, lm.width, generator=g) / 6 for k in (1, 2)}, Provenance.of(lm))
+    stack = [Intervention(v, operator, 0.7, positions), Intervention(vector(lm, 2, seed=3), Add(), 0.5, positions)]
+    proof = export(stack, lm, tmp_path / "hook", to="hook")
+    assert proof.error <= 1e-4 < proof.effect
+
+
+@pytest.mark.parametrize("name", families("gemma2", "gpt2", "falcon", "mixtral", "qwen3_next", "olmo2"))
+def test_a_hook_fits_every_family(name: str, tmp_path: Path) -> None:
+    lm = model(name)
+    iv = Intervention(vector(lm, 1), Add(), 1.0, "from_last_prompt_token")
+    assert export(iv, lm, tmp_path / "hook", to="hook").error <= 1e-4
+
+
+def test_the_file_is_short_and_runs_alone(tmp_path: Path) -> None:
+    lm = model("llama")
+    lm.model.save_pretrained(tmp_path / "model")
+    lm.tokenizer.save_pretrained(tmp_path / "model")
+    iv = Intervention(vector(lm, 1), Add(), 4.0, "from_last_prompt_token")
+    export(iv, lm, tmp_path / "hook", to="hook")
+    text = (tmp_path / "hook" / FILE).read_text()
+    assert len(text.splitlines()) <= 40
+    assert "import trimtab" not in text
+    call = [sys.executable, tmp_path / "hook" / FILE, tmp_path / "model", "Do you like tea"]
+    printed = subprocess.run(call, capture_output=True, text=True, check=True).stdout
+    with steer(lm, iv):
+        assert printed.rstrip("\n") == lm.generate(["Do you like tea"], max_new_tokens=60)[0]
+
+
+@pytest.mark.parametrize("layers", [(1,), (1, 3)])
+@pytest.mark.parametrize("name", families(*LLAMA_CPP))
+def test_llama_cpp_adds_a_control_vector(name: str, layers: tuple[int, ...], tmp_path: Path) -> None:
+    from gguf import GGUFReader
+
+    lm = model(name)
+    proof = export(everywhere(lm, *layers, m=1.5), lm, tmp_path / "v.gguf", to="gguf")
+    assert max(proof.error, proof.noise) <= 1e-4 < proof.effect
+    reader = GGUFReader(tmp_path / "v.gguf")
+    assert [t.name for t in reader.tensors] == [f"direction.{k}" for k in layers]
+    assert json.loads(reader.fields[CARD].contents())["proof"]["error"] == proof.error
+    assert verify(everywhere(lm, *layers, m=1.5), lm, tmp_path / "v.gguf", to="gguf").error == proof.error
+    with pytest.raises(ExportError, match="does not compute"):
+        verify(everywhere(lm, *layers, m=1.4), lm, tmp_path / "v.gguf", to="gguf")
+
+
+def other(lm: LM, **changes: Any) -> Intervention:
+    settings = {"operator": Add(), "multiplier": 1.0, "positions": "everywhere"} | changes
+    return Intervention(vector(lm, settings.pop("layer", 1)), **settings)
+
+
+GATE = CosineAbove(0.1)
+CANNOT: list[tuple[str, dict[str, Any], Sequence[str], str]] = [
+    ("llama", {"positions": "from_last_prompt_token"}, ("gguf", "hf", "peft"), "every token"),
+    ("llama", {"positions": "last_k(3)"}, ("gguf", "hf", "peft", "hook"), "everywhere"),
+    ("llama", {"operator": Clamp()}, ("gguf", "hf", "peft"), "only add"),
+    ("llama", {"operator": Ablate()}, ("hf",), "every-write"),
+    ("llama", {"gate": GATE}, ("gguf", "hf", "peft", "hook"), "gates"),
+    ("llama", {"layer": 0}, ("gguf",), "block 0"),
+    *((name, {}, ("hf", "peft"), "nothing but a sum") for name in NORMED),
+    ("mixtral", {}, ("hf", "peft"), "nothing but a sum"),
+    ("qwen3", {}, ("hf",), "no flag"),
+    ("gemma", {}, ("gguf",), "model-file"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "to", "words"),
+    [
+        pytest.param(n, c, t, w, marks=() if n in ("llama", "gemma2", "mixtral") else pytest.mark.zoo)
+        for n, c, targets, w in CANNOT
+        for t in targets
+    ],
+)
+def test_what_a_target_cannot_express_is_said_first(
+    name: str, changes: dict[str, Any], to: str, words: str, tmp_path: Path
+) -> None:
+    lm = model(name) if name == "llama" else pico(name)
+    with pytest.raises(ExportError, match=words):
+        export(other(lm, **changes), lm, tmp_path / ("v.gguf" if to == "gguf" else "folder"), to=to)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["gemma2", "olmo2"])
+def test_post_norm_families_are_not_cut(name: str, tmp_path: Path) -> None:
+    lm = pico(name)
+    with pytest.raises(ExportError, match="not known to be whole"):
+        export(other(lm, operator=Ablate()), lm, tmp_path / "cut", to=Weights(every_write=True))
+
+
+def test_what_does_not_come_out_equal_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exporter with a fault: half the vector."""
+    lm = model("llama")
+    whole = Weights.write
+    monkeypatch.setattr(Weights, "write", lambda self, lm, ivs, path: whole(self, lm, [ivs[0].times(0.5)], path))
+    with pytest.raises(ExportError, match="nothing was written"):
+        export(everywhere(lm, 1), lm, tmp_path / "baked", to="hf")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_vector_that_does_nothing_proves_nothing(tmp_path: Path) -> None:
+    lm = model("llama")
+    with pytest.raises(ExportError, match="too little"):
+        export(everywhere(lm, 1, m=1e-7), lm, tmp_path / "baked", to="hf")
+
+
+@pytest.mark.parametrize("to", ["gguf", "hf", "peft", "hook"])
+def test_places_that_are_taken_and_vectors_of_others(to: str, tmp_path: Path) -> None:
+    lm = model("llama")
+    place = tmp_path / ("v.gguf" if to == "gguf" else "folder")
+    taken = place / "x" if to == "gguf" else place
+    taken.mkdir(parents=True)
+    (taken / "mine.txt").write_text("mine")
+    with pytest.raises(ExportError, match="is taken"):
+        export(everywhere(lm, 1), lm, place, to=to)
+    stranger = SteeringVector({1: torch.ones(lm.width)}, Provenance.of(pico("gpt2")))
+    with pytest.raises(VectorError):
+        export(Intervention(stranger, positions="everywhere"), lm, tmp_path / "new", to=to)
+    assert (taken / "mine.txt").read_text() == "mine"
+
+
+def test_a_model_under_an_adapter_is_left_as_it_was(tmp_path: Path) -> None:
+    lm = model("llama")
+    before = [lm.logits(lm.batch([r])) for r in probes(lm)]
+    names = [n for n, _ in lm.model.named_modules()]
+    for to in ("hf", "peft", "hook"):
+        export(everywhere(lm, 1), lm, tmp_path / to, to=to)
+    assert [n for n, _ in lm.model.named_modules()] == names
+    assert all(torch.equal(a, lm.logits(lm.batch([r]))) for a, r in zip(before, probes(lm), strict=True))
+
+
+@pytest.mark.parametrize("exporter", [Gguf(), Hook(), Peft(), Weights()])
+def test_exporters_are_values(exporter: Exporter) -> None:
+    from trimtab import registry
+
+    assert registry.make("exporter", registry.describe(exporter)) == exporter
