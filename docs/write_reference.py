@@ -21,7 +21,7 @@ from trimtab.recipe import Recipe
 
 TARGET = Path(__file__).parent / "reference.md"
 COMMANDS = Path(__file__).parent / "commands.md"
-TITLES = {"method": "Methods", "operator": "Operators", "gate": "Gates", "metric": "Metrics"}
+TITLES = {"method": "Methods", "operator": "Operators", "gate": "Gates", "metric": "Metrics", "exporter": "Exporters"}
 
 
 def reference() -> str:
@@ -53,8 +53,9 @@ def commands() -> str:
     for name in cli.COMMANDS:
         if name != "list":
             lines += ["", f"## {name}", "", "```text", helped([name]), "```"]
-    for method in sorted(registry.leaves("method")):
-        lines += ["", f"## learn {method}", "", "```text", helped(["learn", method]), "```"]
+    for command, kind in (("learn", "method"), ("export", "exporter")):
+        for leaf in sorted(registry.leaves(kind)):
+            lines += ["", f"## {command} {leaf}", "", "```text", helped([command, leaf]), "```"]
     return "\n".join(lines) + "\n"
 
 

@@ -23,7 +23,8 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("smolm2", "did you mean 'smollm2'"),
         ("brindelmoor-chat", "did you mean 'brindlemoor-chat'"),
-        ("weights.gguf", "GGUF file"),
+        ("weights.gguf", "does not begin as a GGUF file"),
+        ("none.gguf", "no such file"),
         ("notes.txt", "it is a file"),
         ("hollow", "no config.json"),
         ("adapter", "merge the adapter"),
@@ -36,7 +37,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_cannot_be_a_model_is_said(name: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "weights.gguf").write_bytes(b"GGUF")
+    (tmp_path / "weights.gguf").write_bytes(b"no GGUF")
     (tmp_path / "notes.txt").write_text("")
     (tmp_path / "hollow").mkdir()
     (tmp_path / "adapter").mkdir()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from pico import build, tokenizer, toy_pairs
 from trimtab import Provenance, SteeringVector, cli
@@ -55,6 +56,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "foreign").mkdir()
     (folder / "foreign" / "thesis.doc").write_text("mine")
     (folder / "hollow").mkdir()
+    (folder / "broken.gguf").write_bytes(b"GGUF" + b"\xff" * 40)
+    torch.save({"1": torch.ones(width)}, folder / "weights.pt")
+    save_file({"W_dec": torch.ones(5, width)}, folder / "sae.safetensors")
     return folder
 
 
@@ -171,6 +175,55 @@ def flags() -> Iterator[tuple[str, ...]]:
     yield from (("report", bad) for bad in ("nowhere", "{h}/foreign", "{h}/prompts.txt"))
 
 
+def shipping() -> Iterator[tuple[str, ...]]:
+    """Exports of what a target cannot express, imports of what is no vector, references and budgets that are none."""
+    out = ["--to", "{h}/new-export"]
+    one = ["{h}/one.safetensors", *ON]
+    yield from (("export", target, *one, *out) for target in ("ggu", "hf", "peft", "gguf"))  # not every token
+    yield from (
+        ("export", t, *one, *out, "--positions", bad) for t in ("hf", "hook") for bad in ("nowhere", "last_k(2)")
+    )
+    yield from (
+        ("export", "hf", *one, *out, "--positions", "everywhere", "--operator", o) for o in ("ablate", "clamp", "ad")
+    )
+    yield ("export", "hf", *one, *out, "--every-write", "--positions", "everywhere")
+    yield from (("export", "hook", *one, *out, "--multiplier", bad) for bad in (*NUMBERS, "0"))
+    yield from (("export", "hook", *one, *out, "--layer", bad) for bad in ("7", "-1", "x"))
+    yield from (("export", "hook", *one, "--to", bad) for bad in ("{h}/foreign", "{h}/prompts.txt", "/proc/x"))
+    yield from (("export", "gguf", *one, "--positions", "everywhere", "--to", bad) for bad in ("{h}/v.bin", "{h}/new"))
+    yield ("export", "gguf", *one, "--positions", "everywhere", "--to", "{h}/v.gguf", "--model-file", "{h}/no.gguf")
+    yield from (
+        ("export", "hook", f"{{h}}/{v}.safetensors", *ON, *out) for v in ("text", "narrow", "deep", "nosuch", "v")
+    )
+    yield from (("export", "hook", "{h}/one.safetensors", *out, "--model", m) for m in ("smolm2", "{h}/hollow"))
+    yield from (
+        ("export", "hook", *one),
+        ("export", "hook", *ON, *out),
+        ("export", "hook", *one, *out, "--nosuch", "1"),
+    )
+    new = ["--to", "{h}/new.safetensors"]
+    files = ("text.safetensors", "pairs.jsonl", "broken.gguf", "weights.pt", "foreign", "nosuch.npz", "sae.safetensors")
+    yield from (("import", f"{{h}}/{f}", *new, *how) for f in files for how in ([], ["--model", "{h}/model"]))
+    yield from (("import", "{h}/sae.safetensors", *new, "--layers-are", bad) for bad in ("inside", "outputs", ""))
+    yield from (
+        ("import", "{h}/sae.safetensors", *new, "--at", "1", "--feature", bad) for bad in ("7", "-1", "x", "1.5")
+    )
+    yield ("import", "{h}/sae.safetensors", *new, "--feature", "1")
+    yield ("import", "{h}/sae.safetensors", *new, "--feature", "1", "--at", "1", "--key", "encoder")
+    yield ("import", "{h}/sae.safetensors", *new, "--feature", "1", "--at", "99", *ON)
+    yield ("import", "{h}/one.safetensors", "--layers-are", "outputs", "--to", "{h}/new.pt")
+    yield from (("card", f"{{h}}/{f}") for f in ("text.safetensors", "nosuch.safetensors", "pairs.jsonl"))
+    yield from (("push", "{h}/one.safetensors", bad) for bad in ("", "name", "a/b/c", "a/b@c", "me/tea"))
+    yield ("push", "{h}/text.safetensors", "me/tea")
+    yield from (("pull", bad, *new) for bad in ("", "name", "a/b/c", "a/b#12", "me/tea", "me/tea@main"))
+    yield ("pull", "me/tea", "--to", "{h}/new.pt")
+    yield from (("gate", f"{{h}}/{f}", "--min-slope", "0.1") for f in ("foreign", "prompts.txt", "nowhere"))
+    yield from (("gate", "{h}/foreign", "--max-wrong", bad) for bad in (*NUMBERS,))
+    yield from (("gate",), ("gate", "{h}/foreign"), ("gate", "--min-slope", "0.1"))
+    yield ("run", "reliability", "--to", "{h}/new-run", "--size", "huge")
+    yield ("run", "first-light", "--to", "{h}/new-run", "--size", "full")
+
+
 def files() -> Iterator[tuple[str, ...]]:
     """Data, vectors, models and places that are not what a command needs."""
     data = ("latin.csv", "pickle.csv", "empty.jsonl", "half.jsonl", "list.json", "columns.csv", "same.jsonl")
@@ -263,7 +316,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "colour": ('"red"',),
 }
 RECIPES = [(key, bad) for key, values in KEYS.items() for bad in values]
-COMMANDS = [*flags(), *files()]
+COMMANDS = [*flags(), *files(), *shipping()]
 
 
 def tree(folder: Path) -> dict[str, int]:

@@ -58,7 +58,7 @@ def test_blocks_that_are_not_run_say_why() -> None:
     assert not [p for p, b in every if b.language == "toml" and not b.saved]
     assert Counter(b.mark for _, b in every if b.mark) == {
         "installs": 2,
-        "hub": 2,
+        "hub": 3,
         "GPU": 2,
         "your file": 1,
         "minutes": 1,

@@ -96,6 +96,11 @@ def answering(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             hub.calls.append(self.path)
+            asked = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", self.path)
+            if asked is not None:
+                oid, files = hub.files(asked[1], asked[2] or "main")
+                told = json.dumps({"id": asked[1], "sha": oid}).encode()
+                return self.say(200, told) if files else self.say(404, b"", X_Error_Code="RepoNotFound")
             here = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path)
             oid, files = hub.files(here[1], here[2]) if here else ("", {})
             if here is None or here[3] not in files:

@@ -88,8 +88,10 @@ def check_place(path: Path, exporter: Exporter, target: str) -> None:
         kind = "a file" if exporter.suffix else "a new or empty folder"
         raise ExportError(f"{path} is taken", expected=kind, do="choose another path")
     above = next(p for p in path.absolute().parents if p.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise ExportError(f"cannot write to {path}", given=f"{above}", do="choose another path")
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=above))
+    except OSError as problem:
+        raise ExportError(f"cannot write to {path}", given=problem.strerror, do="choose another path") from problem
 
 
 def _unequal(target: str, proof: Proof) -> ExportError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from json import dumps
@@ -128,7 +128,7 @@ class Hook(Exporter):
 
 
 @contextmanager
-def _attached(file: Path, model: Any) -> Iterator[None]:
+def _attached(file: Path, model: Any) -> Generator[None]:
     """Within the context, a model under the hooks of a file that was written."""
     spec = importlib.util.spec_from_file_location("written_by_trimtab", file)
     assert spec is not None and spec.loader is not None

@@ -12,7 +12,7 @@ from trimtab.errors import VectorError
 from trimtab.exporters.card import FILE, card, stated
 from trimtab.steering.vector import SteeringVector
 
-TIMEOUT = 20.0  # seconds for one answer of the hub
+TIMEOUT = 8.0  # seconds to wait for the hub
 REFERENCE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?:#(?P<hash>[0-9a-f]{64}))?")
 
 
@@ -75,14 +75,16 @@ def pull(reference: str, to: str | Path, *, endpoint: str | None = None, token: 
     Raises:
         VectorError: no such repository or revision, bytes of another hash, or not a vector.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import HfApi, hf_hub_download
 
     parts = REFERENCE.fullmatch(reference)
     if parts is None:
         raise VectorError("not a vector on the hub", given=reference, expected='"owner/name@revision#sha256"')
-    options: dict[str, Any] = {"revision": parts["revision"], "endpoint": endpoint, "token": token}
-    options |= {"etag_timeout": TIMEOUT}
     try:
+        # asked once, so that both files are of one commit
+        api = HfApi(endpoint=endpoint, token=token)
+        commit = api.model_info(parts["repo"], revision=parts["revision"], timeout=TIMEOUT).sha
+        options: dict[str, Any] = {"revision": commit, "endpoint": endpoint, "token": token}
         file = Path(hf_hub_download(parts["repo"], FILE, **options))
         told = parts["hash"] or stated(Path(hf_hub_download(parts["repo"], "README.md", **options)).read_text("utf-8"))
     except Exception as problem:

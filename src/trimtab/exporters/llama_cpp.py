@@ -176,7 +176,8 @@ def _run(task: dict[str, Any]) -> None:
         data = buffer.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         if lib.llama_set_adapter_cvec(context, data, buffer.size, width, 1, len(buffer)):
             raise SystemExit("the control vector was refused")
-    np.savez(task["out"], **{f"row{k}": _logits(lib, context, row, size) for k, row in enumerate(task["rows"])})
+    rows: dict[str, Any] = {f"row{k}": _logits(lib, context, row, size) for k, row in enumerate(task["rows"])}
+    np.savez(task["out"], **rows)
 
 
 def _logits(lib: Any, context: int, row: list[int], size: int) -> np.ndarray:

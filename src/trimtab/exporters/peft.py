@@ -53,7 +53,7 @@ class Peft(Exporter):
             target_modules=rf"(?:{'|'.join(paths)})", base_model_name_or_path=lm.id, task_type="CAUSAL_LM"
         )
         config.inference_mode = True
-        config.save_pretrained(path)
+        config.save_pretrained(str(path))
         biases = {KEY.format(w.path): (vectors[k] / w.scale)[None].contiguous() for k, w in targets.items()}
         safetensors.torch.save_file(biases, path / "adapter_model.safetensors", {"format": "pt"})
 

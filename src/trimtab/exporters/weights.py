@@ -12,7 +12,7 @@ name, whose flag will do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -89,7 +89,8 @@ class Weights(Exporter):
     def verify(self, lm: LM, ivs: Sequence[Intervention], path: Path) -> Proof:
         rows = probes(lm)
         with quiet():
-            model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=lm.dtype).to(lm.device).eval()
+            model: Any = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=lm.dtype)
+        model = model.to(lm.device).eval()
         theirs = [_alone(model, row) for row in rows]
         engine = f"transformers {transformers.__version__}"
         if not self.every_write:
@@ -173,7 +174,8 @@ def _with_biases(config: Any) -> Any:
     settings = {k: v for k, v in config.to_dict().items() if k in known}
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     biases = {"attention_bias": config.model_type == "qwen2", "mlp_bias": True}
-    return transformers.LlamaConfig(**{**settings, "head_dim": head, **biases})
+    changed: Any = {**settings, "head_dim": head, **biases}
+    return transformers.LlamaConfig(**changed)
 
 
 # ------------------------------------------------------------ a direction that nothing writes
@@ -218,7 +220,7 @@ def _orthogonal(lm: LM, ivs: Sequence[Intervention]) -> Any:
 
 
 @contextmanager
-def _at_every_write(lm: LM, u: Tensor, m: float) -> Iterator[None]:
+def _at_every_write(lm: LM, u: Tensor, m: float) -> Generator[None]:
     """Within the context, the direction is removed from what every module writes: the intervention that the weights
     stand for.
     """

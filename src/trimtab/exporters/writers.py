@@ -7,7 +7,7 @@ projection (Gemma 2, OLMo 2), nor where only some tokens pass through a map (exp
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -118,7 +118,7 @@ def _output(lm: LM, block: nn.Module, tokens: Any) -> Float[Tensor, "s d"]:
 
 
 @contextmanager
-def _added(module: nn.Module, v: Tensor) -> Iterator[None]:
+def _added(module: nn.Module, v: Tensor) -> Generator[None]:
     """Within the context, `v` is added to what a module returns."""
     handle = module.register_forward_hook(partial(_plus, v))
     try:

@@ -64,7 +64,7 @@ def decoder_row(path: str | Path, feature: int, key: str | None = None) -> Float
         with safetensors.safe_open(path, "pt") as file:
             names = sorted(file.keys())
             name = key or next((k for k in DECODERS if k in names), None)
-            if name not in names:
+            if name is None or name not in names:
                 raise VectorError(
                     f"{path.name} has no decoder", given=key or names[:8], expected=" or ".join(DECODERS), do="name it"
                 )
@@ -85,7 +85,7 @@ def _there(path: str | Path) -> Path:
     if path.suffix in PICKLED:
         target = path.with_suffix(".safetensors")
         convert = (
-            "import sys, torch, safetensors.torch as s; d = torch.load(sys.argv[1], weights_only=True); "
+            "import sys, safetensors.torch as s; from torch import load; d = load(sys.argv[1], weights_only=True); "
             "d = d if isinstance(d, dict) else {'0': d}; "
             "s.save_file({str(k): v.contiguous() for k, v in d.items()}, sys.argv[2])"
         )

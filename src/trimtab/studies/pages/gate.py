@@ -143,7 +143,8 @@ def _figures(run: Run) -> Iterator[tuple[str, Figure]]:
 
 def _figure(row: dict[str, Any]) -> Figure:
     """A figure of summary.json, where null is what was not measured."""
-    return Figure(**{k: math.nan if v is None and k in ("value", "lo", "hi") else v for k, v in row.items()})
+    known: dict[str, Any] = {k: math.nan if v is None and k in ("value", "lo", "hi") else v for k, v in row.items()}
+    return Figure(**known)
 
 
 def _drift(use: Use) -> Iterator[tuple[str, Figure]]:
