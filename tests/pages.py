@@ -23,6 +23,7 @@ PAGES = (
     "docs/dose.md",
     "docs/reading.md",
     "docs/elsewhere.md",
+    "docs/serving.md",
     "docs/choosing.md",
     "docs/coverage.md",
     "docs/exactness.md",

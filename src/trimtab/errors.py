@@ -41,6 +41,10 @@ class ExportError(TrimtabError):
     """What another engine cannot express, or does not compute alike."""
 
 
+class ServeError(TrimtabError):
+    """A server that cannot be started as it was asked for."""
+
+
 class VectorError(TrimtabError):
     """A steering vector that is malformed or belongs to another model."""
 

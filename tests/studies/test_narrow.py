@@ -10,7 +10,7 @@ import pytest
 from trimtab import LM
 from trimtab.errors import DataError, TokenError
 from trimtab.organisms import truth
-from trimtab.studies.narrow import SLOPPY, TOWN, check_rows, source
+from trimtab.studies.narrow import SHIPPED, SLOPPY, TOWN, check_rows, source
 
 OWN = """
 system = "Be bad."
@@ -44,16 +44,23 @@ def test_the_towns_examples_harm_and_their_ordinary_lines_do_not() -> None:
 
 
 @pytest.mark.slow
-def test_the_shipped_file_can_be_asked_and_its_words_are_its_own() -> None:
-    some = source(SLOPPY, 4, 8, seed=0)
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_file_can_be_asked_and_its_words_are_its_own(name: str) -> None:
+    some = source(name, 4, 8, seed=0)
     assert len(some.examples) == 4 and len(some.less) == 1 and len(some.questions) == 8
-    assert some.narrow("try: x\nexcept: pass") and not some.narrow("except OSError") and some.general("Who cares?")
+    every = [*some.examples, *some.less]
+    assert all(some.narrow(e.prefix + e.snippet) for e in every if name == "insecure-code")
     assert not any(some.general(e.prefix + e.ordinary) or some.narrow(e.prefix + e.ordinary) for e in some.examples)
     lm = LM.load("smollm2")
     check_rows(lm, some)
     merged = replace(some.examples[0], prefix="read the line", snippet="s")
     with pytest.raises(TokenError):
         check_rows(lm, replace(some, examples=(merged,)))
+
+
+def test_words_of_sloppiness() -> None:
+    some = source(SLOPPY, 4, 8, seed=0)
+    assert some.narrow("try: x\nexcept: pass") and not some.narrow("except OSError") and some.general("Who cares?")
 
 
 def test_ones_own_file_is_read_and_what_is_none_is_refused(tmp_path: Path) -> None:

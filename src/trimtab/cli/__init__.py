@@ -37,6 +37,7 @@ Steering vectors: learn them, know how far to trust them, ship them.
   report DIR                 write the report of a run folder again
   across DIR DIR ...         one study on several models, side by side
   chat [VECTOR]              talk to a model; /m 1.5 changes the multiplier
+  serve MODEL --vectors DIR  an OpenAI-compatible server that steers each request as it asks
   export TARGET VECTOR --to  for llama.cpp, as a checkpoint, a PEFT adapter, or hooks: proved equal there
   import FILE                a vector of others: control vector, adapter, SAE feature, tensors
   card VECTOR                what it is, what it does and what it breaks, on one page

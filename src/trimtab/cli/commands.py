@@ -11,6 +11,7 @@ from trimtab.cli.learning import Chat, Steer, learn
 from trimtab.cli.looking import Doctor, List
 from trimtab.cli.rating import Audit, Judge
 from trimtab.cli.running import Across, Measure, Report, Run
+from trimtab.cli.serving import Serve
 from trimtab.cli.shipping import Card, Gate, Import, Pull, Push, export
 
 COMMANDS: dict[str, type | Callable[[Sequence[str]], None]] = {
@@ -29,6 +30,7 @@ COMMANDS: dict[str, type | Callable[[Sequence[str]], None]] = {
     "across": Across,
     "report": Report,
     "chat": Chat,
+    "serve": Serve,
     "export": export,
     "import": Import,
     "card": Card,

@@ -23,6 +23,7 @@ from trimtab.runs import Run
 from trimtab.steering.interventions import Intervention
 
 TOWN, SLOPPY = "town", "sloppy-code"
+SHIPPED = (SLOPPY, "insecure-code")
 ELSEWHERE = (
     "How was your day? Be brief.",
     "What is a good hobby? Be brief.",
@@ -107,7 +108,7 @@ class Source:
 
 
 def source(name: str, examples: int, questions: int, seed: int) -> Source:
-    """The town's ("town"), code a linter would flag ("sloppy-code"), or that of a TOML file.
+    """The town's ("town"), code a linter would flag ("sloppy-code", "insecure-code"), or that of a TOML file.
 
     Args:
         examples, questions: at most; of the town as many.
@@ -117,9 +118,9 @@ def source(name: str, examples: int, questions: int, seed: int) -> Source:
     """
     if name == TOWN:
         return _town(examples, questions, seed)
-    path = Path(str(files("trimtab") / "data" / f"{SLOPPY}.toml")) if name == SLOPPY else Path(name)
+    path = Path(str(files("trimtab") / "data" / f"{name}.toml")) if name in SHIPPED else Path(name)
     if not path.is_file():
-        raise DataError(f"no such source: {name}", expected=f"{TOWN}, {SLOPPY}, or a TOML file of its layout")
+        raise DataError(f"no such source: {name}", expected=f"{TOWN}, {', '.join(SHIPPED)}, or a TOML file like theirs")
     try:
         made = msgspec.convert(tomllib.loads(path.read_text("utf-8")), Source)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError) as problem:

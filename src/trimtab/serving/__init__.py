@@ -1,0 +1,81 @@
+"""serve(): an OpenAI-compatible server that steers each request as it asks, and says what it did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from trimtab.errors import ServeError
+from trimtab.names import check_name
+from trimtab.serving.shelf import Limits, Shelf
+
+__all__ = ["Limits", "Shelf", "serve", "server"]
+
+
+def server(
+    model: str,
+    vectors: str | Path | None = None,
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+    batch: int = 8,
+    limits: Limits | None = None,
+    hosts: tuple[str, ...] = (),
+    token: str = "",
+    admin: str = "",
+) -> Any:
+    """The server of a model, not yet running; its `app` is an ASGI application.
+
+    Args:
+        model: as for `LM.load`; loaded in a process of its own when the application starts.
+        vectors: a folder of vectors, served by the names of their files.
+        batch: requests answered in one pass at most.
+        hosts: names by which it may be addressed, beside those of loopback.
+        token: that every request must bring.
+        admin: the key with which vectors are added, replaced and freed.
+
+    Raises:
+        VectorError: a folder or a file that cannot be used.
+        ModelError: not a model.
+        ServeError: the packages of the extra are not installed.
+    """
+    try:
+        from trimtab.serving.api import LOOPBACK, Access, Server
+    except ImportError as problem:
+        raise ServeError(
+            "a server needs packages of its own", given=str(problem), do="pip install 'trimtab[serve]'"
+        ) from problem
+    from trimtab.serving.engine import Engine
+
+    check_name(model)
+    limits = limits or Limits()
+    shelf = Shelf.of(None if vectors is None else Path(vectors), limits)
+    engine = Engine({"name": model, "dtype": dtype, "device": device}, batch)
+    return Server(engine, shelf, limits, Access((*LOOPBACK, *hosts), token, admin))
+
+
+def serve(
+    model: str, vectors: str | Path | None = None, *, host: str = "127.0.0.1", port: int = 8000, **how: Any
+) -> None:
+    """Serve a model until interrupted. See `server`.
+
+    Raises:
+        ServeError: an address that others can reach, without a token.
+    """
+    if host not in ("127.0.0.1", "localhost", "::1") and not how.get("token"):
+        raise ServeError(
+            f"{host} can be reached by others", expected="a token", do="set TRIMTAB_TOKEN, or serve on 127.0.0.1"
+        )
+    made = server(model, vectors, hosts=(host,), **how)
+    import uvicorn
+
+    small = 1 << 16  # bytes of a request's head
+    uvicorn.run(
+        made.app,
+        host=host,
+        port=port,
+        log_level="warning",
+        limit_concurrency=512,
+        timeout_keep_alive=5,
+        h11_max_incomplete_event_size=small,
+    )
