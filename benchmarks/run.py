@@ -94,6 +94,13 @@ GENERATE = Case(
     tolerance=float("inf"),
     repeats=9,
 )
+SERVING = Case(
+    "8 requests at once to a server, 48 new tokens each",
+    (Side("plain", "plain", items=8, file="serving"), Side("steered, 4 vectors", "steered", items=8, file="serving")),
+    {"steered, 4 vectors": 1.03},
+    tolerance=0.5,
+    repeats=9,
+)
 STEPS = {"replay": 10, "batch": 2, "full": 2, "published": 2, "preference": 4}
 NAMES = {
     "replay": "trimtab replay",
@@ -148,6 +155,7 @@ BENCHMARKS: dict[str, tuple[Case, ...]] = {
     "one_shot": ONE_SHOT,
     "reliability": (CROSS, SWEEP),
     "preference": (preference(4),),
+    "serving": (SERVING,),
 }
 ON_GPU: dict[str, tuple[Case, ...]] = {"preference": (preference(4), preference(16))}
 

@@ -245,6 +245,106 @@ def test_a_model_under_an_adapter_is_left_as_it_was(tmp_path: Path) -> None:
     assert all(torch.equal(a, lm.logits(lm.batch([r]))) for a, r in zip(before, probes(lm), strict=True))
 
 
+@pytest.mark.parametrize(
+    ("to", "dtype"), [("hf", "bfloat16"), ("peft", "bfloat16"), ("hook", "bfloat16"), ("hf", "float16")]
+)
+def test_half_precision(to: str, dtype: str, tmp_path: Path) -> None:
+    lm = LM(build("llama", dtype=getattr(torch, dtype)), tokenizer(), id="half")
+    proof = export(everywhere(lm, 1, m=2.0), lm, tmp_path / "out", to=to)
+    assert proof.effect > 1 and abs(proof.share - 1) < 0.05
+
+
+def test_a_file_that_is_there_is_not_written_over(tmp_path: Path) -> None:
+    """Not even by a vector for the very model in it."""
+    from trimtab.exporters.model_gguf import write_model
+
+    lm = model("llama")
+    file = write_model(lm, tmp_path / "model.gguf")
+    before = file.read_bytes()
+    with pytest.raises(ExportError, match="is taken"):
+        export(everywhere(lm, 1), lm, file, to=Gguf(str(file)))
+    assert file.read_bytes() == before
+    export(everywhere(lm, 1), lm, tmp_path / "v.gguf", to=Gguf(str(file)))
+
+
+@pytest.mark.parametrize("place", [".", "new/..", "a\0b", "x" * 300, "link", "dangling"])
+def test_places_that_are_none(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "real").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("link").symlink_to(tmp_path / "real")
+    Path("dangling").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ExportError):
+        export(everywhere(model("llama"), 1), model("llama"), place, to="hook")
+
+
+def test_somebody_takes_the_place_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def taken(self: Hook, path: Path, card: object) -> None:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "theirs").write_text("theirs")
+
+    monkeypatch.setattr(Hook, "sign", taken)
+    with pytest.raises(ExportError, match="meanwhile"):
+        export(everywhere(model("llama"), 1), model("llama"), tmp_path / "out", to="hook")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["theirs"]
+
+
+@pytest.mark.parametrize("name", ["C:\\Users\\me", 'a"""b', 'x"""\nprint("INJECTED")\n"""', "m{x}"])
+def test_a_name_is_no_code(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lm = model("llama")
+    lm.id = name
+    export(everywhere(lm, 1), lm, tmp_path / "hook", to="hook")
+    assert "INJECTED" not in capsys.readouterr().out
+
+
+def test_maps_zeros_and_repeats(tmp_path: Path) -> None:
+    lm = model("llama")
+    v = vector(lm, 1)
+    export(Intervention(v, Affine(), 1.0, "everywhere"), lm, tmp_path / "plain", to="hook")  # rank 0 is an addition
+    export([Intervention(v), Intervention(v, multiplier=0.5)], lm, tmp_path / "twice", to="hook")
+    some = SteeringVector({1: v[1], 2: torch.zeros(lm.width)}, v.made)
+    export(Intervention(some, Ablate(), 1.0, "everywhere"), lm, tmp_path / "zeros", to="hook")
+    wide = SteeringVector({1: torch.randn(3, lm.width)}, v.made)
+    for to in ("hf", "peft", "hook"):
+        with pytest.raises(ExportError):
+            export(Intervention(wide, Add(), 1.0, "everywhere"), lm, tmp_path / to, to=to)
+    for iv in (Intervention(v, multiplier=0.0), Intervention(v * 0.0)):
+        with pytest.raises(ExportError, match="nothing to export"):
+            export(iv, lm, tmp_path / "none", to="hook")
+
+
+def test_a_cut_says_what_it_is(tmp_path: Path) -> None:
+    lm = model("llama")
+    iv = everywhere(lm, 2, operator=Ablate())
+    with pytest.raises(ExportError, match="every token"):
+        export(Intervention(iv.vector, Ablate()), lm, tmp_path / "cut", to=Weights(every_write=True))
+    export(iv, lm, tmp_path / "cut", to=Weights(every_write=True))
+    told = json.loads((tmp_path / "cut" / "trimtab.json").read_text())
+    assert told["target"] == {"name": "hf", "every_write": True}
+
+
+def test_what_the_code_of_others_says_is_an_error_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from peft import PeftModel
+
+    lm = model("llama")
+    names = [n for n, _ in lm.model.named_modules()]
+    whole = PeftModel.from_pretrained
+
+    def broken(*args: Any, **kwargs: Any) -> None:
+        whole(*args, **kwargs)
+        raise RuntimeError("size mismatch")
+
+    monkeypatch.setattr(PeftModel, "from_pretrained", broken)
+    with pytest.raises(ExportError, match="size mismatch"):
+        export(everywhere(lm, 1), lm, tmp_path / "adapter", to="peft")
+    assert [n for n, _ in lm.model.named_modules()] == names
+    for to in ("hf", "peft", "hook"):
+        with pytest.raises(ExportError, match="no such export"):
+            verify(everywhere(lm, 1), lm, tmp_path / "missing", to=to)
+    with pytest.raises(ExportError, match="not a target"):
+        export(everywhere(lm, 1), lm, tmp_path / "x", to=Hook)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("exporter", [Gguf(), Hook(), Peft(), Weights()])
 def test_exporters_are_values(exporter: Exporter) -> None:
     from trimtab import registry

@@ -200,6 +200,16 @@ def test_a_card_says_what_a_reader_needs(file: Path) -> None:
     assert len({line.replace("\\|", "").count("|") for line in tables}) == 1
 
 
+def test_a_card_of_odd_words(tmp_path: Path) -> None:
+    made = Provenance("a\"b'c: |\n---\nx", "", "", {"name": "mean\ndiff"}, {"name": "te|a\n# head"}, weights="w\"'")
+    v = SteeringVector(
+        {1: torch.ones(4)}, made, {"verdict": "works", "figures": [{"name": "steerability", "value": 1.0}]}
+    )
+    text = card(v, v.to_bytes())
+    assert text.count("\n---\n") == 1 and "\n# head" not in text
+    assert len([line for line in text.splitlines() if line.startswith("# ")]) == 1
+
+
 def test_a_card_of_a_bare_vector() -> None:
     v = SteeringVector({0: torch.ones(4)})
     text = card(v, v.to_bytes())

@@ -59,6 +59,26 @@ def test_plain_tensors_go_where_their_convention_says(layers: str, first: int, s
     assert np.array_equal(v[first].numpy(), rows()[1])
 
 
+@pytest.mark.parametrize("name", ["layer_-1", "layer_12_v2", "L2e1", "nothing"])
+def test_a_name_has_one_number(name: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "v.npz", **{name: np.ones(D, np.float32)})
+    with pytest.raises(VectorError, match="which block"):
+        from_tensors(tmp_path / "v.npz", "outputs")
+
+
+def test_a_direction_is_there_once(tmp_path: Path) -> None:
+    for names in (("direction.1", "direction.01"), ("direction.0",)):
+        writer = gguf.GGUFWriter(tmp_path / "v.gguf", "controlvector")
+        for name in names:
+            writer.add_tensor(name, np.ones(D, np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        with pytest.raises(VectorError, match="none twice"):
+            from_gguf(tmp_path / "v.gguf")
+
+
 def test_the_last_hidden_state_is_behind_the_norm(tmp_path: Path) -> None:
     np.savez(tmp_path / "v.npz", **{"4": np.ones(D, np.float32)})
     with pytest.raises(VectorError, match="final norm"):

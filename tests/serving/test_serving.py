@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,14 +80,20 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-def running(folder: Path, **how: Any) -> tuple[Any, str, uvicorn.Server]:
+@contextmanager
+def running(folder: Path, **how: Any) -> Iterator[tuple[Any, str]]:
     made = server(str(folder / "model"), folder / "vectors", **how)
     port = free_port()
     web = uvicorn.Server(uvicorn.Config(made.app, port=port, log_level="error", timeout_keep_alive=2))
-    threading.Thread(target=web.run, daemon=True).start()
+    thread = threading.Thread(target=web.run, daemon=True)
+    thread.start()
     url = f"http://127.0.0.1:{port}"
-    until(lambda: httpx.get(f"{url}/health").status_code == 200)
-    return made, url, web
+    try:
+        until(lambda: httpx.get(f"{url}/health").status_code == 200)
+        yield made, url
+    finally:
+        web.should_exit = True
+        thread.join(20)
 
 
 def until(there: Any, patience: float = 90.0) -> None:
@@ -115,11 +122,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(folder: Path) -> Iterator[Served]:
-    made, url, web = running(folder, admin=KEY, limits=Limits(relative=20.0))
     lm = LM.load(str(folder / "model"))
-    yield Served(url, lm, made_vectors(lm), made)
-    web.should_exit = True
-    time.sleep(0.5)
+    with running(folder, admin=KEY, limits=Limits(relative=20.0)) as (made, url):
+        yield Served(url, lm, made_vectors(lm), made)
 
 
 def test_mixed_requests_together_and_alone_say_what_steer_says(served: Served) -> None:
@@ -152,7 +157,6 @@ def test_a_receipt_says_what_was_done(served: Served) -> None:
 
 
 def test_a_plain_openai_client_steers_two_requests_differently(served: Served) -> None:
-    client = openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none")
 
     async def both() -> list[Any]:
         def one(line: str) -> Any:
@@ -164,7 +168,8 @@ def test_a_plain_openai_client_steers_two_requests_differently(served: Served) -
                 extra_body={"steer": line, "force": True},
             )
 
-        return await asyncio.gather(one("2 tea"), one("-2 tea"))
+        async with openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none") as client:
+            return await asyncio.gather(one("2 tea"), one("-2 tea"))
 
     one, two = asyncio.run(both())
     assert one.choices[0].message.content == served.said(WORDS[0], "2 tea")
@@ -359,11 +364,10 @@ def test_the_engine_is_killed_in_the_middle(served: Served) -> None:
 
 @pytest.mark.slow
 def test_a_token_is_asked_for(folder: Path) -> None:
-    _, url, web = running(folder, token="secret")
-    assert httpx.get(f"{url}/v1/models").status_code == 401
-    assert httpx.get(f"{url}/v1/models", headers={"Authorization": "Bearer wrong"}).status_code == 401
-    assert httpx.get(f"{url}/v1/models", headers={"Authorization": "Bearer secret"}).status_code == 200
-    web.should_exit = True
+    with running(folder, token="secret") as (_, url):
+        assert httpx.get(f"{url}/v1/models").status_code == 401
+        assert httpx.get(f"{url}/v1/models", headers={"Authorization": "Bearer wrong"}).status_code == 401
+        assert httpx.get(f"{url}/v1/models", headers={"Authorization": "Bearer secret"}).status_code == 200
 
 
 def test_an_open_address_needs_a_token(folder: Path) -> None:

@@ -61,8 +61,9 @@ BROKEN = {"min_slope": 0.31, "max_wrong": 0.1, "max_drift": 0.1, "max_knowledge_
 
 @pytest.mark.parametrize("name", KEPT)
 def test_each_budget_is_kept_and_broken(name: str, measured: Path, cost: Path) -> None:
-    assert all(h.kept for h in gate([measured, cost], Budgets(**{name: KEPT[name]})))
-    held = gate([measured, cost], Budgets(**{name: BROKEN[name]}))
+    folder = cost if name == "max_knowledge_drop" else measured
+    assert all(h.kept for h in gate([folder], Budgets(**{name: KEPT[name]})))
+    held = gate([folder], Budgets(**{name: BROKEN[name]}))
     assert [h.kept for h in held if not h.kept] == [False] and "broken: " in str(next(h for h in held if not h.kept))
 
 
@@ -84,6 +85,34 @@ def test_a_figure_that_is_no_number_breaks(measured: Path) -> None:
     assert math.isnan(held.value) and not held.kept
 
 
+def test_a_dose_without_its_point_is_not_measured(measured: Path) -> None:
+    """The nearest point of the other sign says nothing of it."""
+    run = Run(measured)
+    point = DosePoint(2.0, 0.1, 0.05, 0.0, None, None)
+    for m in (-4.0, 3.0, 0.0):
+        run.write("use.json", Use((1,), m, dose=Dose((point,), 0.0, None, 12, 24)).to_json())
+        with pytest.raises(RunError, match="--max-drift"):
+            gate([measured], Budgets(max_drift=0.5))
+
+
+def test_every_folder_measures_something_and_intervals_are_there(measured: Path, cost: Path) -> None:
+    with pytest.raises(RunError, match="measures none of it"):
+        gate([measured, cost], Budgets(min_slope=0.1))
+    with pytest.raises(RunError, match="no interval"):
+        gate([measured], Budgets(max_drift=0.5, surely=True))
+    with pytest.raises(RunError, match="no folder"):
+        gate([], Budgets(max_drift=0.5))
+
+
+@pytest.mark.parametrize(
+    "summary", [{}, [], {"figures": [{"name": "x"}]}, {"figures": [{"name": "steerability", "value": "x"}]}]
+)
+def test_a_summary_of_another_shape(summary: object, measured: Path) -> None:
+    (measured / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(RunError):
+        gate([measured], Budgets(min_slope=0.1))
+
+
 def test_what_nothing_measures_is_an_error(measured: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"--max-knowledge-drop(.|\n)*trimtab capability"):
         gate([measured], Budgets(max_knowledge_drop=0.1))
@@ -93,10 +122,8 @@ def test_what_nothing_measures_is_an_error(measured: Path, tmp_path: Path) -> No
         gate([tmp_path], Budgets(min_slope=0.1))
 
 
-def test_the_command_ends_with_one(
-    measured: Path, cost: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folders = [str(measured), str(cost)]
+def test_the_command_ends_with_one(measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [str(measured)]
     cli.main(["gate", *folders, "--min-slope", "0.1", "--max-wrong", "0.2", "--summary", str(tmp_path / "s.md")])
     assert capsys.readouterr().out.count("kept: ") == 2
     with pytest.raises(SystemExit) as end:
@@ -109,4 +136,4 @@ def test_the_command_ends_with_one(
 
 def test_the_table_has_as_many_cells_in_every_row(measured: Path) -> None:
     text = markdown(gate([measured], Budgets(min_slope=0.1, max_drift=0.1)))
-    assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {7}
+    assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {8}

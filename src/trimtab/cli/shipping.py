@@ -64,7 +64,7 @@ def export(args: Sequence[str]) -> None:
     vector = SteeringVector.load(flags.vector)
     iv = flags.use.of(vector)
     flags.target.expressible([iv])
-    check_place(flags.to, flags.target, args[0])
+    check_place(flags.to, flags.target)
     if vector.use is not None and str(iv.where) != vector.use.positions:
         print(
             f"the dose of {flags.vector} was measured for {vector.use.positions}, not for {iv.where}: "
@@ -102,6 +102,8 @@ class Import:
         to = writable(self.to, ".safetensors")
         if not self.file.exists():
             raise VectorError(f"no such file: {self.file}")
+        if self.file.resolve() == to.resolve():
+            raise VectorError("a file is not read into itself", given=str(to), do="--to another file")
         self._check()
         if self.on.model is not None:
             self.on.check()
@@ -114,6 +116,11 @@ class Import:
         """Refuse flags that do not go together, before a model is loaded."""
         if self.feature is not None and (self.at is None or self.layers_are is not None):
             raise RecipeError("of an SAE one says the feature and the block", expected="--feature N --at LAYER")
+        alone = self.file.is_dir() or self.file.suffix == ".gguf"
+        idle = {"--layers-are": self.layers_are, "--feature": self.feature, "--at": self.at, "--key": self.key}
+        said = [name for name, value in idle.items() if value is not None]
+        if said and (alone or (self.feature is None and said != ["--layers-are"])):
+            raise RecipeError(f"flags that say nothing of {self.file.name}", given=said, do="leave them out")
         if self.file.is_dir() and self.on.model is None:
             raise RecipeError("an adapter is read with its model", expected="--model NAME")
         plain = not self.file.is_dir() and self.file.suffix != ".gguf" and self.feature is None
@@ -156,7 +163,7 @@ class Card:
         if self.to is None:
             print(text, end="")
         else:
-            writable(self.to).write_text(text, "utf-8")
+            writable(self.to, ".md").write_text(text, "utf-8")
             print(self.to)
 
 
@@ -223,6 +230,8 @@ class Gate:
     def __call__(self) -> None:
         from trimtab.studies.pages.gate import Budgets, gate, markdown
 
+        if self.summary is not None:
+            writable(self.summary)
         known = {f.name: getattr(self, f.name) for f in dataclasses.fields(Budgets)}
         held = gate(self.folders, Budgets(**known))
         if self.summary is not None:

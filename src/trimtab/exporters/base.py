@@ -86,6 +86,10 @@ class Exporter:
 
     suffix: ClassVar[str] = ""
 
+    @property
+    def name(self) -> str:
+        return str(describe(self)["name"])
+
     def expressible(self, ivs: Sequence[Intervention]) -> None:
         """Refuse, before a model is loaded, what the target cannot express, or what it lacks.
 
@@ -114,10 +118,10 @@ class Exporter:
         raise NotImplementedError
 
 
-def statement(lm: LM, ivs: Sequence[Intervention], target: str, proof: Proof) -> dict[str, Any]:
+def statement(lm: LM, ivs: Sequence[Intervention], exporter: Exporter, proof: Proof) -> dict[str, Any]:
     """What an export says of itself: what was exported, for which model, and the proof."""
     return {
-        "target": target,
+        "target": describe(exporter),
         "model": lm.id,
         "weights": lm.weights,
         "interventions": [iv.describe() for iv in ivs],
@@ -137,6 +141,8 @@ def directions(ivs: Sequence[Intervention], target: str) -> dict[Layer, Float[Te
     out: dict[Layer, Tensor] = {}
     for iv in ivs:
         plainly(iv, target)
+        if not_one_row(iv):
+            raise ExportError(f"{target} adds a vector (d,), not a map", given=iv.vector, do="export it as a hook")
         if not isinstance(iv.operator, Add):
             raise ExportError(
                 f"{target} can only add a vector",
@@ -161,12 +167,19 @@ def plainly(iv: Intervention, target: str) -> None:
     """Refuse what no target but trimtab itself can express: gates, and the site of the embeddings.
 
     Raises:
-        ExportError: which of them.
+        ExportError: which of them; or a vector that does nothing.
     """
+    if not iv.multiplier or not any(iv.vector.norm().values()):
+        raise ExportError("there is nothing to export", given=f"multiplier {iv.multiplier:g} of {iv.vector}")
     if not isinstance(iv.gate, Always):
         raise ExportError(f"{target} has no gates", given=iv.gate, expected="a vector that acts at every token alike")
     if iv.vector.site != RESID_POST:
         raise ExportError(f"{target} steers the outputs of blocks", given=iv.vector.site, expected=RESID_POST)
+
+
+def not_one_row(iv: Intervention) -> bool:
+    """Whether a vector is an affine map of rank 1 or more."""
+    return any(v.ndim != 1 for v in iv.vector.vectors.values())
 
 
 # ------------------------------------------------------------ what is compared

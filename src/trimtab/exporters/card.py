@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -27,7 +28,7 @@ def card(vector: SteeringVector, raw: bytes, name: str = "") -> str:
     behavior = str(made.data.get("name") or made.method.get("name") or "a vector")
     sections = [
         _front(vector, raw),
-        f"# {behavior}: a steering vector for {made.model or 'an unnamed model'}",
+        _line(f"# {behavior}: a steering vector for {made.model or 'an unnamed model'}"),
         _facts(vector),
         "## Use it",
         *_use(vector, name),
@@ -56,8 +57,8 @@ def _front(vector: SteeringVector, raw: bytes) -> str:
         "- trimtab",
         "trimtab:",
         f"  sha256: {hashlib.sha256(raw).hexdigest()}",
-        f"  vector: {vector.hash!r}",
-        f"  weights: {made.weights!r}",
+        f"  vector: {json.dumps(vector.hash)}",
+        f"  weights: {json.dumps(made.weights)}",
         "---",
     ]
     return "\n".join(lines)
@@ -86,10 +87,15 @@ def _use(vector: SteeringVector, name: str) -> Iterator[str]:
     if use is None:
         yield "Nobody measured how it is to be used: `trimtab dose FILE` does."
         return
-    yield "\n".join(f"- {w}" for w in (use.why or (UNMEASURED,)))
+    operator = str(use.operator.get("name", "add"))
+    where = "embeddings" if use.layers[0] < 0 else f"block {ranges(use.layers)}"
+    told = f"{where}, multiplier {use.multiplier:g}, operator {operator}, positions {use.positions}"
+    yield "\n".join(f"- {_line(w)}" for w in (f"Use it at {told}.", *(use.why or (UNMEASURED,))))
     if name:
         yield f"```sh\ntrimtab pull {name} --to {FILE}\n```"
-    for title, code in snippets(use, vector.made.model, "model.layers", FILE).items():
+    for title, code in snippets(use, vector.made.model, "", FILE).items():
+        if title == "Without trimtab":  # where the blocks of a model are does not stand in the file
+            continue
         yield f"{title}:\n\n```{'sh' if title == 'Command line' else 'python'}\n{code.strip()}\n```"
 
 
@@ -107,16 +113,22 @@ def _evidence(vector: SteeringVector) -> Iterator[str]:
         yield "It has not been evaluated on held-out items: `trimtab measure FILE --data DATA --to DIR` does."
         return
     yield f"**{evidence.get('verdict', '')}**"
-    yield "\n".join(f"- {r}" for r in evidence.get("reasons", ()))
-    figures = [f for f in evidence.get("figures", ()) if f["name"] in SHOWN]
+    yield "\n".join(f"- {_line(r)}" for r in evidence.get("reasons", ()))
+    figures = [f for f in evidence.get("figures", ()) if f.get("name") in SHOWN]
     yield _table(("figure", "value", "95 %", "n", "control"), [_row(f) for f in figures])
 
 
 def _row(f: Mapping[str, Any]) -> Sequence[str]:
-    value, lo, hi, control = (("" if f[k] is None else f"{f[k]:.3g}") for k in ("value", "lo", "hi", "control"))
-    return (f["name"], f"{value} {f['unit']}", f"{lo} to {hi}" if lo else "", str(f["n"]), control)
+    known = [f.get(k) for k in ("value", "lo", "hi", "control")]
+    value, lo, hi, control = ("" if x is None else f"{x:.3g}" for x in known)
+    return (f["name"], f"{value} {f.get('unit', '')}", f"{lo} to {hi}" if lo else "", str(f.get("n", "")), control)
+
+
+def _line(text: str) -> str:
+    """A text without line breaks: it stands in a cell, a heading or an item."""
+    return " ".join(str(text).split())
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [[c.replace("|", "\\|") for c in cells] for cells in (head, ["---"] * len(head), *rows)]
+    lines = [[_line(c).replace("|", "\\|") for c in cells] for cells in (head, ["---"] * len(head), *rows)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

@@ -53,7 +53,7 @@ class Gguf(Exporter):
                 expected="blocks from 1 on",
             )
         llama_cpp.installed()
-        if self.model_file is not None and not Path(self.model_file).is_file():
+        if self.model_file is not None and not Path(self.model_file).expanduser().is_file():
             raise ExportError(f"no such file: {self.model_file}", expected="the GGUF file of the model")
 
     def check(self, lm: LM, ivs: Sequence[Intervention]) -> None:
@@ -94,7 +94,7 @@ class Gguf(Exporter):
             ExportError: there is none, and none can be written.
         """
         if self.model_file is not None:
-            return Path(self.model_file)
+            return Path(self.model_file).expanduser()
         known = gguf_of(lm.id)
         if known is None:
             architecture(lm)  # refuses what cannot be written

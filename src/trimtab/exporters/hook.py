@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,19 +16,20 @@ import torch
 import transformers
 
 from trimtab.errors import ExportError
-from trimtab.exporters.base import Exporter, Logprobs, Proof, compared, plainly, probes
+from trimtab.exporters.base import Exporter, Logprobs, Proof, compared, not_one_row, plainly, probes
 from trimtab.model import LM, Row
 from trimtab.model.replay import new_cache
 from trimtab.registry import describe, register
 from trimtab.steering.interventions import Intervention
+from trimtab.steering.operators import Affine
 
 FILE, TENSORS = "steer.py", "vectors.safetensors"
 
 # operators as lines over x (b, s, d) in fp32, a vector v and a multiplier m
 OPERATORS = {
     "add": "x + m * v",
-    "ablate": "x - m * (x @ v / v.norm() ** 2)[..., None] * v",
-    "clamp": "x - (x @ v / v.norm() ** 2)[..., None] * v + m * v",
+    "ablate": "x - m * (x @ v / (v @ v).clamp(min=1e-30))[..., None] * v",
+    "clamp": "x - (x @ v / (v @ v).clamp(min=1e-30))[..., None] * v + m * v",
     "rotate": "(x + m * v) * (x.norm(dim=-1, keepdim=True) / (x + m * v).norm(dim=-1, keepdim=True))",
     "affine": "x + m * (v[0] + x @ v[1 + len(v) // 2 :].T @ v[1 : 1 + len(v) // 2])",
 }
@@ -58,10 +60,10 @@ TAIL = """
 
 def edit(name, m, change, where):
     def hook(block, args, output):
-        h = (output[0] if isinstance(output, tuple) else output).clone()
+        h = (output[0] if isinstance(output, (tuple, list)) else output).clone()
         at, v = where(h.shape[1]), VECTORS[name].to(h.device)
         h[:, at] = change(h[:, at].float(), v, m).to(h.dtype)
-        return (h, *output[1:]) if isinstance(output, tuple) else h
+        return type(output)((h, *output[1:])) if isinstance(output, (tuple, list)) else h
 
     return hook
 
@@ -90,6 +92,8 @@ class Hook(Exporter):
     def expressible(self, ivs: Sequence[Intervention]) -> None:
         for iv in ivs:
             plainly(iv, "hook")
+            if not_one_row(iv) and not isinstance(iv.operator, Affine):
+                raise ExportError("a map of several rows is for operator affine", given=describe(iv.operator))
             if str(iv.where) not in POSITIONS:
                 raise ExportError(
                     "a hook sees passes, not texts",
@@ -99,21 +103,22 @@ class Hook(Exporter):
                 )
 
     def write(self, lm: LM, ivs: Sequence[Intervention], path: Path) -> None:
-        tensors = {f"{n}.layers.{k}": v.contiguous() for n, iv in enumerate(ivs) for k, v in iv.vector.vectors.items()}
+        tensors = {f"{n}.layers.{k}": v.clone() for n, iv in enumerate(ivs) for k, v in iv.vector.vectors.items()}
         safetensors.torch.save_file(tensors, path / TENSORS)
         lines = [
             LINE.format(
                 path=f"{lm.blocks_path}.{layer}",
                 name=f"{n}.layers.{layer}",
                 m=float(iv.multiplier),
-                change=OPERATORS[describe(iv.operator)["name"]],
+                change=OPERATORS["add" if isinstance(iv.operator, Affine) and not not_one_row(iv) else name],
                 where=POSITIONS[str(iv.where)],
             )
             for n, iv in enumerate(ivs)
+            for name in [describe(iv.operator)["name"]]
             for layer in iv.vector.layers
-            if iv.multiplier  # a multiplier of 0 is off, for every operator
         ]
-        head = HEAD.format(model=lm.id, file=FILE, tensors=TENSORS)
+        plain = re.sub(r"[^\w./ -]", "?", lm.id, flags=re.ASCII)  # it stands in a docstring
+        head = HEAD.format(model=plain, file=FILE, tensors=TENSORS)
         (path / FILE).write_text(head + "".join(lines) + "]\n" + TAIL, "utf-8")
 
     def verify(self, lm: LM, ivs: Sequence[Intervention], path: Path) -> Proof:

@@ -10,6 +10,7 @@ from typing import Any
 
 from trimtab.errors import VectorError
 from trimtab.exporters.card import FILE, card, stated
+from trimtab.journal import whole
 from trimtab.steering.vector import SteeringVector
 
 TIMEOUT = 8.0  # seconds to wait for the hub
@@ -99,7 +100,8 @@ def pull(reference: str, to: str | Path, *, endpoint: str | None = None, token: 
             do="do not use it; ask whoever gave you the reference",
         )
     vector = SteeringVector.from_bytes(raw, reference)
-    vector.save(to)
+    with whole(Path(to)) as aside:
+        aside.write_bytes(raw)  # the very bytes
     return vector
 
 

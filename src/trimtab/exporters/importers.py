@@ -36,14 +36,16 @@ def from_gguf(path: str | Path, lm: LM | None = None) -> SteeringVector:
     found: dict[Layer, Tensor] = {}
     for name, v in tensors.read(_suffixed(path, ".gguf")).items():
         number = re.fullmatch(r"direction\.([0-9]{1,6})", name)
-        if number is None:
-            raise VectorError(f"{Path(path).name}: not a direction", given=name[:80], expected="direction.N")
+        if number is None or not int(number[1]) or int(number[1]) in found:
+            raise VectorError(
+                f"{Path(path).name}: not a direction", given=name[:80], expected="direction.N, N from 1, none twice"
+            )
         found[int(number[1])] = v
     return _made(found, path, "gguf", lm)
 
 
 def from_tensors(path: str | Path, layers: Layers, lm: LM | None = None) -> SteeringVector:
-    """Plain tensors by layer (safetensors, .npz, .npy): the last number in a tensor's name is its N.
+    """Plain tensors by layer (safetensors, .npz, .npy): the one number in a tensor's name is its N.
 
     Args:
         layers: what N means: "outputs" of block N, from 0; "inputs" of block N, which are the output of block N - 1;
@@ -57,8 +59,8 @@ def from_tensors(path: str | Path, layers: Layers, lm: LM | None = None) -> Stee
         raise VectorError("not a convention", given=layers, expected=", ".join(BEHIND))
     found: dict[Layer, Tensor] = {}
     for name, v in tensors.read(path).items():
-        numbers = re.findall(r"[0-9]{1,6}", name)
-        layer = int(numbers[-1]) + BEHIND[layers] if numbers else -1
+        numbers = re.findall(r"-?[0-9]+", name)
+        layer = int(numbers[0]) + BEHIND[layers] if len(numbers) == 1 and len(numbers[0]) < 7 else -1
         if layer < 0 or layer in found:
             raise VectorError(
                 f"{Path(path).name}: which block is {name[:80]!r}?",

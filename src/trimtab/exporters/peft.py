@@ -20,6 +20,7 @@ from trimtab.exporters.base import Exporter, Proof, compared, directions, logpro
 from trimtab.exporters.writers import Writer, last_writer
 from trimtab.model import LM, Layer
 from trimtab.model.quiet import quiet
+from trimtab.names import PUBLISHED
 from trimtab.registry import register
 from trimtab.steering import tensors
 from trimtab.steering.interventions import Intervention
@@ -50,7 +51,9 @@ class Peft(Exporter):
         targets = {layer: _target(lm, layer) for layer in vectors}
         paths = [re.escape(w.path) for w in targets.values()]
         config = BeftConfig(
-            target_modules=rf"(?:{'|'.join(paths)})", base_model_name_or_path=lm.id, task_type="CAUSAL_LM"
+            target_modules=rf"(?:{'|'.join(paths)})",
+            base_model_name_or_path=PUBLISHED.get(lm.id, lm.id),
+            task_type="CAUSAL_LM",
         )
         config.inference_mode = True
         config.save_pretrained(str(path))
@@ -61,12 +64,14 @@ class Peft(Exporter):
         from peft import PeftModel
 
         rows = probes(lm)
-        with quiet():
-            adapted = PeftModel.from_pretrained(lm.inner, path)
+        before = {w.path: w.module for w in (_target(lm, k) for k in directions(ivs, "peft"))}
         try:
+            with quiet():
+                PeftModel.from_pretrained(lm.inner, path)
             theirs = logprobs(lm, rows)  # the blocks of the model are the adapted ones now
         finally:
-            adapted.unload()
+            for name, module in before.items():
+                lm.inner.set_submodule(name, module)
         return compared(lm, ivs, rows, theirs, f"peft {version('peft')}")
 
     def sign(self, path: Path, card: Mapping[str, Any]) -> None:

@@ -156,6 +156,8 @@ def _biased(lm: LM, vectors: Mapping[Layer, Tensor]) -> Any:
             weights[name] = torch.zeros(p.shape, dtype=lm.dtype, device=lm.device)
     for layer, writer in forms.items():
         name = f"{writer.path}.bias"
+        if name not in weights:
+            raise ExportError(f"{config.model_type} has no weight {name}", do="export it as a hook")
         weights[name] = (weights[name].float() + vectors[layer].to(lm.device) / writer.scale).to(lm.dtype)
     model.load_state_dict(weights, assign=True, strict=False)
     model.tie_weights()
@@ -194,6 +196,13 @@ def _direction(ivs: Sequence[Intervention]) -> tuple[Tensor, float]:
             "every-write removes one direction",
             given=[iv.describe() for iv in ivs],
             expected="one intervention with operator ablate, and a vector at one layer",
+        )
+    if str(ivs[0].where) != "everywhere":
+        raise ExportError(
+            "every-write acts at every token, the prompt's too",
+            given=f"positions {ivs[0].where}",
+            expected="positions everywhere",
+            do="say --positions everywhere",
         )
     v = ivs[0].vector[ivs[0].vector.layers[0]]
     return v / v.norm(), float(ivs[0].multiplier)

@@ -22,6 +22,7 @@ from trimtab.model import LM, Layer, Row
 from trimtab.model.hooks import stream
 
 FINAL = ("o_proj", "down_proj", "dense", "dense_4h_to_h", "c_proj", "out_proj", "fc2")  # how families call it
+ROUNDED = 4.0  # times the eps of a dtype
 CLOSE = 1e-3  # of the size of the nudge: rounding is below, another computation far above
 
 
@@ -54,15 +55,17 @@ def last_writer(lm: LM, layer: Layer) -> Writer | None:
     tokens = lm.batch([Row(tuple(5 + k for k in range(7)), 6)])
     nudge = torch.randn(lm.width, generator=torch.Generator().manual_seed(0)).to(lm.device, lm.dtype)
     before = _output(lm, block, tokens)
-    size = float(before.norm(dim=-1).mean())
+    size, eps = float(before.norm(dim=-1).mean()), torch.finfo(lm.dtype).eps
     nudge *= size / nudge.norm()
     # the last registered is the likeliest
     for name, module in reversed(maps):
         with _added(module, nudge):
             moved = _output(lm, block, tokens) - before
         scale = float((moved @ nudge.float() / nudge.float().square().sum()).mean())
-        if scale and float((moved - scale * nudge.float()).norm(dim=-1).max()) <= CLOSE * abs(scale) * size:
-            return Writer(inside + name, module, 1.0 if abs(scale - 1) < CLOSE else scale)
+        off = float((moved - scale * nudge.float()).norm(dim=-1).max()) / size
+        # sums of this size are rounded by up to eps of it
+        if abs(scale) > ROUNDED * eps and off <= max(CLOSE * abs(scale), ROUNDED * eps):
+            return Writer(inside + name, module, 1.0 if abs(scale - 1) < max(CLOSE, eps) else scale)
     return None
 
 

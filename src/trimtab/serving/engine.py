@@ -64,8 +64,9 @@ class Engine:
         self._closing = True
         if self._now is not None:
             self._now.outbox.put(None)
-            self._now.process.terminate()
-            await asyncio.to_thread(self._now.process.join, 5)
+            process = self._now.process
+            process.terminate()
+            await asyncio.to_thread(process.join, 5)
 
     @property
     def pid(self) -> int | None:

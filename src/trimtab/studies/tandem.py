@@ -56,7 +56,8 @@ class Plan:
     """What is run.
 
     Attributes:
-        source: "town", "sloppy-code", "insecure-code", or a TOML file of that layout: examples, an opener, questions, words.
+        source: "town", "sloppy-code", "insecure-code", or a TOML file of their layout: examples, an opener, questions,
+            words.
         layer, opening_layer: of the narrow vectors, and of the anti-refusal one.
         openings: multipliers of the anti-refusal vector; the largest at which half of the answers are still text is
             taken (published: 6).

@@ -61,6 +61,7 @@ SOURCES = {
 class Held:
     """A budget against what was measured."""
 
+    run: str
     budget: str
     limit: float
     figure: Figure
@@ -83,7 +84,7 @@ class Held:
         sign, f = (">=" if LEAST[self.budget] else "<="), self.figure
         spread = "" if math.isnan(f.lo) else f" ({f.lo:.3g} to {f.hi:.3g}, n {f.n})"
         state = "kept" if self.kept else "broken"
-        return f"{state}: {f.name} {f.value:.3g} {f.unit}{spread}, budget {sign} {self.limit:g}"
+        return f"{state}: {self.run}, {f.name} {f.value:.3g} {f.unit}{spread}, budget {sign} {self.limit:g}"
 
 
 def gate(runs: Sequence[str | Path], budgets: Budgets) -> list[Held]:
@@ -96,26 +97,36 @@ def gate(runs: Sequence[str | Path], budgets: Budgets) -> list[Held]:
     if not budgets.asked:
         flags = ", ".join("--" + name.replace("_", "-") for name in LEAST)
         raise RecipeError("no budget was given", expected=f"at least one of {flags}")
-    figures = [pair for run in runs for pair in _figures(Run(run))]
+    if not runs:
+        raise RunError("no folder was given", expected="the folders of finished runs")
+    figures = [(str(run), name, f) for run in runs for name, f in _figures(Run(run)) if name in budgets.asked]
     for name in budgets.asked:
-        if name not in dict(figures):
+        if name not in {measured for _, measured, _ in figures}:
             raise RunError(
                 f"nothing in {', '.join(map(str, runs))} measures --{name.replace('_', '-')}",
                 expected=f"the folder of {SOURCES[name]}",
             )
-    return [Held(name, budgets.asked[name], f, budgets.surely) for name, f in figures if name in budgets.asked]
+    for run in map(str, runs):
+        if run not in {one for one, _, _ in figures}:
+            raise RunError(f"{run} measures none of it", given=list(budgets.asked), do="leave the folder out")
+    for run, _, f in figures:
+        if budgets.surely and (math.isnan(f.lo) or math.isnan(f.hi)):
+            raise RunError(f"{run}: {f.name} has no interval to be sure by", do="leave out --surely, or this budget")
+    return [Held(run, name, budgets.asked[name], f, budgets.surely) for run, name, f in figures]
 
 
 def markdown(held: Sequence[Held]) -> str:
     """The same as a table."""
     broken = sum(not h.kept for h in held)
     head = f"**{broken} of {len(held)} budgets broken**" if broken else f"All {len(held)} budgets kept"
-    rows = ["| | figure | value | 95 % | n | budget |", "|---|---|---:|---|---:|---:|"]
+    rows = ["| | run | figure | value | 95 % | n | budget |", "|---|---|---|---:|---|---:|---:|"]
     for h in held:
         f, sign = h.figure, "≥" if LEAST[h.budget] else "≤"
         spread = "" if math.isnan(f.lo) else f"{f.lo:.3g} to {f.hi:.3g}"
         mark = "kept" if h.kept else "**broken**"
-        rows.append(f"| {mark} | {f.name} | {f.value:.3g} {f.unit} | {spread} | {f.n or ''} | {sign} {h.limit:g} |")
+        rows.append(
+            f"| {mark} | {h.run} | {f.name} | {f.value:.3g} {f.unit} | {spread} | {f.n or ''} | {sign} {h.limit:g} |"
+        )
     return "\n".join([head, "", *rows, ""])
 
 
@@ -130,10 +141,13 @@ def _figures(run: Run) -> Iterator[tuple[str, Figure]]:
         raise RunError(
             f"{run.path} holds no summary.json", expected="the folder of a finished run", do="trimtab report DIR"
         )
-    named = {f["name"]: f for f in summary["figures"]}
+    try:
+        named = {f["name"]: _figure(f) for f in summary["figures"]}
+    except (KeyError, TypeError) as problem:
+        raise RunError(f"{run.path}: summary.json has no figures that can be read", given=str(problem)) from problem
     for name, key in (("min_slope", "steerability"), ("max_wrong", "anti-steerable share")):
         if key in named:
-            yield name, _figure(named[key])
+            yield name, named[key]
     use = run.read("use.json")
     if use is not None:
         yield from _drift(Use.from_json(use, str(run.file("use.json"))))
@@ -144,11 +158,15 @@ def _figures(run: Run) -> Iterator[tuple[str, Figure]]:
 def _figure(row: dict[str, Any]) -> Figure:
     """A figure of summary.json, where null is what was not measured."""
     known: dict[str, Any] = {k: math.nan if v is None and k in ("value", "lo", "hi") else v for k, v in row.items()}
-    return Figure(**known)
+    made = Figure(**known)
+    for x in (made.value, made.lo, made.hi):
+        float(x)  # a text is no figure
+    return made
 
 
 def _drift(use: Use) -> Iterator[tuple[str, Figure]]:
-    point = None if use.dose is None else use.dose.at(use.multiplier)
+    points = () if use.dose is None else use.dose.points
+    point = next((p for p in points if math.isclose(p.multiplier, use.multiplier, rel_tol=1e-6)), None)
     if point is not None and use.dose is not None:
         name = f"drift at {use.multiplier:g}"
         yield "max_drift", Figure(name, point.drift, math.nan, math.nan, use.dose.prompts, "nats/token")
