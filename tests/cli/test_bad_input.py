@@ -120,6 +120,11 @@ def flags() -> Iterator[tuple[str, ...]]:
     yield from ((*ONE, *bad) for bad in (["--operator", "affine"], ["--rank", "1"], ["--matrix-alone"]))
     yield (*ONE, "--anchor", "nan")
     yield (*STEER, "--layer", "1", "--layer", "2")
+    line = ["--vectors", "{h}", "-p", "Do you like tea ?", *ON]
+    for bad in ("nosuch", "2 one two", "one @ nowhere", "one@shop", "", "1e9 one"):
+        yield ("steer", bad, *line)
+    yield ("steer", "one", *line, "--layer", "1")
+    yield ("steer", "one", "--vectors", "{h}/hollow", "-p", "a", *ON)
     yield STEER  # two layers that were learned apart, and no word which
     yield from (("chat", *VECTOR, "--layer", "1", "--max-new-tokens", bad) for bad in ("0", "-1", "x"))
     yield from (("chat", *VECTOR, "--layer", "1", "--temperature", bad) for bad in ("nan", "-1", "inf"))

@@ -35,6 +35,7 @@ from trimtab.errors import RecipeError, UnknownName, VectorError
 if TYPE_CHECKING:
     from trimtab.data.datasets import Dataset
     from trimtab.model import LM
+    from trimtab.steering.interventions import Intervention
     from trimtab.steering.vector import SteeringVector
 
 
@@ -139,8 +140,11 @@ class Steer:
     """Generate with a vector switched on; without it beside, for comparison."""
 
     vector: Positional[Path]
+    """A vector's file; with --vectors, a line such as "0.6 pirate + formal @ answer"."""
     prompt: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-p"]), tyro.conf.UseAppendAction]
     """What to say to the model; given several times, each is answered."""
+    vectors: Path | None = None
+    """Folder of vectors, which a line calls by the names of their files."""
     use: UseFlags = field(default_factory=UseFlags)
     max_new_tokens: int = 60
     """Longest answer."""
@@ -159,12 +163,12 @@ class Steer:
         Sampling(self.max_new_tokens, self.temperature)
         if not self.prompt or not all(p.strip() for p in self.prompt):
             raise RecipeError("nothing to say to the model", given=list(self.prompt), expected='-p "some text"')
-        iv = self.use.load(self.vector)
-        lm = self.on.of(iv.vector).load(self.common.json)
-        check_stack(lm, iv)
+        ivs = self._stack()
+        lm = self.on.of(ivs[0].vector).load(self.common.json)
+        check_stack(lm, ivs)
         options = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature, "seed": self.seed}
         plain = lm.generate(self.prompt, **options)  # type: ignore[arg-type]
-        with steer(lm, iv) as receipt:
+        with steer(lm, *ivs) as receipt:
             steered = lm.generate(self.prompt, **options)  # type: ignore[arg-type]
         rows = [
             {"prompt": p, "unsteered": a, "steered": b} for p, a, b in zip(self.prompt, plain, steered, strict=True)
@@ -175,6 +179,26 @@ class Steer:
             self.common.json,
             [*lines, f"tokens steered per layer: {receipt.edited}"],
         )
+
+    def _stack(self) -> tuple[Intervention, ...]:
+        """The vector as its file and the flags say, or those of a line."""
+        if self.vectors is None:
+            return (self.use.load(self.vector),)
+        if self.use != UseFlags():
+            raise RecipeError("a line says how its vectors are used", given=self.use, do="leave out the flags of use")
+        from trimtab.steering.notation import Notation
+        from trimtab.steering.vector import SteeringVector
+
+        files = {f.stem: f for f in sorted(self.vectors.glob("*.safetensors"))}
+        if not files:
+            raise VectorError(f"no vectors in {self.vectors}", expected="a folder of .safetensors files")
+        notation = Notation.parse(str(self.vector))
+        names = [term.name for term in notation.terms]
+        for name in names:
+            if name not in files:
+                raise UnknownName("vector", name, files)
+        known = {name: SteeringVector.load(files[name]) for name in names}
+        return notation.stack(known)
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,11 @@ def main(connection: Any, model: dict[str, Any], batch: int) -> None:
         model: name, dtype, device, threads: how it is loaded.
         batch: rows of a pass at most.
     """
+    import signal
+
     import torch
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is the server's, which then ends this process
     from trimtab.data.builtin import neutral
     from trimtab.model import LM
 
@@ -96,6 +99,10 @@ class _Engine:
             job = self._job(message)
         except TrimtabError as problem:
             self.say({"id": message["id"], "kind": "error", "status": 400, "message": str(problem)})
+            return
+        except Exception as problem:  # a template that cannot take these messages, say
+            told = f"the request cannot be read: {type(problem).__name__}"
+            self.say({"id": message["id"], "kind": "error", "status": 400, "message": told})
             return
         self.say({"id": job.id, "kind": "start", "prompt": job.row.prompt})
         self.waiting.append(job)

@@ -101,6 +101,7 @@ class Engine:
             self.ready.set()
         elif event["kind"] == "failed":
             self.problem = event["message"]
+            log.error("the model cannot be loaded: %s", self.problem)
             self.ready.set()
         elif event["id"] in self.open:
             self.open[event["id"]].put_nowait(event)
