@@ -91,6 +91,11 @@ class UnknownName(TrimtabError):
         super().__init__(f"unknown {kind} {name!r}", expected=", ".join(known) or "none is registered", do=hint)
 
 
+def first_line(problem: BaseException) -> str:
+    """What an error of other code says, in one line; "" if it says nothing."""
+    return next((line.strip() for line in str(problem).splitlines() if line.strip()), "")
+
+
 def _short(value: object, limit: int = 600) -> str:
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"

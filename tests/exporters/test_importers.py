@@ -21,6 +21,7 @@ from trimtab import SteeringVector
 from trimtab.errors import TrimtabError, VectorError
 from trimtab.exporters.control_vector import write_vectors
 from trimtab.exporters.importers import from_gguf, from_peft, from_tensors
+from trimtab.exporters.model_gguf import finish
 from trimtab.steering import tensors
 
 D = 32
@@ -71,10 +72,7 @@ def test_a_direction_is_there_once(tmp_path: Path) -> None:
         writer = gguf.GGUFWriter(tmp_path / "v.gguf", "controlvector")
         for name in names:
             writer.add_tensor(name, np.ones(D, np.float32))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        finish(writer)
         with pytest.raises(VectorError, match="none twice"):
             from_gguf(tmp_path / "v.gguf")
 

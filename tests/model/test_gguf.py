@@ -14,7 +14,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from pico import build
 from trimtab.errors import ModelError
-from trimtab.exporters.model_gguf import _tensors
+from trimtab.exporters.model_gguf import begun, finish, tensors
 from trimtab.model import LM
 from trimtab.model.gguf import Header, differences, folder, header
 
@@ -31,18 +31,9 @@ def written(path: Path, kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationT
     """A tiny Llama as a GGUF file with a byte-level tokenizer; and itself."""
     model = build("llama")
     model.resize_token_embeddings(len(WORDS))
-    lm, c = LM(model, None, id="tiny"), model.config
-    writer = gguf.GGUFWriter(path, "llama")
+    lm = LM(model, None, id="tiny")
+    writer = begun(lm, path)
     writer.add_name("tiny")
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    writer.add_context_length(c.max_position_embeddings)
-    writer.add_embedding_length(c.hidden_size)
-    writer.add_block_count(c.num_hidden_layers)
-    writer.add_feed_forward_length(c.intermediate_size)
-    writer.add_head_count(c.num_attention_heads)
-    writer.add_head_count_kv(c.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(c.rms_norm_eps)
-    writer.add_rope_freq_base(c.rope_parameters["rope_theta"])
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(WORDS)
     writer.add_token_types([3, 3, 3, *[1] * (len(WORDS) - 3)])
@@ -52,14 +43,11 @@ def written(path: Path, kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationT
     writer.add_add_bos_token(bool(changes.get("begins", False)))
     if "parts" in changes:
         writer.add_uint16("split.count", 3)
-    for name, tensor in _tensors(lm, "llama"):
+    for name, tensor in tensors(lm):
         fits = tensor.ndim == 2 and tensor.shape[-1] % 32 == 0
         raw = gguf.quantize(tensor, kind) if fits and kind != gguf.GGMLQuantizationType.F32 else tensor
         writer.add_tensor(name, raw, raw_dtype=kind if raw is not tensor else None)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return lm
 
 

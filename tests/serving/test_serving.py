@@ -389,9 +389,9 @@ def test_a_shelf_has_limits() -> None:
         shelf.put("two", raw, FACTS)
     with pytest.raises(UnknownName):
         shelf.free("two")
-    shelf.stack("5 one", FACTS, force=False)
+    shelf.stack(Notation.parse("5 one"), FACTS, force=False)
     with pytest.raises(SteerError, match="too much"):
-        shelf.stack("6 one", FACTS, force=True)
+        shelf.stack(Notation.parse("6 one"), FACTS, force=True)
 
 
 def test_a_folder_with_a_file_that_is_no_vector(tmp_path: Path) -> None:

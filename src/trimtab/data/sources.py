@@ -9,7 +9,7 @@ from trimtab.data import truthful
 from trimtab.data.builtin import asking, behavior, built_in
 from trimtab.data.formats import SUFFIXES, read
 from trimtab.data.pairs import Content
-from trimtab.errors import DataError, UnknownName
+from trimtab.errors import DataError, UnknownName, first_line
 from trimtab.organisms import sets as town
 
 
@@ -53,5 +53,5 @@ def _from_hub(address: str) -> Path:
         return Path(hf_hub_download(repo, inner, repo_type="dataset"))
     except (OSError, ValueError) as problem:
         raise DataError(
-            f"cannot fetch hf:{address}", given=str(problem).splitlines()[0], do="check the name and the network"
+            f"cannot fetch hf:{address}", given=first_line(problem), do="check the name and the network"
         ) from problem

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trimtab import registry
-from trimtab.errors import ExportError, TrimtabError
+from trimtab.errors import ExportError, TrimtabError, first_line
 from trimtab.exporters.base import SEEN, Exporter, Proof, statement
 from trimtab.exporters.control_vector import Gguf
 from trimtab.exporters.hook import Hook
@@ -128,10 +128,9 @@ def _told(exporter: Exporter, lm: LM) -> Generator[None]:
     except TrimtabError:
         raise
     except Exception as problem:
-        words = str(problem).strip().splitlines()
         raise ExportError(
             f"{exporter.name} cannot be written or run for {lm.id} ({lm.model.config.model_type})",
-            given=f"{type(problem).__name__}: {words[0][:200] if words else ''}",
+            given=f"{type(problem).__name__}: {first_line(problem)[:200]}",
             do="choose another target",
         ) from problem
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from json import dumps
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -114,8 +115,8 @@ class Exporter:
         raise NotImplementedError
 
     def sign(self, path: Path, card: Mapping[str, Any]) -> None:
-        """Keep the card (what was exported, and the proof) with the export."""
-        raise NotImplementedError
+        """Keep the card (what was exported, and the proof) with the export: of a folder, in a file of its own."""
+        (path / "trimtab.json").write_text(dumps(card, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
 def statement(lm: LM, ivs: Sequence[Intervention], exporter: Exporter, proof: Proof) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import torch
 from trimtab.errors import ExportError
 from trimtab.exporters import llama_cpp
 from trimtab.exporters.base import Exporter, Proof, compared, directions, probes
-from trimtab.exporters.model_gguf import architecture, write_model
+from trimtab.exporters.model_gguf import architecture, finish, write_model
 from trimtab.model import LM
 from trimtab.model.gguf import header
 from trimtab.model.load import gguf_of
@@ -60,7 +60,8 @@ class Gguf(Exporter):
         self._file(lm)
 
     def write(self, lm: LM, ivs: Sequence[Intervention], path: Path) -> None:
-        self._write(lm, ivs, path, {})
+        vectors = {k: v.numpy() for k, v in directions(ivs, "gguf").items()}
+        write_vectors(path, vectors, str(lm.model.config.model_type), {})
 
     def verify(self, lm: LM, ivs: Sequence[Intervention], path: Path) -> Proof:
         rows = probes(lm)
@@ -82,10 +83,6 @@ class Gguf(Exporter):
         vectors = {int(t.name.split(".")[1]): np.array(t.data) for t in reader.tensors}
         hint = reader.fields["controlvector.model_hint"].contents()
         write_vectors(path, vectors, hint, {CARD: dumps(card, sort_keys=True)})
-
-    def _write(self, lm: LM, ivs: Sequence[Intervention], path: Path, more: Mapping[str, str]) -> None:
-        vectors = {k: v.numpy() for k, v in directions(ivs, "gguf").items()}
-        write_vectors(path, vectors, str(lm.model.config.model_type), more)
 
     def _file(self, lm: LM) -> Path | None:
         """The GGUF file of the model that the proof is made on; None for its weights in float32.
@@ -118,7 +115,4 @@ def write_vectors(path: Path, vectors: Mapping[int, np.ndarray], hint: str, more
         writer.add_string(key, text)
     for layer, v in sorted(vectors.items()):
         writer.add_tensor(f"direction.{layer}", np.ascontiguousarray(v, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)

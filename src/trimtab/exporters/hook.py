@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from json import dumps
 from pathlib import Path
 from typing import Any
 
@@ -127,9 +126,6 @@ class Hook(Exporter):
         with _attached(path / FILE, lm.inner):
             theirs = [_steps(lm, row) for row in rows]
         return compared(lm, ivs, rows, theirs, f"transformers {transformers.__version__}", unsteered=plain, exact=False)
-
-    def sign(self, path: Path, card: Mapping[str, Any]) -> None:
-        (path / "trimtab.json").write_text(dumps(card, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trimtab.errors import VectorError
+from trimtab.errors import VectorError, first_line
 from trimtab.exporters.card import FILE, card, stated
 from trimtab.journal import whole
 from trimtab.steering.vector import SteeringVector
@@ -106,9 +106,8 @@ def pull(reference: str, to: str | Path, *, endpoint: str | None = None, token: 
 
 
 def _refused(what: str, problem: Exception) -> VectorError:
-    lines = [line for line in str(problem).splitlines() if line.strip()]
     return VectorError(
         what,
-        given=f"{type(problem).__name__}: {lines[0][:200] if lines else ''}",
+        given=f"{type(problem).__name__}: {first_line(problem)[:200]}",
         do="check the name, the revision and `hf auth login`",
     )

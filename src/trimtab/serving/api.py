@@ -138,23 +138,16 @@ class Server:
         self._admin(request)
         facts = self._facts()
         name = request.path_params["name"]
-        before = self.shelf.vectors.get(name)
         vector = self.shelf.put(name, await _body(request, LARGEST), facts)
-        self._forget(before)
+        self.engine.forget()
         return JSONResponse({"name": name, "hash": vector.hash})
 
     async def free(self, request: Request) -> Response:
         self._admin(request)
         name = request.path_params["name"]
-        before = self.shelf.vectors.get(name)
         self.shelf.free(name)
-        self._forget(before)
+        self.engine.forget()
         return JSONResponse({"name": name, "freed": True})
-
-    def _forget(self, before: Any) -> None:
-        """The engine need not hold what no name stands for."""
-        if before is not None and before.hash not in {v.hash for v in self.shelf.vectors.values()}:
-            self.engine.forget(before.hash)
 
     def _facts(self) -> Facts:
         facts = self.engine.facts
@@ -193,10 +186,11 @@ class Server:
             raise Refused(400, f"max_tokens: at most {self.limits.new}")
         if len(self.engine.open) >= self.limits.queue:
             raise Refused(429, "too many requests wait", kind="rate_limit_error")
-        ivs = self.shelf.stack(asked.steer, facts, force=asked.force) if asked.steer.strip() else ()
+        notation = Notation.parse(asked.steer) if asked.steer.strip() else Notation(())
+        ivs = self.shelf.stack(notation, facts, force=asked.force) if notation.terms else ()
         for iv in ivs:
             fits(iv.vector, facts)
-        names = [t.name for t in Notation.parse(asked.steer).terms] if ivs else []
+        named = [(term.name, iv) for term, iv in zip(notation.terms, ivs, strict=True)]
         id = f"{form.prefix}-{uuid.uuid4().hex}"
         job = {
             "id": id,
@@ -209,23 +203,19 @@ class Server:
             "seed": uuid.uuid4().int >> 66 if asked.seed is None else asked.seed,
             "stop": asked.stops,
             "top": asked.top,
-            "stack": [_described(name, iv) for name, iv in zip(names, ivs, strict=True)],
+            "stack": [{"name": name, **iv.describe()} for name, iv in named],
         }
         events = self.engine.submit(job, {iv.vector.hash: iv.vector for iv in ivs})
-        reply = _Reply(self, request, id, facts.model, events, form, _receipt(asked, names, ivs))
+        reply = _Reply(self, request, id, facts.model, events, form, _receipt(notation, named, asked.force))
         first = await reply.first()
         if asked.stream:
             return StreamingResponse(reply.stream(first), media_type="text/event-stream")
         return JSONResponse(await reply.whole(first))
 
 
-def _described(name: str, iv: Intervention) -> dict[str, Any]:
-    return {"name": name, **iv.describe()}
-
-
-def _receipt(asked: Any, names: list[str], ivs: tuple[Intervention, ...]) -> dict[str, Any] | None:
+def _receipt(notation: Notation, named: list[tuple[str, Intervention]], forced: bool) -> dict[str, Any] | None:
     """What is done to a request, before it is; None for one that asks for nothing."""
-    if not ivs:
+    if not named:
         return None
     vectors = [
         {
@@ -236,9 +226,9 @@ def _receipt(asked: Any, names: list[str], ivs: tuple[Intervention, ...]) -> dic
             "positions": str(iv.positions),
             "operator": registry.describe(iv.operator)["name"],
         }
-        for name, iv in zip(names, ivs, strict=True)
+        for name, iv in named
     ]
-    return {"steer": str(Notation.parse(asked.steer)), "forced": asked.force, "vectors": vectors}
+    return {"steer": str(notation), "forced": forced, "vectors": vectors}
 
 
 class _Form:

@@ -15,6 +15,7 @@ import msgspec
 
 from trimtab import registry
 from trimtab.errors import TokenError, TrimtabError
+from trimtab.model.generate import Sampling
 from trimtab.serving.batch import Job, Unsteered, run
 from trimtab.serving.shelf import Facts
 from trimtab.steering.interventions import Intervention
@@ -86,7 +87,7 @@ class _Engine:
         if message["kind"] == "vector":
             self.vectors[message["hash"]] = SteeringVector.from_bytes(base64.b64decode(message["data"]))
         elif message["kind"] == "forget":
-            self.vectors.pop(message["hash"], None)
+            self.vectors.clear()
         elif message["kind"] == "cancel":
             for job in (*self.waiting, *self.running):
                 job.canceled = job.canceled or job.id == message["id"]
@@ -108,8 +109,6 @@ class _Engine:
         self.waiting.append(job)
 
     def _job(self, m: Message) -> Job:
-        from trimtab.model.generate import Sampling
-
         row = self.lm.row(m["prompt"], chat=None if m["chat"] else False)
         limit = min(m["limit"], self.lm.context - m["max_tokens"])
         if row.prompt > limit:

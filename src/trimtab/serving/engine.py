@@ -11,7 +11,6 @@ import logging
 import multiprocessing
 import queue
 import threading
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,12 +49,11 @@ class Engine:
         self.problem = ""
         self.lives = 0
         self.open: dict[str, asyncio.Queue[Message]] = {}
-        self.ready = asyncio.Event()
         self._now: _Process | None = None
         self._closing = False
 
     async def start(self) -> None:
-        """Start a process; returns at once, and `ready` is set when its model is loaded."""
+        """Start a process; returns at once, and `facts` are there when its model is loaded."""
         self._loop = asyncio.get_running_loop()
         self._spawn()
 
@@ -98,11 +96,9 @@ class Engine:
         if event["kind"] == "ready":
             norms = {int(k): n for k, n in event["facts"].pop("norms").items()}
             self.facts, self.problem = Facts(**event["facts"], norms=norms), ""
-            self.ready.set()
         elif event["kind"] == "failed":
             self.problem = event["message"]
             log.error("the model cannot be loaded: %s", self.problem)
-            self.ready.set()
         elif event["id"] in self.open:
             self.open[event["id"]].put_nowait(event)
 
@@ -117,7 +113,6 @@ class Engine:
             events.put_nowait({"id": id, "kind": "error", "status": 503, "message": "the engine stopped"})
         if self._closing or not was_ready:
             return
-        self.ready.clear()
         log.warning("the engine stopped and is started again")
         self._loop.call_later(AGAIN, self._spawn)
 
@@ -141,7 +136,7 @@ class Engine:
                 data = base64.b64encode(vector.to_bytes()).decode()
                 now.outbox.put(msgspec.json.encode({"kind": "vector", "hash": hash, "data": data}))
                 now.held.add(hash)
-        now.outbox.put(msgspec.json.encode({"kind": "job", "at": time.time(), **job}))
+        now.outbox.put(msgspec.json.encode({"kind": "job", **job}))
         return events
 
     def finish(self, id: str, *, canceled: bool = False) -> None:
@@ -150,11 +145,11 @@ class Engine:
         if canceled and self._now is not None:
             self._now.outbox.put(msgspec.json.encode({"kind": "cancel", "id": id}))
 
-    def forget(self, hash: str) -> None:
-        """A vector that is not on the shelf any more; requests under way keep theirs."""
-        if self._now is not None and hash in self._now.held:
-            self._now.held.discard(hash)
-            self._now.outbox.put(msgspec.json.encode({"kind": "forget", "hash": hash}))
+    def forget(self) -> None:
+        """The shelf has changed: vectors are sent anew with the next requests, and those under way keep theirs."""
+        if self._now is not None:
+            self._now.held.clear()
+            self._now.outbox.put(msgspec.json.encode({"kind": "forget"}))
 
 
 def _write(process: _Process) -> None:

@@ -117,14 +117,14 @@ class Shelf:
                 raise UnknownName("vector", name, self._vectors)
             del self._vectors[name]
 
-    def stack(self, line: str, facts: Facts, *, force: bool) -> tuple[Intervention, ...]:
+    def stack(self, notation: Notation, facts: Facts, *, force: bool) -> tuple[Intervention, ...]:
         """The interventions of a line, within what is allowed.
 
         Raises:
             UnknownName: no such vector.
-            SteerError: not a line, a dose outside the range of its vector without `force`, or too much of it.
+            SteerError: a dose outside the range of its vector without `force`, or too much of it.
         """
-        known, notation = self.vectors, Notation.parse(line)
+        known = self.vectors
         ivs = notation.stack(known)
         outside = beyond_range(notation.terms, known)
         if outside and not force:
@@ -137,7 +137,9 @@ class Shelf:
                     expected=f"at most {self.limits.relative:g}",
                 )
         if not any(iv.multiplier for iv in ivs):
-            raise SteerError("nothing would be steered: every multiplier is 0", given=line, do="leave out steer")
+            raise SteerError(
+                "nothing would be steered: every multiplier is 0", given=str(notation), do="leave out steer"
+            )
         return ivs
 
     def listed(self) -> list[dict[str, Any]]:

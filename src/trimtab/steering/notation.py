@@ -10,6 +10,7 @@ vector acts where its file says.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ class Notation:
     def __str__(self) -> str:
         parts: list[str] = []
         for k, term in enumerate(self.terms):
-            minus = term.factor < 0 or str(term.factor).startswith("-")
+            minus = math.copysign(1.0, term.factor) < 0
             parts.append(("-" if minus else "") + str(term) if k == 0 else f"{'-' if minus else '+'} {term}")
         return " ".join(parts) + (f" @ {self.positions}" if self.positions else "")
 

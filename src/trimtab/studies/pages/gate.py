@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class Budgets:
     @property
     def asked(self) -> dict[str, float]:
         """Those that were given, by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name in LEAST and _given(self, f.name)}
+        return {name: getattr(self, name) for name in LEAST if getattr(self, name) is not None}
 
 
 LEAST = {
@@ -128,10 +128,6 @@ def markdown(held: Sequence[Held]) -> str:
             f"| {mark} | {h.run} | {f.name} | {f.value:.3g} {f.unit} | {spread} | {f.n or ''} | {sign} {h.limit:g} |"
         )
     return "\n".join([head, "", *rows, ""])
-
-
-def _given(budgets: Budgets, name: str) -> bool:
-    return getattr(budgets, name) is not None
 
 
 def _figures(run: Run) -> Iterator[tuple[str, Figure]]:
