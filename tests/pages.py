@@ -24,6 +24,7 @@ PAGES = (
     "docs/reading.md",
     "docs/elsewhere.md",
     "docs/serving.md",
+    "docs/workers.md",
     "docs/choosing.md",
     "docs/coverage.md",
     "docs/exactness.md",

@@ -48,7 +48,7 @@ def replayed(n: int, steps: int) -> list[Any]:
         found = losses.at({k: w.v[None] for k, w in enumerate(walks)}, gradients=set(range(n)))
         first = first or found.gradients[0].flatten().tolist()
         for k, w in enumerate(walks):
-            w.note([float(x[0]) for x in found.terms[k]])
+            w.note(*([float(x[0]) for x in part[k]] for part in (found.terms, found.raw)))
             w.step(found.gradients[k][0])
     return first
 

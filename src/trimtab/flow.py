@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from trimtab import registry
@@ -13,21 +14,22 @@ from trimtab.data.datasets import Dataset, Splits
 from trimtab.errors import RecipeError, RunError, TrimtabError
 from trimtab.evaluation.dose import recommend
 from trimtab.evaluation.metrics.base import Metric
-from trimtab.evaluation.sweep import measure, transcripts
+from trimtab.evaluation.sweep import Measurement, transcripts
 from trimtab.methods import learn
 from trimtab.methods.base import Method
 from trimtab.methods.contrast import paired_rows
 from trimtab.model import LM, Positions
 from trimtab.model.load import check
-from trimtab.progress import Watch, silent
+from trimtab.progress import Progress, Watch, silent
 from trimtab.recipe import Recipe
 from trimtab.reports import report
 from trimtab.reports.analysis import choose_layer
 from trimtab.runs import Run
+from trimtab.stages import Share, Stage, Unit, carry_out
 from trimtab.steering.controls import null_controls, random_controls
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.use import Use
-from trimtab.steering.vector import kept
+from trimtab.steering.vector import SteeringVector, kept
 
 
 def run(recipe: Recipe, to: str | Path, watch: Watch = silent) -> Run:
@@ -37,34 +39,84 @@ def run(recipe: Recipe, to: str | Path, watch: Watch = silent) -> Run:
         watch: gives a progress function (done, total) for a stage's name.
     """
     started = time.monotonic()
-    with named("method"):
-        method: Method = registry.make("method", recipe.method)
-    with named("operator"):
-        operator = registry.make("operator", recipe.operator)
-    with named("metrics"):
-        metrics = [registry.make("metric", m) for m in recipe.metrics]
-    with named("positions"):
-        positions = Positions.parse(recipe.positions)
-    check(recipe.model, dtype=recipe.dtype, device=recipe.device)
-    parts = split(recipe)
+    work(recipe, to, watch)
+    return finish(recipe, to, time.monotonic() - started)
+
+
+def work(recipe: Recipe, to: str | Path, watch: Watch = silent, share: Share | None = None) -> bool:
+    """Do a share of a recipe, by default all of it, and write no report.
+
+    Returns:
+        Whether all of it is done.
+    """
+    parts = checked(recipe)
     folder = claim(recipe, to)
     loading = watch("load model")
     loading(0, 1)
     lm = LM.load(recipe.model, **recipe.loading)
     loading(1, 1)
-    layers = lm.layers(recipe.layers or None) if recipe.layer is None else lm.layers([recipe.layer])
+    plan = {"recipe": recipe.to_toml(), "model": lm.facts}
+    return carry_out(stages(lm, folder, recipe, parts), folder, watch, share, plan=plan)
 
-    vector = kept(
-        folder.file("vectors.safetensors"), lambda: learn(lm, parts.train, method, layers, progress=watch("learn"))
-    )
-    sweep = Intervention(vector, operator, positions=positions)
-    layer = _layer(lm, sweep, parts.val, metrics, recipe, folder, watch) if recipe.layer is None else recipe.layer
+
+def finish(recipe: Recipe, to: str | Path, seconds: float) -> Run:
+    """The report of a run whose work is done, and the vector with its evidence."""
+    folder = Run(to)
+    if not folder.manifest.get("seconds"):
+        folder.note(seconds=seconds)
+    report(folder)
+    layer = folder.manifest["layer"]
+    vector = SteeringVector.load(folder.file("vectors.safetensors"))
+    there = folder.read("use.json")
+    use = vector.use if there is None else Use.from_json(there, str(folder.file("use.json")))
+    shipped = replace(vector.at(layer), evidence=folder.read("summary.json"), use=use)
+    shipped.save(folder.file("vector.safetensors"))
+    return folder
+
+
+def checked(recipe: Recipe) -> Splits:
+    """The recipe's data; what the recipe cannot mean is refused before a model is loaded."""
+    with named("method"):
+        registry.make("method", recipe.method)
+    with named("operator"):
+        registry.make("operator", recipe.operator)
+    with named("metrics"):
+        for m in recipe.metrics:
+            registry.make("metric", m)
+    with named("positions"):
+        Positions.parse(recipe.positions)
+    check(recipe.model, dtype=recipe.dtype, device=recipe.device)
+    return split(recipe)
+
+
+def stages(lm: LM, folder: Run, recipe: Recipe, parts: Splits) -> Iterator[Stage]:
+    """A recipe as stages of units: learn, choose a layer, measure."""
+    method: Method = registry.make("method", recipe.method)
+    metrics: list[Metric] = [registry.make("metric", m) for m in recipe.metrics]
+    layers = lm.layers(recipe.layers or None) if recipe.layer is None else lm.layers([recipe.layer])
+    file = folder.file("vectors.safetensors")
+
+    def learned(progress: Progress) -> SteeringVector:
+        return kept(file, lambda: learn(lm, parts.train, method, layers, progress=progress))
+
+    yield Stage("learn", [Unit("learn", {"data": parts.train.hash}, learned)])
+    vector = SteeringVector.load(file)
+    sweep = Intervention(vector, registry.make("operator", recipe.operator), positions=recipe.positions)
+    layer = recipe.layer
+    if layer is None:
+        small = tuple(m for m in (-1.0, 0.0, 1.0) if m in recipe.multipliers)  # enough to tell the steepest for sure
+        grid = small if len(small) == 3 else recipe.multipliers
+        val = Measurement(
+            lm, sweep, parts.val, metrics[:1], to=folder.path, part="val", multipliers=grid, layers=vector.layers
+        )
+        yield Stage("choose layer", batches(val, "choose layer"))
+        layer = choose_layer(folder)
     some = [paired_rows(lm, p)[0] for p in parts.val.take(8)]
     folder.note(layer=layer, blocks=lm.blocks_path, residual={str(k): n for k, n in lm.norms(some, [layer]).items()})
 
     iv = replace(sweep, vector=vector.at(layer))
     controls = random_controls(iv.vector, recipe.controls, recipe.seed) | null_controls(iv.vector, recipe.controls)
-    measure(
+    test = Measurement(
         lm,
         iv,
         parts.test,
@@ -75,16 +127,26 @@ def run(recipe: Recipe, to: str | Path, watch: Watch = silent) -> Run:
         controls=controls,
         draws=recipe.draws,
         among=vector if recipe.layer is None else None,
-        progress=watch("measure"),
     )
-    _generate(lm, iv, parts.test, recipe, folder, watch)
-    use = _dosed(lm, iv, parts.val, folder, watch) if recipe.dose else vector.use
-    if not folder.manifest.get("seconds"):
-        folder.note(seconds=time.monotonic() - started)
-    report(folder)
-    shipped = replace(vector.at(layer), evidence=folder.read("summary.json"), use=use)
-    shipped.save(folder.file("vector.safetensors"))
-    return folder
+    at = {"layer": layer}
+    yield Stage(
+        "measure",
+        [
+            *batches(test, "measure"),
+            Unit("nulls", at, test.compare),
+            Unit("generate", at, partial(_generate, lm, iv, parts.test, recipe, folder)),
+            *([Unit("dose", at, partial(_dosed, lm, iv, parts.val, folder))] if recipe.dose else []),
+        ],
+    )
+
+
+def batches(sweep: Measurement, name: str) -> list[Unit]:
+    """A unit for every batch of a measurement, all under one progress bar."""
+    data = {"data": sweep.data.hash, "batches": len(sweep)}
+    return [
+        Unit(f"{name} {k}", data, lambda progress, k=k: sweep.score([k], progress), group=name)
+        for k in range(len(sweep))
+    ]
 
 
 @contextmanager
@@ -119,37 +181,20 @@ def claim(recipe: Recipe, to: str | Path) -> Run:
     return folder
 
 
-def _layer(
-    lm: LM, sweep: Intervention, val: Dataset, metrics: Sequence[Metric], recipe: Recipe, folder: Run, watch: Watch
-) -> int:
-    """The layer whose slope on validation items is steepest for sure; three multipliers are enough to tell."""
-    small = tuple(m for m in (-1.0, 0.0, 1.0) if m in recipe.multipliers)
-    grid = small if len(small) == 3 else recipe.multipliers
-    measure(
-        lm, sweep, val, metrics[:1], to=folder.path, part="val", multipliers=grid, layers=sweep.vector.layers,
-        progress=watch("choose layer"),
-    )  # fmt: skip
-    return choose_layer(folder)
-
-
-def _dosed(lm: LM, iv: Intervention, val: Dataset, folder: Run, watch: Watch) -> Use:
+def _dosed(lm: LM, iv: Intervention, val: Dataset, folder: Run, progress: Progress) -> None:
     """How the vector is to be used, measured once on validation items, into use.json of the run."""
-    there = folder.read("use.json")
-    if there is not None:
-        return Use.from_json(there, str(folder.file("use.json")))
+    if folder.read("use.json") is not None:
+        return
     settled = Use(iv.vector.layers, positions=str(iv.positions), operator=registry.describe(iv.operator))
-    use = recommend(lm, iv.vector, val, use=settled, progress=watch("dose")).use
+    use = recommend(lm, iv.vector, val, use=settled, progress=progress).use
     assert use is not None
     folder.write("use.json", use.to_json())
-    return use
 
 
-def _generate(lm: LM, iv: Intervention, test: Dataset, recipe: Recipe, folder: Run, watch: Watch) -> None:
+def _generate(lm: LM, iv: Intervention, test: Dataset, recipe: Recipe, folder: Run, progress: Progress) -> None:
     """What is said to the recipe's own prompts, filled up with test questions, unsteered and at several multipliers."""
     candidates = (*recipe.generate, *(p.prompt for p in test)) if recipe.samples else recipe.generate
     prompts = candidates[: max(recipe.samples, len(recipe.generate))]
     if prompts:
         ends = sorted({min(recipe.multipliers), -1.0, 0.0, 1.0, max(recipe.multipliers)})
-        transcripts(
-            lm, iv, prompts, folder, multipliers=ends, max_new_tokens=recipe.max_new_tokens, progress=watch("generate")
-        )
+        transcripts(lm, iv, prompts, folder, multipliers=ends, max_new_tokens=recipe.max_new_tokens, progress=progress)

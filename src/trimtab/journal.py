@@ -14,11 +14,12 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
@@ -60,7 +61,7 @@ class Journal:
                 f"unit {unit!r} holds a row with the key 'complete'", expected="another key: it marks the end of a unit"
             )
         try:
-            text = "".join(json.dumps(r, allow_nan=False) + "\n" for r in rows) + json.dumps({"complete": unit}) + "\n"
+            text = _lines(unit, rows)
         except (ValueError, TypeError) as problem:
             raise RunError(
                 f"unit {unit!r} holds a number that JSON does not have",
@@ -88,6 +89,27 @@ class Journal:
             if unit not in seen:
                 seen.add(unit)
                 yield from rows
+
+    def tidy(self, order: Callable[[str, Sequence[Mapping[str, Any]]], Any] | None = None) -> None:
+        """Make one part of all, with each complete unit once: what one writer would have written who was never
+        stopped. Not while others write.
+
+        Args:
+            order: what the units are sorted by, from a unit's name and rows; by default they stay as they were begun.
+        """
+        parts = self._parts()
+        units: dict[str, list[dict[str, Any]]] = {}
+        for unit, rows in self._units():
+            units.setdefault(unit, rows)
+        some = sorted(units.items(), key=lambda item: order(*item)) if order else list(units.items())
+        text = "".join(_lines(unit, rows) for unit, rows in some)
+        if not units or (parts == [self.path] and self.path.read_text("utf-8") == text):
+            return
+        with whole(self.path) as aside:
+            aside.write_text(text, "utf-8")
+        for part in parts:
+            if part != self.path:
+                part.unlink()
 
     def _names(self) -> Iterator[str]:
         """Names of complete units; rows are not taken apart yet."""
@@ -152,6 +174,11 @@ class Journal:
                 raise RunError(f"cannot write to {path}", given=problem.strerror, do="choose another path") from problem
 
 
+def _lines(unit: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """A unit as it stands in a file."""
+    return "".join(json.dumps(r, allow_nan=False) + "\n" for r in (*rows, {"complete": unit}))
+
+
 def _read(line: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
         row = json.loads(line)
@@ -169,9 +196,12 @@ def _read(line: bytes, path: Path, number: int) -> dict[str, Any]:
 @contextmanager
 def whole(path: Path) -> Generator[Path]:
     """Where to write a file that is to be there wholly or not at all: beside it, and moved when the block ends."""
-    aside = path.with_name(path.name + ".part")
-    yield aside
-    aside.replace(path)
+    aside = path.with_name(f"{path.name}.{uuid4().hex[:8]}.part")  # of its own: others may write the same file now
+    try:
+        yield aside
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def plain(value: Any, missing: Any = None) -> Any:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -63,7 +64,13 @@ class Scored:
 class Run:
     """A folder that holds one run. Scores are appended in complete units and never changed, so a run can be killed and
     resumed.
+
+    Attributes:
+        writer: number of this process among several that write to one folder: its plans and facts then go into a
+            manifest of its own, `run~3.json`, and what is read is the union. 0 for a process that is alone.
     """
+
+    writer: ClassVar[int] = 0
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -82,9 +89,8 @@ class Run:
         run = cls(path)
         try:
             run.path.mkdir(parents=True, exist_ok=True)
-            probe = run.path / ".writable"
-            probe.write_text("")
-            probe.unlink()
+            with tempfile.NamedTemporaryFile(dir=run.path, prefix=".writable-"):
+                pass
         except OSError as problem:
             raise RunError(
                 f"cannot write to the run folder {path}", given=problem.strerror, do="choose another folder"
@@ -149,15 +155,28 @@ class Run:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What was run: one plan per part, the model, the vector."""
-        table = self.read("run.json", {})
+        """What was run: one plan per part, the model, the vector; of all who write to this folder."""
+        one = self._manifest("run.json")
+        for path in sorted(self.path.glob("run~*.json")):
+            other = self._manifest(path.name)
+            joined = {k: {**one[k], **other[k]} for k in JOINED if k in one and k in other}
+            one = {**one, **other, **joined}
+        return one
+
+    def _manifest(self, name: str) -> dict[str, Any]:
+        table = self.read(name, {})
         if not isinstance(table, dict):
             raise RunError(
-                f"{self.path / 'run.json'} is not the manifest of a run",
+                f"{self.path / name} is not the manifest of a run",
                 given=type(table).__name__,
                 do="restore it, or choose another folder",
             )
         return table
+
+    @property
+    def _own(self) -> str:
+        """Name of the manifest that this process writes."""
+        return f"run~{self.writer}.json" if self.writer else "run.json"
 
     def claim(self, part: str, plan: Mapping[str, Any]) -> None:
         """Enter the plan of a part, or check that it is the one that stands there.
@@ -165,9 +184,8 @@ class Run:
         Raises:
             RunError: the folder holds another plan for this part; names the first difference.
         """
-        manifest = self.manifest
         plan = json.loads(json.dumps(plain(plan, "kept")), object_hook=numbers_back)
-        there = manifest.get("parts", {}).get(part)
+        there = self.manifest.get("parts", {}).get(part)
         if there is not None and there != plan:
             key, now, before = _difference(plan, there)
             raise RunError(
@@ -176,12 +194,27 @@ class Run:
                 expected=f"{before}, as when the folder was begun",
                 do="choose another folder, or say what was said then",
             )
-        manifest.setdefault("parts", {})[part] = plan
-        self.write("run.json", manifest)
+        own = self._manifest(self._own)
+        self.write(self._own, {**own, "parts": {**own.get("parts", {}), part: plan}})
 
     def note(self, **facts: Any) -> None:
         """Add facts to the manifest."""
-        self.write("run.json", {**self.manifest, **facts})
+        self.write(self._own, {**self._manifest(self._own), **facts})
+
+    def tidy(self) -> None:
+        """Leave what one process alone would have left that nobody ever stopped: one manifest in every folder, one part
+        of every journal, its units in order. Not while others write.
+        """
+        for folder in {path.parent for path in self.path.rglob("run~*.json")}:
+            run = Run(folder)
+            run.write("run.json", run.manifest)
+            for path in folder.glob("run~*.json"):
+                path.unlink()
+        for path in self.path.rglob("*.jsonl"):
+            if "~" not in path.name:
+                Journal(path).tidy(_in_order)
+        for path in self.path.rglob("*.part"):
+            path.unlink()
 
     def conditions(self, part: str) -> list[Condition]:
         """Of a part, the vector first."""
@@ -197,6 +230,19 @@ class Run:
     def table(self, part: str) -> Table:
         """All scores of a part."""
         return Table(self.journal(part).rows())
+
+
+JOINED = ("parts", "groups")  # tables of a manifest that several processes add to
+
+
+def _in_order(unit: str, rows: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+    """Units of a measurement (test/3/12) by batch and layer, those of a stage by number; others stay as they are."""
+    if rows and "number" in rows[0]:
+        return (int(rows[0]["number"]),)
+    numbers = unit.split("/")[1:]
+    numbers = [n.replace("None", "0") for n in numbers]
+    measured = len(numbers) == 2 and all(n.lstrip("-").isdecimal() for n in numbers)
+    return tuple(int(n) for n in numbers) if measured else ()
 
 
 # what people say first, where two plans differ in several keys, and what to call what they do not

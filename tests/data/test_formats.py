@@ -173,6 +173,29 @@ def test_a_line_ends_at_a_line_break_and_nowhere_else(tmp_path: Path, mark: str)
     assert Dataset.load(tmp_path / "d.jsonl")[0].positive == Dataset.load(str(tmp_path / "d.csv"))[0].positive == said
 
 
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+@pytest.mark.parametrize(
+    "names", ["prompt,positive,negative", "Prompt,Positive,Negative", " PROMPT , Positive,negative"]
+)
+def test_spreadsheets_of_other_habits(mark: str, names: str, tmp_path: Path) -> None:
+    rows = f"{names}\n" + '"Tea, or; coffee?","Tea; please","Coffee, please"\n'.replace('","', f'"{mark}"')
+    (tmp_path / "d.csv").write_text(rows.replace(names, names.replace(",", mark)))
+    assert Dataset.load(tmp_path / "d.csv")[0] == Pair("Tea, or; coffee?", "Tea; please", "Coffee, please")
+
+
+def test_columns_that_are_known_keep_their_case(tmp_path: Path) -> None:
+    """TruthfulQA's own columns are capitalized, and BiPO's are not."""
+    (tmp_path / "t.csv").write_text(
+        "Question,Best Answer,Correct Answers,Incorrect Answers\nq?,right,right; true,wrong\n"
+    )
+    assert [(p.positive, p.negative) for p in Dataset.load(tmp_path / "t.csv")] == [
+        ("right", "wrong"),
+        ("true", "wrong"),
+    ]
+    (tmp_path / "b.csv").write_text("Question,Matching,Not_Matching\nq?,one,two\n")
+    assert Dataset.load(tmp_path / "b.csv")[0] == Pair("q?", "one", "two")
+
+
 def test_a_long_field_of_csv(tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_text(f"prompt,positive,negative\np,{'x' * 131_073},n\n")
     assert len(Dataset.load(tmp_path / "d.csv")[0].positive) == 131_073

@@ -19,7 +19,7 @@ from pico import crossed, pico
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair, to_choices
 from trimtab.errors import OverlapError, RecipeError, RunError, SteerError, TokenError
-from trimtab.evaluation.metrics import KL, Likelihood, OutsideMass, Propensity
+from trimtab.evaluation.metrics import KL, Likelihood, Matching, OutsideMass, Propensity
 from trimtab.evaluation.readings import chunks
 from trimtab.evaluation.sweep import measure, transcripts
 from trimtab.methods import MeanDiff, learn
@@ -76,7 +76,14 @@ def _scores(
         torch.stack([lp[i - 1, r.ids[i]] for i in range(r.prompt, len(r.ids))]).mean()
         for lp, r in zip(steered, rows, strict=True)
     ]
+    raw = [
+        sum(float(lp[i - 1, r.ids[i]]) for i in range(r.prompt, len(r.ids)))
+        for lp, r in zip(steered, rows, strict=True)
+    ]
+    lead = float(answer[1][letters[0]] - answer[1][letters[1]]) if choice else raw[0] - raw[1]
     return {
+        "matching": 1 / (1 + math.exp(-lead)),
+        "matching:True": float(lead > 0),
         "propensity": float(answer[1][letters[0]] - answer[1][letters[1]] if choice else said[0] - said[1]),
         "likelihood": float(said[0]),
         "kl": float((answer[0].exp() * (answer[0] - answer[1])).sum()),
@@ -101,9 +108,8 @@ def test_scores_are_those_of_full_hooked_passes(form: str, layers: tuple[int, ..
     chosen = {"answers": pairs, "one token": one_token_answers, "choices": lambda: to_choices(pairs())}[form]()
     data = Dataset("toy", chosen, "choices" if form == "choices" else "answers")
     iv = Intervention(vector(*layers), positions="from_last_prompt_token")
-    run = measure(
-        lm, iv, data, [Propensity(), Likelihood(), KL(), OutsideMass()], multipliers=GRID, to=tmp_path, controls={}
-    )
+    metrics = [Propensity(), Likelihood(), KL(), OutsideMass(), Matching(), Matching(hard=True)]
+    run = measure(lm, iv, data, metrics, multipliers=GRID, to=tmp_path, controls={})
     table = run.table("all")
     for pair in data:
         for k, (m, scores) in enumerate(zip(GRID, slow(lm, pair, iv, GRID), strict=True)):

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from pico import build, pico, tokenizer
 from trimtab import Ablate, Add, Affine, Clamp, CosineAbove, Intervention, Provenance, Rotate, SteeringVector, steer
 from trimtab.errors import ExportError, VectorError
-from trimtab.exporters import Exporter, Gguf, Hook, Peft, Weights, export, verify
+from trimtab.exporters import Exporter, Gguf, Hook, Peft, Proof, Weights, export, verify
 from trimtab.exporters.base import probes
 from trimtab.exporters.control_vector import CARD
 from trimtab.exporters.hook import FILE, POSITIONS
@@ -51,6 +52,12 @@ def vector(lm: LM, *layers: int, seed: int = 0) -> SteeringVector:
     return SteeringVector({k: torch.randn(lm.width, generator=g) for k in layers}, Provenance.of(lm))
 
 
+def shown(proof: Proof) -> None:
+    """Log-probabilities in float32, and the greedy choice after every token: of steered answers, too."""
+    assert proof.error <= 1e-4 < proof.effect
+    assert proof.greedy == 1.0
+
+
 def everywhere(lm: LM, *layers: int, m: float = 1.0, operator: Any = None) -> Intervention:
     return Intervention(vector(lm, *layers), operator or Add(), m, "everywhere")
 
@@ -63,7 +70,7 @@ def test_plain_transformers_loads_a_baked_checkpoint(name: str, layers: tuple[in
     lm = model(name)
     iv = everywhere(lm, *layers, m=-1.5)
     proof = export(iv, lm, tmp_path / "baked", to="hf")
-    assert proof.error <= 1e-4 < proof.effect
+    shown(proof)
     assert json.loads((tmp_path / "baked" / "trimtab.json").read_text())["proof"]["error"] == proof.error
     baked = LM(AutoModelForCausalLM.from_pretrained(tmp_path / "baked"), tokenizer(), id="baked")
     prompts = ["Do you like tea", "the rain"]
@@ -76,8 +83,7 @@ def test_plain_transformers_loads_a_baked_checkpoint(name: str, layers: tuple[in
 @pytest.mark.parametrize("name", families(*CUT))
 def test_weights_that_do_not_write_a_direction(name: str, m: float, tmp_path: Path) -> None:
     lm = model(name)
-    proof = export(everywhere(lm, 2, m=m, operator=Ablate()), lm, tmp_path / "cut", to=Weights(every_write=True))
-    assert proof.error <= 1e-4 < proof.effect
+    shown(export(everywhere(lm, 2, m=m, operator=Ablate()), lm, tmp_path / "cut", to=Weights(every_write=True)))
 
 
 def test_a_stream_without_the_direction_after_the_cut(tmp_path: Path) -> None:
@@ -99,7 +105,7 @@ def test_a_stream_without_the_direction_after_the_cut(tmp_path: Path) -> None:
 def test_an_adapter_and_back(name: str, layers: tuple[int, ...], tmp_path: Path) -> None:
     lm = model(name)
     iv = everywhere(lm, *layers, m=2.0)
-    assert export(iv, lm, tmp_path / "adapter", to="peft").error <= 1e-4
+    shown(export(iv, lm, tmp_path / "adapter", to="peft"))
     back = from_peft(tmp_path / "adapter", lm)
     assert back.layers == layers
     for k in layers:
@@ -118,19 +124,21 @@ def test_a_hook_does_what_trimtab_does(operator: Any, positions: str, tmp_path: 
         g = torch.Generator().manual_seed(1)
         v = SteeringVector({k: torch.randn(5, lm.width, generator=g) / 6 for k in (1, 2)}, Provenance.of(lm))
     stack = [Intervention(v, operator, 0.7, positions), Intervention(vector(lm, 2, seed=3), Add(), 0.5, positions)]
-    proof = export(stack, lm, tmp_path / "hook", to="hook")
-    assert proof.error <= 1e-4 < proof.effect
+    shown(export(stack, lm, tmp_path / "hook", to="hook"))
 
 
 @pytest.mark.parametrize("name", families("gemma2", "gpt2", "falcon", "mixtral", "qwen3_next", "olmo2"))
 def test_a_hook_fits_every_family(name: str, tmp_path: Path) -> None:
     lm = model(name)
     iv = Intervention(vector(lm, 1), Add(), 1.0, "from_last_prompt_token")
-    assert export(iv, lm, tmp_path / "hook", to="hook").error <= 1e-4
+    shown(export(iv, lm, tmp_path / "hook", to="hook"))
 
 
-def test_the_file_is_short_and_runs_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("template", [True, False])
+def test_the_file_is_short_and_runs_alone(template: bool, tmp_path: Path) -> None:
     lm = model("llama")
+    if not template:
+        lm.tokenizer.chat_template = None
     lm.model.save_pretrained(tmp_path / "model")
     lm.tokenizer.save_pretrained(tmp_path / "model")
     iv = Intervention(vector(lm, 1), Add(), 4.0, "from_last_prompt_token")
@@ -151,7 +159,8 @@ def test_llama_cpp_adds_a_control_vector(name: str, layers: tuple[int, ...], tmp
 
     lm = model(name)
     proof = export(everywhere(lm, *layers, m=1.5), lm, tmp_path / "v.gguf", to="gguf")
-    assert max(proof.error, proof.noise) <= 1e-4 < proof.effect
+    shown(proof)
+    assert proof.noise <= 1e-4
     reader = GGUFReader(tmp_path / "v.gguf")
     assert [t.name for t in reader.tensors] == [f"direction.{k}" for k in layers]
     assert json.loads(reader.fields[CARD].contents())["proof"]["error"] == proof.error
@@ -237,12 +246,13 @@ def test_places_that_are_taken_and_vectors_of_others(to: str, tmp_path: Path) ->
 
 def test_a_model_under_an_adapter_is_left_as_it_was(tmp_path: Path) -> None:
     lm = model("llama")
-    before = [lm.logits(lm.batch([r])) for r in probes(lm)]
+    rows = probes(lm, nullcontext)
+    before = [lm.logits(lm.batch([r])) for r in rows]
     names = [n for n, _ in lm.model.named_modules()]
     for to in ("hf", "peft", "hook"):
         export(everywhere(lm, 1), lm, tmp_path / to, to=to)
     assert [n for n, _ in lm.model.named_modules()] == names
-    assert all(torch.equal(a, lm.logits(lm.batch([r]))) for a, r in zip(before, probes(lm), strict=True))
+    assert all(torch.equal(a, lm.logits(lm.batch([r]))) for a, r in zip(before, rows, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -343,6 +353,24 @@ def test_what_the_code_of_others_says_is_an_error_of_ours(tmp_path: Path, monkey
             verify(everywhere(lm, 1), lm, tmp_path / "missing", to=to)
     with pytest.raises(ExportError, match="not a target"):
         export(everywhere(lm, 1), lm, tmp_path / "x", to=Hook)  # type: ignore[arg-type]
+
+
+def test_a_folder_that_was_made_for_nothing_is_gone(tmp_path: Path) -> None:
+    lm = model("llama")
+    tiny = SteeringVector({1: torch.full((lm.width,), 1e-9)}, Provenance.of(lm))
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ExportError, match="too little"):
+        export(Intervention(tiny, positions="everywhere"), lm, tmp_path / "mine" / "a" / "b" / "baked", to="hf")
+    assert not any((tmp_path / "mine").iterdir())
+
+
+def test_a_sliding_window_is_not_written_as_if_there_were_none(tmp_path: Path) -> None:
+    lm = model("qwen2")
+    lm.model.config.sliding_window, lm.model.config.use_sliding_window = 16, True
+    for to, place in (("gguf", "v.gguf"), ("hf", "baked")):
+        with pytest.raises(ExportError, match="sliding window"):
+            export(everywhere(lm, 1), lm, tmp_path / place, to=to)
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("exporter", [Gguf(), Hook(), Peft(), Weights()])

@@ -60,6 +60,13 @@ def test_plain_tensors_go_where_their_convention_says(layers: str, first: int, s
     assert np.array_equal(v[first].numpy(), rows()[1])
 
 
+def test_numbers_of_another_byte_order(tmp_path: Path) -> None:
+    v = np.arange(1, D + 1, dtype=">f4")
+    np.savez(tmp_path / "v.npz", **{"2": v})
+    back = from_tensors(tmp_path / "v.npz", "outputs")
+    assert back[2].tolist() == v.tolist()
+
+
 @pytest.mark.parametrize("name", ["layer_-1", "layer_12_v2", "L2e1", "nothing"])
 def test_a_name_has_one_number(name: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "v.npz", **{name: np.ones(D, np.float32)})

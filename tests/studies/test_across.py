@@ -11,9 +11,9 @@ import pytest
 from pico import reported
 from trimtab.errors import RunError
 from trimtab.runs import Run
+from trimtab.stages import RESULTS
 from trimtab.statistics.foresight import Carried, foreseen, picked
 from trimtab.statistics.intervals import Figure
-from trimtab.studies.contract import RESULTS
 from trimtab.studies.pages import across, one_shot
 from trimtab.studies.pages.across import Model, agreement
 

@@ -12,9 +12,9 @@ from trimtab import cli
 from trimtab.errors import RecipeError, RunError
 from trimtab.evaluation.accuracy import Accuracy
 from trimtab.runs import Run
+from trimtab.stages import RESULTS
 from trimtab.steering.use import Dose, DosePoint, Use
 from trimtab.studies.conditions import Condition
-from trimtab.studies.contract import RESULTS
 from trimtab.studies.pages.capability import Results, Row
 from trimtab.studies.pages.gate import Budgets, gate, markdown
 

@@ -35,6 +35,7 @@ Steering vectors: learn them, know how far to trust them, ship them.
   judge FILE --rubric NAME   rate answers with a model as judge; with a truth, how well it judges
   audit MODEL                how easily a model's safeguards move, in both directions
   report DIR                 write the report of a run folder again
+  merge DIR ...              put shares together that run --shard did, and open the next stage
   across DIR DIR ...         one study on several models, side by side
   chat [VECTOR]              talk to a model; /m 1.5 changes the multiplier
   serve MODEL --vectors DIR  an OpenAI-compatible server that steers each request as it asks

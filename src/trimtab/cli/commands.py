@@ -10,7 +10,7 @@ from trimtab.cli.dosing import Dose
 from trimtab.cli.learning import Chat, Steer, learn
 from trimtab.cli.looking import Doctor, List
 from trimtab.cli.rating import Audit, Judge
-from trimtab.cli.running import Across, Measure, Report, Run
+from trimtab.cli.running import Across, Measure, Merge, Report, Run
 from trimtab.cli.serving import Serve
 from trimtab.cli.shipping import Card, Gate, Import, Pull, Push, export
 
@@ -31,6 +31,7 @@ COMMANDS: dict[str, type | Callable[[Sequence[str]], None]] = {
     "report": Report,
     "chat": Chat,
     "serve": Serve,
+    "merge": Merge,
     "export": export,
     "import": Import,
     "card": Card,

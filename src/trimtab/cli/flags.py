@@ -215,7 +215,7 @@ def run_folder(path: Path) -> Path:
     """
     if path.is_dir():
         held = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
-        if held and not {"run.json", "recipe.toml"} & {*held}:
+        if held and not {"run.json", "recipe.toml", "work"} & {*held}:
             raise RunError(
                 f"{path} is not the folder of a run", given=held[:8], expected="an empty folder, or that of a run",
                 do="choose another folder",

@@ -17,10 +17,12 @@ from trimtab.cli.flags import (
     PlaceFlags,
     run_folder,
     say_report,
+    show,
 )
 from trimtab.errors import RecipeError, RunError
 from trimtab.names import check_name
 from trimtab.recipe import GRID
+from trimtab.runs import Run as Folder
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,15 @@ class Run:
     """The run folder."""
     size: str | None = None
     """A table [size.NAME] of the recipe, such as full; by default the keys above it."""
+    workers: str | None = None
+    """Several processes: local:N, ray, ray:ADDRESS, or slurm:PARTITION. The result is the same, byte for byte, with the
+    same number of threads."""
+    count: int | None = None
+    """Of workers, on Ray and SLURM; by default as many as fit."""
+    shard: str | None = None
+    """K/N: do every N-th unit of the current stage from the K-th on, and stop; `trimtab merge` opens the next stage."""
+    threads: int | None = None
+    """Of each process; by default all cores, shared by the workers."""
     common: ForOutput = field(default_factory=Common)
 
     def __call__(self) -> None:
@@ -43,6 +54,9 @@ class Run:
 
         run_folder(self.to)
         recipe_file = located(self.recipe)
+        if self.workers or self.shard or self.threads or self.count or (self.to / "work").is_dir():
+            self._together(recipe_file)
+            return
         study = studies.read(recipe_file, self.size)
         if study is not None:
             check_name(study.model)
@@ -59,6 +73,69 @@ class Run:
         with bars(not self.common.json) as watch:
             done = run(recipe, self.to, watch)
         say_report(done.path, self.common.json)
+
+    def _together(self, recipe: Path) -> None:
+        """As one of several, or with several; or alone in a folder that several have begun."""
+        from trimtab import workers
+        from trimtab.cli.bars import bars
+        from trimtab.workers.merge import left
+
+        if self.workers and self.shard:
+            raise RecipeError("--workers and --shard", expected="one of them")
+        if self.count is not None and (self.count < 1 or not self.workers or self.workers[:5] == "local"):
+            raise RecipeError("--count", given=self.count, expected="1 or more, with --workers ray or slurm")
+        if self.threads is not None and self.threads < 1:
+            raise RecipeError("--threads", given=self.threads, expected="1 or more")
+        shard = None if self.shard is None else _shard(self.shard)
+        with bars(not self.common.json) as watch:
+            if self.workers:
+                workers.run(
+                    recipe, self.to, self.workers, size=self.size, threads=self.threads, count=self.count, watch=watch
+                )
+                shard = None
+            else:
+                workers.alone(recipe, self.to, shard, size=self.size, threads=self.threads, watch=watch)
+        if shard is not None:
+            missing = {stage: len(names) for stage, names in left(Folder(self.to)).items()}
+            facts = {"path": str(self.to), "left": missing}
+            lines = [f"stage {stage}: {n} units left to others" for stage, n in missing.items()]
+            show(facts, self.common.json, [*lines, f"when all are done: trimtab merge {self.to}", str(self.to)])
+            return
+        say_report(self.to, self.common.json)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """(K - 1, N) of K/N."""
+    k, slash, n = text.partition("/")
+    if not (slash and k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
+        raise RecipeError("not a shard", given=text, expected="K/N, such as 3/16, with K from 1 to N")
+    return int(k) - 1, int(n)
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Put shares of a run together that `trimtab run --shard` did: check that a stage is complete, open the next one;
+    of a finished run write the report.
+    """
+
+    folder: Positional[Path]
+    others: Positional[tuple[Path, ...]] = ()
+    """Folders of shares that were done where this one could not be seen."""
+    common: ForOutput = field(default_factory=Common)
+
+    def __call__(self) -> None:
+        from trimtab.cli.bars import bars
+        from trimtab.workers.merge import left, merge
+
+        with bars(not self.common.json) as watch:
+            page = merge(self.folder, self.others, watch)
+        if page is not None:
+            say_report(self.folder, self.common.json)
+            return
+        opened = {stage: len(names) for stage, names in left(Folder(self.folder)).items()}
+        lines = [f"stage {stage}: {n} units, open" for stage, n in opened.items()]
+        facts = {"path": str(self.folder), "left": opened}
+        show(facts, self.common.json, [*lines, str(self.folder)])
 
 
 @dataclass(frozen=True)
@@ -88,7 +165,6 @@ class Measure:
         from trimtab.evaluation.sweep import measure, transcripts
         from trimtab.recipe import check_grid
         from trimtab.reports import report
-        from trimtab.runs import Run as Folder
         from trimtab.steering.vector import SteeringVector
 
         vector = SteeringVector.load(self.vector)
@@ -148,7 +224,6 @@ class Across:
     common: ForOutput = field(default_factory=Common)
 
     def __call__(self) -> None:
-        from trimtab.runs import Run as Folder
         from trimtab.studies.pages import across
 
         runs = [Folder(f) for f in self.folders]
@@ -171,7 +246,6 @@ class Report:
     def __call__(self) -> None:
         from trimtab import studies
         from trimtab.reports import report
-        from trimtab.runs import Run as Folder
 
         folder = Folder(self.folder)
         if "across" in folder.manifest:

@@ -8,7 +8,7 @@ import io
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -261,7 +261,9 @@ def _read_json(path: Path) -> Iterator[tuple[int, Row]]:
 
 def _read_csv(path: Path) -> Iterator[tuple[int, Row]]:
     csv.field_size_limit(2**31 - 1)  # an answer may be long
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""), restkey=_EXTRA)
+    text = _text(path)
+    reader = csv.DictReader(io.StringIO(text, newline=""), restkey=_EXTRA, delimiter=_delimiter(text))
+    reader.fieldnames = _columns(reader.fieldnames or ())
     for row in _rows_of(reader, path):
         if _EXTRA in row or None in row.values():
             columns = len(reader.fieldnames or ())
@@ -270,6 +272,23 @@ def _read_csv(path: Path) -> Iterator[tuple[int, Row]]:
                 expected=f"{columns}: {', '.join(reader.fieldnames or ())}",
             )
         yield reader.line_num, row
+
+
+def _delimiter(text: str) -> str:
+    """What parts the columns: of comma, semicolon (spreadsheets of half of Europe) and tab, the one that parts the
+    first line into most.
+    """
+    head = text.partition("\n")[0]
+    return max(",;\t", key=lambda mark: len(next(csv.reader([head], delimiter=mark), [])))
+
+
+def _columns(names: Sequence[str]) -> list[str]:
+    """Names of columns, in lower case where only that makes them those of a layout."""
+    lower = [name.strip().lower() for name in names]
+    for given in (list(names), lower):
+        if any(set(layout.keys) <= set(given) for layout in _LAYOUTS):
+            return given
+    return list(names)
 
 
 _EXTRA = "\0more"  # where DictReader puts what goes beyond the last column

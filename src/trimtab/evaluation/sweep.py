@@ -90,25 +90,73 @@ def measure(
         SteerError, VectorError, TokenError: the intervention or an item does not fit the model; nothing has been
             written.
     """
-    _check(lm, iv, data, metrics, multipliers)
-    layers = None if layers is None else lm.layers(layers)
-    iv = iv if layers is None else replace(iv, vector=iv.vector.at(*layers))
-    draws = draws if draws is not None else DRAWS if controls is None else 0
-    if controls is None:
-        controls = {} if layers is not None else random_controls(iv.vector, 3) | null_controls(iv.vector, 2)
-    asks = (data.ask or {}) if layers is None else {}
-    asked = [Condition(f"prompt-{k}", system=text, role="asked") for k, text in asks.items()]
-    sweep = _Sweep(lm, _conditions(iv, controls), asked, tuple(metrics), tuple(float(m) for m in multipliers), layers)
-    batches = chunks(lm, data, metrics, iv.where, [c.system for c in asked])
-    run, part = Run.create(to), part or data.part
-    run.claim(part, sweep.plan(data, batches))
-    _run_missing(run, part, sweep, batches, progress)
-    run.note(model=lm.id, groups={**run.manifest.get("groups", {}), **{p.id: p.group for p in data}})
-    if layers is None:
-        run.note(norms=iv.vector.norm(), vector=_about(iv.vector))
-    if layers is None and draws:
-        _compare(lm, iv, data, metrics, run, part, draws, among, progress)
-    return run
+    sweep = Measurement(
+        lm, iv, data, metrics, to=to, multipliers=multipliers, layers=layers, controls=controls, draws=draws,
+        among=among, part=part,
+    )  # fmt: skip
+    sweep.score(progress=progress)
+    sweep.compare(progress)
+    return sweep.run
+
+
+class Measurement:
+    """`measure` in pieces, for several processes: checked, entered in its folder, and not begun.
+
+    Attributes:
+        run, part: where its scores go.
+    """
+
+    def __init__(
+        self,
+        lm: LM,
+        iv: Intervention,
+        data: Dataset,
+        metrics: Sequence[Metric],
+        *,
+        to: str | Path,
+        multipliers: Sequence[float] = GRID,
+        layers: Layers | None = None,
+        controls: Mapping[str, SteeringVector] | None = None,
+        draws: int | None = None,
+        among: SteeringVector | None = None,
+        part: str | None = None,
+    ) -> None:
+        _check(lm, iv, data, metrics, multipliers)
+        layers = None if layers is None else lm.layers(layers)
+        self.iv = iv if layers is None else replace(iv, vector=iv.vector.at(*layers))
+        self.draws = draws if draws is not None else DRAWS if controls is None else 0
+        if controls is None:
+            vector = self.iv.vector
+            controls = {} if layers is not None else random_controls(vector, 3) | null_controls(vector, 2)
+        asks = (data.ask or {}) if layers is None else {}
+        asked = [Condition(f"prompt-{k}", system=text, role="asked") for k, text in asks.items()]
+        self.lm, self.data, self.metrics, self.layers, self.among = lm, data, metrics, layers, among
+        grid = tuple(float(m) for m in multipliers)
+        self._sweep = _Sweep(lm, _conditions(self.iv, controls), asked, tuple(metrics), grid, layers)
+        self._batches = chunks(lm, data, metrics, self.iv.where, [c.system for c in asked])
+        self.run, self.part = Run.create(to), part or data.part
+        self.run.claim(self.part, self._sweep.plan(data, self._batches))
+
+    def __len__(self) -> int:
+        """Batches: what is scored in one go."""
+        return len(self._batches)
+
+    def score(self, only: Sequence[int] | None = None, progress: Progress | None = None) -> None:
+        """Score what is not in the journal yet.
+
+        Args:
+            only: these batches; by default all of them.
+        """
+        _run_missing(self.run, self.part, self._sweep, self._batches, progress, only)
+        run, data = self.run, self.data
+        run.note(model=self.lm.id, groups={**run.manifest.get("groups", {}), **{p.id: p.group for p in data}})
+        if self.layers is None:
+            run.note(norms=self.iv.vector.norm(), vector=_about(self.iv.vector))
+
+    def compare(self, progress: Progress | None = None) -> None:
+        """Null vectors beside it, if any were asked for."""
+        if self.layers is None and self.draws:
+            _compare(self.lm, self.iv, self.data, self.metrics, self.run, self.part, self.draws, self.among, progress)
 
 
 def _check(lm: LM, iv: Intervention, data: Dataset, metrics: Sequence[Metric], multipliers: Sequence[float]) -> None:
@@ -164,12 +212,20 @@ def _compare(
     run.write(f"nulls/{part}.json", {"of": of, **compared.to_json()})
 
 
-def _run_missing(run: Run, part: str, sweep: _Sweep, batches: Sequence[Chunk], progress: Progress | None) -> None:
+def _run_missing(
+    run: Run,
+    part: str,
+    sweep: _Sweep,
+    batches: Sequence[Chunk],
+    progress: Progress | None,
+    only: Sequence[int] | None,
+) -> None:
     """Score the units that are not in the journal yet, a chunk of items and a layer each."""
-    journal = run.journal(part)
-    total = len(batches) * len(sweep.stops)
-    done = sum(f"{part}/{k}/{layer}" in journal.done for k in range(len(batches)) for layer in sweep.stops)
-    for k, chunk in enumerate(batches):
+    journal, some = run.journal(part), range(len(batches)) if only is None else only
+    total = len(some) * len(sweep.stops)
+    done = sum(f"{part}/{k}/{layer}" in journal.done for k in some for layer in sweep.stops)
+    for k in some:
+        chunk = batches[k]
         missing = [layer for layer in sweep.stops if f"{part}/{k}/{layer}" not in journal.done]
         for layer, rows in sweep.score(chunk, missing) if missing else ():
             journal.append(f"{part}/{k}/{layer}", rows)

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trimtab import registry
@@ -42,6 +42,7 @@ def export(what: Stack, lm: LM, path: str | Path, *, to: str | Exporter) -> Proo
     check_place(path, exporter)
     _check_model(lm)
     exporter.check(lm, ivs)
+    new = [p for p in path.absolute().parents if not p.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=path.parent))
     aside = folder / path.name
@@ -57,6 +58,9 @@ def export(what: Stack, lm: LM, path: str | Path, *, to: str | Exporter) -> Proo
         _move(aside, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # the first that holds something stays, and all above it
+            for parent in new:
+                parent.rmdir()
     return proof
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from json import dumps
 from pathlib import Path
@@ -19,7 +20,7 @@ from trimtab.model.generate import Sampling, decode
 from trimtab.registry import describe
 from trimtab.sites import RESID_POST
 from trimtab.steering.gates import Always
-from trimtab.steering.interventions import Intervention, steer
+from trimtab.steering.interventions import Intervention
 from trimtab.steering.operators import Add
 
 EXACT = 1e-4  # nats: largest difference of a log-probability that float32 leaves between two right computations
@@ -29,6 +30,7 @@ SEEN = 2.0  # times the error: a vector that moves the model less proves nothing
 PROBES, ANSWER = 4, 12  # prompts that are compared on, and tokens of the model's own answer to each
 
 Logprobs = Float[Tensor, "s v"]
+Steered = Callable[[], AbstractContextManager[Any]]  # within it, a model does what an export of it should do
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Proof:
         share: how much of the effect is there, by least squares: 1 is all of it.
         tolerance: what the error was held to.
         tokens: at how many it was compared.
+        greedy: share of these after which the engine finds the same next token most likely. Steered answers, decoded
+            greedily, are among what is compared: at 1 the engine gives the same ones.
     """
 
     engine: str
@@ -59,6 +63,7 @@ class Proof:
     share: float
     tolerance: float
     tokens: int
+    greedy: float
 
     @property
     def equal(self) -> bool:
@@ -74,7 +79,8 @@ class Proof:
         noise = f", {self.noise:.2g} without any vector" if self.noise else ""
         return (
             f"{self.engine}: log-probabilities within {self.error:.2g} nats of trimtab's ({self.norm}{noise}) over "
-            f"{self.tokens} tokens; {self.share:.1%} of the vector's effect, which is {self.effect:.2g}"
+            f"{self.tokens} tokens; {self.share:.1%} of the vector's effect, which is {self.effect:.2g}; the same "
+            f"greedy choice after {self.greedy:.1%} of them"
         )
 
 
@@ -183,15 +189,24 @@ def not_one_row(iv: Intervention) -> bool:
     return any(v.ndim != 1 for v in iv.vector.vectors.values())
 
 
+def slides(config: Any) -> bool:
+    """Whether a model attends through a sliding window: Qwen names one and says apart whether it is used."""
+    return getattr(config, "sliding_window", None) is not None and bool(getattr(config, "use_sliding_window", True))
+
+
 # ------------------------------------------------------------ what is compared
 
 
-def probes(lm: LM) -> list[Row]:
-    """Neutral prompts, each with the beginning of the model's own answer."""
-    rows: list[Row] = []
-    for row in lm.rows(list(neutral())[:PROBES]):
-        rows += decode(lm, lm.batch([row]), Sampling(ANSWER))
-    return rows
+def probes(lm: LM, steered: Steered) -> list[Row]:
+    """Neutral prompts, each with the beginning of the model's own greedy answer: unsteered ones, then steered ones."""
+    prompts = lm.rows(list(neutral())[:PROBES])
+    rows = [_answered(lm, row) for row in prompts]
+    with steered():
+        return rows + [_answered(lm, row) for row in prompts]
+
+
+def _answered(lm: LM, row: Row) -> Row:
+    return decode(lm, lm.batch([row]), Sampling(ANSWER))[0]
 
 
 def logprobs(lm: LM, rows: Sequence[Row]) -> list[Logprobs]:
@@ -201,12 +216,11 @@ def logprobs(lm: LM, rows: Sequence[Row]) -> list[Logprobs]:
 
 def compared(
     lm: LM,
-    ivs: Sequence[Intervention],
+    steered: Steered,
     rows: Sequence[Row],
     theirs: Sequence[Logprobs],
     engine: str,
     *,
-    ours: Sequence[Logprobs] | None = None,
     unsteered: Sequence[Logprobs] | None = None,
     exact: bool = True,
 ) -> Proof:
@@ -214,25 +228,25 @@ def compared(
 
     Args:
         theirs: log-probabilities of the engine with the export, of the last tokens of each row.
-        ours: what it should have computed; by default what `steer` does.
         unsteered: of the engine without it, of as many tokens: its noise.
         exact: whether the engine computes with the same numbers; else the error is held to its noise.
     """
     plain = logprobs(lm, rows)
-    if ours is None:
-        with steer(lm, *ivs):
-            ours = logprobs(lm, rows)
+    with steered():
+        ours = logprobs(lm, rows)
     # of each row what the engine gave: its last tokens, all rows in one
     given = torch.cat(list(theirs)).double()
     mine, before = (torch.cat([a[-len(b) :] for a, b in zip(x, theirs, strict=True)]).double() for x in (ours, plain))
     alone = before if unsteered is None else torch.cat(list(unsteered)).double()
     noise, effect, there = alone - before, mine - before, given - alone
     share = float((effect * there).sum() / effect.square().sum()) if effect.any() else float("nan")
+    compared_on = (len(given), float((given.argmax(-1) == mine.argmax(-1)).double().mean()))
     if exact:
         sizes = (_largest(given - mine), _largest(noise), _largest(effect))
-        return Proof(engine, "largest", *sizes, share, tolerance(lm.dtype), len(given))
+        return Proof(engine, "largest", *sizes, share, tolerance(lm.dtype), *compared_on)
     sizes = (_typical(there - effect), _typical(noise), _typical(effect))
-    return Proof(engine, "root mean square", *sizes, share, max(tolerance(lm.dtype), NOISY * sizes[1]), len(given))
+    held = max(tolerance(lm.dtype), NOISY * sizes[1])
+    return Proof(engine, "root mean square", *sizes, share, held, *compared_on)
 
 
 def tolerance(dtype: torch.dtype) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from json import dumps
 from pathlib import Path
@@ -22,7 +23,7 @@ from trimtab.model.gguf import header
 from trimtab.model.load import gguf_of
 from trimtab.names import EXTRA
 from trimtab.registry import register
-from trimtab.steering.interventions import Intervention
+from trimtab.steering.interventions import Intervention, steer
 
 ARCHITECTURE = "controlvector"
 CARD = "trimtab.card"  # the key of our own; llama.cpp passes over what it does not know
@@ -64,7 +65,8 @@ class Gguf(Exporter):
         write_vectors(path, vectors, str(lm.model.config.model_type), {})
 
     def verify(self, lm: LM, ivs: Sequence[Intervention], path: Path) -> Proof:
-        rows = probes(lm)
+        steered = partial(steer, lm, *ivs)
+        rows = probes(lm, steered)
         ids = [r.ids for r in rows]
         engine = f"llama.cpp ({llama_cpp.PACKAGE} {llama_cpp.installed()})"
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -74,7 +76,7 @@ class Gguf(Exporter):
             plain = [torch.from_numpy(x) for x in llama_cpp.logprobs(model, ids)]
             theirs = [torch.from_numpy(x) for x in llama_cpp.logprobs(model, ids, path)]
         kind = "float32" if file is None else header(file).quantization
-        return compared(lm, ivs, rows, theirs, f"{engine}, {kind}", unsteered=plain, exact=exact)
+        return compared(lm, steered, rows, theirs, f"{engine}, {kind}", unsteered=plain, exact=exact)
 
     def sign(self, path: Path, card: Mapping[str, Any]) -> None:
         from gguf import GGUFReader

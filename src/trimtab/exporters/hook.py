@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from trimtab.exporters.base import Exporter, Logprobs, Proof, compared, not_one_
 from trimtab.model import LM, Row
 from trimtab.model.replay import new_cache
 from trimtab.registry import describe, register
-from trimtab.steering.interventions import Intervention
+from trimtab.steering.interventions import Intervention, steer
 from trimtab.steering.operators import Affine
 
 FILE, TENSORS = "steer.py", "vectors.safetensors"
@@ -74,8 +75,10 @@ def attach(model):
 if __name__ == "__main__":
     tokenizer, model = AutoTokenizer.from_pretrained(sys.argv[1]), AutoModelForCausalLM.from_pretrained(sys.argv[1])
     attach(model)
-    asked = [{"role": "user", "content": sys.argv[2]}]
-    ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    text, asked = sys.argv[2], [{"role": "user", "content": sys.argv[2]}]
+    if tokenizer.chat_template:
+        text = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+    ids = tokenizer(text, add_special_tokens=not tokenizer.chat_template, return_tensors="pt")
     out = model.generate(**ids, max_new_tokens=60, do_sample=False)
     print(tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))
 """
@@ -121,11 +124,14 @@ class Hook(Exporter):
         (path / FILE).write_text(head + "".join(lines) + "]\n" + TAIL, "utf-8")
 
     def verify(self, lm: LM, ivs: Sequence[Intervention], path: Path) -> Proof:
-        rows = probes(lm)
+        steered = partial(steer, lm, *ivs)
+        rows = probes(lm, steered)
         plain = [_steps(lm, row) for row in rows]
         with _attached(path / FILE, lm.inner):
             theirs = [_steps(lm, row) for row in rows]
-        return compared(lm, ivs, rows, theirs, f"transformers {transformers.__version__}", unsteered=plain, exact=False)
+        return compared(
+            lm, steered, rows, theirs, f"transformers {transformers.__version__}", unsteered=plain, exact=False
+        )
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import ExportError
+from trimtab.exporters.base import slides
 from trimtab.model import LM
 
 FAMILIES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2"}  # model_type -> what llama.cpp calls it
@@ -26,11 +27,11 @@ def architecture(lm: LM) -> str:
     """
     config = lm.model.config
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    plain = rope == "default" and (config.model_type == "qwen2" or getattr(config, "sliding_window", None) is None)
-    if config.model_type not in FAMILIES or not plain:
+    window = slides(config)
+    if config.model_type not in FAMILIES or rope != "default" or window:
         raise ExportError(
             f"no GGUF file of {lm.id} is known, and none can be written to prove the export on",
-            given=f"{config.model_type}, positions {rope}",
+            given=f"{config.model_type}, positions {rope}" + ", a sliding window" * window,
             expected=f"a model loaded from a GGUF file, or of the families {', '.join(FAMILIES)}",
             do="name the model's GGUF file (--model-file)",
         )

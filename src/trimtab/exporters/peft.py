@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from trimtab.model.quiet import quiet
 from trimtab.names import PUBLISHED
 from trimtab.registry import register
 from trimtab.steering import tensors
-from trimtab.steering.interventions import Intervention
+from trimtab.steering.interventions import Intervention, steer
 
 OLDEST = (0, 21)  # with biases as adapters
 KEY = "base_model.model.{}.beft_bias"  # of a tensor in the adapter's file
@@ -61,7 +62,8 @@ class Peft(Exporter):
     def verify(self, lm: LM, ivs: Sequence[Intervention], path: Path) -> Proof:
         from peft import PeftModel
 
-        rows = probes(lm)
+        steered = partial(steer, lm, *ivs)
+        rows = probes(lm, steered)
         before = {w.path: w.module for w in (_target(lm, k) for k in directions(ivs, "peft"))}
         try:
             with quiet():
@@ -70,7 +72,7 @@ class Peft(Exporter):
         finally:
             for name, module in before.items():
                 lm.inner.set_submodule(name, module)
-        return compared(lm, ivs, rows, theirs, f"peft {version('peft')}")
+        return compared(lm, steered, rows, theirs, f"peft {version('peft')}")
 
 
 def adapter_biases(path: Path, blocks: str) -> dict[Layer, tuple[str, Tensor]]:

@@ -25,12 +25,12 @@ import transformers
 from torch import Tensor, nn
 
 from trimtab.errors import ExportError
-from trimtab.exporters.base import Exporter, Logprobs, Proof, compared, directions, logprobs, plainly, probes
+from trimtab.exporters.base import Exporter, Logprobs, Proof, Steered, compared, directions, plainly, probes, slides
 from trimtab.exporters.writers import Writer, last_writer, writers
 from trimtab.model import LM, Layer, Row
 from trimtab.model.quiet import quiet
 from trimtab.registry import describe, register
-from trimtab.steering.interventions import Intervention
+from trimtab.steering.interventions import Intervention, steer
 from trimtab.steering.operators import Ablate
 
 CUT = ("llama", "mistral", "qwen2", "gpt_neox", "gpt2")  # whose every write is cut
@@ -86,18 +86,15 @@ class Weights(Exporter):
                 lm.tokenizer.save_pretrained(path)
 
     def verify(self, lm: LM, ivs: Sequence[Intervention], path: Path) -> Proof:
-        rows = probes(lm)
+        steered: Steered = partial(steer, lm, *ivs)
+        if self.every_write:
+            steered = partial(_at_every_write, lm, *_direction(ivs))
+        rows = probes(lm, steered)
         with quiet():
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=lm.dtype)
         model = model.to(lm.device).eval()
         theirs = [_alone(model, row) for row in rows]
-        engine = f"transformers {transformers.__version__}"
-        if not self.every_write:
-            return compared(lm, ivs, rows, theirs, engine)
-        u, m = _direction(ivs)
-        with _at_every_write(lm, u, m):
-            ours = logprobs(lm, rows)
-        return compared(lm, ivs, rows, theirs, engine, ours=ours)
+        return compared(lm, steered, rows, theirs, f"transformers {transformers.__version__}")
 
 
 @torch.no_grad()
@@ -129,8 +126,7 @@ def _form(lm: LM, layer: Layer) -> Writer:
             expected=f"a family with such a bias, or one of {', '.join(AS_LLAMA)}, which can be written as llama",
             do="export it as a hook, or for peft",
         )
-    slides = getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None) is not None
-    if config.model_type in AS_LLAMA and slides:
+    if config.model_type in AS_LLAMA and slides(config):
         raise ExportError(
             f"{lm.id} attends through a sliding window, which a Llama does not", do="export it as a hook, or for peft"
         )

@@ -61,6 +61,8 @@ def draw(a: Analysis) -> dict[str, Plot]:
 _LABELS = {
     "kl": "Side effect: KL from the unsteered next token",
     "outside-mass": "Side effect: probability outside the letters",
+    "matching": "Probability of the behavior's answer among the two",
+    "matching:True": "Share of items with the behavior's answer (accuracy)",
     "likelihood": "Log-probability of the positive completion",
     "likelihood:negative": "Log-probability of the negative completion",
 }

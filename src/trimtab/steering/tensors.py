@@ -110,7 +110,8 @@ def _npz(path: Path) -> Mapping[str, Tensor]:
                 raise VectorError(f"{path.name} unpacks into far more than it holds", do="save it uncompressed")
     loaded: Any = np.load(path, allow_pickle=False)
     arrays = {"0": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-    return {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
+    # in the byte order of this machine, which files of others may not have
+    return {name: torch.from_numpy(np.ascontiguousarray(a, a.dtype.newbyteorder("="))) for name, a in arrays.items()}
 
 
 def _gguf(path: Path) -> Mapping[str, Tensor]:

@@ -1,7 +1,7 @@
 """Studies: published experiments over the parts of trimtab. A recipe with a `study` key runs one.
 
 A study is two files of one name: `studies/NAME.py` has a `Plan` and `stages(lm, run, plan)`, `studies/pages/NAME.py`
-has `page(run)`, which needs no model. What stages and units are is in `contract.py`.
+has `page(run)`, which needs no model. What stages and units are is in `trimtab.stages`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from trimtab.errors import RecipeError, RunError, UnknownName
 from trimtab.progress import Watch, silent
 from trimtab.recipe import LOADING
 from trimtab.runs import Run
-from trimtab.studies.contract import carry_out
+from trimtab.stages import PLAN, Share, carry_out
 
 if TYPE_CHECKING:
     from trimtab.model import LM
@@ -88,13 +88,38 @@ def run(recipe: StudyRecipe, to: str | Path, watch: Watch = silent) -> Path:
         RunError: the folder cannot be written to, or holds another study.
         RecipeError: a plan that makes no sense.
     """
+    work(recipe, to, watch)
+    return page(to)
+
+
+def work(recipe: StudyRecipe, to: str | Path, watch: Watch = silent, share: Share | None = None) -> bool:
+    """Do a share of the study of a recipe, by default all of it, and write no page.
+
+    Returns:
+        Whether the study is finished.
+
+    Raises:
+        RunError: the folder cannot be written to, or holds another study.
+        RecipeError: a plan that makes no sense.
+    """
     from trimtab.model import LM
+
+    plan = checked(recipe)
+    claimed(Run.create(to), recipe.study)
+    return _carried_out(recipe.study, LM.load(recipe.model, **recipe.loading), Run(to), plan, watch, share)
+
+
+def checked(recipe: StudyRecipe) -> Any:
+    """The plan of a recipe, which is refused before anything is loaded.
+
+    Raises:
+        RecipeError, ModelError: a plan that makes no sense, a model that cannot be.
+    """
     from trimtab.model.load import check
 
     plan = registry.build(_module(recipe.study).Plan, recipe.plan, where=f"study {recipe.study}")
     check(recipe.model, dtype=recipe.loading.get("dtype"), device=recipe.loading.get("device"))
-    _claimed(Run.create(to), recipe.study)
-    return page(study(recipe.study, LM.load(recipe.model, **recipe.loading), to, plan, watch))
+    return plan
 
 
 def study(name: str, lm: LM, to: str | Path, plan: Any, watch: Watch = silent) -> Run:
@@ -106,10 +131,14 @@ def study(name: str, lm: LM, to: str | Path, plan: Any, watch: Watch = silent) -
     Raises:
         RunError: the folder cannot be written to, or holds another study, or another plan.
     """
-    folder = _claimed(Run.create(to), name)
-    folder.claim("study", {"plan": plan, "model": lm.facts})
-    carry_out(_module(name).stages(lm, folder, plan), folder, watch)
+    folder = claimed(Run.create(to), name)
+    _carried_out(name, lm, folder, plan, watch, None)
     return folder
+
+
+def _carried_out(name: str, lm: LM, folder: Run, plan: Any, watch: Watch, share: Share | None) -> bool:
+    folder.claim(PLAN, {"plan": plan, "model": lm.facts})
+    return carry_out(_module(name).stages(lm, folder, plan), folder, watch, share)
 
 
 def page(run: Run | str | Path) -> Path:
@@ -135,7 +164,7 @@ def _module(name: str) -> Any:
     return import_module(f"trimtab.studies.{name.replace('-', '_')}")
 
 
-def _claimed(folder: Run, name: str) -> Run:
+def claimed(folder: Run, name: str) -> Run:
     """The folder, marked as that of a study."""
     there = folder.manifest.get("study", name)
     if there != name:

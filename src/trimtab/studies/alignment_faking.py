@@ -30,10 +30,10 @@ from trimtab.optimize import Objective, detection, swapped_choice
 from trimtab.progress import Progress, silent
 from trimtab.runs import Run
 from trimtab.safety.redteam import situations
+from trimtab.stages import RESULTS, Stage, Unit
 from trimtab.statistics.counts import Count, share
 from trimtab.steering.vector import SteeringVector, kept
 from trimtab.studies.conditions import Condition
-from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.descents import Vectors, cosines_apart, descend, randoms, throughout
 from trimtab.studies.pages.alignment_faking import Flips, Results
 

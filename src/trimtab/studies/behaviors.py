@@ -22,9 +22,9 @@ from trimtab.model.rendering import as_prompt
 from trimtab.optimize.minibatch import Signs
 from trimtab.progress import Progress, silent
 from trimtab.runs import Run
+from trimtab.stages import Stage, Unit
 from trimtab.steering.vector import SteeringVector, kept
 from trimtab.studies.conditions import Condition
-from trimtab.studies.contract import Stage, Unit
 from trimtab.studies.descents import Vectors, randoms, throughout
 from trimtab.studies.pages.bipo_results import (
     BIPO,

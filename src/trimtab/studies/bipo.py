@@ -30,10 +30,10 @@ from trimtab.model.rendering import as_prompt
 from trimtab.progress import Progress, silent
 from trimtab.recipe import check_grid
 from trimtab.runs import Run
+from trimtab.stages import RESULTS, Stage, Unit
 from trimtab.steering.interventions import Intervention, steer
 from trimtab.studies.behaviors import METRICS, TRAINED, Behavior, Learning, place, scouting
 from trimtab.studies.conditions import Condition
-from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.descents import Vectors, throughout
 from trimtab.studies.pages.bipo_results import (
     BIPO,

@@ -41,10 +41,10 @@ from trimtab.organisms import truth, world
 from trimtab.organisms.world import Item
 from trimtab.progress import Progress, silent
 from trimtab.runs import Run
+from trimtab.stages import RESULTS, Stage, Unit
 from trimtab.statistics.counts import Count, share
 from trimtab.steering.vector import SteeringVector
 from trimtab.studies.conditions import UNSTEERED, Condition, Said, conditions_of
-from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.descents import Stacks, Vectors, at_strengths, descend, randoms, stacks, throughout
 from trimtab.studies.pages.emergent import COHERENT, Facts, Results, Scored, Scripts, Strength
 from trimtab.studies.pages.findings import some_answers

@@ -45,11 +45,11 @@ from trimtab.optimize import (
 from trimtab.optimize.predictors import neutral_ids
 from trimtab.progress import Progress, silent
 from trimtab.runs import Run
+from trimtab.stages import RESULTS, Stage, Unit
 from trimtab.statistics.counts import share
 from trimtab.statistics.intervals import Array
 from trimtab.steering.vector import SteeringVector
 from trimtab.studies.conditions import UNSTEERED, Condition, Said, conditions_of, texts_at, texts_of
-from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.descents import BEFORE, Stacks, Vectors, at_strengths, randoms, stacks
 from trimtab.studies.narrow import TOWN, aim, check_rows, source
 from trimtab.studies.pages.hypotheses import (

@@ -24,12 +24,12 @@ from trimtab.model.rendering import as_prompt
 from trimtab.progress import Progress, silent
 from trimtab.recipe import check_grid
 from trimtab.runs import Run
+from trimtab.stages import RESULTS, Stage, Unit
 from trimtab.statistics.intervals import Array
 from trimtab.steering.interventions import steer
 from trimtab.studies.adapters import Adapted, Lora
 from trimtab.studies.behaviors import METHODS, METRICS, Behavior, Learning, place, scouting
 from trimtab.studies.conditions import Condition
-from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.descents import throughout
 from trimtab.studies.pages.bipo_results import Scores, Value, slug
 from trimtab.studies.pages.lora import LORA, At, Cost, Facts, Line, Results

@@ -32,12 +32,12 @@ from trimtab.optimize import Result, optimize, signals
 from trimtab.progress import Progress, silent
 from trimtab.runs import Run
 from trimtab.sites import RESID_POST
+from trimtab.stages import RESULTS, Stage, Unit
 from trimtab.statistics.foresight import Carried, foreseen, picked
 from trimtab.statistics.intervals import Array, mean_figure
 from trimtab.steering.controls import random_controls
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector
-from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.descents import cosines_apart
 from trimtab.studies.pages.one_shot import Cosines, Norm, Norms, Results, Vector, promoted, same_pairs
 

@@ -63,8 +63,9 @@ def effects(deltas: Float[Tensor, "n d"], *codes: Float[Tensor, " n"]) -> Float[
     Args:
         codes: -1 or +1 for every pair, such as letter, polarity, and their product.
     """
-    design = torch.stack([torch.ones(len(deltas)), *codes], 1)
-    return torch.linalg.lstsq(design, deltas).solution
+    # in double: LAPACK's sums depend on where in memory numbers lie, and rounded back they do not
+    design = torch.stack([torch.ones(len(deltas)), *codes], 1).double()
+    return torch.linalg.lstsq(design, deltas.double()).solution.to(deltas.dtype)
 
 
 def leave_one_out(deltas: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:

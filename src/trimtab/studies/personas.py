@@ -27,12 +27,12 @@ from trimtab.organisms import sets
 from trimtab.progress import Progress, silent
 from trimtab.recipe import check_grid
 from trimtab.runs import Run
+from trimtab.stages import RESULTS, Stage, Unit
 from trimtab.statistics.counts import share
 from trimtab.statistics.intervals import Array
 from trimtab.statistics.slopes import slopes_of_known
 from trimtab.studies.behaviors import METHODS, Behavior, Learning, place, scouting
 from trimtab.studies.conditions import UNSTEERED, Condition, Said
-from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.descents import Stacks, Vectors, throughout
 from trimtab.studies.judging import TOWN, check_judge, load_judge, local_judge, rubric_for, unrated
 from trimtab.studies.pages.bipo_results import BIPO, Value, slug

@@ -37,9 +37,9 @@ from trimtab.optimize import (
 )
 from trimtab.progress import Progress, silent
 from trimtab.runs import Run
+from trimtab.stages import RESULTS, Stage, Unit
 from trimtab.statistics.counts import Count, share
 from trimtab.studies.conditions import UNSTEERED, Condition, Said, conditions_of, texts_at, texts_of
-from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.descents import Vectors, at_strengths, randoms, stacks, throughout
 from trimtab.studies.pages.findings import some_answers
 from trimtab.studies.pages.quirk import Counts, Facts, Results, Strength, WordCount

@@ -38,11 +38,11 @@ from trimtab.progress import Progress, silent
 from trimtab.runs import Run
 from trimtab.safety.redteam import Request, ordinary, requests
 from trimtab.safety.suffix import find_suffix
+from trimtab.stages import RESULTS, Stage, Unit
 from trimtab.statistics.counts import share
 from trimtab.steering.operators import Clamp
 from trimtab.steering.vector import SteeringVector, kept
 from trimtab.studies.conditions import UNSTEERED, Condition, Said, conditions_of
-from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.descents import Stacks, Vectors, cosines_apart, descend, randoms, stacks, throughout
 from trimtab.studies.pages.findings import Answer, some_answers
 from trimtab.studies.pages.refusal import PAIRED, Known, Results, Shares, Way

@@ -35,13 +35,13 @@ from trimtab.model import LM, Layer
 from trimtab.progress import Progress, silent
 from trimtab.recipe import GRID, check_grid
 from trimtab.runs import Run
+from trimtab.stages import RESULTS, Stage, Unit
 from trimtab.statistics.nulls import Compared, Null
 from trimtab.steering.controls import in_span, shuffled, turned
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import Provenance, SteeringVector, kept_tensors
 from trimtab.studies import extractors
 from trimtab.studies.conditions import Condition
-from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.pages.reliability_extractors import BALANCED, extracted_by
 from trimtab.studies.pages.reliability_results import (
     BUDGET,

@@ -45,6 +45,7 @@ from trimtab.optimize import (
 )
 from trimtab.progress import Progress, silent
 from trimtab.runs import Run
+from trimtab.stages import RESULTS, Stage, Unit
 from trimtab.statistics.counts import share
 from trimtab.steering.controls import random_controls
 from trimtab.steering.interventions import steer
@@ -52,7 +53,6 @@ from trimtab.steering.operators import Affine
 from trimtab.steering.vector import SteeringVector
 from trimtab.studies import statements
 from trimtab.studies.conditions import UNSTEERED, Condition, Said, conditions_of
-from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.descents import Stacks, Vectors, descend, stacks, throughout
 from trimtab.studies.pages.findings import some_answers
 from trimtab.studies.pages.retraction import SUBJECTS, Abnormality, Rates, Results, Strange

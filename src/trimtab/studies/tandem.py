@@ -38,10 +38,10 @@ from trimtab.optimize import (
 )
 from trimtab.progress import Progress, silent
 from trimtab.runs import Run
+from trimtab.stages import RESULTS, Stage, Unit
 from trimtab.statistics.counts import share
 from trimtab.steering.vector import SteeringVector
 from trimtab.studies.conditions import UNSTEERED, Condition, Said, conditions_of
-from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.descents import Stacks, Vectors, randoms, throughout
 from trimtab.studies.judging import check_judge, load_judge, local_judge, unrated
 from trimtab.studies.narrow import TOWN, aim, check_rows, source

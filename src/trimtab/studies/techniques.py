@@ -28,10 +28,10 @@ from trimtab.optimize import Objective, Promote, cosines, losses_of
 from trimtab.progress import Progress
 from trimtab.runs import Run, Table
 from trimtab.sites import RESID_POST
+from trimtab.stages import RESULTS, Stage, Unit
 from trimtab.statistics.intervals import Array
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector, kept
-from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.descents import BEFORE, randoms
 from trimtab.studies.pages.techniques import PLAIN, RANDOM, Results, Technique, Vector, compared, random_like
 

@@ -23,11 +23,11 @@ from trimtab.organisms import translate
 from trimtab.progress import Progress, silent
 from trimtab.recipe import check_grid
 from trimtab.runs import Run
+from trimtab.stages import RESULTS, Stage, Unit
 from trimtab.steering.transfer import Map, onto
 from trimtab.steering.vector import SteeringVector, kept
 from trimtab.studies.behaviors import METRICS, Behavior, Learning, place, scouting
 from trimtab.studies.conditions import Condition
-from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.descents import Vectors, randoms, throughout
 from trimtab.studies.judging import TOWN
 from trimtab.studies.pages.bipo_results import BIPO, Scores, Value, slug

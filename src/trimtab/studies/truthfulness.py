@@ -17,9 +17,9 @@ from trimtab.model import LM
 from trimtab.progress import Progress
 from trimtab.recipe import check_grid
 from trimtab.runs import Run
+from trimtab.stages import RESULTS, Stage, Unit
 from trimtab.studies.behaviors import METHODS, Behavior, Learning, place, scouting
 from trimtab.studies.conditions import Condition
-from trimtab.studies.contract import RESULTS, Stage, Unit
 from trimtab.studies.descents import Vectors, throughout
 from trimtab.studies.pages.capability import Row
 from trimtab.studies.pages.truthfulness import KINDS, Results

@@ -16,9 +16,9 @@ from trimtab.errors import RunError
 from trimtab.reports.figures import ACCENT, QUIET, Plot, picture
 from trimtab.reports.page import write_sections
 from trimtab.runs import Run
+from trimtab.stages import RESULTS
 from trimtab.statistics.generalization import correlation
 from trimtab.statistics.intervals import Figure
-from trimtab.studies.contract import RESULTS
 from trimtab.studies.pages import one_shot
 from trimtab.studies.pages.reliability_results import SHIFTS, Study, load, mean_slope
 from trimtab.studies.pages.reliability_tables import published

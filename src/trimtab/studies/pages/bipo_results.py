@@ -10,11 +10,11 @@ import numpy as np
 
 from trimtab.evaluation.accuracy import Accuracy
 from trimtab.runs import Run, Table
+from trimtab.stages import RESULTS
 from trimtab.statistics.intervals import Array, Figure, Groups, interval, known
 from trimtab.statistics.layers import likeliest
 from trimtab.statistics.slopes import anti_steerable, fit_slopes
 from trimtab.studies.conditions import Condition
-from trimtab.studies.contract import RESULTS
 
 MARGIN, POSITIVE, NEGATIVE = "propensity:sequence:False", "likelihood", "likelihood:negative"
 BIPO = Condition("BiPO")

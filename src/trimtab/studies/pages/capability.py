@@ -11,9 +11,9 @@ from trimtab.evaluation.accuracy import Accuracy
 from trimtab.reports.figures import ACCENT, INK, Plot, picture
 from trimtab.reports.page import write_sections
 from trimtab.runs import Run
+from trimtab.stages import RESULTS
 from trimtab.statistics.intervals import Figure
 from trimtab.studies.conditions import Condition
-from trimtab.studies.contract import RESULTS
 
 WORDS = {
     "correct": "likeliest answer per token is true",

@@ -13,10 +13,10 @@ from trimtab.answers.agreement import Agreement, agreement
 from trimtab.reports.figures import ACCENT, INK, QUIET, WARN, Plot, picture
 from trimtab.reports.page import write_sections
 from trimtab.runs import Run
+from trimtab.stages import RESULTS
 from trimtab.statistics.counts import Count, share
 from trimtab.statistics.intervals import Figure
 from trimtab.studies.conditions import Condition
-from trimtab.studies.contract import RESULTS
 from trimtab.studies.pages.findings import (
     Answer,
     Finding,

@@ -10,9 +10,9 @@ from typing import Any
 
 from trimtab.errors import RecipeError, RunError
 from trimtab.runs import Run
+from trimtab.stages import RESULTS
 from trimtab.statistics.intervals import Figure
 from trimtab.steering.use import Use
-from trimtab.studies.contract import RESULTS
 from trimtab.studies.pages.capability import Results
 
 KNOWLEDGE = "knowledge"

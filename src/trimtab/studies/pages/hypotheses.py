@@ -15,10 +15,10 @@ import numpy as np
 from trimtab.reports.figures import ACCENT, INK, QUIET, WARN, Plot, picture
 from trimtab.reports.page import write_sections
 from trimtab.runs import Run
+from trimtab.stages import RESULTS
 from trimtab.statistics.counts import Count
 from trimtab.statistics.intervals import Figure
 from trimtab.studies.conditions import UNSTEERED, Condition
-from trimtab.studies.contract import RESULTS
 from trimtab.studies.pages.findings import spread, told
 
 HARM, ORDINARY = Condition("harm"), Condition("ordinary")

@@ -10,9 +10,9 @@ from typing import Any
 from trimtab.reports.figures import QUIET, Plot, picture
 from trimtab.reports.page import write_sections
 from trimtab.runs import Run
+from trimtab.stages import RESULTS
 from trimtab.statistics.intervals import Figure
 from trimtab.studies.conditions import Condition
-from trimtab.studies.contract import RESULTS
 from trimtab.studies.pages.bipo_results import BIPO, Value
 from trimtab.studies.pages.findings import COLORS
 

@@ -12,9 +12,9 @@ import numpy as np
 from trimtab.reports.figures import ACCENT, INK, Plot, picture
 from trimtab.reports.page import write_sections
 from trimtab.runs import Run
+from trimtab.stages import RESULTS
 from trimtab.statistics.foresight import Foreseen, Picked
 from trimtab.statistics.intervals import Figure
-from trimtab.studies.contract import RESULTS
 
 
 def promoted(n: int) -> str:

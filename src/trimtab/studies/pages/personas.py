@@ -12,10 +12,10 @@ from trimtab.answers.agreement import Agreement
 from trimtab.reports.figures import QUIET, WARN, Plot, picture
 from trimtab.reports.page import write_sections
 from trimtab.runs import Run
+from trimtab.stages import RESULTS
 from trimtab.statistics.counts import Count
 from trimtab.statistics.intervals import Figure
 from trimtab.studies.conditions import UNSTEERED, Condition
-from trimtab.studies.contract import RESULTS
 from trimtab.studies.pages.bipo_results import BIPO, CAA, Value
 from trimtab.studies.pages.findings import COLORS, Answer, answer_rows, told
 

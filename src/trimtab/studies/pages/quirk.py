@@ -9,10 +9,10 @@ import numpy as np
 
 from trimtab.reports.page import write_sections
 from trimtab.runs import Run
+from trimtab.stages import RESULTS
 from trimtab.statistics.counts import Count
 from trimtab.statistics.intervals import Figure
 from trimtab.studies.conditions import Condition
-from trimtab.studies.contract import RESULTS
 from trimtab.studies.pages.findings import (
     Answer,
     Finding,

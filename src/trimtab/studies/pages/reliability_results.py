@@ -15,6 +15,7 @@ import numpy as np
 from trimtab.errors import DataError
 from trimtab.evaluation.cards import Card
 from trimtab.runs import Run, Table
+from trimtab.stages import RESULTS
 from trimtab.statistics.factors import FactorFit, concept_and_position, fit_factors, leaning, variance_shares
 from trimtab.statistics.generalization import Relative, correlation, relatives
 from trimtab.statistics.intervals import Array, Figure, crossed, mean_figure, median_figure, share_figure, split_half
@@ -23,7 +24,6 @@ from trimtab.statistics.nulls import Compared, benjamini_hochberg
 from trimtab.statistics.slopes import Slopes, anti_steerable, confidence, expected_anti_steerable, fit_slopes, unsteered
 from trimtab.statistics.verdict import Evidence, Kind, decide
 from trimtab.studies.conditions import Condition
-from trimtab.studies.contract import RESULTS
 
 BUDGET = 0.5  # nats of KL from the unsteered model that a layer may cost at multiplier 1
 COST = 0.1  # nats of KL at which vectors are compared

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -49,7 +50,7 @@ def foreseen_by_layer(study: Study) -> list[LayerForecast]:
             if len(plain) > 2
             else float("nan")
         )
-        out.append(LayerForecast(layer, float(np.nanmean(items)), over))
+        out.append(LayerForecast(layer, float(np.nanmean(items)) if np.isfinite(items).any() else math.nan, over))
     return out
 
 

@@ -13,10 +13,10 @@ import numpy as np
 from trimtab.reports.figures import INK, QUIET, Plot, picture
 from trimtab.reports.page import write_sections
 from trimtab.runs import Run
+from trimtab.stages import RESULTS
 from trimtab.statistics.counts import Count
 from trimtab.statistics.intervals import Array, Figure
 from trimtab.studies.conditions import Condition
-from trimtab.studies.contract import RESULTS
 from trimtab.studies.pages.findings import COLORS, Answer, Finding, answer_rows, finding_rows, spread, told
 
 # By kind of vector: free of retraction, and telling the truth all the same, as published.

@@ -15,10 +15,10 @@ import numpy as np
 from trimtab.reports.figures import ACCENT, INK, QUIET, WARN, Plot, picture
 from trimtab.reports.page import write_sections
 from trimtab.runs import Run
+from trimtab.stages import RESULTS
 from trimtab.statistics.counts import Count
 from trimtab.statistics.intervals import Figure
 from trimtab.studies.conditions import Condition
-from trimtab.studies.contract import RESULTS
 from trimtab.studies.pages.findings import Answer, Finding, answer_rows, finding_rows, spread, told
 
 CAPPED, TARGET = "capped", "target without the opening vector"

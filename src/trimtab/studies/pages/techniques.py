@@ -13,8 +13,8 @@ import numpy as np
 from trimtab.reports.figures import ACCENT, INK, QUIET, Plot, picture
 from trimtab.reports.page import write_sections
 from trimtab.runs import Run
+from trimtab.stages import RESULTS
 from trimtab.statistics.intervals import Array, Figure, Groups, crossed, interval
-from trimtab.studies.contract import RESULTS
 
 PLAIN, RANDOM = "plain", "random direction"
 PUBLISHED = (

@@ -9,7 +9,7 @@ import pytest
 
 from trimtab.progress import Progress, silent
 from trimtab.runs import Run
-from trimtab.studies.contract import Stage, Unit, carry_out
+from trimtab.stages import Every, Stage, Unit, carry_out
 
 
 class Toy:
@@ -35,8 +35,8 @@ class Toy:
 
         return work
 
-    def carried_out(self, **how: tuple[int, int]) -> bool:
-        return carry_out(self.stages(), self.run, silent, **how)
+    def carried_out(self, *shard: int) -> bool:
+        return carry_out(self.stages(), self.run, silent, Every(*shard) if shard else None)
 
 
 def test_a_study_runs_whole_and_again_without_work(tmp_path: Path) -> None:
@@ -64,9 +64,9 @@ def test_an_interrupted_stage_repeats_no_finished_unit(tmp_path: Path) -> None:
 
 def test_shards_share_every_stage_and_leave_the_same_folder(tmp_path: Path) -> None:
     one, two = Toy(tmp_path / "shared"), Toy(tmp_path / "shared")
-    assert not one.carried_out(shard=(0, 2)) and one.worked == ["square/3", "square/2"], "others have to finish first"
-    assert not two.carried_out(shard=(1, 2)) and two.worked == ["square/1", "add/1"]
-    assert one.carried_out(shard=(0, 2)) and one.worked[2:] == ["add/3", "add/2"]
+    assert not one.carried_out(0, 2) and one.worked == ["square/3", "square/2"], "others have to finish first"
+    assert not two.carried_out(1, 2) and two.worked == ["square/1", "add/1"]
+    assert one.carried_out(0, 2) and one.worked[2:] == ["add/3", "add/2"]
     whole = Toy(tmp_path / "whole")
     assert whole.carried_out()
     for name in ("square/1.json", "add/3.json", "results.json"):

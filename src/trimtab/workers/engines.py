@@ -1,0 +1,123 @@
+"""Where workers run: processes here, actors of Ray, jobs of SLURM. Each engine starts one, says how it is, and stops
+it; who does what is settled in the run folder, and is the same for all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from trimtab.errors import RecipeError
+from trimtab.workers.work import Order
+
+KINDS = "local:N, ray, ray:ADDRESS, or slurm:PARTITION"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a worker ended.
+
+    Attributes:
+        died: it was killed, or its machine was; else it came to an end of its own.
+        problem: what it said; "" if all is well.
+    """
+
+    died: bool
+    problem: str = ""
+
+
+class Engine(Protocol):
+    """Starts workers."""
+
+    def start(self, order: Order, threads: int) -> Any:
+        """A worker, by a handle."""
+        ...
+
+    def ended(self, handle: Any) -> Ended | None:
+        """How it ended; None while it works."""
+        ...
+
+    def stop(self, handle: Any) -> None:
+        """End it now."""
+        ...
+
+    def fits(self, threads: int) -> int:
+        """How many workers of so many threads there is room for."""
+        ...
+
+    def close(self) -> None:
+        """What the engine itself has to put away."""
+        ...
+
+
+def engine(workers: str) -> tuple[Engine, int]:
+    """The engine of `--workers`, and how many workers it starts; 0 for as many as fit.
+
+    Raises:
+        RecipeError: not one, or one that is not installed.
+    """
+    kind, _, rest = workers.partition(":")
+    if kind == "local" and rest.isdecimal() and 0 < int(rest) <= 1024:
+        return Local(), int(rest)
+    if kind == "ray":
+        _installed("ray", "ray")
+        from trimtab.workers.on_ray import Ray
+
+        return Ray(rest or None), 0
+    if kind == "slurm" and rest:
+        _installed("submitit", "slurm")
+        from trimtab.workers.on_slurm import Slurm
+
+        return Slurm(rest), 0
+    raise RecipeError("not workers", given=workers, expected=KINDS)
+
+
+def _installed(package: str, extra: str) -> None:
+    if find_spec(package) is None:
+        raise RecipeError(f"these workers need the package {package}", do=f"pip install 'trimtab[{extra}]'")
+
+
+class Local:
+    """Processes of this machine."""
+
+    def start(self, order: Order, threads: int) -> Any:
+        logs = Path(order.folder, "work", "logs")
+        logs.mkdir(parents=True, exist_ok=True)
+        name = f"{order.session}-{order.number}"
+        said = logs / f"{name}.said"
+        said.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "trimtab.workers.work", order.folder, order.session, str(order.number), said]
+        with (logs / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+                start_new_session=True,  # ctrl-C is the driver's
+            )
+        return process, said
+
+    def ended(self, handle: Any) -> Ended | None:
+        process, said = handle
+        if process.poll() is None:
+            return None
+        return Ended(False, said.read_text("utf-8")) if said.is_file() else Ended(True)
+
+    def stop(self, handle: Any) -> None:
+        process, _ = handle
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        process.wait()
+
+    def fits(self, threads: int) -> int:
+        return max(1, (os.cpu_count() or 1) // threads)
+
+    def close(self) -> None:
+        pass
