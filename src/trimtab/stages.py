@@ -14,6 +14,7 @@ study go on, and read what they wrote.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -104,13 +105,13 @@ def carry_out(stages: Iterator[Stage], run: Run, watch: Watch, share: Share | No
     Raises:
         RunError: a stage that cannot be finished, since units of it failed again and again.
     """
-    share, bars = share or Share(), dict[str, Progress]()
+    share, bars = share or Share(), _Bars(watch)
     plan = run.manifest["parts"][PLAN] if plan is None else plan
     for stage in stages:
         keys = {unit.name: unit_hash(plan, stage, unit) for unit in stage.units}
         run.write(f"units/{stage.name}.json", keys)
         while True:
-            worked = _pass(stage, keys, run, partial(_shown, stage, keys, run, watch, bars), share)
+            worked = _pass(stage, keys, run, bars, share)
             missing = keys.keys() - done_units(run, stage.name, keys)
             if not missing:
                 break
@@ -130,30 +131,42 @@ def carry_out(stages: Iterator[Stage], run: Run, watch: Watch, share: Share | No
     return True
 
 
-def _shown(
-    stage: Stage, keys: Mapping[str, str], run: Run, watch: Watch, bars: dict[str, Progress], unit: Unit
-) -> Progress:
-    """The progress of a unit: a bar of its own, or that of its group, which moves on with what is finished."""
-    if not unit.group:
-        return watch(unit.name)
-    bar = bars[unit.group] = bars.get(unit.group) or watch(unit.group)
-    members = [u.name for u in stage.units if u.group == unit.group]
-    done = len(done_units(run, stage.name, {name: keys[name] for name in members}))
-    return lambda part, total, words="": bar(done + (part == total), len(members), words)
+class _Bars:
+    """Progress bars: one for each unit, or for each group of units, which moves on as they are finished here."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch, self.groups, self.done = watch, dict[str, Progress](), Counter[str]()
+
+    def of(self, unit: Unit, stage: Stage, done: set[str]) -> Progress:
+        """Of a unit that is begun.
+
+        Args:
+            done: names of those that were finished before.
+        """
+        if not unit.group:
+            return self.watch(unit.name)
+        members = [u.name for u in stage.units if u.group == unit.group]
+        if unit.group not in self.groups:
+            self.groups[unit.group] = self.watch(unit.group)
+            self.done[unit.group] = len(done & {*members})
+        return partial(self._moved, unit.group, len(members))
+
+    def _moved(self, group: str, total: int, part: int, whole: int, words: str = "") -> None:
+        self.done[group] += part == whole
+        self.groups[group](self.done[group], total, words)
 
 
-def _pass(stage: Stage, keys: Mapping[str, str], run: Run, shown: Callable[[Unit], Progress], share: Share) -> bool:
+def _pass(stage: Stage, keys: Mapping[str, str], run: Run, bars: _Bars, share: Share) -> bool:
     """Once through a stage, whatever of it this process takes. Whether there was any."""
     journal, worked = run.journal(f"../units/{stage.name}"), False
+    before = {name for name, key in keys.items() if key in journal.done}
     for number, unit in enumerate(stage.units):
         key = keys[unit.name]
         if key in journal.done or not share.takes(number, key):
             continue
-        if share.patient and key in run.journal(f"../units/{stage.name}").done:
-            continue  # by another, meanwhile
         worked = True
         try:
-            unit.work(shown(unit))
+            unit.work(bars.of(unit, stage, before))
         except Exception as problem:
             share.failed(stage.name, unit, key, problem)
             continue

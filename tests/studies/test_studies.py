@@ -35,6 +35,7 @@ SMALL = {
 def test_every_study_has_a_page_and_is_reported_in_some_test() -> None:
     elsewhere = {
         "bipo",
+        "caa",
         "capability",
         "hypotheses",
         "lora",

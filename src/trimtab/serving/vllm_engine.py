@@ -11,7 +11,7 @@ import signal
 from collections import Counter
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -20,7 +20,8 @@ from trimtab.model.generate import Sampling
 from trimtab.model.identity import shape_hash
 from trimtab.model.rendering import render
 from trimtab.serving.shelf import Facts
-from trimtab.serving.vllm_plugin import BOUND, DEPTH, KEY, Term, told
+from trimtab.serving.vllm_plugin import BOUND, DEPTH, KEY
+from trimtab.serving.vllm_terms import Term, told
 from trimtab.steering.vector import SteeringVector
 
 QUIET = {BOUND: "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
@@ -131,7 +132,7 @@ class _Engine:
                 self._end()
             await self._take(msgspec.json.decode(raw))
 
-    def _end(self) -> None:
+    def _end(self) -> NoReturn:
         """Stop vLLM's processes, and this one."""
         self.llm.shutdown()
         os._exit(0)

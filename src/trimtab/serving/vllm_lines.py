@@ -9,7 +9,7 @@ from typing import Any
 
 from trimtab import registry
 from trimtab.errors import ServeError, SteerError
-from trimtab.serving.vllm_plugin import Term
+from trimtab.serving.vllm_terms import Term
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.notation import Notation, beyond_range
 from trimtab.steering.vector import SteeringVector

@@ -34,8 +34,8 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import ServeError, TrimtabError
-from trimtab.model.positions import Positions
-from trimtab.model.tokens import Row
+from trimtab.serving.vllm_lines import recommended, resolved
+from trimtab.serving.vllm_terms import Term, heard, told
 from trimtab.steering.vector import SteeringVector
 
 BOUND = "TRIMTAB_BOUND"  # set: vLLM's processes end with the one that started them, however that ended
@@ -46,60 +46,6 @@ DEPTH = 4  # terms that act on one token
 ROWS = 64  # vectors in the tables at once; row 0 is none
 TOLD = 4096  # receipts that are kept
 SLACK = 1024  # rows of a pass beyond the scheduled tokens, to which graphs are padded
-OPERATORS = ("add", "ablate", "clamp")
-
-
-@dataclass(frozen=True)
-class Term:
-    """One vector on one request.
-
-    Attributes:
-        hash: of the vector.
-        operator: "add", "ablate" or "clamp".
-        m: its multiplier.
-        positions: in words; those that only need to know how long the prompt is.
-    """
-
-    hash: str
-    operator: str
-    m: float
-    positions: str
-
-    @property
-    def factors(self) -> tuple[float, float]:
-        """What v is added by, and how much of the component along it is taken away."""
-        return {"add": (self.m, 0.0), "ablate": (0.0, self.m), "clamp": (self.m, 1.0 if self.m else 0.0)}[self.operator]
-
-    def acts(self, start: int, n: int, prompt: int) -> Tensor:
-        """Of the tokens start, start + 1, ... of a row with such a prompt: on which it acts (n,)."""
-        index = torch.arange(start, start + n)[None]
-        return Positions.parse(self.positions).select(index, [Row((), prompt)])[0]
-
-    def check(self) -> None:
-        """Refuse what the tables cannot express.
-
-        Raises:
-            ServeError: another operator, or positions that depend on the text.
-        """
-        if self.operator not in OPERATORS:
-            raise ServeError("vLLM cannot be steered by this operator", given=self.operator, expected=OPERATORS)
-        if {"'", '"'} & {*self.positions}:  # a text stands in them
-            raise ServeError(
-                "vLLM sees tokens and not texts",
-                given=f"positions {self.positions}",
-                expected="positions such as everywhere, answer, generated, prompt, last_k(20)",
-            )
-        self.acts(0, 2, 2)
-
-
-def told(terms: Sequence[Term]) -> str:
-    """Terms as they travel in a request."""
-    return json.dumps([[t.hash, t.operator, t.m, t.positions] for t in terms], allow_nan=False)
-
-
-def heard(text: str) -> list[Term]:
-    """Terms as they arrive."""
-    return [Term(str(h), str(o), float(m), str(p)) for h, o, m, p in json.loads(text)]
 
 
 # ------------------------------------------------------------ in the worker
@@ -312,8 +258,6 @@ def _tables(worker: Any, settings: Mapping[str, Any]) -> Tables:
     width, tokens = config.model_config.get_hidden_size(), config.scheduler_config.max_num_batched_tokens
     tables = Tables(local, width, tokens, worker.device, int(settings.get("rows", ROWS)))
     if settings.get("vectors"):
-        from trimtab.serving.vllm_lines import recommended
-
         for vector in recommended(str(settings["vectors"])).values():
             tables.put(vector.hash, vector)
     return tables
@@ -374,8 +318,6 @@ def _resolved(extra: Mapping[str, Any], settings: Mapping[str, Any] | None) -> l
             raise ServeError(f"a request says {LINE}, not {KEY}")
         terms = heard(extra[KEY])
     else:
-        from trimtab.serving.vllm_lines import resolved
-
         terms = resolved(str(extra[LINE]), settings)
     if not 0 < len(terms) <= DEPTH:
         raise ServeError("too many vectors in one request", given=len(terms), expected=f"1 to {DEPTH}")

@@ -19,8 +19,9 @@ from trimtab.errors import RunError
 from trimtab.progress import Progress, Watch, silent
 from trimtab.runs import Run
 from trimtab.stages import Every, done_units
+from trimtab.workers.base import Ended, Engine
 from trimtab.workers.claims import POLL, Claims
-from trimtab.workers.engines import KINDS, Ended, Engine, engine
+from trimtab.workers.engines import KINDS, engine
 from trimtab.workers.job import Job
 from trimtab.workers.work import Order
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.errors import first_line
+from trimtab.journal import whole
 from trimtab.runs import Run
 from trimtab.stages import Share, Unit
 
@@ -32,7 +33,8 @@ class Claims(Share):
 
     def __init__(self, folder: Path, worker: int, session: str) -> None:
         self.folder, self.worker = folder / CLAIMS / session, worker
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.failures = self.folder / "failures"  # apart: looked through for every unit
+        self.failures.mkdir(parents=True, exist_ok=True)
 
     def takes(self, number: int, key: str) -> bool:
         if self._given_up(key):
@@ -52,7 +54,7 @@ class Claims(Share):
 
     def lost(self, stage: str) -> dict[str, str]:
         out: dict[str, str] = {}
-        for path in self.folder.glob("*.failed.*"):
+        for path in self.failures.glob("*.json"):
             entry = json.loads(path.read_text("utf-8"))
             if entry["stage"] == stage and self._given_up(path.name.partition(".")[0]):
                 out[entry["unit"]] = entry["problem"]
@@ -68,8 +70,7 @@ class Claims(Share):
         stages = {path.stem: run.read(f"units/{path.name}", {}) for path in run.file("units").glob("*.json")}
         keys = {key: (stage, name) for stage, units in stages.items() for name, key in units.items() if key}
         for path in self.folder.iterdir():
-            held = "." not in path.name and path.read_text("utf-8") == str(worker)
-            if not held or path.name not in keys:
+            if path.name not in keys or path.read_text("utf-8") != str(worker):
                 continue
             stage, name = keys[path.name]
             if path.name not in run.journal(f"../units/{stage}").done:
@@ -82,13 +83,12 @@ class Claims(Share):
 
     def _enter(self, key: str, entry: dict[str, Any]) -> None:
         """A failure, and the unit is free again."""
-        number = sum(1 for _ in self.folder.glob(f"{key}.failed.*"))
-        aside = self.folder / f"{key}.{self.worker}.part"
-        aside.write_text(json.dumps(entry), "utf-8")
-        aside.replace(self.folder / f"{key}.failed.{number}")
+        number = sum(1 for _ in self.failures.glob(f"{key}.*.json"))
+        with whole(self.failures / f"{key}.{number}.json") as aside:
+            aside.write_text(json.dumps(entry), "utf-8")
         (self.folder / key).unlink(missing_ok=True)
 
     def _given_up(self, key: str) -> bool:
-        entries = [json.loads(p.read_text("utf-8")) for p in self.folder.glob(f"{key}.failed.*")]
+        entries = [json.loads(p.read_text("utf-8")) for p in self.failures.glob(f"{key}.*.json")]
         counted = Counter(bool(e["died"]) for e in entries)
         return counted[False] >= TRIES or counted[True] >= DEATHS

@@ -8,52 +8,15 @@ import contextlib
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from trimtab.errors import RecipeError
+from trimtab.workers.base import Ended, Engine
 from trimtab.workers.work import Order
 
 KINDS = "local:N, ray, ray:ADDRESS, or slurm:PARTITION"
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a worker ended.
-
-    Attributes:
-        died: it was killed, or its machine was; else it came to an end of its own.
-        problem: what it said; "" if all is well.
-    """
-
-    died: bool
-    problem: str = ""
-
-
-class Engine(Protocol):
-    """Starts workers."""
-
-    def start(self, order: Order, threads: int) -> Any:
-        """A worker, by a handle."""
-        ...
-
-    def ended(self, handle: Any) -> Ended | None:
-        """How it ended; None while it works."""
-        ...
-
-    def stop(self, handle: Any) -> None:
-        """End it now."""
-        ...
-
-    def fits(self, threads: int) -> int:
-        """How many workers of so many threads there is room for."""
-        ...
-
-    def close(self) -> None:
-        """What the engine itself has to put away."""
-        ...
 
 
 def engine(workers: str) -> tuple[Engine, int]:

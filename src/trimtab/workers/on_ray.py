@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from trimtab.workers.engines import Ended
+from trimtab.workers.base import Ended
 from trimtab.workers.work import MEMORY, Order, work
 
 GPUS = "TRIMTAB_GPUS"  # of a worker: 1, or a share

@@ -9,7 +9,7 @@ from typing import Any
 import submitit
 from submitit.core.utils import FailedJobError, UncompletedJobError
 
-from trimtab.workers.engines import Ended
+from trimtab.workers.base import Ended
 from trimtab.workers.work import Order, work
 
 HOURS = "TRIMTAB_SLURM_HOURS"  # of a job
