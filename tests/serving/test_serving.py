@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +153,18 @@ def test_a_receipt_says_what_was_done(served: Served) -> None:
     assert receipt["vectors"][0]["hash"] == served.vectors["tea"].hash
     assert set(receipt["tokens_edited"]) == {"1", "2"}
     assert tokens - 1 <= receipt["tokens_edited"]["1"] <= tokens + 1
-    assert set(receipt["projection"]) == {"tea", "rain"}
+    assert set(receipt["projection"]) == {"tea", "rain"} and receipt["warnings"] == []
+
+
+def test_a_vector_of_other_weights_is_told(served: Served) -> None:
+    """A fine-tune has the same shape, and its vectors fit."""
+    tea = served.vectors["tea"]
+    raw = replace(tea, made=replace(tea.made, weights="0" * 16, model="its-cousin")).to_bytes()
+    put = httpx.put(f"{served.url}/v1/steering/cousin", content=raw, headers={"X-Admin-Key": KEY})
+    assert put.status_code == 200, put.text
+    (warning,) = served.ask(WORDS[0], "2 cousin", force=True).json()["steering"]["warnings"]
+    assert "its-cousin" in warning
+    httpx.delete(f"{served.url}/v1/steering/cousin", headers={"X-Admin-Key": KEY})
 
 
 def test_a_plain_openai_client_steers_two_requests_differently(served: Served) -> None:

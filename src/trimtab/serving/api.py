@@ -25,6 +25,7 @@ from trimtab.serving.child import Message
 from trimtab.serving.engine import Engine
 from trimtab.serving.metrics import Metrics
 from trimtab.serving.shelf import LARGEST, Facts, Limits, Shelf, fits
+from trimtab.steering.fits import other_weights
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.notation import Notation
 
@@ -206,14 +207,16 @@ class Server:
             "stack": [{"name": name, **iv.describe()} for name, iv in named],
         }
         events = self.engine.submit(job, {iv.vector.hash: iv.vector for iv in ivs})
-        reply = _Reply(self, request, id, facts.model, events, form, _receipt(notation, named, asked.force))
+        reply = _Reply(self, request, id, facts.model, events, form, _receipt(notation, named, asked.force, facts))
         first = await reply.first()
         if asked.stream:
             return StreamingResponse(reply.stream(first), media_type="text/event-stream")
         return JSONResponse(await reply.whole(first))
 
 
-def _receipt(notation: Notation, named: list[tuple[str, Intervention]], forced: bool) -> dict[str, Any] | None:
+def _receipt(
+    notation: Notation, named: list[tuple[str, Intervention]], forced: bool, facts: Facts
+) -> dict[str, Any] | None:
     """What is done to a request, before it is; None for one that asks for nothing."""
     if not named:
         return None
@@ -228,7 +231,8 @@ def _receipt(notation: Notation, named: list[tuple[str, Intervention]], forced: 
         }
         for name, iv in named
     ]
-    return {"steer": str(notation), "forced": forced, "vectors": vectors}
+    told = {other_weights(iv.vector, weights=facts.weights, model=facts.model) for _, iv in named} - {None}
+    return {"steer": str(notation), "forced": forced, "vectors": vectors, "warnings": sorted(map(str, told))}
 
 
 class _Form:

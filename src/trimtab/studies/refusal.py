@@ -302,7 +302,7 @@ class _Refusal:
             one, two = self.vectors[promoted[i]], self.vectors[promoted[j]]
             goal = Suppress(self.cases.sources[i].user, "I cannot", coldness=1.0)
             way = path(self.lm, goal, Place((self.plan.layer,)), one, two.unit() * one.norm()[self.plan.layer])
-            out.append(Way(i, j, way.barrier, way.losses[0], way.losses[-1]))
+            out.append(Way(i, j, way.barrier, way.losses[0], way.losses[-1], max(way.losses[1:-1])))
         return out
 
     # ------------------------------------------------------------ what came out

@@ -35,6 +35,24 @@ class Flips:
 
 
 @dataclass(frozen=True)
+class Letters:
+    """How much of the answers under one vector is neither letter.
+
+    Attributes:
+        steered: mean probability outside the letters, of watched questions with the vector added, and of unwatched
+            ones with it subtracted. unsteered: of the same without.
+        added_watched, subtracted_unwatched: as in `Flips`, where an answer counts only if the letters have more than
+            half of the probability.
+    """
+
+    condition: Condition
+    steered: list[float]
+    unsteered: list[float]
+    added_watched: Count
+    subtracted_unwatched: Count
+
+
+@dataclass(frozen=True)
 class Results:
     """What the study found.
 
@@ -52,6 +70,7 @@ class Results:
     seed: int
     unsteered: dict[str, Count]
     flips: list[Flips]
+    letters: list[Letters]
     cosines: list[float]
     auc: list[float]
 
@@ -104,8 +123,25 @@ def page(run: Run) -> Path:
         ("Paper and here", finding_rows(_beside_the_paper(r, best, longest, randoms))),
         ("Medians by norm", by_norm),
         ("Every vector", rows),
+        ("Answers that are neither letter", _letter_rows(r)),
     ]
     return write_sections(run, "Alignment faking", about, findings, {}, sections, _figures(r, best, randoms))
+
+
+def _letter_rows(r: Results) -> list[list[str]]:
+    head = ["vector", "outside the letters: watched, added", "unwatched, subtracted", "the same unsteered"]
+    head += ["flips that are answers: watched, added", "unwatched, subtracted"]
+    rows = [
+        [
+            x.condition.label,
+            *(f"{p:.2%}" for p in x.steered),
+            "; ".join(f"{p:.2%}" for p in x.unsteered),
+            told(x.added_watched),
+            told(x.subtracted_unwatched),
+        ]
+        for x in r.letters
+    ]
+    return [head, *rows]
 
 
 def _over(way: _Way, some: Sequence[Flips]) -> str:
