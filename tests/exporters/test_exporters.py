@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +135,10 @@ def test_a_hook_fits_every_family(name: str, tmp_path: Path) -> None:
     shown(export(iv, lm, tmp_path / "hook", to="hook"))
 
 
-@pytest.mark.parametrize("template", [True, False])
+@pytest.mark.parametrize("template", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_file_is_short_and_runs_alone(template: bool, tmp_path: Path) -> None:
-    lm = model("llama")
+    made = model("llama")
+    lm = LM(made.model, deepcopy(made.tokenizer), id="short")  # the tokenizer is everybody's
     if not template:
         lm.tokenizer.chat_template = None
     lm.model.save_pretrained(tmp_path / "model")

@@ -158,7 +158,9 @@ class Mortal:
     def close(self) -> None: ...
 
 
-def test_the_dead_are_replaced_but_not_for_ever(tmp_path: Path) -> None:
+def test_the_dead_are_replaced_but_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("trimtab.workers", "trimtab.workers.claims"):
+        monkeypatch.setattr(f"{module}.POLL", 0.02)
     Toy(tmp_path / "a")
     job, seen = Job(None, str(tmp_path), 1), dict[str, tuple[int, int]]()
     watch = lambda name: lambda done, total, words="": seen.__setitem__(name, (done, total))  # noqa: E731
