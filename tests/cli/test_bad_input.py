@@ -103,6 +103,13 @@ def flags() -> Iterator[tuple[str, ...]]:
         yield ("learn", method, *PAIRS, "--nosuch", "1")
         yield ("learn", method, *ON)
         yield from (("learn", method, "--data", d, *ON) for d in ("optimsm", "nowhere.jsonl", "brindlemoor/greedy"))
+    run = ("run", "first-light", "--to", "{h}/new-run")
+    yield from ((*run, "--workers", bad) for bad in ("", "local", "local:0", "local:x", "slurm:", "kubernetes:2"))
+    yield from ((*run, "--shard", bad) for bad in ("", "0/2", "3/2", "1", "a/b", "1/0"))
+    yield from ((*run, "--threads", bad) for bad in ("0", "-1", "x"))
+    yield (*run, "--workers", "local:2", "--shard", "1/2")
+    yield (*run, "--count", "2")
+    yield from (("merge", bad) for bad in ("{h}/foreign", "{h}/nowhere", "{h}/pairs.jsonl"))
     yield from ((*STEER, "--multiplier", bad) for bad in (*NUMBERS, "1e7"))
     yield from ((*STEER, "--layers", bad) for bad in ("4", "-1", "one", "1.5"))
     yield from (

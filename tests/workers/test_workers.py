@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -367,21 +368,36 @@ def test_jobs_of_submitit(place: Path, tmp_path: Path, monkeypatch: pytest.Monke
     assert told(tmp_path / "r") == single(place, "first-light")
 
 
-@pytest.mark.slow
-def test_a_cluster_of_ray_that_loses_a_node(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("ray", reason="ray is not installed")
-    from ray.cluster_utils import Cluster
+CLUSTER = """
+import sys, threading
+from pathlib import Path
+from ray.cluster_utils import Cluster
+from trimtab.workers import run
 
-    monkeypatch.chdir(place)
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    small = {"object_store_memory": 100 << 20}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False, **small})
+small = {"object_store_memory": 100 << 20}
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False, **small})
+second = cluster.add_node(num_cpus=1, **small)
+threading.Timer(9.0, lambda: cluster.remove_node(second, allow_graceful=False)).start()
+run(Path("reliability.toml"), Path(sys.argv[1]), f"ray:{cluster.address}", threads=1)
+cluster.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_a_cluster_of_ray_that_loses_a_node(place: Path, tmp_path: Path) -> None:
+    """In a process of its own, which is ended if the cluster does not come up."""
+    pytest.importorskip("ray", reason="ray is not installed")
+    expected = single(place, "reliability")
+    call = [sys.executable, "-c", CLUSTER, str(tmp_path / "r")]
+    env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    log = tmp_path / "log"  # not a pipe: what Ray starts would hold it open
+    with log.open("w") as told_there:
+        driver = subprocess.Popen(call, cwd=place, env=env, stderr=told_there, start_new_session=True)
     try:
-        second = cluster.add_node(num_cpus=1, **small)
-        shot = threading.Timer(9.0, lambda: cluster.remove_node(second, allow_graceful=False))
-        shot.start()
-        run_with(Path("reliability.toml"), tmp_path / "r", f"ray:{cluster.address}", threads=1)
-        shot.cancel()
+        driver.wait(timeout=240)
     finally:
-        cluster.shutdown()
-    assert told(tmp_path / "r") == single(place, "reliability")
+        with suppress(ProcessLookupError):
+            os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+    assert driver.returncode == 0, log.read_text()[-3000:]
+    assert told(tmp_path / "r") == expected

@@ -54,7 +54,8 @@ class Run:
 
         run_folder(self.to)
         recipe_file = located(self.recipe)
-        if self.workers or self.shard or self.threads or self.count or (self.to / "work").is_dir():
+        several = (self.workers, self.shard, self.threads, self.count)
+        if any(x is not None for x in several) or (self.to / "work").is_dir():
             self._together(recipe_file)
             return
         study = studies.read(recipe_file, self.size)
@@ -80,7 +81,7 @@ class Run:
         from trimtab.cli.bars import bars
         from trimtab.workers.merge import left
 
-        if self.workers and self.shard:
+        if self.workers is not None and self.shard is not None:
             raise RecipeError("--workers and --shard", expected="one of them")
         if self.count is not None and (self.count < 1 or not self.workers or self.workers[:5] == "local"):
             raise RecipeError("--count", given=self.count, expected="1 or more, with --workers ray or slurm")
@@ -88,7 +89,7 @@ class Run:
             raise RecipeError("--threads", given=self.threads, expected="1 or more")
         shard = None if self.shard is None else _shard(self.shard)
         with bars(not self.common.json) as watch:
-            if self.workers:
+            if self.workers is not None:
                 workers.run(
                     recipe, self.to, self.workers, size=self.size, threads=self.threads, count=self.count, watch=watch
                 )

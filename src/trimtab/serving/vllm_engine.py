@@ -96,12 +96,11 @@ class _Engine:
         g = torch.Generator().manual_seed(0)
         probe = SteeringVector({layer: 100.0 * torch.randn(self.facts.width, generator=g)})
         self.raw[probe.hash] = base64.b64encode(probe.to_bytes()).decode()
+        self.using[probe.hash] += 1
         await self._hold([probe.hash])
         ids = list(range(5, 13))
-        plain, steered = (
-            await self._probed(ids, None),
-            await self._probed(ids, Term(probe.hash, "add", 1.0, "everywhere")),
-        )
+        plain = await self._probed(ids, None)
+        steered = await self._probed(ids, Term(probe.hash, "add", 1.0, "everywhere"))
         again = await self._probed(ids, None)
         edited = await self._edited("probe-1")
         await self._let_go([probe.hash])
@@ -149,24 +148,24 @@ class _Engine:
             if m["id"] in self.tasks:
                 self.tasks[m["id"]].cancel()
         else:
+            self.using.update(s["vector"] for s in m["stack"])  # from now on: the shelf may change before it is begun
             task = asyncio.create_task(self._answered(m))
             self.tasks[m["id"]] = task
             task.add_done_callback(lambda _, id=m["id"]: self.tasks.pop(id, None))
 
     async def _hold(self, hashes: list[str]) -> None:
-        """See that vectors are in the tables, and stay there.
+        """See that vectors that are in use are in the tables.
 
         Raises:
             ServeError: there is no row for one.
         """
-        self.using.update(hashes)
         for hash in hashes:
             self.stale.discard(hash)
             if hash not in self.entering:
                 rpc = self.llm.collective_rpc("trimtab_put", args=(hash, self.raw[hash]))
                 self.entering[hash] = asyncio.create_task(rpc)
             try:
-                await self.entering[hash]
+                await asyncio.shield(self.entering[hash])  # others may wait for it, too
             except Exception as problem:
                 self.entering.pop(hash, None)
                 raise ServeError("a vector finds no place in the engine", given=first_line(problem)[:300]) from problem
@@ -192,7 +191,6 @@ class _Engine:
 
     async def _answered(self, m: Message) -> None:
         """One request, from its prompt to its end; what fails is its alone."""
-        held: list[str] = []
         try:
             row = render(self.tokenizer, m["prompt"], chat=None if m["chat"] else False)
             limit = min(m["limit"], self.facts.context - m["max_tokens"])
@@ -205,8 +203,7 @@ class _Engine:
                 raise ServeError("too many vectors in one request", given=len(terms), expected=f"up to {DEPTH}")
             for term in terms:
                 term.check()
-            held = [t.hash for t in terms]
-            await self._hold(held)
+            await self._hold([t.hash for t in terms])
             self.say({"id": m["id"], "kind": "start", "prompt": row.prompt})
             await self._told(m, list(row.ids), terms)
         except asyncio.CancelledError:  # vLLM has stopped with it
@@ -218,7 +215,7 @@ class _Engine:
                 os._exit(1)  # the server starts another
             self.say({"id": m["id"], "kind": "error", "status": 500, "message": "the engine could not answer this"})
         finally:
-            await self._let_go(held)
+            await self._let_go([s["vector"] for s in m["stack"]])
 
     async def _told(self, m: Message, ids: list[int], terms: list[Term]) -> None:
         how = Sampling(m["max_tokens"], m["temperature"], m["top_p"], m["seed"])

@@ -70,7 +70,8 @@ class Claims(Share):
         stages = {path.stem: run.read(f"units/{path.name}", {}) for path in run.file("units").glob("*.json")}
         keys = {key: (stage, name) for stage, units in stages.items() for name, key in units.items() if key}
         for path in self.folder.iterdir():
-            if path.name not in keys or path.read_text("utf-8") != str(worker):
+            # an empty one is of a worker that was killed between creating and signing it
+            if path.name not in keys or path.read_text("utf-8") not in (str(worker), ""):
                 continue
             stage, name = keys[path.name]
             if path.name not in run.journal(f"../units/{stage}").done:

@@ -87,6 +87,7 @@ class Job:
         import torch
 
         torch.set_num_threads(self.threads)
+        folder = folder.absolute()
         recipe = _opened(folder / TEXT, self.size)
         with _within(self.cwd):
             if isinstance(recipe, StudyRecipe):
