@@ -337,6 +337,34 @@ def test_slow_and_broken_clients(served: Served, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
+def test_memory_stays_flat_under_bad_requests(served: Served) -> None:
+    ask = {"messages": [{"role": "user", "content": WORDS[0]}], "max_tokens": 2, "temperature": 0}
+    lines = ("2 nobody", "1e9 tea", "nan tea", "../../etc/passwd", "2 tea @ nowhere", "tea " * 99)
+    bad = [json.dumps({**ask, "steer": line, "force": True}).encode() for line in lines]
+    bad += [b"{" * 1000, b"x" * 900_000, json.dumps({**ask, "temperature": "hot"}).encode()]
+
+    def resident() -> float:
+        """MB of the server and of its engine."""
+        pids = (os.getpid(), served.made.engine.pid)
+        pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    with httpx.Client() as client:
+
+        def send(n: int) -> set[int]:
+            url = f"{served.url}/v1/chat/completions"
+            return {client.post(url, content=bad[k % len(bad)]).status_code for k in range(n)}
+
+        assert send(300) == {400}
+        before = resident()
+        assert send(3000) == {400}
+        assert resident() - before < 30, "MB"
+    assert served.ask(WORDS[0], "2 tea", force=True).json()["choices"][0]["message"]["content"] == served.said(
+        WORDS[0], "2 tea"
+    )
+
+
+@pytest.mark.slow
 def test_a_thousand_mixed_requests(served: Served) -> None:
     """None wrong, none lost, none unsteered: 40 lines against what `steer` says."""
     draw = random.Random(0)
