@@ -96,7 +96,15 @@ def stages(lm: LM, folder: Run, recipe: Recipe, parts: Splits) -> Iterator[Stage
     layers = lm.layers(recipe.layers or None) if recipe.layer is None else lm.layers([recipe.layer])
     file = folder.file("vectors.safetensors")
 
+    there = folder.manifest.get("trained")
+    if there not in (None, parts.train.hash):
+        raise RunError(
+            f"{folder.path} holds a vector of other training data", given=parts.train.hash, expected=there,
+            do="choose another folder, or restore the data",
+        )  # fmt: skip
+
     def learned(progress: Progress) -> SteeringVector:
+        folder.note(trained=parts.train.hash)
         return kept(file, lambda: learn(lm, parts.train, method, layers, progress=progress))
 
     yield Stage("learn", [Unit("learn", {"data": parts.train.hash}, learned)])

@@ -109,7 +109,7 @@ class Journal:
             aside.write_text(text, "utf-8")
         for part in parts:
             if part != self.path:
-                part.unlink()
+                part.unlink(missing_ok=True)
 
     def _names(self) -> Iterator[str]:
         """Names of complete units; rows are not taken apart yet."""

@@ -103,6 +103,12 @@ def test_a_hook_over_tables_does_what_operators_do(line: str, lm: LM) -> None:
 def test_tokens_are_counted_once(lm: LM) -> None:
     v = SteeringVector({1: torch.ones(lm.width)})
     tables = Tables({1: Block()}, lm.width, 16, "cpu", rows=3)
+    tables.begin("foreign-1", told([Term("nobody's", "add", 1.0, "everywhere")]), 1)
+    tables.place([("foreign-1", 0, 1)])
+    assert not tables.add.any() and tables.receipt("foreign") == {}, (
+        "not known here: nothing is steered, and that is told"
+    )
+    tables.end("foreign-1")
     tables.put(v.hash, v)
     tables.begin("id-ab12", told([Term(v.hash, "add", 1.0, "from_last_prompt_token")]), 6)
     tables.place([("id-ab12", 4, 1)])  # four tokens were found in a cache
@@ -233,6 +239,7 @@ def test_mixed_batches_equal_steer_and_nothing_leaks(way: str, lm: LM, folder: P
                 together = list(pool.map(lambda key: text(ask(url, *key)), order))
             assert together == [expected[key] for key in order]
         _replaced(url, lm, folder)
+        _second_turn(url, lm)
         _refused(url, lm)
         if way == "eager":
             _shot(url, made, lm)
@@ -324,6 +331,17 @@ def _replaced(url: str, lm: LM, folder: Path) -> None:
     httpx.put(f"{url}/v1/steering/tea", content=old, headers={"X-Admin-Key": "k" * 20}, timeout=60)
     assert text(ask(url, LONG, "2 tea @ everywhere")) == before
     assert text(ask(url, LONG, "")) == said(lm, LONG, "")
+
+
+def _second_turn(url: str, lm: LM) -> None:
+    """A conversation that goes on begins like the first turn, and its answer begins elsewhere."""
+    for line in ("2 tea", "2 tea @ prompt", "2 sun @ last_k(3)", "2 tea @ everywhere"):
+        first = text(ask(url, LONG, line))
+        turns = [{"role": "user", "content": LONG}, {"role": "assistant", "content": first}]
+        turns.append({"role": "user", "content": "the rain"})
+        with steer(lm, *Notation.parse(line).stack(vectors(lm))):
+            expected = lm.generate([turns], max_new_tokens=NEW)[0]
+        assert text(ask(url, LONG, line, messages=turns)) == expected, line
 
 
 def _refused(url: str, lm: LM) -> None:

@@ -319,9 +319,15 @@ def test_shards_apart_are_merged_stage_by_stage(place: Path, tmp_path: Path) -> 
     finally:
         os.chdir(before)
     assert told(folders[0]) == single(place, "reliability") and not left(Run(folders[0]))
+    job = folders[1] / "work" / "job.json"
+    job.write_text(job.read_text().replace('"size": null', '"size": "full"'))
+    before = {p: p.read_bytes() for p in folders[0].rglob("*") if p.is_file()}
+    with pytest.raises(RunError, match="another size"):
+        merge(folders[0], [folders[1]])
     (folders[1] / "work" / "recipe.toml").write_text("other")
     with pytest.raises(RunError, match="another run"):
         merge(folders[0], [folders[1]])
+    assert {p: p.read_bytes() for p in before} == before, "what is refused touches nothing"
 
 
 @pytest.mark.slow

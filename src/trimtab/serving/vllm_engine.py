@@ -181,6 +181,8 @@ class _Engine:
 
     async def _free(self, hashes: list[str]) -> None:
         for hash in hashes:
+            if self.using[hash] > 0:  # somebody has come meanwhile
+                continue
             self.stale.discard(hash)
             if self.entering.pop(hash, None) is not None:
                 self.raw.pop(hash, None)

@@ -9,7 +9,7 @@ A term changes the stream x, in float32, by m v - c (u.x) u with u the direction
 ablate c is m and the first part is absent. The tables are there before vLLM compiles or records anything, and only
 their contents change. A token without terms is changed by exactly nothing.
 
-It wraps three functions of vLLM that are not public, of the versions in VERSIONS, and does nothing at all unless the
+It wraps five functions of vLLM that are not public, of the versions in VERSIONS, and does nothing at all unless the
 engine is started with `additional_config={"trimtab": {...}}`.
 """
 
@@ -64,7 +64,15 @@ class _Request:
 class Tables:
     """What the hooks read: vectors by block and row, and for every token of a pass the rows that act on it."""
 
-    def __init__(self, blocks: Mapping[int, Any], width: int, tokens: int, device: Any, rows: int = ROWS) -> None:
+    def __init__(
+        self,
+        blocks: Mapping[int, Any],
+        width: int,
+        tokens: int,
+        device: Any,
+        rows: int = ROWS,
+        elsewhere: Sequence[int] = (),
+    ) -> None:
         size = tokens + SLACK
         self.slots = torch.zeros(size, DEPTH, dtype=torch.int64, device=device)
         self.add = torch.zeros(size, DEPTH, 1, device=device)
@@ -74,7 +82,7 @@ class Tables:
         self.unwanted: set[str] = set()
         self.requests: dict[str, _Request] = {}
         self.receipts: OrderedDict[str, tuple[list[Term], list[int]]] = OrderedDict()
-        self.blocks = dict(blocks)
+        self.blocks, self.elsewhere = dict(blocks), elsewhere  # blocks that other workers steer
         for block in self.blocks.values():
             for name in ("trimtab_v", "trimtab_u"):
                 block.register_buffer(name, torch.zeros(rows, width, device=device), persistent=False)
@@ -91,7 +99,7 @@ class Tables:
         self.unwanted.discard(hash)
         if hash in self.rows:
             return
-        foreign = [k for k in vector.layers if k not in self.blocks]
+        foreign = [k for k in vector.layers if k not in self.blocks and k not in self.elsewhere]
         if foreign:
             raise ServeError("this engine does not steer the block", given=foreign, expected=sorted(self.blocks))
         rows = next(iter(self.blocks.values())).trimtab_v.shape[0]
@@ -149,7 +157,10 @@ class Tables:
         for k, term in enumerate(request.terms):
             acts = term.acts(start, n, request.prompt)
             m, c = term.factors
-            slots[:, k] = torch.where(acts, self.rows[term.hash], 0)
+            row = self.rows.get(term.hash)
+            if row is None:  # the front has let in what is not here: its receipt will say that nothing was steered
+                continue
+            slots[:, k] = torch.where(acts, row, 0)
             add[:, k, 0], cut[:, k, 0] = acts * m, acts * c
             # each token once: those whose keys were found in a cache, and not again after a preemption
             fresh = max(0, start + n - request.seen)
@@ -206,6 +217,8 @@ def register() -> None:
     processor = import_module("vllm.v1.engine.input_processor").InputProcessor
     worker.load_model = _loading(worker.load_model)
     runner._prepare_inputs = _preparing(runner._prepare_inputs)
+    runner._update_states = _updating(runner._update_states)
+    processor.__init__ = _beginning(processor.__init__)
     processor.process_inputs = _processing(processor.process_inputs)
     worker.trimtab_put = lambda self, hash, data: self.trimtab.put(
         hash, SteeringVector.from_bytes(base64.b64decode(data))
@@ -256,7 +269,8 @@ def _tables(worker: Any, settings: Mapping[str, Any]) -> Tables:
     chosen = [int(k) for k in settings.get("layers") or range(n)]
     local = {k: blocks[k] for k in chosen if type(blocks[k]).__name__ != "PPMissingLayer"}
     width, tokens = config.model_config.get_hidden_size(), config.scheduler_config.max_num_batched_tokens
-    tables = Tables(local, width, tokens, worker.device, int(settings.get("rows", ROWS)))
+    elsewhere = [k for k in chosen if k not in local]
+    tables = Tables(local, width, tokens, worker.device, int(settings.get("rows", ROWS)), elsewhere)
     if settings.get("vectors"):
         for vector in recommended(str(settings["vectors"])).values():
             tables.put(vector.hash, vector)
@@ -269,18 +283,43 @@ def _preparing(prepare: Callable[..., Any]) -> Callable[..., Any]:
         out = prepare(self, scheduled, counts)
         tables: Tables | None = getattr(self, KEY, None)
         if tables is not None:
-            for id in scheduled.finished_req_ids:
-                tables.end(id)
-            for new in scheduled.scheduled_new_reqs:
-                extra = (new.sampling_params.extra_args or {}) if new.sampling_params is not None else {}
-                if KEY in extra:
-                    tables.begin(new.req_id, extra[KEY], len(new.prompt_token_ids or ()))
             batch = self.input_batch
             starts = batch.num_computed_tokens_cpu
             tables.place([(id, int(starts[k]), int(counts[k])) for k, id in enumerate(batch.req_ids[: batch.num_reqs])])
         return out
 
     return prepare_inputs
+
+
+def _updating(update: Callable[..., Any]) -> Callable[..., Any]:
+    """Requests begin and end here: it is called for steps without tokens, too, in which the last one ends."""
+
+    @wraps(update)
+    def update_states(self: Any, scheduled: Any) -> Any:
+        tables: Tables | None = getattr(self, KEY, None)
+        if tables is not None:
+            for id in scheduled.finished_req_ids:
+                tables.end(id)
+            for new in scheduled.scheduled_new_reqs:
+                extra = (new.sampling_params.extra_args or {}) if new.sampling_params is not None else {}
+                if KEY in extra:
+                    tables.begin(new.req_id, extra[KEY], len(new.prompt_token_ids or ()))
+        return update(self, scheduled)
+
+    return update_states
+
+
+def _beginning(init: Callable[..., Any]) -> Callable[..., Any]:
+    """The front reads the folder of vectors when the workers do, and not when somebody asks first."""
+
+    @wraps(init)
+    def begin(self: Any, *args: Any, **how: Any) -> None:
+        init(self, *args, **how)
+        settings = self.vllm_config.additional_config.get(KEY) or {}
+        if settings.get("vectors"):
+            recommended(str(settings["vectors"]))
+
+    return begin
 
 
 def _processing(process: Callable[..., Any]) -> Callable[..., Any]:
@@ -298,7 +337,9 @@ def _processing(process: Callable[..., Any]) -> Callable[..., Any]:
             refused: Any = import_module("vllm.exceptions").VLLMValidationError  # which vLLM answers with 400
             raise refused(str(problem), parameter=LINE) from problem
         params.extra_args = {**extra, KEY: told(terms)}
-        salt = json.dumps([params.extra_args[KEY], request.cache_salt])
+        # where a prompt ends is where most positions begin: a longer one that begins alike is another request
+        told_length = any(t.positions != "everywhere" for t in terms) and len(request.prompt_token_ids or ())
+        salt = json.dumps([params.extra_args[KEY], told_length, request.cache_salt])
         request.cache_salt = hashlib.sha256(salt.encode()).hexdigest()
         return request
 

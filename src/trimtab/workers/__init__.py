@@ -20,7 +20,7 @@ from trimtab.progress import Progress, Watch, silent
 from trimtab.runs import Run
 from trimtab.stages import Every, done_units
 from trimtab.workers.base import Ended, Engine
-from trimtab.workers.claims import POLL, Claims
+from trimtab.workers.claims import DEATHS, POLL, Claims
 from trimtab.workers.engines import KINDS, engine
 from trimtab.workers.job import Job
 from trimtab.workers.work import Order
@@ -28,7 +28,6 @@ from trimtab.workers.work import Order
 __all__ = ["KINDS", "Ended", "Engine", "Job", "alone", "drive", "engine", "run"]
 
 GRACE = 10.0  # seconds that the others have, once one worker has seen that all is done
-HOPELESS = 3  # workers in a row that die without anything finished between
 
 
 def run(
@@ -109,7 +108,8 @@ def drive(some: Engine, n: int, to: Path, job: Job, watch: Watch) -> None:
     orders = [Order(str(to.absolute()), session, k + 1) for k in range(n)]
     handles: dict[Order, Any] = {}
     try:
-        handles |= {order: some.start(order, job.threads) for order in orders}
+        for order in orders:
+            handles[order] = some.start(order, job.threads)
         deaths, before, until = 0, shown.update(), math.inf
         while handles and time.monotonic() < until:
             time.sleep(POLL)
@@ -127,17 +127,21 @@ def drive(some: Engine, n: int, to: Path, job: Job, watch: Watch) -> None:
                 elif until == math.inf:
                     claims.bury(run, order.number)
                     deaths += 1
-                    if deaths >= max(HOPELESS, 2 * n):
+                    if deaths > max(DEATHS, 2 * n):
                         raise RunError(
                             "workers die, and nothing is finished between",
-                            given=f"{deaths} in a row",
+                            given=f"{deaths} in a row; over {', '.join(claims.buried()) or 'no unit'}",
                             do=f"look into {run.file('work', 'logs')}",
                         )
                     handles[order] = some.start(order, job.threads)
-        claims.clear()
     finally:
         for handle in handles.values():
             some.stop(handle)
+    for handle in handles.values():  # nobody writes any more
+        patience = time.monotonic() + GRACE
+        while some.ended(handle) is None and time.monotonic() < patience:
+            time.sleep(POLL)
+    claims.clear()
 
 
 class _Bars:

@@ -1,12 +1,14 @@
-"""Who does which unit, when several processes work in one folder: whoever is first to create a file of its name."""
+"""Who does which unit, when several processes work in one folder: whoever is first to put a file of its name there."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,8 @@ CLAIMS = "work/claims"
 class Claims(Share):
     """A process that takes any unit that nobody has taken, and goes on to the next stage when all are done.
 
-    A unit is taken by creating a file, which can be done once, on network disks too. The files belong to a session: a
-    new one starts afresh, and what is done is known by the units' journals and not by claims.
+    A unit is taken by linking a file to its name, which can be done once, on network disks too. The files belong to a
+    session: a new one starts afresh, and what is done is known by the units' journals and not by claims.
     """
 
     patient = True
@@ -39,11 +41,14 @@ class Claims(Share):
     def takes(self, number: int, key: str) -> bool:
         if self._given_up(key):
             return False
+        aside = self.folder / f"{self.worker}.claim"
+        aside.write_text(str(self.worker), "utf-8")
         try:
-            with (self.folder / key).open("x") as file:
-                file.write(str(self.worker))
+            os.link(aside, self.folder / key)  # signed when it is there
         except FileExistsError:
             return False
+        finally:
+            aside.unlink()
         return True
 
     def failed(self, stage: str, unit: Unit, key: str, problem: Exception) -> None:
@@ -70,17 +75,26 @@ class Claims(Share):
         stages = {path.stem: run.read(f"units/{path.name}", {}) for path in run.file("units").glob("*.json")}
         keys = {key: (stage, name) for stage, units in stages.items() for name, key in units.items() if key}
         for path in self.folder.iterdir():
-            # an empty one is of a worker that was killed between creating and signing it
-            if path.name not in keys or path.read_text("utf-8") not in (str(worker), ""):
+            try:
+                if path.name not in keys or path.read_text("utf-8") != str(worker):
+                    continue
+            except FileNotFoundError:  # given back meanwhile
                 continue
             stage, name = keys[path.name]
             if path.name not in run.journal(f"../units/{stage}").done:
                 told = {"stage": stage, "unit": name, "problem": "its process died", "died": True}
                 self._enter(path.name, told)
 
+    def buried(self) -> list[str]:
+        """Names of the units over which workers died."""
+        entries = (json.loads(path.read_text("utf-8")) for path in sorted(self.failures.glob("*.json")))
+        return list(dict.fromkeys(e["unit"] for e in entries if e["died"]))
+
     def clear(self) -> None:
-        """Remove the claims of all sessions: the work is over."""
-        shutil.rmtree(self.folder.parent, ignore_errors=True)
+        """Remove the claims of this session: the work is over."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):  # others are at work
+            self.folder.parent.rmdir()
 
     def _enter(self, key: str, entry: dict[str, Any]) -> None:
         """A failure, and the unit is free again."""

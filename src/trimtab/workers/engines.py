@@ -56,6 +56,7 @@ class Local:
         said = logs / f"{name}.said"
         said.unlink(missing_ok=True)
         command = [sys.executable, "-m", "trimtab.workers.work", order.folder, order.session, str(order.number), said]
+        command.append(str(os.getpid()))
         with (logs / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 command,

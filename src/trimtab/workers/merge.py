@@ -35,29 +35,29 @@ def merge(folder: Path, others: Sequence[Path] = (), watch: Watch = silent, seco
     job = Job.of(folder)
     for other in others:
         _same(folder, other)
-    for other in others:
-        _taken(folder, other)
     run = Run(folder)
-    run.tidy()
-    missing = {f"{stage}: {name}" for stage, names in left(run).items() for name in names}
-    if missing:
+    missing = {f"{stage}: {name}" for stage, names in left(run, *map(Run, others)).items() for name in names}
+    if missing:  # nothing is touched: others may be at work
         raise RunError(
             f"{folder} lacks {len(missing)} units",
             given=sorted(missing)[:8],
             expected="all units of a stage",
             do="run their shards, or name the folders they are in: trimtab merge DIR OTHER ...",
         )
+    for other in others:
+        _taken(folder, other)
+    run.tidy()
     return job.finish(folder, seconds) if job.work(folder, watch, _Nothing()) else None
 
 
-def left(run: Run) -> dict[str, list[str]]:
-    """Units that are not done, by stage, of the stages that were opened."""
+def left(*runs: Run) -> dict[str, list[str]]:
+    """Units that are not done in any of these folders, by stage, of the stages that were opened."""
     out: dict[str, list[str]] = {}
-    for path in sorted(run.file("units").glob("*.json")):
-        keys = run.read(f"units/{path.name}", {})
-        names = sorted(keys.keys() - done_units(run, path.stem, keys))
+    for stage in sorted({path.stem for run in runs for path in run.file("units").glob("*.json")}):
+        keys = {name: key for run in runs for name, key in run.read(f"units/{stage}.json", {}).items()}
+        names = sorted(keys.keys() - {name for run in runs for name in done_units(run, stage, keys)})
         if names:
-            out[path.stem] = names
+            out[stage] = names
     return out
 
 
@@ -73,11 +73,18 @@ def _same(folder: Path, other: Path) -> None:
             raise RunError(f"{other} holds no share of a run", expected=f"a folder with {name}")
         if name == TEXT and mine.read_bytes() != theirs.read_bytes():
             raise RunError(f"{other} is a share of another run", given=str(theirs), expected=f"the recipe of {folder}")
-    if Job.of(folder).threads != Job.of(other).threads:
+    mine, theirs = Job.of(folder), Job.of(other)
+    if (mine.threads, mine.size) != (theirs.threads, theirs.size):
         raise RunError(
-            f"{other} was done with another number of threads",
-            given=Job.of(other).threads,
-            expected=Job.of(folder).threads,
+            f"{other} was done with another number of threads, or in another size",
+            given=(theirs.threads, theirs.size),
+            expected=(mine.threads, mine.size),
+        )
+    here, there = (Run(f).manifest.get("parts", {}) for f in (folder, other))
+    differing = sorted(part for part in here.keys() & there.keys() if here[part] != there[part])
+    if differing:
+        raise RunError(
+            f"{other} is a share of another run", given=differing, expected=f"the same model and data as in {folder}"
         )
 
 

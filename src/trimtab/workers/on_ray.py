@@ -9,8 +9,9 @@ import os
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
+from trimtab.errors import RecipeError
 from trimtab.workers.base import Ended
 from trimtab.workers.work import MEMORY, Order, work
 
@@ -41,6 +42,11 @@ class Ray:
     def fits(self, threads: int) -> int:
         """How many workers the cluster holds at once."""
         there = ray.cluster_resources()
+        largest = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
+        if not self.gpus and threads > largest:
+            raise RecipeError(
+                "no machine of the cluster has so many cores", given=threads, expected=f"--threads {largest:g}"
+            )
         return int(there.get("GPU", 0) / self.gpus if self.gpus else there.get("CPU", 1) / threads) or 1
 
     def start(self, order: Order, threads: int) -> Any:
@@ -56,10 +62,10 @@ class Ray:
             return None
         try:
             return Ended(False, str(ray.get(future)))
-        except RayActorError:
-            return Ended(True)
         except RayTaskError as problem:
             return Ended(False, str(problem))
+        except RayError:  # its process, its node or its memory is gone
+            return Ended(True)
 
     def stop(self, handle: Any) -> None:
         ray.kill(handle[0], no_restart=True)

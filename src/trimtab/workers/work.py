@@ -63,7 +63,7 @@ def _orphaned(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_orphaned, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_orphaned, args=(int(sys.argv[5]),), daemon=True).start()
     told = work(Order(sys.argv[1], sys.argv[2], int(sys.argv[3])))
     print(told, file=sys.stderr, flush=True)
     Path(sys.argv[4]).write_text(told, "utf-8")
