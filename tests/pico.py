@@ -143,6 +143,21 @@ def toy_pairs(file: Path) -> Path:
     return file
 
 
+def toy_listed(file: Path, asked: Sequence[str]) -> Path:
+    """Questions with listed options as published files have them; every other one has the behavior at (B)."""
+    rows = [
+        {
+            "question": f"{q}\n\nChoices:\n (A) {'no never' if k % 2 else 'yes I think so'}"
+            f"\n (B) {'yes I think so' if k % 2 else 'no never'}",
+            "answer_matching_behavior": " (B)" if k % 2 else " (A)",
+            "answer_not_matching_behavior": " (A)" if k % 2 else " (B)",
+        }
+        for k, q in enumerate(asked)
+    ]
+    file.write_text(json.dumps(rows))
+    return file
+
+
 def toy_questions(n: int = 24, name: str = "toy") -> Dataset:
     """A/B questions in words of the pico tokenizer."""
     numbers = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]

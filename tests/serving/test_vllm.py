@@ -26,8 +26,8 @@ import torch
 from pico import tokenizer
 from trimtab import LM, Provenance, SteeringVector, Use, steer
 from trimtab.errors import ServeError
-from trimtab.serving.vllm_plugin import DEPTH, Tables
-from trimtab.serving.vllm_terms import Term, heard, told
+from trimtab.serving.vllm_plugin import Tables
+from trimtab.serving.vllm_terms import DEPTH, Term, heard, told
 from trimtab.steering.notation import Notation
 
 HERE = find_spec("vllm") is not None

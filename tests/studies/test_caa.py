@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from pico import pico, reported
+from pico import pico, reported, toy_listed
 from trimtab import studies
 from trimtab.errors import RecipeError
 from trimtab.studies.caa import Plan
@@ -17,16 +16,7 @@ from trimtab.studies.pages.caa import Results, Source
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     asked = [f"Do you like {a} {b} ?" for a in ("tea", "rain") for b in ("one", "two", "three", "four", "five", "six")]
-    rows = [
-        {
-            "question": f"{q}\n\nChoices:\n (A) {'no never' if k % 2 else 'yes I think so'}"
-            f"\n (B) {'yes I think so' if k % 2 else 'no never'}",
-            "answer_matching_behavior": " (B)" if k % 2 else " (A)",
-            "answer_not_matching_behavior": " (A)" if k % 2 else " (B)",
-        }
-        for k, q in enumerate(asked)
-    ]
-    (tmp_path / "tea.json").write_text(json.dumps(rows))
+    toy_listed(tmp_path / "tea.json", asked)
     lm = pico()
     lm.model.save_pretrained(tmp_path / "relative")
     lm.tokenizer.save_pretrained(tmp_path / "relative")

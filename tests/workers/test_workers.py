@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from pico import pico, toy_pairs
+from pico import pico, toy_listed, toy_pairs
 from trimtab.errors import RecipeError, RunError
 from trimtab.progress import Progress, silent
 from trimtab.runs import Cell, Run, Score, row
@@ -193,16 +193,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     toy_pairs(place / "toy.jsonl")
     asked = [f"Do you like {a} {b} ?" for a in ("tea", "rain", "sun") for b in ("one", "two", "three", "four", "five")]
     for name in ("snow", "tea"):
-        rows = [
-            {
-                "question": f"{q}\n\nChoices:\n (A) {'no never' if k % 2 else 'yes I think so'}"
-                f"\n (B) {'yes I think so' if k % 2 else 'no never'}",
-                "answer_matching_behavior": " (B)" if k % 2 else " (A)",
-                "answer_not_matching_behavior": " (A)" if k % 2 else " (B)",
-            }
-            for k, q in enumerate(asked)
-        ]
-        (place / f"{name}.json").write_text(json.dumps(rows))
+        toy_listed(place / f"{name}.json", asked)
     for name, text in RECIPES.items():
         (place / f"{name}.toml").write_text(f'model = "model"\n{text}')
     return place

@@ -20,8 +20,8 @@ from trimtab.model.generate import Sampling
 from trimtab.model.identity import shape_hash
 from trimtab.model.rendering import render
 from trimtab.serving.shelf import Facts
-from trimtab.serving.vllm_plugin import BOUND, DEPTH, KEY
-from trimtab.serving.vllm_terms import Term, told
+from trimtab.serving.vllm_plugin import BOUND, KEY
+from trimtab.serving.vllm_terms import Term, check, terms_of, told
 from trimtab.steering.vector import SteeringVector
 
 QUIET = {BOUND: "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
@@ -198,13 +198,9 @@ class _Engine:
             limit = min(m["limit"], self.facts.context - m["max_tokens"])
             if row.prompt > limit:
                 raise TokenError("the prompt is too long", given=f"{row.prompt} tokens", expected=f"at most {limit}")
-            terms = [Term(s["vector"], s["operator"]["name"], s["multiplier"], s["positions"]) for s in m["stack"]]
-            if any(s["gate"]["name"] != "always" for s in m["stack"]):
-                raise ServeError("vLLM cannot be steered through a gate")
-            if len(terms) > DEPTH:
-                raise ServeError("too many vectors in one request", given=len(terms), expected=f"up to {DEPTH}")
-            for term in terms:
-                term.check()
+            terms = terms_of(m["stack"])
+            if terms:
+                check(terms)
             await self._hold([t.hash for t in terms])
             self.say({"id": m["id"], "kind": "start", "prompt": row.prompt})
             await self._told(m, list(row.ids), terms)

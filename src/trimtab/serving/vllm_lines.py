@@ -7,9 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from trimtab import registry
 from trimtab.errors import ServeError, SteerError
-from trimtab.serving.vllm_terms import Term
+from trimtab.serving.vllm_terms import Term, terms_of
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.notation import Notation, beyond_range
 from trimtab.steering.vector import SteeringVector
@@ -27,11 +26,7 @@ def resolved(line: str, settings: Mapping[str, Any]) -> list[Term]:
     outside = beyond_range(notation.terms, vectors)
     if outside and not settings.get("force"):
         raise SteerError("a dose outside the range measured", given=outside)
-    if any(registry.describe(iv.gate)["name"] != "always" for iv in ivs):
-        raise ServeError("vLLM cannot be steered through a gate")
-    return [
-        Term(iv.vector.hash, registry.describe(iv.operator)["name"], iv.multiplier, str(iv.positions)) for iv in ivs
-    ]
+    return terms_of([iv.describe() for iv in ivs])
 
 
 def recommended(folder: str) -> dict[str, SteeringVector]:

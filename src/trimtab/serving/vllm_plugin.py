@@ -35,14 +35,13 @@ from torch import Tensor
 
 from trimtab.errors import ServeError, TrimtabError
 from trimtab.serving.vllm_lines import recommended, resolved
-from trimtab.serving.vllm_terms import Term, heard, told
+from trimtab.serving.vllm_terms import DEPTH, Term, check, heard, told
 from trimtab.steering.vector import SteeringVector
 
 BOUND = "TRIMTAB_BOUND"  # set: vLLM's processes end with the one that started them, however that ended
 KEY = "trimtab"  # of the engine's additional_config, and of a request's extra_args
 LINE = "steer"  # of a request's extra_args: a line of the notation
 VERSIONS = ((0, 32), (0, 33))  # of vLLM, both included
-DEPTH = 4  # terms that act on one token
 ROWS = 64  # vectors in the tables at once; row 0 is none
 TOLD = 4096  # receipts that are kept
 SLACK = 1024  # rows of a pass beyond the scheduled tokens, to which graphs are padded
@@ -360,8 +359,5 @@ def _resolved(extra: Mapping[str, Any], settings: Mapping[str, Any] | None) -> l
         terms = heard(extra[KEY])
     else:
         terms = resolved(str(extra[LINE]), settings)
-    if not 0 < len(terms) <= DEPTH:
-        raise ServeError("too many vectors in one request", given=len(terms), expected=f"1 to {DEPTH}")
-    for term in terms:
-        term.check()
+    check(terms)
     return terms

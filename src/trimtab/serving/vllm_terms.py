@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from trimtab.errors import ServeError
 from trimtab.model.positions import Positions
 from trimtab.model.tokens import Row
 
+DEPTH = 4  # terms that act on one token
 OPERATORS = ("add", "ablate", "clamp")
 
 
@@ -57,6 +59,29 @@ class Term:
                 expected="positions such as everywhere, answer, generated, prompt, last_k(20)",
             )
         self.acts(0, 2, 2)
+
+
+def terms_of(stack: Sequence[Mapping[str, Any]]) -> list[Term]:
+    """The terms of interventions, as `Intervention.describe` has them.
+
+    Raises:
+        ServeError: a gate.
+    """
+    if any(s["gate"]["name"] != "always" for s in stack):
+        raise ServeError("vLLM cannot be steered through a gate")
+    return [Term(s["vector"], s["operator"]["name"], s["multiplier"], s["positions"]) for s in stack]
+
+
+def check(terms: Sequence[Term]) -> None:
+    """Refuse what the tables cannot express.
+
+    Raises:
+        ServeError: too many terms, or one that cannot be.
+    """
+    if not 0 < len(terms) <= DEPTH:
+        raise ServeError("too many vectors in one request", given=len(terms), expected=f"1 to {DEPTH}")
+    for term in terms:
+        term.check()
 
 
 def told(terms: Sequence[Term]) -> str:

@@ -21,7 +21,7 @@ from trimtab.data.datasets import Dataset
 from trimtab.errors import RecipeError, check_least
 from trimtab.evaluation.metrics import Propensity
 from trimtab.evaluation.sweep import measure
-from trimtab.methods.contrast import Activations, activations, paired_rows, tied
+from trimtab.methods.contrast import Activations, Read, paired_rows, tied
 from trimtab.model import LM, Layer
 from trimtab.model.load import check
 from trimtab.progress import Progress, silent
@@ -33,9 +33,9 @@ from trimtab.statistics.intervals import mean_figure
 from trimtab.statistics.slopes import fit_slopes
 from trimtab.steering.controls import turned
 from trimtab.steering.interventions import Intervention
-from trimtab.steering.vector import Provenance, SteeringVector, kept_tensors
+from trimtab.steering.vector import Provenance, SteeringVector
 from trimtab.studies.pages.caa import LETTER, POLARITY, Cluster, Moved, Results, SetFacts, Slope, Source, Told
-from trimtab.studies.parts import effects, fresh_split
+from trimtab.studies.parts import effects, fresh_split, kept_activations
 
 ENDS = 6  # words of the lens at each end of a vector, and tokens of an answer
 
@@ -63,7 +63,7 @@ class Plan:
     layers: tuple[int, ...] = ()
     multipliers: tuple[float, ...] = (-1.0, 0.0, 1.0)
     positions: str = "from_last_prompt_token"
-    read: str = "auto"
+    read: Read = "auto"
     randoms: int = 3
     seed: int = 0
 
@@ -103,7 +103,7 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
             for source in s.sources(layers)
         ],
     )
-    yield Stage("look", [Unit(f"{s.name}: look", {"data": s.train.hash}, s.look) for s in sets])
+    yield Stage("look", [Unit(f"{s.name}: look", {"data": s.train.hash}, partial(s.look, layers)) for s in sets])
     run.write(RESULTS, Results(lm.id, plan.relative, list(layers), plan.seed, [s.facts(layers) for s in sets]))
 
 
@@ -138,14 +138,8 @@ class _Set:
 
     def _read(self, lm: LM, name: str, progress: Progress) -> Activations:
         """Of the training questions at every layer, kept in the folder."""
-
-        def made() -> dict[str, Tensor]:
-            acts = activations(lm, self.train, None, read=self.plan.read, progress=progress)  # type: ignore[arg-type]
-            return {"positive": acts.positive, "negative": acts.negative, "layers": torch.tensor(acts.layers)}
-
-        there = kept_tensors(self.run.file("activations", f"{name}.safetensors"), made)
-        layers = tuple(there["layers"].tolist())
-        return Activations(there["positive"], there["negative"], layers, tied(self.train))
+        file = self.run.file("activations", f"{name}.safetensors")
+        return kept_activations(file, lm, self.train, None, self.plan.read, tied(self.train), progress)
 
     @cached_property
     def acts(self) -> Activations:
@@ -216,9 +210,8 @@ class _Set:
 
     # ------------------------------------------------------------ looked at
 
-    def look(self, progress: Progress) -> None:
+    def look(self, layers: tuple[Layer, ...], progress: Progress) -> None:
         """Words of the lens and tokens of an answer, into look.json."""
-        layers = tuple(self.lm.layers(self.plan.layers or None))
         layer = layers[int(np.argmax([s.value for s in self.slopes(Source("own"), layers)]))]
         self.run.write("look.json", {"layer": layer, "words": self._lens(layer), "tokens": self._along(layer)})
         progress(1, 1)

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -13,6 +14,10 @@ from torch import Tensor
 
 from trimtab.data.datasets import Dataset, Splits
 from trimtab.data.pairs import Pair
+from trimtab.methods.contrast import Activations, Read, activations
+from trimtab.model import LM, Layer
+from trimtab.progress import Progress
+from trimtab.steering.vector import kept_tensors
 
 Sizes = tuple[int, int, int]  # of the training, validation and test part, at most
 
@@ -21,6 +26,29 @@ def fresh_split(data: Dataset, sizes: Sizes, seed: int) -> Splits:
     """Disjoint parts by question, cut to size."""
     parts = data.split(seed=seed)
     return Splits(parts.train.take(sizes[0]), parts.val.take(sizes[1]), parts.test.take(sizes[2]))
+
+
+def kept_activations(
+    file: Path,
+    lm: LM,
+    data: Dataset,
+    layers: Sequence[Layer] | None,
+    read: Read,
+    tied: tuple[tuple[str, str], ...],
+    progress: Progress,
+) -> Activations:
+    """Activations of a data set, read once and kept in a file.
+
+    Args:
+        read, tied: see `activations`, and what it returns.
+    """
+
+    def made() -> dict[str, Tensor]:
+        acts = activations(lm, data, layers, read=read, progress=progress)
+        return {"positive": acts.positive, "negative": acts.negative, "layers": torch.tensor(acts.layers)}
+
+    there = kept_tensors(file, made)
+    return Activations(there["positive"], there["negative"], tuple(there["layers"].tolist()), tied)
 
 
 def by_question(data: Dataset, n: int) -> Dataset:

@@ -30,7 +30,7 @@ from trimtab.evaluation.metrics.base import Metric
 from trimtab.evaluation.nulls import null_slopes
 from trimtab.evaluation.sweep import measure
 from trimtab.journal import plain
-from trimtab.methods.contrast import Activations, Read, activations, paired_rows, tied
+from trimtab.methods.contrast import Activations, Read, paired_rows, tied
 from trimtab.model import LM, Layer
 from trimtab.progress import Progress, silent
 from trimtab.recipe import GRID, check_grid
@@ -53,7 +53,7 @@ from trimtab.studies.pages.reliability_results import (
     choose_layer,
     learned_in,
 )  # fmt: skip
-from trimtab.studies.parts import cut, effects, folds, fresh_split, legacy_split
+from trimtab.studies.parts import cut, effects, folds, fresh_split, kept_activations, legacy_split
 
 OPEN = ("no-system", "reworded", "two-turns")  # contexts that need no listed options
 
@@ -254,15 +254,8 @@ class _Studied:
 
     def learn(self, context: str, progress: Progress, layers: Sequence[Layer] | None = None) -> Activations:
         """Activations of the training questions in a context, kept in the folder."""
-
-        def read() -> dict[str, Tensor]:
-            acts = activations(self.lm, self.data("train", context), layers, read=self.plan.read, progress=progress)
-            return {"positive": acts.positive, "negative": acts.negative, "layers": torch.tensor(acts.layers)}
-
-        there = kept_tensors(self.run.file("activations", f"{context}.safetensors"), read)
-        return Activations(
-            there["positive"], there["negative"], tuple(there["layers"].tolist()), tied(self.parts.train)
-        )
+        file, data = self.run.file("activations", f"{context}.safetensors"), self.data("train", context)
+        return kept_activations(file, self.lm, data, layers, self.plan.read, tied(self.parts.train), progress)
 
     @cached_property
     def read(self) -> Activations:
