@@ -27,7 +27,8 @@ from trimtab.reports.analysis import choose_layer
 from trimtab.runs import Run
 from trimtab.stages import Share, Stage, Unit, carry_out
 from trimtab.steering.controls import null_controls, random_controls
-from trimtab.steering.interventions import Intervention
+from trimtab.steering.interventions import Intervention, check_stack
+from trimtab.steering.notation import vector_of
 from trimtab.steering.use import Use
 from trimtab.steering.vector import SteeringVector, kept
 
@@ -67,9 +68,10 @@ def finish(recipe: Recipe, to: str | Path, seconds: float) -> Run:
     report(folder)
     layer = folder.manifest["layer"]
     vector = SteeringVector.load(folder.file("vectors.safetensors"))
+    vector = vector if layer is None else vector.at(layer)
     there = folder.read("use.json")
     use = vector.use if there is None else Use.from_json(there, str(folder.file("use.json")))
-    shipped = replace(vector.at(layer), evidence=folder.read("summary.json"), use=use)
+    shipped = replace(vector, evidence=folder.read("summary.json"), use=use)
     shipped.save(folder.file("vector.safetensors"))
     return folder
 
@@ -86,43 +88,35 @@ def checked(recipe: Recipe) -> Splits:
     with named("positions"):
         Positions.parse(recipe.positions)
     check(recipe.model, dtype=recipe.dtype, device=recipe.device)
+    if recipe.vector:
+        with named("vector"):
+            given(recipe)
     return split(recipe)
+
+
+def given(recipe: Recipe) -> Intervention:
+    """The vector a recipe names, as it is to be used, times one."""
+    vector = vector_of(recipe.vector, recipe.vectors or None)
+    return Intervention.recommended(vector, layers=() if recipe.layer is None else (recipe.layer,)).times(1.0)
 
 
 def stages(lm: LM, folder: Run, recipe: Recipe, parts: Splits) -> Iterator[Stage]:
     """A recipe as stages of units: learn, choose a layer, measure."""
-    method: Method = registry.make("method", recipe.method)
     metrics: list[Metric] = [registry.make("metric", m) for m in recipe.metrics]
-    layers = lm.layers(recipe.layers or None) if recipe.layer is None else lm.layers([recipe.layer])
-    file = folder.file("vectors.safetensors")
-
-    there = folder.manifest.get("trained")
-    if there not in (None, parts.train.hash):
-        raise RunError(
-            f"{folder.path} holds a vector of other training data", given=parts.train.hash, expected=there,
-            do="choose another folder, or restore the data",
-        )  # fmt: skip
-
-    def learned(progress: Progress) -> SteeringVector:
-        folder.note(trained=parts.train.hash)
-        return kept(file, lambda: learn(lm, parts.train, method, layers, progress=progress))
-
-    yield Stage("learn", [Unit("learn", {"data": parts.train.hash}, learned)])
-    vector = SteeringVector.load(file)
-    sweep = Intervention(vector, registry.make("operator", recipe.operator), positions=recipe.positions)
-    layer = recipe.layer
-    if layer is None:
-        small = tuple(m for m in (-1.0, 0.0, 1.0) if m in recipe.multipliers)  # enough to tell the steepest for sure
-        grid = small if len(small) == 3 else recipe.multipliers
-        val = Measurement(
-            lm, sweep, parts.val, metrics[:1], to=folder.path, part="val", multipliers=grid, layers=vector.layers
-        )
-        yield Stage("choose layer", batches(val, "choose layer"))
-        layer = choose_layer(folder)
+    vector = yield from _learned(lm, folder, recipe, parts)
+    if recipe.vector:
+        iv = given(recipe)
+    else:
+        sweep = Intervention(vector, registry.make("operator", recipe.operator), positions=recipe.positions)
+        layer = recipe.layer
+        if layer is None:
+            layer = yield from _chosen(lm, folder, recipe, parts, sweep, metrics[0])
+        iv = replace(sweep, vector=vector.at(layer))
+    at = iv.vector.layers
     some = [paired_rows(lm, p)[0] for p in parts.val.take(8)]
-    folder.note(layer=layer, blocks=lm.blocks_path, residual={str(k): n for k, n in lm.norms(some, [layer]).items()})
+    norms = {str(k): n for k, n in lm.norms(some, at).items()}
+    folder.note(layer=at[0] if len(at) == 1 else None, blocks=lm.blocks_path, residual=norms)
 
-    iv = replace(sweep, vector=vector.at(layer))
     controls = random_controls(iv.vector, recipe.controls, recipe.seed) | null_controls(iv.vector, recipe.controls)
     test = Measurement(
         lm,
@@ -134,18 +128,60 @@ def stages(lm: LM, folder: Run, recipe: Recipe, parts: Splits) -> Iterator[Stage
         multipliers=recipe.multipliers,
         controls=controls,
         draws=recipe.draws,
-        among=vector if recipe.layer is None else None,
+        among=None if recipe.vector or recipe.layer is not None else vector,
     )
-    at = {"layer": layer}
+    where = {"layer": at[0] if len(at) == 1 else list(at)}
     yield Stage(
         "measure",
         [
             *batches(test, "measure"),
-            Unit("nulls", at, test.compare),
-            Unit("generate", at, partial(_generate, lm, iv, parts.test, recipe, folder)),
-            *([Unit("dose", at, partial(_dosed, lm, iv, parts.val, folder))] if recipe.dose else []),
+            Unit("nulls", where, test.compare),
+            Unit("generate", where, partial(_generate, lm, iv, parts.test, recipe, folder)),
+            *([Unit("dose", where, partial(_dosed, lm, iv, parts.val, folder))] if recipe.dose else []),
         ],
     )
+
+
+def _learned(lm: LM, folder: Run, recipe: Recipe, parts: Splits) -> Generator[Stage, None, SteeringVector]:
+    """The stage that learns the vector, or takes the one that is given.
+
+    Raises:
+        RunError: the folder holds one of other data, or another one.
+    """
+    method: Method = registry.make("method", recipe.method)
+    layers = lm.layers(recipe.layers or None) if recipe.layer is None else lm.layers([recipe.layer])
+    file = folder.file("vectors.safetensors")
+    there = folder.manifest.get("trained")
+    if there not in (None, parts.train.hash):
+        raise RunError(
+            f"{folder.path} holds a vector of other training data", given=parts.train.hash, expected=there,
+            do="choose another folder, or restore the data",
+        )  # fmt: skip
+
+    def learned(progress: Progress) -> SteeringVector:
+        folder.note(trained=parts.train.hash)
+        if recipe.vector:
+            return kept(file, lambda: check_stack(lm, given(recipe))[0].vector)
+        return kept(file, lambda: learn(lm, parts.train, method, layers, progress=progress))
+
+    yield Stage("learn", [Unit("learn", {"data": parts.train.hash}, learned)])
+    vector = SteeringVector.load(file)
+    if recipe.vector and vector.hash != given(recipe).vector.hash:
+        do = "choose another folder, or restore it"
+        raise RunError(f"{folder.path} holds the run of another vector", given=recipe.vector, do=do)
+    return vector
+
+
+def _chosen(
+    lm: LM, folder: Run, recipe: Recipe, parts: Splits, sweep: Intervention, metric: Metric
+) -> Generator[Stage, None, int]:
+    """The stage that chooses a layer, on validation items."""
+    small = tuple(m for m in (-1.0, 0.0, 1.0) if m in recipe.multipliers)  # enough to tell the steepest for sure
+    grid = small if len(small) == 3 else recipe.multipliers
+    layers = sweep.vector.layers
+    val = Measurement(lm, sweep, parts.val, [metric], to=folder.path, part="val", multipliers=grid, layers=layers)
+    yield Stage("choose layer", batches(val, "choose layer"))
+    return choose_layer(folder)
 
 
 def batches(sweep: Measurement, name: str) -> list[Unit]:
@@ -193,7 +229,12 @@ def _dosed(lm: LM, iv: Intervention, val: Dataset, folder: Run, progress: Progre
     """How the vector is to be used, measured once on validation items, into use.json of the run."""
     if folder.read("use.json") is not None:
         return
-    settled = Use(iv.vector.layers, positions=str(iv.positions), operator=registry.describe(iv.operator))
+    settled = Use(
+        iv.vector.layers,
+        positions=str(iv.positions),
+        operator=registry.describe(iv.operator),
+        gate=registry.describe(iv.gate),
+    )
     use = recommend(lm, iv.vector, val, use=settled, progress=progress).use
     assert use is not None
     folder.write("use.json", use.to_json())

@@ -48,6 +48,9 @@ class Recipe:
         data: a built-in behavior, a file, or an `hf:` address.
         form: "answers", "choices", or what the file holds.
         method, operator: a table with `name` and the fields of the leaf.
+        vector: a vector's file, or, with `vectors`, a line such as "0.6 pirate + formal" over the vectors of that
+            folder: it is measured at the layers, positions and with the operator it says, and nothing is learned.
+        vectors: the folder.
         layers: layers to sweep on the validation part; empty for all.
         layer: use this one and sweep nothing.
         multipliers: the grid; must hold 0.
@@ -74,6 +77,8 @@ class Recipe:
     template: Mapping[str, Any] | None = None
     form: Literal["answers", "choices"] | None = None
     method: Mapping[str, Any] = field(default_factory=lambda: {"name": "mean-diff"})
+    vector: str = ""
+    vectors: str = ""
     operator: Mapping[str, Any] = field(default_factory=lambda: {"name": "add"})
     layers: tuple[int, ...] = ()
     layer: int | None = None
@@ -98,6 +103,8 @@ class Recipe:
         check_least("recipe", 0, layers=min(self.layers, default=0), layer=self.layer or 0)
         check_least("recipe", 1, max_new_tokens=self.max_new_tokens)
         check_least("recipe", 1, limit=1 if self.limit is None else self.limit)
+        if self.vectors and not self.vector:
+            raise RecipeError("a folder of vectors, and no line", expected='vector = "0.6 pirate + formal"')
         for name in self.ask or ():
             if name not in ("positive", "negative"):
                 raise UnknownName("key of ask", name, ("positive", "negative"))

@@ -8,14 +8,17 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from paths import TESTS
 from pico import build, tokenizer, toy_pairs
-from trimtab import LM, cli, registry
+from trimtab import LM, Provenance, Use, cli, registry
+from trimtab.runs import Run
 from trimtab.steering.vector import SteeringVector
 
 GOLDEN = TESTS / "golden"
@@ -267,7 +270,7 @@ def test_chat(model: str, tmp_path: Path) -> None:
     lm, said = LM.load(model), list[str]()
     turns = io.StringIO("Do you like tea ?\n/m 2\n/m two\n/what\n/clear\nyes\n/quit\nno\n")
     iv = Intervention(SteeringVector({1: torch.ones(lm.width)}))
-    Talk(lm, iv, turns.readline, said.append, 4, 0.0, 0).run()
+    Talk(lm, (iv,), turns.readline, said.append, 4, 0.0, 0).run()
     text = "".join(said)
     assert "multiplier 2" in text and "not a number" in text and text.count("> ") == 7
 
@@ -283,7 +286,7 @@ def test_chat_commands(model: str) -> None:
     lines = ["yes", "/both", "no", "/layer 2", "/layer 7", "/layer x", "/retry", "/system A B", "tea", "/system"]
     turns = io.StringIO("\n".join([*lines, "/nonsense", "/help", ""]))
     iv = Intervention(v.at(1))
-    talk = Talk(lm, iv, turns.readline, said.append, 4, 0.7, 0, vector=lambda k: Intervention(v.at(k)))
+    talk = Talk(lm, (iv,), turns.readline, said.append, 4, 0.7, 0, vector=lambda k: Intervention(v.at(k)))
     talk.run()
     text = "".join(said)
     assert "multiplier 1 at layer 1" in text and "multiplier 1 at layer 2" in text
@@ -293,7 +296,7 @@ def test_chat_commands(model: str) -> None:
     assert "not a command" in text and text.count("/retry         ") == 2
 
     heard = list[str]()
-    stopped = Talk(lm, None, io.StringIO("yes\nno\n").readline, heard.append, 4, 0.0, 0)
+    stopped = Talk(lm, (), io.StringIO("yes\nno\n").readline, heard.append, 4, 0.0, 0)
     generate = lm.generate
 
     def interrupted(prompts: list[list[dict[str, str]]], **how: object) -> list[str]:
@@ -304,6 +307,61 @@ def test_chat_commands(model: str) -> None:
     lm.generate = interrupted  # type: ignore[method-assign]
     stopped.run()
     assert "[stopped]" in "".join(heard) and len(stopped.messages) == 4
+
+
+def test_a_line_of_several_vectors(model: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a conversation, in a measurement, in a recipe, and what it costs."""
+    from trimtab.cli.chat import Talk
+    from trimtab.cli.flags import UseFlags
+    from trimtab.cli.learning import of_line
+
+    lm, folder, said = LM.load(model), tmp_path / "vectors", list[str]()
+    folder.mkdir()
+    for k, name in ((1, "tea"), (2, "sun")):
+        g = torch.Generator().manual_seed(k)
+        v = SteeringVector({k: torch.randn(lm.width, generator=g)}, Provenance.of(lm), use=Use((k,), 2.0))
+        v.save(folder / f"{name}.safetensors")
+    lines = [
+        "/m 2",
+        "yes",
+        "/steer tea - 0.5 sun",
+        "/m 2",
+        "/layer 1",
+        "/both",
+        "yes",
+        "/steer",
+        "yes",
+        "/steer 1 no",
+        "",
+    ]
+    read = partial(of_line, folder=folder, use=UseFlags())
+    Talk(lm, (), io.StringIO("\n".join(lines)).readline, said.append, 4, 0.0, 0, line=read).run()
+    text = "".join(said)
+    assert "multiplier 2 at layer 1 and multiplier -0.5 at layer 2" in text and text.count("is for one vector") == 3
+    assert text.count("no vector.") == 1 and "unknown vector 'no'" in text and text.count("unsteered: ") == 1
+    said.clear()
+    Talk(lm, (), io.StringIO("/steer tea\n").readline, said.append, 4, 0.0, 0).run()
+    assert "no folder of vectors" in "".join(said)
+
+    line, run = "tea - 0.5 sun", tmp_path / "run"
+    by = ["--vectors", str(folder), "--model", model]
+    told = json.loads(call(capsys, "measure", line, "--data", data, "--to", str(run), "--draws", "3", *by, "--json"))
+    assert told["folder"] == str(run)
+    recipe = tmp_path / "line.toml"
+    text = f"data = {data!r}\nmodel = {model!r}\nvector = {line!r}\nvectors = {str(folder)!r}\ndraws = 3\nsamples = 2\n"
+    recipe.write_text(text)
+    again = tmp_path / "again"
+    call(capsys, "run", str(recipe), "--to", str(again), "--json")
+    a, b = (Run(f).table("test").curve("propensity", "vector", None)[2] for f in (run, again))
+    np.testing.assert_allclose(a[:, [0, 3, 6]], b[:, [0, 3, 6]], atol=1e-6)
+    found = SteeringVector.load(again / "vector.safetensors")
+    assert (
+        found.layers == (1, 2) and found.evidence is not None and found.use is not None and found.use.dose is not None
+    )
+    SteeringVector({1: torch.ones(lm.width)}, Provenance.of(lm), use=Use((1,), 2.0)).save(folder / "tea.safetensors")
+    with pytest.raises(SystemExit):
+        cli.main(["run", str(recipe), "--to", str(again)])
+    assert "another vector" in capsys.readouterr().err
 
 
 def test_list_reads_names_from_the_sources() -> None:
@@ -572,7 +630,7 @@ def test_a_turn_that_fails_leaves_the_conversation_as_it_was() -> None:
         return generate(prompts, **how)  # type: ignore[arg-type]
 
     lm.generate = failing  # type: ignore[method-assign]
-    Talk(lm, None, lambda: lines.pop(0), lambda text: None, 2, 0.0, 0).run()
+    Talk(lm, (), lambda: lines.pop(0), lambda text: None, 2, 0.0, 0).run()
     assert len(heard) == 3 and heard[2] == [*heard[0], heard[1][1], "sun"]
 
 

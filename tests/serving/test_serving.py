@@ -26,7 +26,9 @@ import uvicorn
 from pico import build, pico, tokenizer
 from trimtab import LM, Provenance, SteeringVector, Use, steer
 from trimtab.errors import ServeError, SteerError, UnknownName, VectorError
+from trimtab.model.generate import Sampling
 from trimtab.serving import Limits, serve, server
+from trimtab.serving.batch import Job, run
 from trimtab.serving.shelf import Facts, Shelf
 from trimtab.steering.notation import Notation
 
@@ -154,6 +156,26 @@ def test_a_receipt_says_what_was_done(served: Served) -> None:
     assert set(receipt["tokens_edited"]) == {"1", "2"}
     assert tokens - 1 <= receipt["tokens_edited"]["1"] <= tokens + 1
     assert set(receipt["projection"]) == {"tea", "rain"} and receipt["warnings"] == []
+
+
+def test_each_token_is_counted_once_and_projections_are_of_the_stream() -> None:
+    """Also where all tokens are run again for every new one, for want of a cache that is exact."""
+    lm = pico("llama")
+    vectors = made_vectors(lm)
+    for line in ("0.001 tea", "0.001 tea @ everywhere"):
+        said = list[dict[str, Any]]()
+        stack = (("tea", Notation.parse(line).stack(vectors)[0]),)
+        row = lm.row(WORDS[0])
+        run(lm, [Job("one", row, stack, Sampling(NEW))], said.append, lambda: None)
+        end, ids = said[-1], list(row.ids)
+        while len(ids) < row.prompt + end["tokens"] + (end["reason"] == "stop"):
+            with torch.no_grad():
+                out = lm.model(torch.tensor([ids]), output_hidden_states=True)
+            ids.append(int(out.logits[0, -1].argmax()))
+        along = out.hidden_states[2][0] @ (vectors["tea"][1] / vectors["tea"][1].norm())
+        steered = along if "everywhere" in line else along[row.prompt - 1 :]
+        assert end["edited"] == {"1": len(steered)}
+        assert end["projection"]["tea"] == pytest.approx(float(steered.mean()), rel=1e-2, abs=1e-2)
 
 
 def test_a_vector_of_other_weights_is_told(served: Served) -> None:

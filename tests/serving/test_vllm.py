@@ -24,9 +24,11 @@ import pytest
 import torch
 
 from pico import tokenizer
-from trimtab import LM, Provenance, SteeringVector, Use, steer
+from trimtab import LM, Intervention, Provenance, SteeringVector, Use, steer
 from trimtab.errors import ServeError
-from trimtab.serving.vllm_plugin import Tables
+from trimtab.model.generate import Sampling
+from trimtab.serving.batch import Job, run
+from trimtab.serving.vllm_plugin import Tables, projections
 from trimtab.serving.vllm_terms import DEPTH, Term, heard, told
 from trimtab.steering.notation import Notation
 
@@ -98,6 +100,26 @@ def test_a_hook_over_tables_does_what_operators_do(line: str, lm: LM) -> None:
             acts = Term("", "add", 1.0, str(iv.positions)).acts(2, 5, 5)
             expected = torch.where(acts[:, None], iv.operator(expected, iv.vector[k], iv.multiplier), expected)
         torch.testing.assert_close((out + same)[2:], expected[0], atol=1e-5, rtol=1e-5)
+    _projections(lm, ivs, tables, h + residual)
+
+
+def _projections(lm: LM, ivs: tuple[Intervention, ...], tables: Tables, x: torch.Tensor) -> None:
+    """Of the stream as each vector found it, before and after the request is over."""
+    sums: dict[str, list[float]] = {}
+    for k in range(4):
+        stream = x[2:][None]
+        for iv in (iv for iv in ivs if k in iv.vector.layers):
+            acts = Term("", "add", 1.0, str(iv.positions)).acts(2, 5, 5)
+            along = (stream[0] @ iv.vector[k] / iv.vector[k].norm())[acts]
+            sums.setdefault(iv.vector.hash, []).extend(along.tolist())
+            stream = torch.where(acts[:, None], iv.operator(stream, iv.vector[k], iv.multiplier), stream)
+    expected = {hash: sum(s) / len(s) for hash, s in sums.items() if s}
+    for _ in range(2):
+        assert dict(projections([tables.receipt("a")])) == pytest.approx(expected, abs=1e-5)
+        assert dict(projections([tables.receipt("a")] * 2)) == pytest.approx(expected, abs=1e-5), "two workers"
+        tables.end("a-1")
+    assert not tables.sums.any() and len(tables.free_lines) == 256
+    assert tables.norms()["2"] == pytest.approx(x.norm(dim=-1).tolist(), abs=1e-5)
 
 
 def test_tokens_are_counted_once(lm: LM) -> None:
@@ -105,19 +127,19 @@ def test_tokens_are_counted_once(lm: LM) -> None:
     tables = Tables({1: Block()}, lm.width, 16, "cpu", rows=3)
     tables.begin("foreign-1", told([Term("nobody's", "add", 1.0, "everywhere")]), 1)
     tables.place([("foreign-1", 0, 1)])
-    assert not tables.add.any() and tables.receipt("foreign") == {}, (
-        "not known here: nothing is steered, and that is told"
-    )
+    told_so = {"edited": {}, "along": [("nobody's", 0.0, 0.0)]}
+    assert not tables.add.any() and tables.receipt("foreign") == told_so, "not known here: nothing is steered"
     tables.end("foreign-1")
     tables.put(v.hash, v)
     tables.begin("id-ab12", told([Term(v.hash, "add", 1.0, "from_last_prompt_token")]), 6)
     tables.place([("id-ab12", 4, 1)])  # four tokens were found in a cache
-    assert tables.receipt("id") == {"1": 0}
+    edited = lambda id: tables.receipt(id)["edited"]  # noqa: E731  # pyright: ignore[reportOptionalSubscript]
+    assert edited("id") == {"1": 0}
     tables.place([("id-ab12", 5, 1)])
     tables.place([("id-ab12", 6, 1)])
     tables.place([("id-ab12", 0, 7)])  # again, after a preemption
     tables.place([("id-ab12", 7, 1)])
-    assert tables.receipt("id") == {"1": 3} and tables.receipt("else") is None
+    assert edited("id") == {"1": 3} and tables.receipt("else") is None
     tables.free(v.hash)
     assert v.hash in tables.rows, "as long as a request needs it"
     others = [SteeringVector({1: torch.full((lm.width,), float(k))}) for k in (2, 3)]
@@ -241,6 +263,7 @@ def test_mixed_batches_equal_steer_and_nothing_leaks(way: str, lm: LM, folder: P
         _replaced(url, lm, folder)
         _second_turn(url, lm)
         _refused(url, lm)
+        _by_a_client(url, lm)
         if way == "eager":
             _shot(url, made, lm)
     for _ in range(50):
@@ -284,7 +307,7 @@ def test_the_server_of_vllm_itself(lm: LM, folder: Path) -> None:
             for line, answer in [(line, asked(line)) for line in lines]:
                 assert (answer.choices[0].message.content or "").lstrip() == said(lm, LONG, line)
             receipt = httpx.get(f"{url}/v1/steering/receipts/{asked('2 tea').id}").json()
-            assert receipt["tokens_edited"]["1"] > 0
+            assert receipt["tokens_edited"]["1"] > 0 and receipt["projection"].keys() == {"tea"}
             assert {v["name"] for v in httpx.get(f"{url}/v1/steering").json()["data"]} == vectors(lm).keys()
             with pytest.raises(openai.BadRequestError, match="nobody"):
                 asked("2 nobody")
@@ -296,6 +319,37 @@ def _of_vllm() -> list[str]:
     """Processes of vLLM's engine."""
     titles = [p.read_text() for p in Path("/proc").glob("[0-9]*/cmdline") if p.is_file()]
     return [t for t in titles if t.startswith(("VLLM", "EngineCore"))]
+
+
+def _embedded(lm: LM, prompt: str, line: str) -> dict[str, float]:
+    """The projections that the embedded engine tells."""
+    notation, said = Notation.parse(line), list[dict[str, Any]]()
+    stack = tuple(zip([t.name for t in notation.terms], notation.stack(vectors(lm)), strict=True))
+    run(lm, [Job("one", lm.row(prompt), stack, Sampling(NEW))], said.append, lambda: None)
+    return said[-1]["projection"]
+
+
+def _by_a_client(url: str, lm: LM) -> None:
+    """A plain client steers two concurrent requests differently, each with its receipt."""
+    import asyncio
+
+    import openai
+
+    async def both() -> Any:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
+            model = (await client.models.list()).data[0].id
+            asked = [
+                client.chat.completions.create(
+                    model=model, messages=[{"role": "user", "content": LONG}], max_tokens=NEW, temperature=0,
+                    extra_body={"steer": line},
+                )
+                for line in ("2 tea", "- 1.5 tea")
+            ]  # fmt: skip
+            return await asyncio.gather(*asked)
+
+    for line, m, answer in zip(("2 tea", "- 1.5 tea"), (2.0, -1.5), asyncio.run(both()), strict=True):
+        assert (answer.choices[0].message.content or "").lstrip() == said(lm, LONG, line)
+        assert answer.steering["vectors"][0]["multiplier"] == m and answer.steering["tokens_edited"]["1"] > 0
 
 
 def _shot(url: str, made: Any, lm: LM) -> None:
@@ -351,6 +405,8 @@ def _refused(url: str, lm: LM) -> None:
     edited = {"1": 2 * n, "3": n}  # the last token of the prompt, and each but the last; two vectors at block 1
     assert answer["steering"]["tokens_edited"] == edited
     assert len(answer["choices"][0]["logprobs"]["content"]) == n
+    assert answer["steering"]["projection"] == pytest.approx(_embedded(lm, PROMPTS[0], "2 tea + sun"), rel=1e-3)
+    assert "times the median norm" in ask(url, PROMPTS[0], "1000 tea").json()["error"]["message"]
     for line in ("nobody", "2 tea @ after('x')", "1 tea + tea + tea + tea + tea"):
         assert ask(url, PROMPTS[0], line).status_code == 400, line
     assert ask(url, PROMPTS[0], "").json()["steering"] is None

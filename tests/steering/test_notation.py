@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,8 +12,8 @@ from hypothesis import strategies as st
 
 from pico import pico
 from trimtab import Intervention, Provenance, SteeringVector, Use, steer
-from trimtab.errors import SteerError, UnknownName
-from trimtab.steering.notation import LEVELS, Notation, Term, beyond_range
+from trimtab.errors import SteerError, TrimtabError, UnknownName, VectorError
+from trimtab.steering.notation import LEVELS, Notation, Term, beyond_range, vector_of
 
 NAMES = st.from_regex(r"[A-Za-z_][\w.-]{0,8}", fullmatch=True).filter(lambda name: name.isascii())
 FACTORS = st.floats(0.001, 1e5).map(lambda x: float(f"{x:.6g}")).flatmap(lambda x: st.sampled_from((x, -x)))
@@ -124,3 +127,61 @@ def test_a_line_steers_as_its_parts_do() -> None:
     b = Intervention(known["formal"], multiplier=-1.0, positions="everywhere")
     with steer(lm, a, b):
         assert torch.equal(one, lm.logits(tokens))
+
+
+def saved(folder: Path, vs: dict[str, SteeringVector]) -> Path:
+    for name, v in vs.items():
+        v.save(folder / f"{name}.safetensors")
+    return folder
+
+
+def test_a_line_as_one_vector_steers_as_the_stack_does(tmp_path: Path) -> None:
+    lm = pico("llama")
+    g = torch.Generator().manual_seed(0)
+    made = Provenance.of(lm)
+    nulls = {"null 0": {1: torch.randn(32, generator=g), 2: torch.randn(32, generator=g)}}
+    vs = {
+        "tea": SteeringVector({1: torch.randn(32, generator=g)}, replace(made, trained_on=("a",)), use=Use((1,), 2.0)),
+        "sun": SteeringVector(
+            {k: torch.randn(32, generator=g) for k in (1, 2)}, replace(made, trained_on=("b",)), nulls=nulls,
+            use=Use((1, 2)),
+        ),
+    }  # fmt: skip
+    line = "tea - 0.5 sun"
+    folder = saved(tmp_path, vs)
+    one = vector_of(line, folder)
+    assert one.layers == (1, 2) and one.use == Use((1, 2)) and one.made.trained_on == ("a", "b") and not one.apart
+    assert not one.nulls and one.made.method["vectors"] == {name: v.hash for name, v in vs.items()}
+    text = ["the rain and the sun"]
+    with steer(lm, *Notation.parse(line).stack(vs)):
+        apart = lm.logprobs(text, ["Do you like tea"])
+    with steer(lm, one):
+        together = lm.logprobs(text, ["Do you like tea"])
+    torch.testing.assert_close(together, apart, atol=1e-4, rtol=1e-4)
+    twice = vector_of("2 sun + sun", folder)
+    torch.testing.assert_close(twice.nulls["null 0"][1], 3 * nulls["null 0"][1])
+    assert vector_of(folder / "sun.safetensors").hash == vs["sun"].hash
+
+
+def test_what_cannot_be_one_vector_is_refused(tmp_path: Path) -> None:
+    made = Provenance.of(pico("llama"))
+    v = torch.ones(32)
+    folder = saved(tmp_path, {
+        **vectors(),
+        "cut": SteeringVector({1: v}, made, use=Use((1,), operator={"name": "ablate"})),
+        "wide": SteeringVector({1: torch.ones(64)}, use=Use((1,))),
+    })  # fmt: skip
+    for line, words in (
+        ("formal + cut", "always added"),
+        ("formal + pirate", "different positions"),
+        ("formal + wide", "different models"),
+        ("formal + nobody", "unknown vector"),
+        ("formal formal", "not understood"),
+    ):
+        with pytest.raises(TrimtabError, match=words):
+            vector_of(line, folder)
+    assert vector_of("formal + pirate @ everywhere", folder).use == Use((1, 2), 1.0, "everywhere")
+    (folder / "broken.safetensors").write_bytes(b"not read, unless it is named")
+    assert vector_of("2 formal", folder).norm() == {2: pytest.approx(32**0.5)}
+    with pytest.raises(VectorError, match="no vectors"):
+        vector_of("formal", folder / "nowhere")

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from trimtab.errors import TrimtabError
+from trimtab.errors import SteerError, TrimtabError
 from trimtab.steering.interventions import Intervention, check_stack, steer
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 HELP = """/m NUMBER      the multiplier; 0 is off
 /layer NUMBER  the layer of the vector
+/steer LINE    such as 0.6 pirate + formal @ answer, where a folder of vectors was named; without a line, nothing
 /both          answer twice from now on, unsteered and steered; again for once
 /retry         answer the last question again
 /system TEXT   what the model is told before the conversation; without text, nothing
@@ -29,19 +30,22 @@ class Talk:
     """A conversation: what was said, and how the next answer is steered.
 
     Args:
-        vector: of which layers can be chosen; that of `iv`, before it was cut down to them.
+        ivs: how the next answer is steered.
+        vector: of which layers can be chosen; that of the one intervention, before it was cut down to them.
+        line: reads a line of the notation.
         listen: the next line, "" at the end.
         say: text as it comes.
     """
 
     lm: LM
-    iv: Intervention | None
+    ivs: tuple[Intervention, ...]
     listen: Callable[[], str]
     say: Callable[[str], None]
     max_new_tokens: int
     temperature: float
     seed: int
     vector: Callable[[int], Intervention] | None = None
+    line: Callable[[str], tuple[Intervention, ...]] | None = None
     both: bool = False
     system: str | None = None
     messages: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
@@ -49,8 +53,7 @@ class Talk:
 
     def run(self) -> None:
         """Take turns until the end of the input or /quit."""
-        if self.iv:
-            check_stack(self.lm, self.iv)
+        check_stack(self.lm, self.ivs)
         self.say(f"{self.lm.id}, {self.state}. /help shows the commands.\n")
         while True:
             self.say("> ")
@@ -65,10 +68,10 @@ class Talk:
 
     @property
     def state(self) -> str:
-        if self.iv is None:
-            return "no vector"
-        layers = ", ".join(map(str, self.iv.vector.layers))
-        return f"multiplier {self.iv.multiplier:g} at layer {layers}"
+        def told(iv: Intervention) -> str:
+            return f"multiplier {iv.multiplier:g} at layer {', '.join(map(str, iv.vector.layers))}"
+
+        return " and ".join(map(told, self.ivs)) or "no vector"
 
     def turn(self, text: str) -> None:
         """One line: a command, or something said to the model."""
@@ -89,27 +92,40 @@ class Talk:
             self.tries += 1
             messages = self.messages[: max(k for k, m in enumerate(self.messages) if m["role"] == "user") + 1]
             self.answer(messages)
-        elif word in ("/m", "/layer") and self.iv is None:
-            self.say("there is no vector: start with trimtab chat VECTOR\n")
-        elif word == "/m" and self.iv is not None:
-            self.iv = self.iv.times(_number(rest, "/m 1.5"))
-            self.say(self.state + "\n")
-        elif word == "/layer" and self.vector is not None and self.iv is not None:
-            chosen = self.vector(int(_number(rest, "/layer 12")))
-            check_stack(self.lm, chosen)
-            self.iv = replace(chosen, multiplier=self.iv.multiplier)
+        elif word in ("/m", "/layer", "/steer"):
+            self.ivs = check_stack(self.lm, self.changed(word, rest))
             self.say(self.state + "\n")
         else:
             self.say(HELP if word == "/help" else f"{text}: not a command, or nothing to do\n{HELP}")
 
+    def changed(self, word: str, rest: str) -> tuple[Intervention, ...]:
+        """How it is steered from now on.
+
+        Raises:
+            SteerError: there is nothing to change in this way; else as reading a number or a line.
+        """
+        if word == "/steer":
+            if self.line is None:
+                raise SteerError("no folder of vectors was named", do="start with trimtab chat --vectors DIR")
+            return self.line(rest) if rest else ()
+        if len(self.ivs) != 1:
+            do = "/steer LINE says how strong each is" if self.line else "start with trimtab chat VECTOR"
+            raise SteerError(f"{word} is for one vector", given=f"{len(self.ivs)} vectors", do=do)
+        (iv,) = self.ivs
+        if word == "/m":
+            return (iv.times(_number(rest, "/m 1.5")),)
+        if self.vector is None:
+            raise SteerError("a line's vectors act at the layers their files say")
+        return (replace(self.vector(int(_number(rest, "/layer 12"))), multiplier=iv.multiplier),)
+
     def answer(self, asked: Sequence[dict[str, str]]) -> None:
         """Answer, and remember what was said; a turn that fails leaves nothing behind."""
-        iv = self.iv if self.iv is not None and self.iv.multiplier != 0 else None
-        if self.both and iv is not None:
+        ivs = self.ivs if any(iv.multiplier for iv in self.ivs) else ()
+        if self.both and ivs:
             self.say("unsteered: ")
-            self.spoken(asked, None)
+            self.spoken(asked, ())
             self.say("steered: ")
-        reply = self.spoken(asked, iv)
+        reply = self.spoken(asked, ivs)
         rendered = self.lm.row(self.opened(asked)).text
         self.messages = [*asked, {"role": "assistant", "content": self.lm.rendering.answer(reply, rendered)}]
 
@@ -117,7 +133,7 @@ class Talk:
         """The messages with the system message before them."""
         return [*([{"role": "system", "content": self.system}] if self.system else []), *asked]
 
-    def spoken(self, asked: Sequence[dict[str, str]], iv: Intervention | None) -> str:
+    def spoken(self, asked: Sequence[dict[str, str]], ivs: tuple[Intervention, ...]) -> str:
         """What the model says, shown as it comes; an interrupt keeps what was said so far."""
         shown, reply = 0, ""
 
@@ -132,8 +148,8 @@ class Talk:
         seed = self.seed + len(asked) + 1000 * self.tries
         try:
             with ExitStack() as stack:
-                if iv is not None:
-                    stack.enter_context(steer(self.lm, iv))
+                if ivs:
+                    stack.enter_context(steer(self.lm, *ivs))
                 reply = self.lm.generate([self.opened(asked)], seed=seed, on_text=stream, **options)[0]  # type: ignore[arg-type]
         except KeyboardInterrupt:
             self.say(" [stopped]")

@@ -15,8 +15,11 @@ class Capability:
     """What a vector costs: knowledge, truthfulness, and tasks of lm-eval, beside random directions of its norm."""
 
     vector: Positional[Path]
+    """A vector's file; with --vectors, a line such as "0.6 pirate + formal"."""
     to: Path
     """The run folder; the same command resumes."""
+    vectors: Path | None = None
+    """Folder of vectors, which a line calls by the names of their files."""
     questions: tuple[str, ...] = ("knowledge", "truthful")
     """Sets that come with trimtab, or files of questions with choices (TruthfulQA, or question, choices, answer)."""
     tasks: tuple[str, ...] = ()
@@ -40,14 +43,14 @@ class Capability:
         from trimtab.cli.bars import bars
         from trimtab.evaluation.capability import questions
         from trimtab.steering.interventions import Intervention, check_stack
-        from trimtab.steering.vector import SteeringVector
+        from trimtab.steering.notation import vector_of
         from trimtab.studies.capability import Plan
 
         plan = Plan(
-            str(self.vector), self.questions, self.tasks, self.task_folder, self.limit, self.multipliers, self.randoms,
-            self.seed,
+            str(self.vector), str(self.vectors or ""), self.questions, self.tasks, self.task_folder, self.limit,
+            self.multipliers, self.randoms, self.seed,
         )  # fmt: skip
-        iv = Intervention.recommended(SteeringVector.load(self.vector))
+        iv = Intervention.recommended(vector_of(self.vector, self.vectors))
         for source in self.questions:
             questions(source)
         run_folder(self.to)

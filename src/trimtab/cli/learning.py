@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,7 +31,7 @@ from trimtab.cli.flags import (
     show,
     writable,
 )
-from trimtab.errors import RecipeError, UnknownName, VectorError
+from trimtab.errors import RecipeError, UnknownName
 
 if TYPE_CHECKING:
     from trimtab.data.datasets import Dataset
@@ -184,21 +185,20 @@ class Steer:
         """The vector as its file and the flags say, or those of a line."""
         if self.vectors is None:
             return (self.use.load(self.vector),)
-        if self.use != UseFlags():
-            raise RecipeError("a line says how its vectors are used", given=self.use, do="leave out the flags of use")
-        from trimtab.steering.notation import Notation
-        from trimtab.steering.vector import SteeringVector
+        return of_line(str(self.vector), self.vectors, self.use)
 
-        files = {f.stem: f for f in sorted(self.vectors.glob("*.safetensors"))}
-        if not files:
-            raise VectorError(f"no vectors in {self.vectors}", expected="a folder of .safetensors files")
-        notation = Notation.parse(str(self.vector))
-        names = [term.name for term in notation.terms]
-        for name in names:
-            if name not in files:
-                raise UnknownName("vector", name, files)
-        known = {name: SteeringVector.load(files[name]) for name in names}
-        return notation.stack(known)
+
+def of_line(line: str, folder: Path, use: UseFlags) -> tuple[Intervention, ...]:
+    """The interventions of a line, which leaves no place for the flags of use.
+
+    Raises:
+        RecipeError: flags of use; else as `stack_of`.
+    """
+    if use != UseFlags():
+        raise RecipeError("a line says how its vectors are used", given=use, do="leave out the flags of use")
+    from trimtab.steering.notation import stack_of
+
+    return stack_of(line, folder)
 
 
 @dataclass(frozen=True)
@@ -206,6 +206,9 @@ class Chat:
     """Talk to a model, steered or not. /help shows the commands; ctrl-C ends an answer, not the conversation."""
 
     vector: Positional[Path | None] = None
+    """A vector's file; with --vectors, a line such as "0.6 pirate + formal @ answer"."""
+    vectors: Path | None = None
+    """Folder of vectors, which a line calls by the names of their files; /steer changes the line."""
     use: UseFlags = field(default_factory=UseFlags)
     system: str | None = None
     """What the model is told before the conversation."""
@@ -221,15 +224,24 @@ class Chat:
         self.on.check()
         from trimtab.cli.chat import Talk
         from trimtab.model.generate import Sampling
+        from trimtab.steering.notation import shelved
         from trimtab.steering.vector import SteeringVector
 
         Sampling(self.max_new_tokens, self.temperature)
-        vector = None if self.vector is None else SteeringVector.load(self.vector)
-        iv = None if vector is None else self.use.of(vector)
-        at = None if vector is None else lambda k: dataclasses.replace(self.use, layers=(k,)).of(vector)
         how = (self.max_new_tokens, self.temperature, self.seed)
+        if self.vectors is not None:
+            shelf = self.vectors
+            read = partial(of_line, folder=shelf, use=self.use)
+            ivs = read(str(self.vector)) if self.vector else ()
+            known = ivs or (Intervention.recommended(SteeringVector.load(f)) for f in shelved(shelf).values())
+            on = self.on.of(next(iter(known)).vector)
+            Talk(on.load(), ivs, heard(), say, *how, line=read, system=self.system).run()
+            return
+        vector = None if self.vector is None else SteeringVector.load(self.vector)
+        ivs = () if vector is None else (self.use.of(vector),)
+        at = None if vector is None else lambda k: dataclasses.replace(self.use, layers=(k,)).of(vector)
         on = self.on if vector is None else self.on.of(vector)
-        Talk(on.load(), iv, heard(), say, *how, vector=at, system=self.system).run()
+        Talk(on.load(), ivs, heard(), say, *how, vector=at, system=self.system).run()
 
 
 def heard() -> Callable[[], str]:

@@ -144,9 +144,12 @@ class Measure:
     """Score a vector, random controls and the prompt baseline on held-out items, and write the report."""
 
     vector: Positional[Path]
+    """A vector's file; with --vectors, a line such as "0.6 pirate + formal"."""
     what: OnData
     to: Path
     """The run folder; the same command resumes."""
+    vectors: Path | None = None
+    """Folder of vectors, which a line calls by the names of their files."""
     metrics: tuple[str, ...] = ("propensity", "likelihood", "kl", "outside-mass")
     """What to score; trimtab list names them."""
     multipliers: tuple[float, ...] = ()
@@ -166,9 +169,9 @@ class Measure:
         from trimtab.evaluation.sweep import measure, transcripts
         from trimtab.recipe import check_grid
         from trimtab.reports import report
-        from trimtab.steering.vector import SteeringVector
+        from trimtab.steering.notation import vector_of
 
-        vector = SteeringVector.load(self.vector)
+        vector = vector_of(self.vector, self.vectors)
         iv = self.place.of(vector)
         multipliers = self.multipliers or (GRID if vector.use is None else vector.use.grid or GRID)
         metrics = [registry.make("metric", m) for m in self.metrics]

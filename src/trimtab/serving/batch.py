@@ -50,6 +50,9 @@ class Job:
     new: list[int] = field(default_factory=list[int])
     edited: dict[Layer, int] = field(default_factory=dict[Layer, int])
     along: dict[str, tuple[float, int]] = field(default_factory=dict[str, tuple[float, int]])
+    reached: dict[tuple[Layer, int], int] = field(
+        default_factory=dict[tuple[Layer, int], int]
+    )  # the last token counted
     told: int = 0  # characters, and tokens: an answer that is begun again says nothing twice
     heard: int = 0
     canceled: bool = False
@@ -79,26 +82,34 @@ class Edits:
     def _change(self, layer: Layer, h: Tensor, frame: Frame) -> Tensor:
         out = h
         for rows in self.groups.values():
-            acting = [(name, iv) for name, iv in self.jobs[rows[0]].stack if layer in iv.vector.vectors]
+            stack = self.jobs[rows[0]].stack
+            acting = [k for k, (_, iv) in enumerate(stack) if layer in iv.vector.vectors]
             if not acting:
                 continue
             out = out.clone() if out is h else out
             here = torch.tensor(rows, device=h.device)
             part, about = out[here], Frame(frame.index[here], [frame.rows[k] for k in rows])
-            for name, iv in acting:
-                part = self._apply(name, iv, layer, part, about, rows)
+            for k in acting:
+                part = self._apply(k, layer, part, about, rows)
             out[here] = part
         return out
 
-    def _apply(self, name: str, iv: Intervention, layer: Layer, h: Tensor, frame: Frame, rows: Sequence[int]) -> Tensor:
-        """One intervention on some rows, and how much of it there was."""
-        selected = iv.where.select(frame.index, frame.rows)  # (r, s)
+    def _apply(self, at: int, layer: Layer, h: Tensor, frame: Frame, rows: Sequence[int]) -> Tensor:
+        """One intervention on some rows, and how much of it there was: each token once, also where a model without an
+        exact cache runs over all of them again.
+        """
+        name, iv = self.jobs[rows[0]].stack[at]
         moved, _ = iv.apply(h, layer, frame)
+        before = torch.tensor([self.jobs[k].reached.get((layer, at), -1) for k in rows])
+        fresh = frame.index > before[:, None].to(frame.index)
+        selected = iv.where.select(frame.index, frame.rows) & fresh  # (r, s)
         counts = selected.sum(-1).tolist() if iv.multiplier else [0] * len(rows)
         v = iv.vector[layer].reshape(-1, iv.vector.width)[0].to(h.device)
         along = ((h.float() @ unit(v)) * selected.to(h.device)).sum(-1).tolist()
-        for k, n, a in zip(rows, counts, along, strict=True):
+        last = frame.index.amax(-1).tolist()
+        for k, n, a, end in zip(rows, counts, along, last, strict=True):
             job = self.jobs[k]
+            job.reached[layer, at] = max(end, job.reached.get((layer, at), -1))
             job.edited[layer] = job.edited.get(layer, 0) + n
             total, seen = job.along.get(name, (0.0, 0))
             job.along[name] = (total + a, seen + n)

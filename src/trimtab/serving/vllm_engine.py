@@ -9,18 +9,19 @@ import base64
 import os
 import signal
 from collections import Counter
-from collections.abc import Mapping
 from importlib import import_module
+from statistics import median
 from typing import Any, NoReturn
 
 import msgspec
 
+from trimtab.data.builtin import neutral
 from trimtab.errors import ServeError, TokenError, TrimtabError, first_line
 from trimtab.model.generate import Sampling
 from trimtab.model.identity import shape_hash
 from trimtab.model.rendering import render
 from trimtab.serving.shelf import Facts
-from trimtab.serving.vllm_plugin import BOUND, KEY
+from trimtab.serving.vllm_plugin import BOUND, KEY, projections
 from trimtab.serving.vllm_terms import Term, check, terms_of, told
 from trimtab.steering.vector import SteeringVector
 
@@ -102,7 +103,8 @@ class _Engine:
         plain = await self._probed(ids, None)
         steered = await self._probed(ids, Term(probe.hash, "add", 1.0, "everywhere"))
         again = await self._probed(ids, None)
-        edited = await self._edited("probe-1")
+        receipt = (await self._receipt("probe-1"))[0]
+        edited = receipt and receipt["edited"]
         await self._let_go([probe.hash])
         await self._forget()
         if plain != again or plain == steered or edited != {str(layer): len(ids)}:
@@ -111,6 +113,16 @@ class _Engine:
                 given=f"unsteered {plain} and {again}, steered {steered}, tokens edited {edited}",
                 expected="another answer under a large vector, the same without one",
             )
+
+    async def _norms(self) -> dict[str, float]:
+        """The median norm of the stream at every steered block, on everyday prompts."""
+        seen: dict[str, list[float]] = {}
+        for prompt in list(neutral())[:4]:
+            await self._probed(list(render(self.tokenizer, prompt).ids), None)
+            for worker in await self.llm.collective_rpc("trimtab_norms"):
+                for layer, norms in worker.items():
+                    seen.setdefault(layer, []).extend(norms)
+        return {layer: median(norms) for layer, norms in seen.items()}
 
     async def _probed(self, ids: list[int], term: Term | None) -> Any:
         params = self.sampling.SamplingParams(
@@ -123,7 +135,7 @@ class _Engine:
     async def serve(self) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._end)
         facts = msgspec.to_builtins(self.facts)
-        self.say({"kind": "ready", "facts": {**facts, "norms": {}}})
+        self.say({"kind": "ready", "facts": {**facts, "norms": await self._norms()}})
         while True:
             try:
                 raw = await asyncio.to_thread(self.connection.recv_bytes)
@@ -188,8 +200,9 @@ class _Engine:
                 self.raw.pop(hash, None)
                 await self.llm.collective_rpc("trimtab_free", args=(hash,))
 
-    async def _edited(self, id: str) -> Mapping[str, int] | None:
-        return (await self.llm.collective_rpc("trimtab_receipt", args=(id,)))[0]
+    async def _receipt(self, id: str) -> list[dict[str, Any] | None]:
+        """What every worker knows of a request."""
+        return list(await self.llm.collective_rpc("trimtab_receipt", args=(id,)))
 
     async def _answered(self, m: Message) -> None:
         """One request, from its prompt to its end; what fails is its alone."""
@@ -239,11 +252,14 @@ class _Engine:
                     event = {"id": m["id"], "kind": "token", "text": ""}
             if event["text"] and "logprobs" not in event:
                 self.say(event)
-        edited = dict(await self._edited(m["id"]) or {}) if terms else {}
+        receipts = await self._receipt(m["id"]) if terms else [None]
+        edited = receipts[0]["edited"] if receipts[0] else {}
         if terms and not any(edited.values()):
             where = [t.positions for t in terms]
             raise ServeError("nothing was steered: the positions selected no token", given=where, do="other positions")
-        end = {"reason": reason or "length", "tokens": tokens, "edited": edited, "projection": {}}
+        names = {s["vector"]: s["name"] for s in m["stack"]}
+        along = {names[hash]: mean for hash, mean in projections(receipts)}
+        end = {"reason": reason or "length", "tokens": tokens, "edited": edited, "projection": along}
         self.say({"id": m["id"], "kind": "end", **end})
 
     def _logprobs(self, token: int, given: Any, top: int) -> Message:

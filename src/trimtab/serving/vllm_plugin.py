@@ -7,7 +7,8 @@
 
 A term changes the stream x, in float32, by m v - c (u.x) u with u the direction of v: c is 0 to add, 1 to clamp; to
 ablate c is m and the first part is absent. The tables are there before vLLM compiles or records anything, and only
-their contents change. A token without terms is changed by exactly nothing.
+their contents change. A token without terms is changed by exactly nothing. The hook also leaves the norm of the stream
+and u.x of every term, which are added up by request before the next pass.
 
 It wraps five functions of vLLM that are not public, of the versions in VERSIONS, and does nothing at all unless the
 engine is started with `additional_config={"trimtab": {...}}`.
@@ -45,6 +46,7 @@ VERSIONS = ((0, 32), (0, 33))  # of vLLM, both included
 ROWS = 64  # vectors in the tables at once; row 0 is none
 TOLD = 4096  # receipts that are kept
 SLACK = 1024  # rows of a pass beyond the scheduled tokens, to which graphs are padded
+LINES = 256  # requests whose projections are added up at once, unless the engine says how many there can be
 
 
 # ------------------------------------------------------------ in the worker
@@ -52,12 +54,20 @@ SLACK = 1024  # rows of a pass beyond the scheduled tokens, to which graphs are 
 
 @dataclass
 class _Request:
-    """A request under way: its terms, the length of its prompt, and how many of its tokens were looked at."""
+    """A request under way: its terms, the length of its prompt, and how many of its tokens were looked at.
+
+    Attributes:
+        edited: tokens, by term.
+        line: of the sums, while it is under way; 0 is nobody's.
+        along: sums of u.x by block and term, and of how many tokens by term, once it is over.
+    """
 
     terms: list[Term]
     prompt: int
+    line: int = 0
     seen: int = 0
     edited: list[int] = field(default_factory=list[int])
+    along: tuple[Tensor, Tensor] | None = None
 
 
 class Tables:
@@ -71,6 +81,7 @@ class Tables:
         device: Any,
         rows: int = ROWS,
         elsewhere: Sequence[int] = (),
+        lines: int = LINES,
     ) -> None:
         size = tokens + SLACK
         self.slots = torch.zeros(size, DEPTH, dtype=torch.int64, device=device)
@@ -80,13 +91,20 @@ class Tables:
         self.layers: dict[str, list[int]] = {}
         self.unwanted: set[str] = set()
         self.requests: dict[str, _Request] = {}
-        self.receipts: OrderedDict[str, tuple[list[Term], list[int]]] = OrderedDict()
+        self.receipts: OrderedDict[str, _Request] = OrderedDict()
         self.blocks, self.elsewhere = dict(blocks), elsewhere  # blocks that other workers steer
+        self.owner = torch.zeros(size, dtype=torch.int64, device=device)  # the line of every token's request
+        self.sums = torch.zeros(lines + 1, len(self.blocks), DEPTH, device=device)
+        self.counts = torch.zeros(lines + 1, DEPTH, device=device)
+        self.free_lines = list(range(lines, 0, -1))
+        self.tokens = self.unread = 0  # of the last pass, and those whose projections are not added up yet
         for block in self.blocks.values():
             for name in ("trimtab_v", "trimtab_u"):
                 block.register_buffer(name, torch.zeros(rows, width, device=device), persistent=False)
             for name, shared in (("slots", self.slots), ("add", self.add), ("cut", self.cut)):
                 block.register_buffer(f"trimtab_{name}", shared, persistent=False)
+            block.register_buffer("trimtab_norm", torch.zeros(size, device=device), persistent=False)
+            block.register_buffer("trimtab_along", torch.zeros(size, DEPTH, device=device), persistent=False)
             block.register_forward_hook(_edit)
 
     def put(self, hash: str, vector: SteeringVector) -> None:
@@ -125,11 +143,17 @@ class Tables:
 
     def begin(self, id: str, text: str, prompt: int) -> None:
         """A request is scheduled for the first time."""
-        self.requests[id] = _Request(heard(text), prompt)
+        self.requests[id] = _Request(heard(text), prompt, self.free_lines.pop() if self.free_lines else 0)
 
     def end(self, id: str) -> None:
         """A request is over; its receipt stays for a while."""
-        self.requests.pop(id, None)
+        request = self.requests.pop(id, None)
+        if request is not None and request.line:
+            self._add_up()
+            request.along = self.sums[request.line].clone(), self.counts[request.line].clone()
+            self.sums[request.line] = self.counts[request.line] = 0.0
+            self.free_lines.append(request.line)
+            request.line = 0
 
     def place(self, scheduled: Sequence[tuple[str, int, int]]) -> None:
         """Fill in what the next pass does.
@@ -137,18 +161,30 @@ class Tables:
         Args:
             scheduled: (request, first token, number of tokens), in the order of the pass.
         """
+        self._add_up()
         total = sum(n for _, _, n in scheduled)
         size = min(len(self.slots), total + SLACK)
-        tables = (self.slots, self.add, self.cut)
-        slots, add, cut = (torch.zeros(size, *x.shape[1:], dtype=x.dtype) for x in tables)
+        tables = (self.slots, self.add, self.cut, self.owner)
+        slots, add, cut, owner = (torch.zeros(size, *x.shape[1:], dtype=x.dtype) for x in tables)
         at = 0
         for id, start, n in scheduled:
             request = self.requests.get(id)
             if request is not None:
                 self._placed(id, request, start, n, (slots[at : at + n], add[at : at + n], cut[at : at + n]))
+                owner[at : at + n] = request.line
             at += n
-        for table, now in zip(tables, (slots, add, cut), strict=True):
+        for table, now in zip(tables, (slots, add, cut, owner), strict=True):
             table[:size].copy_(now)
+        self.tokens, self.unread = total, total if slots.any() else 0
+
+    def _add_up(self) -> None:
+        """The projections of the last pass, to the sums of its requests: a handful of kernels, and no wait for them."""
+        n, self.unread = self.unread, 0
+        if n:
+            acts = self.slots[:n] != 0
+            along = torch.stack([block.trimtab_along[:n] for block in self.blocks.values()], 1)
+            self.sums.index_add_(0, self.owner[:n], along * acts[:, None])
+            self.counts.index_add_(0, self.owner[:n], acts.float())
 
     def _placed(self, id: str, request: _Request, start: int, n: int, at: tuple[Tensor, Tensor, Tensor]) -> None:
         slots, add, cut = at
@@ -159,27 +195,53 @@ class Tables:
             row = self.rows.get(term.hash)
             if row is None:  # the front has let in what is not here: its receipt will say that nothing was steered
                 continue
+            if not m and not c:
+                continue
             slots[:, k] = torch.where(acts, row, 0)
             add[:, k, 0], cut[:, k, 0] = acts * m, acts * c
             # each token once: those whose keys were found in a cache, and not again after a preemption
             fresh = max(0, start + n - request.seen)
-            request.edited[k] += int(term.acts(request.seen, fresh, request.prompt).sum()) if m or c else 0
+            request.edited[k] += int(term.acts(request.seen, fresh, request.prompt).sum())
         request.seen = max(request.seen, start + n)
-        self.receipts[id] = (request.terms, list(request.edited))
+        self.receipts[id] = request
         self.receipts.move_to_end(id)
         while len(self.receipts) > TOLD:
             self.receipts.popitem(last=False)
 
-    def receipt(self, id: str) -> dict[str, int] | None:
-        """Tokens edited by layer, of a request by the name its client knows."""
+    def receipt(self, id: str) -> dict[str, Any] | None:
+        """Of a request by the name its client knows: tokens edited by layer, and by term the sum of the projections of
+        the stream on its direction, where it was steered by this worker, with how many these are.
+        """
         known = next((k for k in reversed(self.receipts) if k == id or k.rpartition("-")[0] == id), None)
         if known is None:
             return None
-        out: dict[str, int] = {}
-        for term, n in zip(*self.receipts[known], strict=True):
+        request, edited = self.receipts[known], dict[str, int]()
+        for term, n in zip(request.terms, request.edited, strict=True):
             for layer in self.layers.get(term.hash, []):
-                out[str(layer)] = out.get(str(layer), 0) + n
-        return out
+                edited[str(layer)] = edited.get(str(layer), 0) + n
+        self._add_up()
+        sums, counts = request.along or (self.sums[request.line], self.counts[request.line])
+        along = list[tuple[str, float, float]]()
+        if request.along or request.line:
+            for k, term in enumerate(request.terms):
+                here = [layer for layer in self.layers.get(term.hash, []) if layer in self.blocks]
+                along.append((term.hash, float(sums[:, k].sum()), float(counts[k]) * len(here)))
+        return {"edited": edited, "along": along}
+
+    def norms(self) -> dict[str, list[float]]:
+        """Of the stream at every steered block, for the tokens of the last pass."""
+        return {str(k): block.trimtab_norm[: self.tokens].tolist() for k, block in self.blocks.items()}
+
+
+def projections(receipts: Sequence[Mapping[str, Any] | None]) -> list[tuple[str, float]]:
+    """The mean projection of the stream by vector (its hash), from what every worker saw of a request."""
+    told = [receipt["along"] for receipt in receipts if receipt is not None]
+    out: list[tuple[str, float]] = []
+    for terms in zip(*told, strict=True):
+        n = sum(seen for _, _, seen in terms)
+        if n:
+            out.append((terms[0][0], sum(total for _, total, _ in terms) / n))
+    return out
 
 
 def _edit(block: Any, args: Any, output: Any) -> Any:
@@ -187,12 +249,14 @@ def _edit(block: Any, args: Any, output: Any) -> Any:
     h, *rest = output if isinstance(output, tuple) else (output,)
     n = h.shape[0]
     x = h.float() + rest[0].float() if rest else h.float()
+    block.trimtab_norm[:n].copy_(x.norm(dim=-1))
     change = torch.zeros_like(x)
     for k in range(DEPTH):
         rows = block.trimtab_slots[:n, k]
         u = block.trimtab_u[rows]
-        along = ((x + change) * u).sum(-1, keepdim=True) * u
-        change = change + block.trimtab_add[:n, k] * block.trimtab_v[rows] - block.trimtab_cut[:n, k] * along
+        along = ((x + change) * u).sum(-1, keepdim=True)
+        block.trimtab_along[:n, k].copy_(along[:, 0])
+        change = change + block.trimtab_add[:n, k] * block.trimtab_v[rows] - block.trimtab_cut[:n, k] * along * u
     h = (h.float() + change).to(h.dtype)
     return (h, *rest) if isinstance(output, tuple) else h
 
@@ -224,6 +288,7 @@ def register() -> None:
     )
     worker.trimtab_free = lambda self, hash: self.trimtab.free(hash)
     worker.trimtab_receipt = lambda self, id: self.trimtab.receipt(id)
+    worker.trimtab_norms = lambda self: self.trimtab.norms()
 
 
 def _check_version() -> None:
@@ -269,7 +334,8 @@ def _tables(worker: Any, settings: Mapping[str, Any]) -> Tables:
     local = {k: blocks[k] for k in chosen if type(blocks[k]).__name__ != "PPMissingLayer"}
     width, tokens = config.model_config.get_hidden_size(), config.scheduler_config.max_num_batched_tokens
     elsewhere = [k for k in chosen if k not in local]
-    tables = Tables(local, width, tokens, worker.device, int(settings.get("rows", ROWS)), elsewhere)
+    rows, lines = int(settings.get("rows", ROWS)), config.scheduler_config.max_num_seqs
+    tables = Tables(local, width, tokens, worker.device, rows, elsewhere, lines)
     if settings.get("vectors"):
         for vector in recommended(str(settings["vectors"])).values():
             tables.put(vector.hash, vector)

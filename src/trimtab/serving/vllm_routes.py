@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from trimtab.serving.shelf import listed
-from trimtab.serving.vllm_lines import shelf
-from trimtab.serving.vllm_plugin import KEY
+from trimtab.serving.vllm_lines import recommended, shelf
+from trimtab.serving.vllm_plugin import KEY, projections
 
 
 class Routes:
@@ -36,7 +36,10 @@ class Routes:
         return JSONResponse({"object": "list", "data": [listed(name, v) for name, v in known.items()]})
 
     async def receipt(self, request: Request) -> Response:
-        edited = (await self.engine.collective_rpc("trimtab_receipt", args=(request.path_params["id"],)))[0]
-        if edited is None:
+        told = await self.engine.collective_rpc("trimtab_receipt", args=(request.path_params["id"],))
+        if told[0] is None:
             return JSONResponse({"error": {"message": "no such request, or nothing was asked of it"}}, 404)
-        return JSONResponse({"tokens_edited": edited})
+        settings = self.engine.vllm_config.additional_config.get(KEY) or {}
+        names = {v.hash: name for name, v in recommended(str(settings["vectors"])).items()}
+        along = {names[hash]: mean for hash, mean in projections(told) if hash in names}
+        return JSONResponse({"tokens_edited": told[0]["edited"], "projection": along})

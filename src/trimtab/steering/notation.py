@@ -6,6 +6,9 @@ A number is a multiplier, times the stored vector. A name without one is used as
 `pirate@ship` says so; `pirate@weakest` and `pirate@strongest` are the ends of the range it may be shipped in, and a
 number before one of them is a share of it. Behind ` @ ` stand the positions, for all of the line; without them each
 vector acts where its file says.
+
+`vector_of` makes one vector of a line whose vectors are all added, for whatever takes a vector: a measurement, a
+recipe, an export.
 """
 
 from __future__ import annotations
@@ -13,12 +16,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
-from trimtab.errors import SteerError, TrimtabError, UnknownName
+from torch import Tensor
+
+from trimtab.errors import SteerError, TrimtabError, UnknownName, VectorError
 from trimtab.model.positions import Positions
+from trimtab.steering.gates import Always
 from trimtab.steering.interventions import FARTHEST, Intervention
+from trimtab.steering.operators import Add
+from trimtab.steering.use import Use
 from trimtab.steering.vector import SteeringVector
 
 Level = Literal["", "ship", "weakest", "strongest"]
@@ -125,6 +134,76 @@ def beyond_range(terms: Sequence[Term], vectors: Mapping[str, SteeringVector]) -
         if use is not None and use.ship is not None and m and not use.ship[0] - 1e-9 <= m <= use.ship[1] + 1e-9:
             out.append(f"{term.name} at {m:g}, measured to be fit for use from {use.ship[0]:g} to {use.ship[1]:g}")
     return out
+
+
+def shelved(folder: str | Path) -> dict[str, Path]:
+    """The vectors of a folder: their files, by the names a line calls them by.
+
+    Raises:
+        VectorError: none is there.
+    """
+    files = {file.stem: file for file in sorted(Path(folder).glob("*.safetensors"))}
+    if not files:
+        raise VectorError(f"no vectors in {folder}", expected="a folder of .safetensors files")
+    return files
+
+
+def stack_of(line: str, folder: str | Path) -> tuple[Intervention, ...]:
+    """The interventions of a line over the vectors of a folder; only those it names are read.
+
+    Raises:
+        SteerError, UnknownName, VectorError: a line that cannot be read, a vector that is not there or is none.
+    """
+    files, notation = shelved(folder), Notation.parse(line)
+    for term in notation.terms:
+        if term.name not in files:
+            raise UnknownName("vector", term.name, files)
+    return notation.stack({term.name: SteeringVector.load(files[term.name]) for term in notation.terms})
+
+
+def vector_of(source: str | Path, folder: str | Path | None = None) -> SteeringVector:
+    """A vector's file, or, with a folder, a line over its vectors as one vector: their sum, each times its multiplier,
+    at every layer, to be used at multiplier 1.
+
+    Raises:
+        SteerError: a line whose vectors are not all added, at the same positions; else as `stack_of`.
+    """
+    if folder is None:
+        return SteeringVector.load(source)
+    ivs = stack_of(str(source), folder)
+    odd = [iv for iv in ivs if iv.operator != Add() or iv.gate != Always()]
+    if odd:
+        raise SteerError(
+            "only vectors that are always added make one vector", given=[iv.describe()["operator"] for iv in odd],
+            expected="the operator add and no gate", do="trimtab steer and trimtab chat take any line",
+        )  # fmt: skip
+    where = sorted({str(iv.positions) for iv in ivs})
+    if len(where) > 1:
+        raise SteerError("the vectors act at different positions", given=where, do="say one behind @ in the line")
+    first, nulls = ivs[0].vector, set(ivs[0].vector.nulls)
+    for iv in ivs[1:]:
+        first.check_model(iv.vector)
+        nulls &= set(iv.vector.nulls)
+    sums = _summed([(iv.multiplier, iv.vector.vectors) for iv in ivs])
+    of = {term.name: iv.vector.hash for term, iv in zip(Notation.parse(str(source)).terms, ivs, strict=True)}
+    seen = dict.fromkeys(hash for iv in ivs for hash in iv.vector.made.trained_on)
+    how = {"name": "line", "line": str(source), "vectors": of, "together": True}
+    return SteeringVector(
+        sums,
+        replace(first.made, method=how, trained_on=tuple(seen), among=0),
+        nulls={n: _summed([(iv.multiplier, iv.vector.nulls[n]) for iv in ivs]) for n in nulls},
+        site=first.site,
+        use=Use(tuple(sorted(sums)), 1.0, where[0]),
+    )
+
+
+def _summed(parts: Sequence[tuple[float, Mapping[int, Tensor]]]) -> dict[int, Tensor]:
+    """By layer, of what each part has there."""
+    sums: dict[int, Tensor] = {}
+    for m, vectors in parts:
+        for layer, v in vectors.items():
+            sums[layer] = sums.get(layer, 0.0) + m * v
+    return sums
 
 
 class _Reader:

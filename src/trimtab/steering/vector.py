@@ -240,7 +240,12 @@ class SteeringVector:
             change(self.vectors), made, nulls={name: change(null) for name, null in self.nulls.items()}, site=self.site
         )
 
-    def _comparable(self, other: SteeringVector) -> None:
+    def check_model(self, other: SteeringVector) -> None:
+        """Refuse a vector of another model.
+
+        Raises:
+            VectorError: of another width, site or architecture.
+        """
         if not isinstance(other, SteeringVector):
             raise VectorError("not a steering vector", given=type(other).__name__)
         mine, theirs = self.made.fingerprint, other.made.fingerprint
@@ -252,6 +257,9 @@ class SteeringVector:
                     f"({other.made.model or 'unknown'})"
                 ),
             )
+
+    def _comparable(self, other: SteeringVector) -> None:
+        self.check_model(other)
         if self.layers != other.layers or any(v.shape != other[k].shape for k, v in self.vectors.items()):
             raise VectorError(
                 "vectors at different layers", given=(self.layers, other.layers), do="pick common layers with .at()"

@@ -21,6 +21,7 @@ from trimtab.runs import Run
 from trimtab.stages import RESULTS, Stage, Unit
 from trimtab.steering.controls import random_controls
 from trimtab.steering.interventions import Intervention
+from trimtab.steering.notation import vector_of
 from trimtab.steering.vector import SteeringVector
 from trimtab.studies.conditions import Condition
 from trimtab.studies.pages.capability import Results, Row
@@ -33,7 +34,9 @@ class Plan:
     """What is run.
 
     Attributes:
-        vector: a vector's file, which says at which layer, where and how strongly it acts.
+        vector: a vector's file, which says at which layer, where and how strongly it acts; or, with `vectors`, a line
+            such as "0.6 pirate + formal" over the vectors of that folder.
+        vectors: the folder.
         questions: "knowledge" and "truthful" come with trimtab; or files of questions.
         tasks: names of lm-eval tasks, such as "mmlu"; needs the extra `eval`, and the hub for published ones.
         task_folder: where task files of one's own lie; then the published ones are not looked at.
@@ -44,6 +47,7 @@ class Plan:
     """
 
     vector: str
+    vectors: str = ""
     questions: tuple[str, ...] = ("knowledge", "truthful")
     tasks: tuple[str, ...] = ()
     task_folder: str = ""
@@ -93,12 +97,12 @@ class _Cost:
 
     @cached_property
     def vector(self) -> SteeringVector:
-        return SteeringVector.load(self.plan.vector)
+        return vector_of(self.plan.vector, self.plan.vectors or None)
 
     @cached_property
     def file(self) -> str:
-        """Hash of the vector's file: another vector of the same name is another study."""
-        return hashlib.sha256(Path(self.plan.vector).read_bytes()).hexdigest()[:16]
+        """Hash of the vector as it is in its file: another vector of the same name is another study."""
+        return hashlib.sha256(self.vector.to_bytes()).hexdigest()[:16]
 
     @cached_property
     def interventions(self) -> dict[Condition, Intervention]:
