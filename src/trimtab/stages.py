@@ -65,6 +65,10 @@ class Share:
         """Whether to do a unit that is not done, now."""
         return True
 
+    def do(self, stage: str, unit: Unit, progress: Progress) -> None:
+        """Do a unit."""
+        unit.work(progress)
+
     def failed(self, stage: str, unit: Unit, key: str, problem: Exception) -> None:
         """What becomes of a failure."""
         raise problem
@@ -166,7 +170,7 @@ def _pass(stage: Stage, keys: Mapping[str, str], run: Run, bars: _Bars, share: S
             continue
         worked = True
         try:
-            unit.work(bars.of(unit, stage, before))
+            share.do(stage.name, unit, bars.of(unit, stage, before))
         except Exception as problem:
             share.failed(stage.name, unit, key, problem)
             continue

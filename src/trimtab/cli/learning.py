@@ -31,7 +31,7 @@ from trimtab.cli.flags import (
     show,
     writable,
 )
-from trimtab.errors import RecipeError, UnknownName
+from trimtab.errors import RecipeError, UnknownName, VectorError
 
 if TYPE_CHECKING:
     from trimtab.data.datasets import Dataset
