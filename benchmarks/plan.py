@@ -1,4 +1,5 @@
-"""What `trimtab plan` foretells against what a run takes: `.venv/bin/python benchmarks/plan.py`, a quarter of an hour.
+"""What `trimtab plan` foretells against what a run takes: `.venv/bin/python benchmarks/plan.py`, a quarter of an hour,
+or of some recipes alone: `benchmarks/plan.py caa`.
 
 Each recipe is planned, then run in a new folder, each in a process of its own, one after the other; memory is the
 most that the process had at once.
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,30 +33,29 @@ def run(*words: str) -> tuple[float, float, str]:
     return time.monotonic() - started, used.ru_maxrss * 1024.0, said
 
 
-def main() -> None:
-    trimtab = str(Path(sys.executable).with_name("trimtab"))
-    rows: list[dict[str, Any]] = []
-    for recipe in RECIPES:
+def main(recipes: Sequence[str]) -> None:
+    trimtab, file = str(Path(sys.executable).with_name("trimtab")), HERE / "results" / "plan.json"
+    rows: list[dict[str, Any]] = json.loads(file.read_text())["rows"] if file.is_file() else []
+    for recipe in recipes:
         with tempfile.TemporaryDirectory() as folder:
             planning, _, said = run(trimtab, "plan", recipe, "--json")
             plan = json.loads(said)
             seconds, memory, _ = run(trimtab, "run", recipe, "--to", folder, "--json")
-        rows.append(
-            {
-                "recipe": recipe,
-                "planning_s": round(planning, 1),
-                "plan_s": round(plan["seconds"], 1),
-                "run_s": round(seconds, 1),
-                "time_ratio": round(plan["seconds"] / seconds, 2),
-                "plan_gb": round(plan["memory"] / 1e9, 2),
-                "run_gb": round(memory / 1e9, 2),
-                "memory_ratio": round(plan["memory"] / memory, 2),
-            }
-        )
-        print(json.dumps(rows[-1]), flush=True)
-    told = {"cores": os.cpu_count(), "command": ".venv/bin/python benchmarks/plan.py", "rows": rows}
-    (HERE / "results" / "plan.json").write_text(json.dumps(told, indent=1) + "\n")
+        row = {
+            "recipe": recipe,
+            "planning_s": round(planning, 1),
+            "plan_s": round(plan["seconds"], 1),
+            "run_s": round(seconds, 1),
+            "time_ratio": round(plan["seconds"] / seconds, 2),
+            "plan_gb": round(plan["memory"] / 1e9, 2),
+            "run_gb": round(memory / 1e9, 2),
+            "memory_ratio": round(plan["memory"] / memory, 2),
+        }
+        rows = [*(r for r in rows if r["recipe"] != recipe), row]
+        print(json.dumps(row), flush=True)
+        told = {"cores": os.cpu_count(), "command": ".venv/bin/python benchmarks/plan.py", "rows": rows}
+        file.write_text(json.dumps(told, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:] or RECIPES)

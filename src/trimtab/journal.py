@@ -34,6 +34,7 @@ class _Part:
     bytes: int = 0
 
 
+first = 1  # number of the first part that this process begins; where it cannot see those of others, one of its own
 _mine: dict[tuple[int, str], _Part] = {}
 _lock = threading.Lock()
 
@@ -162,7 +163,7 @@ class Journal:
             raise RunError(
                 f"cannot write to {self.path}", given=problem.strerror, do="choose another path"
             ) from problem
-        number = 1
+        number = first
         while True:
             path = self.path if number == 1 else self.path.with_name(f"{self.path.stem}~{number}{self.path.suffix}")
             try:

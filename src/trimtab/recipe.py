@@ -14,7 +14,7 @@ import numpy as np
 from trimtab import registry
 from trimtab.errors import RecipeError, UnknownName, check_least
 
-LOADING = ("dtype", "device", "chat", "separator", "template")
+LOADING = ("dtype", "device", "chat", "separator", "template", "bits")
 FARTHEST = 1e6  # the largest multiplier
 GRID = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
 
@@ -44,7 +44,7 @@ class Recipe:
     """One experiment. Read from TOML; every key is a field here.
 
     Attributes:
-        model, dtype, device, chat, separator, template: as for `LM.load`.
+        model, dtype, device, chat, separator, template, bits: as for `LM.load`.
         data: a built-in behavior, a file, or an `hf:` address.
         form: "answers", "choices", or what the file holds.
         method, operator: a table with `name` and the fields of the leaf.
@@ -75,6 +75,7 @@ class Recipe:
     chat: bool = True
     separator: str | None = None
     template: Mapping[str, Any] | None = None
+    bits: int | None = None
     form: Literal["answers", "choices"] | None = None
     method: Mapping[str, Any] = field(default_factory=lambda: {"name": "mean-diff"})
     vector: str = ""

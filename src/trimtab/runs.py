@@ -210,9 +210,8 @@ class Run:
             run.write("run.json", run.manifest)
             for path in folder.glob("run~*.json"):
                 path.unlink()
-        for path in self.path.rglob("*.jsonl"):
-            if "~" not in path.name:
-                Journal(path).tidy(_in_order)
+        for path in {p.with_name(f"{p.stem.partition('~')[0]}.jsonl") for p in self.path.rglob("*.jsonl")}:
+            Journal(path).tidy(_in_order)
         for path in self.path.rglob("*.part"):
             path.unlink()
 

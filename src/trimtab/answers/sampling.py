@@ -17,6 +17,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from trimtab.answers.remote import Remote
 from trimtab.data.pairs import digest
 from trimtab.errors import RunError
 from trimtab.journal import Journal
@@ -55,6 +56,7 @@ def sample(
         prompts: name -> prompt.
         n: samples of each; 1 is enough at temperature 0.
         to: a file of JSON lines, written as samples come; if it is there, what it holds is not sampled again.
+        batch: rows of a pass; requests to a server that is sampled instead (`LM.sampler`) are sent so many at a time.
         progress: called with (samples done, in all).
 
     Returns:
@@ -62,10 +64,12 @@ def sample(
         all).
 
     Raises:
-        RunError: the file holds samples of other conditions or settings, or of another prompt of the same name.
+        RunError: the file holds samples of other conditions or settings, or of another prompt of the same name; or the
+            server does not answer, or does not steer.
     """
     stacks = {str(name): check_stack(lm, stack) for name, stack in conditions.items()}
     journal, settings = Journal(Path(to)), Sampling(max_new_tokens, temperature, top_p, seed)
+    away = Remote(lm.sampler) if lm.sampler else None
     plan = _plan(lm, stacks, settings)
     rows = {name: lm.row(p) for name, p in prompts.items()}
     digests = {name: digest(*map(str, row.ids)) for name, row in rows.items()}
@@ -75,9 +79,12 @@ def sample(
     missing = sorted((w for w in wanted if w not in known), key=lambda w: order[w[0]])
     for start in range(0, len(missing), batch):
         some = missing[start : start + batch]
-        texts = _batch(
-            lm, [rows[p] for p, _, _ in some], [(c, stacks[c]) for _, c, _ in some], [k for _, _, k in some], settings
-        )
+        if away is not None:
+            asked = [(prompts[p], stacks[c], k) for p, c, k in some]
+            texts = away.texts(asked, settings, chat=lm.rendering.chat and bool(lm.tokenizer.chat_template))
+        else:
+            by_row, numbers = [(c, stacks[c]) for _, c, _ in some], [k for _, _, k in some]
+            texts = _batch(lm, [rows[p] for p, _, _ in some], by_row, numbers, settings)
         written = [
             {"prompt": p, "condition": c, "sample": k, "text": t, "plan": plan[c], "asked": digests[p]}
             for (p, c, k), t in zip(some, texts, strict=True)

@@ -23,6 +23,7 @@ USAGE = """usage: trimtab COMMAND ...
 Steering vectors: learn them, know how far to trust them, ship them.
 
   run RECIPE --to DIR        run a recipe: learn, choose a layer, measure with controls, report
+  plan RECIPE                what a recipe will cost, before it runs: passes, hours, memory
   learn METHOD --data D      learn a steering vector and save it
   dose VECTOR                which layer, how strongly, at what cost: measured, and kept in the file
   steer VECTOR -p PROMPT     generate with a vector switched on

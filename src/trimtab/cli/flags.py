@@ -35,7 +35,9 @@ class ModelFlags:
     dtype: str | None = None
     """float32, bfloat16, float16; by default float32 on a CPU."""
     device: str | None = None
-    """cpu, cuda, ..."""
+    """cpu, cuda, ..., or "auto": spread over what there is."""
+    bits: int | None = None
+    """8 or 4: keep the weights of the blocks in so few bits (extra `bits`)."""
     no_chat: bool = False
     """Do not use the chat template: prompt and completion as plain text."""
     between: str | None = None
@@ -79,6 +81,7 @@ class ModelFlags:
             self.name,
             dtype=self.dtype,
             device=self.device,
+            bits=self.bits,
             chat=not self.no_chat,
             separator=self.between,
             template=keywords,
@@ -282,13 +285,18 @@ def warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
-def say_report(folder: Path, as_json: bool) -> None:
-    """The verdict of a run, or the findings of a study, and where its report is."""
+def say_report(folder: Path, as_json: bool, called: str = "") -> None:
+    """The verdict of a run, or the findings of a study, and where its report is.
+
+    Args:
+        called: what the folder is called, where it is a copy.
+    """
     summary = json.loads((folder / "summary.json").read_text("utf-8"))
     lines = summary.get("findings")
     lines = lines or [summary["verdict"], f"  {summary['next']}", *(f"  - {r}" for r in summary["reasons"])]
-    page = folder / "report.html"
-    show({**summary, "folder": str(folder), "report": str(page)}, as_json, [*lines, f"report: {page}", str(folder)])
+    name = called or str(folder)
+    page = f"{name}/report.html"
+    show({**summary, "folder": name, "report": page}, as_json, [*lines, f"report: {page}", name])
 
 
 def show(facts: Any, as_json: bool, lines: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tyro.conf import Positional
@@ -33,7 +33,7 @@ class Run:
 
     recipe: Positional[Path]
     to: Path
-    """The run folder."""
+    """The run folder: a path, or a URL that fsspec opens, such as s3://bucket/run."""
     size: str | None = None
     """A table [size.NAME] of the recipe, such as full; by default the keys above it."""
     workers: str | None = None
@@ -48,12 +48,20 @@ class Run:
     common: ForOutput = field(default_factory=Common)
 
     def __call__(self) -> None:
-        from trimtab import studies
+        from trimtab import storage, studies
         from trimtab.cli.bars import bars
         from trimtab.recipe import Recipe, located
 
-        run_folder(self.to)
         recipe_file = located(self.recipe)
+        if (url := storage.address(self.to)) is not None:
+            if self.workers is not None and self.workers not in ("ray",) and self.workers[:5] != "local":
+                raise RecipeError(
+                    "these workers need a disk that all of them see", given=url, do="--shard K/N on each, and merge"
+                )
+            with storage.here(self.to) as folder:
+                replace(self, to=folder)._together(recipe_file, url)
+            return
+        run_folder(self.to)
         several = (self.workers, self.shard, self.threads, self.count)
         if any(x is not None for x in several) or (self.to / "work").is_dir():
             self._together(recipe_file)
@@ -75,8 +83,12 @@ class Run:
             done = run(recipe, self.to, watch)
         say_report(done.path, self.common.json)
 
-    def _together(self, recipe: Path) -> None:
-        """As one of several, or with several; or alone in a folder that several have begun."""
+    def _together(self, recipe: Path, called: str = "") -> None:
+        """As one of several, or with several; or alone in a folder that several have begun.
+
+        Args:
+            called: what the folder is called, where it is a copy.
+        """
         from trimtab import workers
         from trimtab.cli.bars import bars
         from trimtab.workers.merge import left
@@ -98,11 +110,12 @@ class Run:
                 workers.alone(recipe, self.to, shard, size=self.size, threads=self.threads, watch=watch)
         if shard is not None:
             missing = {stage: len(names) for stage, names in left(Folder(self.to)).items()}
-            facts = {"path": str(self.to), "left": missing}
+            name = called or str(self.to)
+            facts = {"path": name, "left": missing}
             lines = [f"stage {stage}: {n} units left to others" for stage, n in missing.items()]
-            show(facts, self.common.json, [*lines, f"when all are done: trimtab merge {self.to}", str(self.to)])
+            show(facts, self.common.json, [*lines, f"when all are done: trimtab merge {name}", name])
             return
-        say_report(self.to, self.common.json)
+        say_report(self.to, self.common.json, called)
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -120,23 +133,26 @@ class Merge:
     """
 
     folder: Positional[Path]
+    """A path, or a URL that fsspec opens."""
     others: Positional[tuple[Path, ...]] = ()
     """Folders of shares that were done where this one could not be seen."""
     common: ForOutput = field(default_factory=Common)
 
     def __call__(self) -> None:
+        from trimtab import storage
         from trimtab.cli.bars import bars
         from trimtab.workers.merge import left, merge
 
-        with bars(not self.common.json) as watch:
-            page = merge(self.folder, self.others, watch)
-        if page is not None:
-            say_report(self.folder, self.common.json)
-            return
-        opened = {stage: len(names) for stage, names in left(Folder(self.folder)).items()}
+        name = storage.address(self.folder) or str(self.folder)
+        with storage.here(self.folder) as folder:
+            with bars(not self.common.json) as watch:
+                page = merge(folder, self.others, watch)
+            if page is not None:
+                say_report(folder, self.common.json, name)
+                return
+            opened = {stage: len(names) for stage, names in left(Folder(folder)).items()}
         lines = [f"stage {stage}: {n} units, open" for stage, n in opened.items()]
-        facts = {"path": str(self.folder), "left": opened}
-        show(facts, self.common.json, [*lines, str(self.folder)])
+        show({"path": name, "left": opened}, self.common.json, [*lines, name])
 
 
 @dataclass(frozen=True)
@@ -243,21 +259,28 @@ class Report:
     """Write the report of a run folder again: of a recipe, a measurement, a study, or of several side by side."""
 
     folder: Positional[Path]
+    """A path, or a URL that fsspec opens."""
     part: str = "test"
     """The part that holds the evaluation."""
     common: ForOutput = field(default_factory=Common)
 
     def __call__(self) -> None:
+        from trimtab import storage
+
+        with storage.here(self.folder) as path:
+            self._written(path)
+            say_report(path, self.common.json, storage.address(self.folder) or "")
+
+    def _written(self, path: Path) -> None:
         from trimtab import studies
         from trimtab.reports import report
 
-        folder = Folder(self.folder)
+        folder = Folder(path)
         if "across" in folder.manifest:
             from trimtab.studies.pages import across
 
             across.page([Folder(f) for f in folder.manifest["of"]], folder)
         elif "study" in folder.manifest:
-            studies.page(self.folder)
+            studies.page(path)
         else:
-            report(self.folder, part=self.part)
-        say_report(self.folder, self.common.json)
+            report(path, part=self.part)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from trimtab.errors import TokenError
 from trimtab.model.generate import OnToken, Sampling, decode, end_tokens, occurrences
-from trimtab.model.identity import shape_hash, weights_hash
+from trimtab.model.identity import quantized_bits, shape_hash, weights_hash
 from trimtab.model.passes import Passes
 from trimtab.model.rendering import Rendering, render
 from trimtab.model.tokens import Prompt, Row, Tokens
@@ -36,6 +36,7 @@ class LM(Passes):
         n_layers, width: number of blocks, size of the residual stream.
         exact: which shortcuts are exact, by the check at load. Every pass asks it; what is not exact is not taken.
         inner: the transformers model, where `model` is a wrapper around it (PEFT).
+        sampler: address of a server that `answers.sampling` asks for samples instead; "" for none.
     """
 
     def __init__(
@@ -48,11 +49,12 @@ class LM(Passes):
         blocks: str | None = None,
         check: bool = True,
         rendering: Rendering | None = None,
+        sampler: str = "",
     ) -> None:
         pad = tokenizer.pad_token_id if tokenizer is not None else None
         super().__init__(model, id=id or model.config.name_or_path or type(model).__name__, blocks=blocks, pad=pad or 0)
         self.tokenizer: Any = tokenizer
-        self.revision, self.rendering = revision, rendering or Rendering()
+        self.revision, self.rendering, self.sampler = revision, rendering or Rendering(), sampler
         self.end_tokens = end_tokens(model, tokenizer)
         if check:
             self.exact = self_check(self)
@@ -71,6 +73,8 @@ class LM(Passes):
         separator: str | None = None,
         template: Mapping[str, Any] | None = None,
         date: str | None = None,
+        sampler: str | None = None,
+        bits: int | None = None,
     ) -> LM:
         """Load `smollm2` (a local default), a Hugging Face id or a folder, and check that replays are exact.
 
@@ -81,13 +85,17 @@ class LM(Passes):
             device_map: passed to transformers, instead of `device`.
             blocks: dotted path of the block list, for models that fit no rule.
             chat, separator, template, date: how prompts become text; see `Rendering`.
+            sampler: address of a server of the same model, such as "http://127.0.0.1:8765/v1", that studies take their
+                samples from (`trimtab.answers.remote`).
+            bits: 8 or 4: the weights of the blocks are kept in so few bits (torchao, bitsandbytes); the model is then
+                another one, and every plan says so.
 
         Raises:
             ModelError: not found, not a causal language model, or not steerable.
         """
         from trimtab.model.load import load
 
-        model, tokenizer = load(name, dtype=dtype, device=device, device_map=device_map, revision=revision)
+        model, tokenizer = load(name, dtype=dtype, device=device, device_map=device_map, revision=revision, bits=bits)
         return cls(
             model,
             tokenizer,
@@ -95,6 +103,7 @@ class LM(Passes):
             revision=revision or "",
             blocks=blocks,
             rendering=Rendering.of(chat, separator, template, date),
+            sampler=sampler or "",
         )
 
     # ------------------------------------------------------------ facts
@@ -124,6 +133,11 @@ class LM(Passes):
         return f"<LM {self.id}, {self.n_layers} blocks of width {self.width}, {where}>"
 
     @property
+    def bits(self) -> int | None:
+        """Of its blocks' weights, where these are fewer than those of its dtype."""
+        return quantized_bits(self.inner.config)
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What numbers depend on, as plain JSON: part of the plan of every run."""
         return {
@@ -131,6 +145,8 @@ class LM(Passes):
             "fingerprint": self.fingerprint,
             "dtype": str(self.dtype),
             "rendering": self.rendering.describe(),
+            **({"sampler": True} if self.sampler else {}),
+            **({"bits": self.bits} if self.bits else {}),
         }
 
     # ------------------------------------------------------------ tokens

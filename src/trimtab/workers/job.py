@@ -96,12 +96,16 @@ class Job:
 
     def finish(self, folder: Path, seconds: float) -> Path:
         """The page, when all is done and nobody writes any more."""
-        run = Run(folder)
+        run, before = Run(folder), Run.writer
         run.tidy()
         recipe = _opened(folder / TEXT, self.size)
-        if isinstance(recipe, StudyRecipe):
-            return studies.page(folder)
-        flow.finish(recipe, folder, seconds)
+        Run.writer = 0  # what is written now is all of theirs
+        try:
+            if isinstance(recipe, StudyRecipe):
+                return studies.page(folder)
+            flow.finish(recipe, folder, seconds)
+        finally:
+            Run.writer = before
         return run.file("report.html")
 
 

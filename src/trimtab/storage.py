@@ -1,0 +1,168 @@
+"""Run folders that are not on a disk of this machine: s3://, gs://, hf://, memory://, whatever fsspec opens.
+
+    with here("s3://bucket/runs/r") as folder:     # what is there, in a folder of this machine
+        run(recipe, folder)                        # and what is written goes there, a few seconds later
+
+Files only grow or are replaced whole, and two processes never write the same one: journals and manifests have a part
+for each writer, whose number is drawn at random here. So nothing is locked, and a process that is killed loses the
+seconds since it last wrote.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import shutil
+import tempfile
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import fsspec
+
+from trimtab import journal
+from trimtab.errors import RunError, first_line
+from trimtab.runs import Run
+
+log = logging.getLogger("trimtab")
+PERIOD = 5.0  # seconds between two looks at what was written
+URL = re.compile(r"([a-z][a-z0-9+]+):/+(.*)", re.DOTALL)  # a path keeps one slash of two; a drive has one letter
+OURS = ("work/claims", "work/logs")  # of processes of this machine alone
+
+
+def address(path: str | Path) -> str | None:
+    """The URL that a path stands for; None for a path of this machine."""
+    match = URL.fullmatch(str(path))
+    return None if match is None else f"{match[1]}://{'/' if match[1] == 'file' else ''}{match[2]}"
+
+
+@contextmanager
+def here(path: str | Path) -> Generator[Path]:
+    """A folder of this machine with what is at a URL, which gets what is written into it; a path of this machine is
+    itself.
+
+    Raises:
+        RunError: it cannot be opened or written to. What was written then stays here, and is named.
+    """
+    url = address(path)
+    if url is None:
+        yield Path(path)
+        return
+    folder = Path(tempfile.mkdtemp(prefix="trimtab-"))
+    mirror, stop = _Mirror(url, folder), threading.Event()
+    try:
+        mirror.fetch()
+        mirror.probe()
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    thread = threading.Thread(target=mirror.keep, args=(stop,), daemon=True)
+    before = journal.first, Run.writer
+    journal.first = Run.writer = random.SystemRandom().randrange(10**6, 10**9)
+    thread.start()
+    try:
+        yield folder
+    finally:
+        journal.first, Run.writer = before
+        stop.set()
+        thread.join()
+        try:
+            mirror.push(last=True)
+        except Exception as problem:
+            raise RunError(
+                f"cannot write to {url}", given=first_line(problem), expected="a place that can be written to",
+                do=f"what was done is in {folder}: copy it there, and run the same command again",
+            ) from problem  # fmt: skip
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Mirror:
+    """A URL and a folder of this machine."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        """Open the address; nothing is read yet.
+
+        Raises:
+            RunError: nothing here knows how.
+        """
+        self.url, self.folder = url, folder
+        try:
+            self.files, root = fsspec.core.url_to_fs(url)
+        except (ImportError, ValueError) as problem:
+            raise RunError(
+                f"cannot open {url}", given=first_line(problem),
+                do="install the package of fsspec that knows such addresses: s3fs, gcsfs, adlfs, ...",
+            ) from problem  # fmt: skip
+        self.root = root.rstrip("/")
+        self.known: dict[str, tuple[int, int]] = {}  # by name: size and time as they were when both sides agreed
+
+    def fetch(self) -> None:
+        """Everything that is there.
+
+        Raises:
+            RunError: it cannot be read.
+        """
+        try:
+            found: list[str] = list(self.files.find(self.root)) if self.files.exists(self.root) else []
+            for remote in found:
+                name = str(PurePosixPath(remote).relative_to(self.root))
+                local = self.folder / name
+                local.parent.mkdir(parents=True, exist_ok=True)
+                self.files.get_file(remote, str(local))
+                self.known[name] = _state(local)
+        except Exception as problem:  # of a foreign file system, in one of many ways
+            raise RunError(f"cannot read {self.url}", given=first_line(problem), do="try another address") from problem
+
+    def probe(self) -> None:
+        """Refuse, before any work, a place that cannot be written to.
+
+        Raises:
+            RunError: it cannot.
+        """
+        mark = f"{self.root}/.writable-{random.SystemRandom().randrange(10**9)}"
+        try:
+            self.files.makedirs(self.root, exist_ok=True)
+            self.files.pipe_file(mark, b"")
+            self.files.rm_file(mark)
+        except Exception as problem:
+            raise RunError(f"cannot write to {self.url}", given=first_line(problem), do="try another one") from problem
+
+    def keep(self, stop: threading.Event) -> None:
+        """Write what is new there, every few seconds."""
+        while not stop.wait(PERIOD):
+            try:
+                self.push()
+            except Exception as problem:  # it is tried again, and at the end it counts
+                log.warning("cannot write to %s now: %s", self.url, first_line(problem))
+
+    def push(self, *, last: bool = False) -> None:
+        """Write what is new there; at the end also take away what is not here any more."""
+        names: set[str] = set()
+        for local in sorted(p for p in self.folder.rglob("*") if p.is_file()):
+            name = local.relative_to(self.folder).as_posix()
+            if local.name[0] == "." or local.suffix == ".part" or any(name.startswith(f"{o}/") for o in OURS):
+                continue
+            names.add(name)
+            with suppress(FileNotFoundError):  # replaced meanwhile
+                state = _state(local)
+                if self.known.get(name) != state:
+                    self._put(local, name)
+                    self.known[name] = state
+        for name in set(self.known) - names if last else ():
+            with suppress(FileNotFoundError):
+                self.files.rm_file(f"{self.root}/{name}")
+            del self.known[name]
+
+    def _put(self, local: Path, name: str) -> None:
+        remote = f"{self.root}/{name}"
+        files: Any = self.files
+        files.makedirs(remote.rpartition("/")[0], exist_ok=True)
+        files.put_file(str(local), remote)
+
+
+def _state(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns
