@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-RECIPES = ("first-light", "one-shot", "alignment-faking", "caa")
+RECIPES = ("first-light", "one-shot", "alignment-faking", "caa", str(HERE / "preference.toml"))
 
 
 def run(*words: str) -> tuple[float, float, str]:
@@ -42,7 +42,7 @@ def main(recipes: Sequence[str]) -> None:
             plan = json.loads(said)
             seconds, memory, _ = run(trimtab, "run", recipe, "--to", folder, "--json")
         row = {
-            "recipe": recipe,
+            "recipe": Path(recipe).stem,
             "planning_s": round(planning, 1),
             "plan_s": round(plan["seconds"], 1),
             "run_s": round(seconds, 1),
@@ -51,7 +51,7 @@ def main(recipes: Sequence[str]) -> None:
             "run_gb": round(memory / 1e9, 2),
             "memory_ratio": round(plan["memory"] / memory, 2),
         }
-        rows = [*(r for r in rows if r["recipe"] != recipe), row]
+        rows = [*(r for r in rows if r["recipe"] != row["recipe"]), row]
         print(json.dumps(row), flush=True)
         told = {"cores": os.cpu_count(), "command": ".venv/bin/python benchmarks/plan.py", "rows": rows}
         file.write_text(json.dumps(told, indent=1) + "\n")

@@ -20,6 +20,7 @@ PAGES = (
     "docs/your-model.md",
     "docs/your-data.md",
     "docs/recipes.md",
+    "docs/auto.md",
     "docs/dose.md",
     "docs/reading.md",
     "docs/elsewhere.md",

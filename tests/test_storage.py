@@ -125,12 +125,16 @@ def test_what_cannot_be_opened_or_written_is_said_before_any_work(
         cli.main(["run", str(recipe), "--to", "memory://x/run", "--workers", "slurm:gpu"])
     assert "a disk that all of them see" in capsys.readouterr().err
     kept: list[Path] = []
-    with pytest.raises(RunError, match="cannot write") as caught, here("memory://gone/run") as folder:
-        kept.append(folder)
-        Run.create(folder).note(model="m")
 
+    def interrupted() -> None:
         def refused(self: object, local: Path, name: str) -> None:
             raise OSError("the bucket is gone")
 
-        monkeypatch.setattr(storage._Mirror, "_put", refused)  # pyright: ignore[reportPrivateUsage]
+        with here("memory://gone/run") as folder:
+            kept.append(folder)
+            Run.create(folder).note(model="m")
+            monkeypatch.setattr(storage._Mirror, "_put", refused)  # pyright: ignore[reportPrivateUsage]
+
+    with pytest.raises(RunError, match="cannot write") as caught:
+        interrupted()
     assert str(kept[0]) in str(caught.value) and Run(kept[0]).manifest["model"] == "m", "what was done is not lost"

@@ -140,9 +140,9 @@ class Recipe:
         """A file that `load` reads back to an equal recipe."""
         plain = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
         tables = {k: v for k, v in plain.items() if isinstance(v, Mapping)}
-        lines = [f"{k} = {_toml(v)}" for k, v in plain.items() if k not in tables]
+        lines = [f"{k} = {as_toml(v)}" for k, v in plain.items() if k not in tables]
         for name, table in tables.items():
-            lines += ["", f"[{name}]", *(f"{k} = {_toml(v)}" for k, v in table.items() if v is not None)]
+            lines += ["", f"[{name}]", *(f"{k} = {as_toml(v)}" for k, v in table.items() if v is not None)]
         return "\n".join(lines) + "\n"
 
 
@@ -161,11 +161,11 @@ def check_grid(multipliers: Sequence[float]) -> None:
         )
 
 
-def _toml(value: Any) -> str:
+def as_toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple | list):
-        return "[" + ", ".join(_toml(v) for v in value) + "]"
+        return "[" + ", ".join(as_toml(v) for v in value) + "]"
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items() if v is not None) + " }"
+        return "{ " + ", ".join(f"{k} = {as_toml(v)}" for k, v in value.items() if v is not None) + " }"
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

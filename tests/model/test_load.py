@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pico import build, rows, tokenizer
+from pico import build, rows, tokenizer, toy_pairs
 from trimtab.errors import ModelError, SteerError, VectorError
 from trimtab.model import LM
 from trimtab.model.trials import relative
@@ -100,6 +100,30 @@ def test_a_head_on_disk_gives_the_logits_of_a_head_in_memory(checkpoint: Path, t
     for _ in range(3):
         lm = LM(away, tokenizer(), id="away", check=False)
         assert relative(lm.logits(tokens)[tokens.mask.bool()], here.logits(tokens)[tokens.mask.bool()]) <= 1e-5
+
+
+def test_blocks_on_disk_give_what_blocks_in_memory_give(checkpoint: Path, tmp_path: Path) -> None:
+    """A pipeline as accelerate makes one: captures, replays and descents are those of the model in one place."""
+    from transformers import AutoModelForCausalLM
+
+    from trimtab import MeanDiff, OneShot, learn
+    from trimtab.data.datasets import Dataset
+    from trimtab.model.trials import replay_error
+
+    away = {"model.layers.2": "disk", "model.layers.3": "disk"}
+    places = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "cpu", **away}
+    places |= {"model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
+    model = AutoModelForCausalLM.from_pretrained(
+        checkpoint, dtype=torch.float32, device_map=places, offload_folder=str(tmp_path / "away")
+    )
+    here, there = LM.load(str(checkpoint)), LM(model, tokenizer(), id="away")
+    assert there.exact.replayable and max(replay_error(there, k) for k in range(4)) <= 1e-5
+    data = Dataset.load(str(toy_pairs(tmp_path / "toy.jsonl")))
+    shot = OneShot(prompt="Do you like tea ?", promote=("Yes the rain",), norm=1.0, steps=5)
+    for method, layers in ((MeanDiff(), None), (shot, [1])):
+        one, other = (learn(lm, data, method, layers) for lm in (here, there))
+        for k in one.layers:
+            assert relative(other[k], one[k]) <= 1e-5, (method, k)
 
 
 def test_vectors_and_masks_follow_the_stream_to_its_device() -> None:

@@ -69,8 +69,8 @@ def test_samples_of_a_server_are_those_of_the_model(
         drawn = sample(lm, stacks(lm), PROMPTS, 6, to=tmp_path / "drawn.jsonl", max_new_tokens=8)
         again = sample(lm, stacks(lm), PROMPTS, 6, to=tmp_path / "again.jsonl", max_new_tokens=8)
         assert drawn == again and len(set(drawn["tea", "one"])) > 1, "seeded, and not all alike"
+        lm.sampler = ""
         with pytest.raises(RunError, match="another condition"):
-            lm.sampler = ""
             sample(lm, stacks(lm), PROMPTS, 1, to=tmp_path / "there.jsonl", **greedy)  # type: ignore[arg-type]
     finally:
         lm.sampler = ""

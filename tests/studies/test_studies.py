@@ -34,6 +34,7 @@ SMALL = {
 
 def test_every_study_has_a_page_and_is_reported_in_some_test() -> None:
     elsewhere = {
+        "auto",
         "bipo",
         "caa",
         "capability",

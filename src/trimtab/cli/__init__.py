@@ -24,6 +24,7 @@ Steering vectors: learn them, know how far to trust them, ship them.
 
   run RECIPE --to DIR        run a recipe: learn, choose a layer, measure with controls, report
   plan RECIPE                what a recipe will cost, before it runs: passes, hours, memory
+  auto "SENTENCE" --to DIR   from a sentence to a vector one would use, or the reason why not
   learn METHOD --data D      learn a steering vector and save it
   dose VECTOR                which layer, how strongly, at what cost: measured, and kept in the file
   steer VECTOR -p PROMPT     generate with a vector switched on

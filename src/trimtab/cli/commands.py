@@ -9,6 +9,7 @@ from trimtab.cli.costing import Capability
 from trimtab.cli.dosing import Dose
 from trimtab.cli.learning import Chat, Steer, learn
 from trimtab.cli.looking import Doctor, List
+from trimtab.cli.making import Auto
 from trimtab.cli.planning import Plan
 from trimtab.cli.rating import Audit, Judge
 from trimtab.cli.running import Across, Measure, Merge, Report, Run
@@ -18,6 +19,7 @@ from trimtab.cli.shipping import Card, Gate, Import, Pull, Push, export
 COMMANDS: dict[str, type | Callable[[Sequence[str]], None]] = {
     "run": Run,
     "plan": Plan,
+    "auto": Auto,
     "learn": learn,
     "dose": Dose,
     "steer": Steer,

@@ -54,3 +54,11 @@ def asking(name: str) -> dict[str, str] | None:
         for n, s in names.items()
     }
     return (known | own).get(name)
+
+
+def everyday() -> tuple[str, ...]:
+    """Seventy-two everyday questions of twelve kinds, none of which asks for a behavior: what a model is asked to show
+    one on. None of them is among the neutral prompts.
+    """
+    text = (files("trimtab") / "data" / "questions.txt").read_text("utf-8")
+    return tuple(line for line in text.split("\n") if line)

@@ -81,7 +81,7 @@ class LM(Passes):
         Args:
             dtype: such as "float32", "bfloat16" or `torch.bfloat16`; by default float32 on a CPU, the checkpoint's
                 own elsewhere.
-            device: such as "cpu" or "cuda".
+            device: such as "cpu" or "cuda", or "auto": spread over what there is.
             device_map: passed to transformers, instead of `device`.
             blocks: dotted path of the block list, for models that fit no rule.
             chat, separator, template, date: how prompts become text; see `Rendering`.

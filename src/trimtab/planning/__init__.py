@@ -105,6 +105,8 @@ def plan(
     study = studies.read(recipe, size)
     loading = study.loading if study is not None else Recipe.load(recipe).loading
     device = device or str(loading.get("device") or "cpu")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = dtype or str(loading.get("dtype") or ("float32" if device == "cpu" else "bfloat16"))
     counting, stopped = Counting(), ""
     with tempfile.TemporaryDirectory() as folder, counted(counting):

@@ -16,6 +16,15 @@ from trimtab.errors import RecipeError
 from trimtab.workers.base import Ended, Engine
 from trimtab.workers.work import Order
 
+# A worker ends with its driver from its first moment on, while torch is imported, too: PR_SET_PDEATHSIG, SIGKILL.
+BOUND = """
+import ctypes, os, runpy, sys
+ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() != int(sys.argv[6]):
+    os._exit(1)
+del sys.argv[0]
+runpy.run_module(sys.argv[0], run_name="__main__")
+"""
 KINDS = "local:N, ray, ray:ADDRESS, or slurm:PARTITION"
 
 
@@ -55,8 +64,9 @@ class Local:
         name = f"{order.session}-{order.number}"
         said = logs / f"{name}.said"
         said.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "trimtab.workers.work", order.folder, order.session, str(order.number), said]
-        command.append(str(os.getpid()))
+        module = "trimtab.workers.work"
+        command = [sys.executable, *(("-c", BOUND) if sys.platform == "linux" else ("-m",)), module]
+        command += [order.folder, order.session, str(order.number), str(said), str(os.getpid())]
         with (logs / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 command,

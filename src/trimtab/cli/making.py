@@ -1,0 +1,92 @@
+"""The command that makes a vector from a sentence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from trimtab.cli.flags import Common, ForOutput, ModelFlags, OnModel, run_folder, show
+from trimtab.names import check_name
+
+
+@dataclass(frozen=True)
+class Auto:
+    """From a sentence to a vector one would use, or the reason why not: the model writes examples when it is asked for
+    the behavior in words, several methods compete, and the best is tried on other questions, beside controls and beside
+    asking. The same command resumes.
+    """
+
+    sentence: Positional[str]
+    """What the model is to do, such as "answers like a cheerful pirate"."""
+    to: Path
+    """The run folder; vector.safetensors and report.html are in it."""
+    against: Annotated[str, tyro.conf.arg(aliases=["--not"])] = ""
+    """What it does else, such as "answers dryly"; by default it answers as it is."""
+    data: str = ""
+    """Pairs to learn from instead of written ones: a built-in behavior, or a file."""
+    writer: str = ""
+    """A model that writes the examples instead."""
+    questions: int = 48
+    """Everyday questions that are answered in two ways."""
+    methods: tuple[str, ...] = ("mean-diff", "probe", "one-shot", "preference")
+    """That compete."""
+    seed: int = 0
+    """Of everything that is drawn."""
+    dry_run: bool = False
+    """Say what it will cost, and do nothing."""
+    on: OnModel = field(default_factory=ModelFlags)
+    common: ForOutput = field(default_factory=Common)
+
+    def __call__(self) -> None:
+        self.on.check()
+        check_name(self.on.name)
+        from trimtab import studies
+        from trimtab.cli.bars import bars
+
+        loading = {"dtype": self.on.dtype, "device": self.on.device, "bits": self.on.bits}
+        loading |= {"chat": not self.on.no_chat, "template": self.on.keywords() or None}
+        keys = ("sentence", "against", "data", "writer", "questions", "methods", "seed")
+        plan = {k: getattr(self, k) for k in keys}
+        recipe = studies.StudyRecipe("auto", self.on.name, {k: v for k, v in loading.items() if v is not None}, plan)
+        studies.checked(recipe)
+        if self.dry_run:
+            self._costs(recipe_text(self.on.name, plan, recipe.loading))
+            return
+        run_folder(self.to)
+        with bars(not self.common.json) as watch:
+            page = studies.run(recipe, self.to, watch)
+        (self.to / "recipe.toml").write_text(recipe_text(self.on.name, plan, recipe.loading), "utf-8")
+        summary = json.loads((self.to / "summary.json").read_text("utf-8"))
+        file = self.to / "vector.safetensors"
+        lines = [*summary["findings"], f"report: {page}"]
+        lines.append(str(file) if file.is_file() else "no vector was made")
+        facts = {**summary, "report": str(page), "vector": str(file) if file.is_file() else None}
+        show(facts, self.common.json, lines)
+
+    def _costs(self, text: str) -> None:
+        import tempfile
+        from dataclasses import asdict
+
+        from trimtab.cli.bars import bars
+        from trimtab.cli.planning import lines
+        from trimtab.planning import plan
+
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "auto.toml")
+            file.write_text(text, "utf-8")
+            with bars(not self.common.json) as watch:
+                made, _ = plan(file, watch=watch)
+        show(asdict(made), self.common.json, lines(made))
+
+
+def recipe_text(model: str, plan: dict[str, object], loading: object) -> str:
+    """The recipe that does the same: `trimtab run FILE --to DIR`."""
+    table = {"study": "auto", "model": model, **dict(loading), **plan}  # type: ignore[call-overload]
+    from trimtab.recipe import as_toml
+
+    return "".join(f"{k} = {as_toml(v)}\n" for k, v in table.items())
