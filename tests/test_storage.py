@@ -101,6 +101,7 @@ def test_a_run_elsewhere_is_the_run_here(recipe: Path, tmp_path: Path, capsys: p
     assert json.loads(capsys.readouterr().out)["folder"] == "memory://two/run"
 
 
+@pytest.mark.slow
 def test_a_run_elsewhere_is_shot_and_goes_on(recipe: Path, tmp_path: Path) -> None:
     cli.main(["run", str(recipe), "--to", str(tmp_path / "alone"), "--threads", "1"])
     url = f"file://{tmp_path / 'there'}"

@@ -162,6 +162,7 @@ def check_grid(multipliers: Sequence[float]) -> None:
 
 
 def as_toml(value: Any) -> str:
+    """A value as TOML writes it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple | list):

@@ -61,7 +61,7 @@ def test_blocks_that_are_not_run_say_why() -> None:
         "hub": 3,
         "GPU": 2,
         "your file": 1,
-        "minutes": 1,
+        "minutes": 3,
         "tests": 1,
         "hours": 1,
     }

@@ -56,7 +56,6 @@ def sample(
         prompts: name -> prompt.
         n: samples of each; 1 is enough at temperature 0.
         to: a file of JSON lines, written as samples come; if it is there, what it holds is not sampled again.
-        batch: rows of a pass; requests to a server that is sampled instead (`LM.sampler`) are sent so many at a time.
         progress: called with (samples done, in all).
 
     Returns:
@@ -69,7 +68,7 @@ def sample(
     """
     stacks = {str(name): check_stack(lm, stack) for name, stack in conditions.items()}
     journal, settings = Journal(Path(to)), Sampling(max_new_tokens, temperature, top_p, seed)
-    away = Remote(lm.sampler) if lm.sampler else None
+    away = Remote(lm.sampler) if lm.sampler else None  # a server that is sampled instead
     plan = _plan(lm, stacks, settings)
     rows = {name: lm.row(p) for name, p in prompts.items()}
     digests = {name: digest(*map(str, row.ids)) for name, row in rows.items()}
@@ -83,20 +82,21 @@ def sample(
             asked = [(prompts[p], stacks[c], k) for p, c, k in some]
             texts = away.texts(asked, settings, chat=lm.rendering.chat and bool(lm.tokenizer.chat_template))
         else:
-            by_row, numbers = [(c, stacks[c]) for _, c, _ in some], [k for _, _, k in some]
-            texts = _batch(lm, [rows[p] for p, _, _ in some], by_row, numbers, settings)
-        written = [
-            {"prompt": p, "condition": c, "sample": k, "text": t, "plan": plan[c], "asked": digests[p]}
-            for (p, c, k), t in zip(some, texts, strict=True)
-        ]
+            texts = _batch(lm, [(rows[p], c, stacks[c], k) for p, c, k in some], settings)
+        rows_of = zip(some, texts, strict=True)
+        written = [_written(p, c, k, text, plan[c], digests[p]) for (p, c, k), text in rows_of]
         journal.append(hashlib.sha256(json.dumps(some).encode()).hexdigest()[:16], written)
         known |= dict(zip(some, texts, strict=True))
         if progress:
             progress(len(wanted) - len(missing) + start + len(some), len(wanted))
-    out: dict[tuple[str, C], list[str]] = {}
-    for p, c in product(prompts, conditions):
-        out[p, c] = [lm.rendering.answer(known[p, str(c), k], rows[p].text) for k in range(n)]
-    return out
+    say = lm.rendering.answer
+    every = product(prompts, conditions)
+    return {(p, c): [say(known[p, str(c), k], rows[p].text) for k in range(n)] for p, c in every}
+
+
+def _written(prompt: str, condition: str, number: int, text: str, plan: str, asked: str) -> dict[str, object]:
+    """A sample as it stands in the file."""
+    return {"prompt": prompt, "condition": condition, "sample": number, "text": text, "plan": plan, "asked": asked}
 
 
 def _known(journal: Journal, digests: Mapping[str, str], plan: Mapping[str, str]) -> dict[tuple[str, str, int], str]:
@@ -129,17 +129,20 @@ def _plan(lm: LM, stacks: Mapping[str, Stack], settings: Sampling) -> dict[str, 
     return plan
 
 
-def _batch(
-    lm: LM, rows: Sequence[Row], stacks: Sequence[tuple[str, Stack]], numbers: Sequence[int], settings: Sampling
-) -> list[str]:
-    """One text for each row, under its own stack."""
+def _batch(lm: LM, wanted: Sequence[tuple[Row, str, Stack, int]], settings: Sampling) -> list[str]:
+    """One text for each row, under its own stack.
+
+    Args:
+        wanted: a row, the name of its condition with its stack, the number of the sample.
+    """
+    rows = [row for row, _, _, _ in wanted]
     if len(rows) > 1 and not lm.together(rows, settings.max_new_tokens):  # side by side they would say something else
-        return [text for k in range(len(rows)) for text in _batch(lm, [rows[k]], [stacks[k]], [numbers[k]], settings)]
+        return [text for one in wanted for text in _batch(lm, [one], settings)]
     groups: dict[tuple[object, ...], int] = {}
-    place = [groups.setdefault((row.asked, name), len(groups)) for row, (name, _) in zip(rows, stacks, strict=True)]
-    by_row = [stack for _, stack in stacks]
+    place = [groups.setdefault((row.asked, name), len(groups)) for row, name, _, _ in wanted]
+    by_row = [stack for _, _, stack, _ in wanted]
     with lm.edit(mixed(by_row, [by_row[place.index(g)] for g in range(len(groups))])):
-        done = decode(lm, lm.batch(rows), settings, salts=numbers, place=place)
+        done = decode(lm, lm.batch(rows), settings, salts=[k for _, _, _, k in wanted], place=place)
     return [lm.text(row) for row in done]
 
 

@@ -47,8 +47,8 @@ class Capability:
         from trimtab.studies.capability import Plan
 
         plan = Plan(
-            str(self.vector), str(self.vectors or ""), self.questions, self.tasks, self.task_folder, self.limit,
-            self.multipliers, self.randoms, self.seed,
+            str(self.vector), self.questions, self.tasks, self.task_folder, self.limit, self.multipliers, self.randoms,
+            self.seed, str(self.vectors or ""),
         )  # fmt: skip
         iv = Intervention.recommended(vector_of(self.vector, self.vectors))
         for source in self.questions:

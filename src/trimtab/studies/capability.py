@@ -47,7 +47,6 @@ class Plan:
     """
 
     vector: str
-    vectors: str = ""
     questions: tuple[str, ...] = ("knowledge", "truthful")
     tasks: tuple[str, ...] = ()
     task_folder: str = ""
@@ -55,6 +54,7 @@ class Plan:
     multipliers: tuple[float, ...] = ()
     randoms: int = 2
     seed: int = 0
+    vectors: str = ""
 
     def __post_init__(self) -> None:
         check_least("capability", 0, randoms=self.randoms)
