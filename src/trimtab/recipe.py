@@ -106,6 +106,12 @@ class Recipe:
         check_least("recipe", 1, limit=1 if self.limit is None else self.limit)
         if self.vectors and not self.vector:
             raise RecipeError("a folder of vectors, and no line", expected='vector = "0.6 pirate + formal"')
+        plain = (dict(self.operator) == {"name": "add"}, self.positions == "from_last_prompt_token", not self.layers)
+        if self.vector and not all(plain):
+            raise RecipeError(
+                "a recipe that is given a vector", given="operator, positions or layers",
+                expected="none of them: the vector's file says how it is used", do="set them in the file: trimtab dose",
+            )  # fmt: skip
         for name in self.ask or ():
             if name not in ("positive", "negative"):
                 raise UnknownName("key of ask", name, ("positive", "negative"))

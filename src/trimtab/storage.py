@@ -11,11 +11,13 @@ seconds since it last wrote.
 from __future__ import annotations
 
 import logging
+import os
 import random
 import re
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -30,7 +32,9 @@ from trimtab.runs import Run
 log = logging.getLogger("trimtab")
 PERIOD = 5.0  # seconds between two looks at what was written
 URL = re.compile(r"([a-z][a-z0-9+]+):/+(.*)", re.DOTALL)  # a path keeps one slash of two; a drive has one letter
-OURS = ("work/claims", "work/logs")  # of processes of this machine alone
+OURS = ("work/claims/", "work/logs/")  # of processes of this machine alone
+PARTS = "TRIMTAB_PARTS"  # in the environment of workers on this machine: where numbers of their parts begin
+RUN = {"run.json", "recipe.toml", "work", "units", "scores"}  # what is in the folder of a run
 
 
 def address(path: str | Path) -> str | None:
@@ -61,12 +65,15 @@ def here(path: str | Path) -> Generator[Path]:
         raise
     thread = threading.Thread(target=mirror.keep, args=(stop,), daemon=True)
     before = journal.first, Run.writer
-    journal.first = Run.writer = random.SystemRandom().randrange(10**6, 10**9)
+    # it grows with time, so that parts are read in the order they were begun; no other process has it
+    journal.first = Run.writer = (int(time.time()) * 1000 + random.SystemRandom().randrange(1000)) * 1000
+    os.environ[PARTS] = str(Run.writer)
     thread.start()
     try:
         yield folder
     finally:
         journal.first, Run.writer = before
+        del os.environ[PARTS]
         stop.set()
         thread.join()
         try:
@@ -106,15 +113,27 @@ class _Mirror:
             RunError: it cannot be read.
         """
         try:
+            self.files.invalidate_cache()
             found: list[str] = list(self.files.find(self.root)) if self.files.exists(self.root) else []
-            for remote in found:
-                name = str(PurePosixPath(remote).relative_to(self.root))
-                local = self.folder / name
-                local.parent.mkdir(parents=True, exist_ok=True)
-                self.files.get_file(remote, str(local))
-                self.known[name] = _state(local)
+            names = [str(PurePosixPath(remote).relative_to(self.root)) for remote in found]
         except Exception as problem:  # of a foreign file system, in one of many ways
             raise RunError(f"cannot read {self.url}", given=first_line(problem), do="try another address") from problem
+        top = {name.partition("/")[0] for name in names if _ours(name)}
+        if top and not top & RUN:
+            raise RunError(
+                f"{self.url} is not the folder of a run", given=sorted(top)[:8],
+                expected="nothing there, or a run", do="choose another folder",
+            )  # fmt: skip
+        for name in filter(_ours, names):
+            local = self.folder / name
+            local.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self.files.get_file(f"{self.root}/{name}", str(local))
+            except FileNotFoundError:  # put together with others meanwhile
+                continue
+            except Exception as problem:
+                raise RunError(f"cannot read {self.url}/{name}", given=first_line(problem), do="try again") from problem
+            self.known[name] = _state(local)
 
     def probe(self) -> None:
         """Refuse, before any work, a place that cannot be written to.
@@ -139,18 +158,30 @@ class _Mirror:
                 log.warning("cannot write to %s now: %s", self.url, first_line(problem))
 
     def push(self, *, last: bool = False) -> None:
-        """Write what is new there; at the end also take away what is not here any more."""
-        names: set[str] = set()
-        for local in sorted(p for p in self.folder.rglob("*") if p.is_file()):
-            name = local.relative_to(self.folder).as_posix()
-            if local.name[0] == "." or local.suffix == ".part" or any(name.startswith(f"{o}/") for o in OURS):
-                continue
-            names.add(name)
-            with suppress(FileNotFoundError):  # replaced meanwhile
-                state = _state(local)
+        """Write what is new there; at the end also take away what is not here any more.
+
+        What says that units are done is read first and written last: whoever finds it there finds what they left.
+        """
+        here = {p.relative_to(self.folder).as_posix(): p for p in self.folder.rglob("*") if p.is_file()}
+        names = {name for name in here if _ours(name)}
+        marks = sorted(name for name in names if name.startswith("units/") and name.endswith(".jsonl"))
+        with tempfile.TemporaryDirectory(prefix="trimtab-") as aside:
+            copies: list[tuple[str, Path, tuple[int, int]]] = []
+            for name in marks:
+                state = _state(here[name])
                 if self.known.get(name) != state:
-                    self._put(local, name)
-                    self.known[name] = state
+                    copy = Path(aside, f"{len(copies)}")
+                    shutil.copyfile(here[name], copy)
+                    copies.append((name, copy, state))
+            for name in sorted(names - {*marks}):
+                with suppress(FileNotFoundError):  # replaced meanwhile
+                    state = _state(here[name])
+                    if self.known.get(name) != state:
+                        self._put(here[name], name)
+                        self.known[name] = state
+            for name, copy, state in copies:
+                self._put(copy, name)
+                self.known[name] = state
         for name in set(self.known) - names if last else ():
             with suppress(FileNotFoundError):
                 self.files.rm_file(f"{self.root}/{name}")
@@ -161,6 +192,12 @@ class _Mirror:
         files: Any = self.files
         files.makedirs(remote.rpartition("/")[0], exist_ok=True)
         files.put_file(str(local), remote)
+
+
+def _ours(name: str) -> bool:
+    """Whether a file belongs to the run: not half of one, nor of processes of one machine."""
+    last = PurePosixPath(name).name
+    return last[0] != "." and not last.endswith(".part") and not name.startswith(OURS)
 
 
 def _state(file: Path) -> tuple[int, int]:

@@ -63,8 +63,10 @@ def test_what_is_no_contrast_is_thrown_out(
         return np.array([0.0 if t in ("weak", negative) else 1.0 if t.strip() else np.nan for t in texts])
 
     monkeypatch.setattr(contrasts, "asked_for", likelihood)
-    more = ["Twice.", "Another one."]
-    rows = sorted_out(pico("llama"), "likes tea", ["q", "r", "s"], [positive, *more], [negative, "n", "m"])
+    more = ["Twice.", "Another one.", "Another one."]
+    questions = ["q", "r", "s", "s"]
+    rows = sorted_out(pico("llama"), "likes tea", questions, [positive, *more], [negative, "n", "m", "m"])
+    assert {r.why for r in rows[2:]}.isdisjoint({"said of several questions"}), "of one question it may be said twice"
     assert rows[0].why.startswith(why) and bool(rows[0].why) == bool(why)
 
 

@@ -291,7 +291,7 @@ def test_chat_commands(model: str) -> None:
     text = "".join(said)
     assert "multiplier 1 at layer 1" in text and "multiplier 1 at layer 2" in text
     assert text.count("unsteered: ") == text.count("\nsteered: ") == 3
-    assert "no layer 7" in text and "not a number" in text
+    assert "no layer 7" in text and "not a layer" in text
     assert [m["role"] for m in talk.messages] == ["user", "assistant"] * 3 and talk.system is None
     assert "not a command" in text and text.count("/retry         ") == 2
 

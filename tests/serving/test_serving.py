@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx2 as httpx
 import openai
@@ -27,7 +27,7 @@ from pico import build, pico, tokenizer
 from trimtab import LM, Provenance, SteeringVector, Use, steer
 from trimtab.errors import ServeError, SteerError, UnknownName, VectorError
 from trimtab.model.generate import Sampling
-from trimtab.serving import Limits, serve, server
+from trimtab.serving import Limits, child, serve, server
 from trimtab.serving.batch import Job, run
 from trimtab.serving.shelf import Facts, Shelf
 from trimtab.steering.notation import Notation
@@ -176,6 +176,33 @@ def test_each_token_is_counted_once_and_projections_are_of_the_stream() -> None:
         steered = along if "everywhere" in line else along[row.prompt - 1 :]
         assert end["edited"] == {"1": len(steered)}
         assert end["projection"]["tea"] == pytest.approx(float(steered.mean()), rel=1e-2, abs=1e-2)
+
+
+def test_who_is_asked_again_for_anothers_fault_is_steered_and_counted() -> None:
+    lm = pico("llama")
+    vectors = made_vectors(lm)
+
+    class Pipe:
+        said: ClassVar[list[dict[str, Any]]] = []
+
+        def send_bytes(self, raw: bytes) -> None:
+            self.said.append(json.loads(raw))
+
+        def poll(self) -> bool:
+            return False
+
+    def job(id: str, line: str) -> Job:
+        stack = (("tea", Notation.parse(line).stack(vectors)[0]),)
+        return Job(id, lm.row(WORDS[0]), stack, Sampling(4))
+
+    engine = child._Engine(lm, Pipe(), 8)  # pyright: ignore[reportPrivateUsage]
+    engine._run([job("bad", "tea @ after('zzz')"), job("good", "2 tea")])  # pyright: ignore[reportPrivateUsage]
+    kinds = {(e["id"], e["kind"]) for e in Pipe.said}
+    assert ("bad", "error") in kinds and ("good", "end") in kinds and ("good", "error") not in kinds
+    together = next(e for e in Pipe.said if e["kind"] == "end")
+    Pipe.said.clear()
+    engine._run([job("good", "2 tea")])  # pyright: ignore[reportPrivateUsage]
+    assert Pipe.said[-1] == together
 
 
 def test_a_vector_of_other_weights_is_told(served: Served) -> None:

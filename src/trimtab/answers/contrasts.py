@@ -93,7 +93,8 @@ def sorted_out(
 ) -> list[Contrast]:
     """Every question with its answers, and why it is thrown out, if it is."""
     nats = asked_for(lm, sentence, questions, positives) - asked_for(lm, sentence, questions, negatives)
-    told, seen = [instruction(sentence, k) for k in range(len(WORDINGS))], Counter(t.strip() for t in positives)
+    told = [instruction(sentence, k) for k in range(len(WORDINGS))]
+    seen = Counter(text for _, text in {(q, p.strip()) for q, p in zip(questions, positives, strict=True)})
     out: list[Contrast] = []
     for q, p, n, x in zip(questions, positives, negatives, nats.tolist(), strict=True):
         why = "" if p.strip() and n.strip() else "an empty answer"

@@ -1,7 +1,7 @@
 """Samples from a server: that of `trimtab serve`, whose vectors are the study's own, or for unsteered ones any that
 speaks OpenAI's API. What is read off the texts stays with the model here.
 
-A model that was loaded with `sampler="http://127.0.0.1:8765/v1"` (a key of every recipe) is sampled there.
+A model that was loaded with `sampler="http://127.0.0.1:8765/v1"` (a key of the recipes of studies) is sampled there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from trimtab.steering.use import Use
 from trimtab.steering.vector import SteeringVector
 
 AT_ONCE = 32  # requests under way
-TRIES = 4  # of a request that the server does not take now
+TRIES = 8  # of a request that the server does not take now: about a minute in all
 KEY = "TRIMTAB_ADMIN_KEY"  # in the environment: lets vectors be brought to the server
 BUSY = (429, 502, 503, 504)
 PATIENCE = 600.0  # seconds for an answer
@@ -40,20 +40,27 @@ Asked = tuple[Prompt, tuple[Intervention, ...], int]  # a prompt, how it is stee
 class Remote:
     """A server, by the address of its API."""
 
-    def __init__(self, url: str) -> None:
-        """Ask which model it has.
+    def __init__(self, url: str, model: str = "") -> None:
+        """Ask which models it has, and take the one of this name; the only one, where none has it.
 
         Raises:
             RecipeError: not an address, or nobody listens there.
-            RunError: it does not say.
+            RunError: it does not say, or has several others.
         """
         reachable(url)
         self.url, self.held = url.rstrip("/"), set[str]()
         loopback = urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
         self.opener = build_opener(ProxyHandler({})) if loopback else build_opener()
-        token = os.environ.get("TRIMTAB_TOKEN") or os.environ.get("OPENAI_API_KEY") or "none"
+        token = os.environ.get("TRIMTAB_TOKEN", "none")
         self.headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-        self.model = str(self._sent("GET", "/models")["data"][0]["id"])
+        reply = self._sent("GET", "/models")
+        try:
+            known = [str(one["id"]) for one in reply["data"]]
+        except (KeyError, TypeError) as problem:
+            raise RunError(f"{url} does not say which models it has", given=str(reply)[:200]) from problem
+        if not known or (model not in known and len(known) > 1):
+            raise RunError(f"{url} does not have the model", given=known[:8], expected=model)
+        self.model = model if model in known else known[0]
 
     def texts(self, asked: Sequence[Asked], settings: Sampling, *, chat: bool) -> list[str]:
         """One text for each, in order; requests run side by side.
@@ -95,10 +102,13 @@ class Remote:
             reply = self._sent("POST", "/chat/completions", json.dumps({**body, "messages": messages}).encode())
         else:
             reply = self._sent("POST", "/completions", json.dumps({**body, "prompt": prompt}).encode())
-        if stack and not (reply.get("steering") or {}).get("tokens_edited"):
+        if stack and not (isinstance(reply, dict) and (reply.get("steering") or {}).get("tokens_edited")):
             raise RunError(f"{self.url} did not steer", given=body["steer"], do="serve the model with trimtab serve")
-        choice = reply["choices"][0]
-        return str(choice["message"]["content"] or "") if chat else str(choice["text"])
+        try:
+            choice = reply["choices"][0]
+            return str(choice["message"]["content"] or "") if chat else str(choice["text"])
+        except (KeyError, IndexError, TypeError) as problem:
+            raise RunError(f"{self.url} gave no answer", given=str(reply)[:200]) from problem
 
     def _sent(self, how: str, path: str, body: bytes | None = None) -> Any:
         """What is answered to a request, which is sent again after a while where the server is busy.
@@ -110,7 +120,7 @@ class Remote:
         said = ""
         for k in range(TRIES):
             if k:
-                time.sleep(2.0**k / 2)
+                time.sleep(min(15.0, 2.0**k / 2))
             request = Request(self.url + path, data=body, headers=self.headers | key, method=how)
             try:
                 with self.opener.open(request, timeout=PATIENCE) as reply:

@@ -68,7 +68,6 @@ def sample(
     """
     stacks = {str(name): check_stack(lm, stack) for name, stack in conditions.items()}
     journal, settings = Journal(Path(to)), Sampling(max_new_tokens, temperature, top_p, seed)
-    away = Remote(lm.sampler) if lm.sampler else None  # a server that is sampled instead
     plan = _plan(lm, stacks, settings)
     rows = {name: lm.row(p) for name, p in prompts.items()}
     digests = {name: digest(*map(str, row.ids)) for name, row in rows.items()}
@@ -76,10 +75,11 @@ def sample(
     wanted = [(p, c, k) for p in prompts for c in stacks for k in range(n)]
     order = {p: (len(rows[p].ids), number) for number, p in enumerate(prompts)}  # short prompts together: less padding
     missing = sorted((w for w in wanted if w not in known), key=lambda w: order[w[0]])
+    away = _server(lm) if lm.sampler and missing else None
     for start in range(0, len(missing), batch):
         some = missing[start : start + batch]
         if away is not None:
-            asked = [(prompts[p], stacks[c], k) for p, c, k in some]
+            asked = [(prompts[p], tuple(iv for iv in stacks[c] if iv.multiplier), k) for p, c, k in some]
             texts = away.texts(asked, settings, chat=lm.rendering.chat and bool(lm.tokenizer.chat_template))
         else:
             texts = _batch(lm, [(rows[p], c, stacks[c], k) for p, c, k in some], settings)
@@ -121,12 +121,27 @@ def _known(journal: Journal, digests: Mapping[str, str], plan: Mapping[str, str]
 
 def _plan(lm: LM, stacks: Mapping[str, Stack], settings: Sampling) -> dict[str, str]:
     """What the samples of each condition belong to, as a hash."""
-    about = [lm.facts, repr(settings)]
+    about = [lm.facts, repr(settings), *([lm.sampler] if lm.sampler else [])]
     plan: dict[str, str] = {}
     for name, stack in stacks.items():
         described = [iv.describe() for iv in stack]
         plan[name] = hashlib.sha256(json.dumps([about, described]).encode()).hexdigest()[:16]
     return plan
+
+
+def _server(lm: LM) -> Remote:
+    """The server that is sampled instead.
+
+    Raises:
+        RunError: prompts would be rendered otherwise there.
+    """
+    how = lm.rendering
+    if how.template or (how.separator is not None and not how.chat):
+        raise RunError(
+            "a server renders prompts by its own template", given=how.describe(),
+            do="leave out template and separator, or the sampler",
+        )  # fmt: skip
+    return Remote(lm.sampler, lm.id)
 
 
 def _batch(lm: LM, wanted: Sequence[tuple[Row, str, Stack, int]], settings: Sampling) -> list[str]:

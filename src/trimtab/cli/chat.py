@@ -116,7 +116,9 @@ class Talk:
             return (iv.times(_number(rest, "/m 1.5")),)
         if self.vector is None:
             raise SteerError("a line's vectors act at the layers their files say")
-        return (replace(self.vector(int(_number(rest, "/layer 12"))), multiplier=iv.multiplier),)
+        if not rest.isdecimal():
+            raise SteerError("not a layer", given=rest, expected="such as /layer 12")
+        return (replace(self.vector(int(rest)), multiplier=iv.multiplier),)
 
     def answer(self, asked: Sequence[dict[str, str]]) -> None:
         """Answer, and remember what was said; a turn that fails leaves nothing behind."""

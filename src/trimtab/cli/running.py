@@ -58,6 +58,10 @@ class Run:
                 raise RecipeError(
                     "these workers need a disk that all of them see", given=url, do="--shard K/N on each, and merge"
                 )
+            if self.shard is not None and self.threads is None:
+                raise RecipeError(
+                    "shards on machines that do not see each other", expected="--threads N, the same on all of them"
+                )
             with storage.here(self.to) as folder:
                 replace(self, to=folder)._together(recipe_file, url)
             return
@@ -89,12 +93,14 @@ class Run:
         Args:
             called: what the folder is called, where it is a copy.
         """
-        from trimtab import workers
+        from trimtab import studies, workers
         from trimtab.cli.bars import bars
         from trimtab.workers.merge import left
 
         if self.workers is not None and self.shard is not None:
             raise RecipeError("--workers and --shard", expected="one of them")
+        if self.size is not None and studies.read(recipe, self.size) is None:
+            raise RecipeError(f"{recipe} has no sizes", given=self.size, do="leave out --size")
         if self.count is not None and (self.count < 1 or not self.workers or self.workers[:5] == "local"):
             raise RecipeError("--count", given=self.count, expected="1 or more, with --workers ray or slurm")
         if self.threads is not None and self.threads < 1:

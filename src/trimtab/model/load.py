@@ -30,7 +30,7 @@ def load(
         ModelError: not found, not loadable, with the reason transformers gave; or a checkpoint that lacks weights.
     """
     if device == AUTO and device_map is None:
-        device, device_map = None, AUTO
+        device, device_map = (None, AUTO) if _cards() else ("cpu", None)
     if device and device_map:
         raise ModelError("give device or device_map, not both", given=(device, device_map))
     dtype = check(name, dtype=dtype, device=device)
@@ -65,7 +65,7 @@ def check(name: str, *, dtype: Any = None, device: str | None = None) -> str | N
         UnknownName, ModelError: what is wrong.
     """
     checked = dtype_name(dtype)
-    _check_device(device)
+    check_device(device)
     check_name(name)
     return checked
 
@@ -105,7 +105,14 @@ def dtype_name(dtype: Any) -> str | None:
     return name
 
 
-def _check_device(device: str | None) -> None:
+def _cards() -> bool:
+    """Whether there is anything but the processor to spread a model over."""
+    import torch
+
+    return torch.accelerator.is_available()
+
+
+def check_device(device: str | None) -> None:
     """Refuse a device that is none, or is not here.
 
     Raises:

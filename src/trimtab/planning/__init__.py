@@ -11,13 +11,14 @@ from __future__ import annotations
 import heapq
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from trimtab import flow, studies
-from trimtab.errors import RecipeError, TrimtabError, first_line
+from trimtab.errors import RecipeError, RunError, TrimtabError, first_line
+from trimtab.model.load import check_device, dtype_name
 from trimtab.planning.clock import Clock, measure
 from trimtab.planning.counting import Asked, Counting, counted
 from trimtab.planning.standin import StandIn
@@ -103,11 +104,15 @@ def plan(
         RecipeError, ModelError: a recipe that makes no sense, a model that is not here or cannot be built narrow.
     """
     study = studies.read(recipe, size)
+    if study is None and size is not None:
+        raise RecipeError(f"{recipe} has no sizes", given=size, do="leave out --size")
     loading = study.loading if study is not None else Recipe.load(recipe).loading
     device = device or str(loading.get("device") or "cpu")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = dtype or str(loading.get("dtype") or ("float32" if device == "cpu" else "bfloat16"))
+    dtype = dtype_name(dtype or loading.get("dtype")) or ("float32" if device == "cpu" else "bfloat16")
+    if clocks is None:
+        check_device(device)
     counting, stopped = Counting(), ""
     with tempfile.TemporaryDirectory() as folder, counted(counting):
         try:
@@ -116,19 +121,38 @@ def plan(
             if not counting.units:
                 raise
             stopped = first_line(problem)
+    known, thin = _timed(counting, clocks, dtype, device, watch)
+    bits = loading.get("bits")
+    itemsize = getattr(torch, dtype).itemsize
+    made = _Summed(counting, known, thin, itemsize, itemsize if bits is None else int(bits) / 8)
+    weights = {name: float(one.weights * made.stored) for name, one in counting.models.items()}
+    stages = made.stages()
+    peak = max((stage.memory for stage in stages), default=made.memory({}))
+    load = START + sum(weights.values()) / DISK
+    machine = ", ".join(dict.fromkeys(known[name].machine for name in counting.models))
+    return Plan(weights, machine, workers, stages, made.seconds(counting.between), load, peak, stopped), known
+
+
+def _timed(
+    counting: Counting, clocks: Mapping[str, Clock] | None, dtype: str, device: str, watch: Watch
+) -> tuple[dict[str, Clock], dict[str, Clock]]:
+    """How fast every model is, as it was told or is measured here; and those that stand for them.
+
+    Raises:
+        RunError: what was told lacks one of them.
+    """
     known, thin = dict(clocks or {}), dict[str, Clock]()
     for name, one in counting.models.items():
+        if clocks is not None and name not in known:
+            raise RunError(
+                f"it is not known how fast the hardware is with {name}", given=sorted(known),
+                do="trimtab plan RECIPE --save FILE there, with this recipe",
+            )  # fmt: skip
         if name not in known:
             known[name] = measure(one.config, dtype=dtype, device=device, progress=watch(f"timing {name}"))
         if one.narrower > 1:
             thin[name] = measure(one.model.config, dtype="float32", device="cpu", progress=watch("timing the stand-in"))
-    made = _Summed(counting, known, thin, getattr(torch, dtype).itemsize)
-    weights = {name: float(one.weights * made.itemsize) for name, one in counting.models.items()}
-    stages = made.stages()
-    peak = max((stage.memory for stage in stages), default=made.memory({}))
-    load = START + sum(weights.values()) / DISK
-    machine = next(iter(known.values())).machine
-    return Plan(weights, machine, workers, stages, made.seconds(counting.between), load, peak, stopped), known
+    return known, thin
 
 
 def _carried_out(recipe: Path, size: str | None, folder: Path, counting: Counting, watch: Watch) -> None:
@@ -138,8 +162,10 @@ def _carried_out(recipe: Path, size: str | None, folder: Path, counting: Countin
         asked = Recipe.load(recipe)
         if asked.vector:
             raise RecipeError("a recipe that is given a vector cannot be planned", do="plan one that learns it")
-        flow.work(asked, folder / "run", watch, counting)
+        flow.work(replace(asked, device=None, dtype=None), folder / "run", watch, counting)
         return
+    here = {k: v for k, v in study.loading.items() if k not in ("device", "dtype", "sampler")}
+    study = studies.StudyRecipe(study.study, study.model, here, study.plan)
     if isinstance(study.plan.get("vector"), str):
         table = {**study.plan, "vector": _narrow_vector(study.plan["vector"], study.model, folder, counting)}
         study = studies.StudyRecipe(study.study, study.model, study.loading, table)
@@ -165,7 +191,8 @@ class _Summed:
     counting: Counting
     clocks: Mapping[str, Clock]
     thin: Mapping[str, Clock]
-    itemsize: int
+    itemsize: int  # of what is computed
+    stored: float  # bytes of a weight
 
     def seconds(self, asked: Mapping[str, Asked]) -> float:
         """What the stand-in took, with its blocks' time replaced by the model's."""
@@ -179,7 +206,7 @@ class _Summed:
 
     def memory(self, asked: Mapping[str, Asked]) -> float:
         """The process, all weights, and the most that one model's passes keep and need at once."""
-        weights = sum(one.weights * self.itemsize for one in self.counting.models.values())
+        weights = sum(one.weights * self.stored for one in self.counting.models.values())
         passes = [0.0]
         for name, one in asked.items():
             clock, vocab = self.clocks[name], self.counting.models[name]

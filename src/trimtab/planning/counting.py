@@ -156,7 +156,7 @@ def counted(counting: Counting) -> Generator[None]:
     from trimtab.model import lm as home
 
     linear: Callable[..., Tensor] = functional.linear
-    load: Any = LM.load
+    load: Any = LM.__dict__["load"]
 
     def watched(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         counting.head(weight.shape[0], x)

@@ -43,12 +43,15 @@ class StandIn:
             self.config: Any = AutoConfig.from_pretrained(path, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as problem:
             raise ModelError(f"cannot plan for {name!r}", given=first_line(problem)) from problem
-        self.name, self.weights = name, _size(self.config)
+        try:
+            self.name, self.weights = name, _size(self.config)
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        except (OSError, ValueError, KeyError, AttributeError) as problem:
+            raise ModelError(f"cannot plan for {name!r}", given=first_line(problem)) from problem
         if self.weights <= SMALL:
             self.model, self.tokenizer = load(name, dtype="float32", device=None, device_map=None, revision=None)
             self.narrower = 1.0
             return
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         narrow = _narrowed(self.config)
         try:
             with torch.random.fork_rng(devices=[]):

@@ -98,7 +98,7 @@ class Edits:
         """One intervention on some rows, and how much of it there was: each token once, also where a model without an
         exact cache runs over all of them again.
         """
-        name, iv = self.jobs[rows[0]].stack[at]
+        iv = self.jobs[rows[0]].stack[at][1]
         moved, _ = iv.apply(h, layer, frame)
         before = torch.tensor([self.jobs[k].reached.get((layer, at), -1) for k in rows])
         fresh = frame.index > before[:, None].to(frame.index)
@@ -108,7 +108,7 @@ class Edits:
         along = ((h.float() @ unit(v)) * selected.to(h.device)).sum(-1).tolist()
         last = frame.index.amax(-1).tolist()
         for k, n, a, end in zip(rows, counts, along, last, strict=True):
-            job = self.jobs[k]
+            job, name = self.jobs[k], self.jobs[k].stack[at][0]  # one vector may have two names
             job.reached[layer, at] = max(end, job.reached.get((layer, at), -1))
             job.edited[layer] = job.edited.get(layer, 0) + n
             total, seen = job.along.get(name, (0.0, 0))

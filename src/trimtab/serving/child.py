@@ -172,5 +172,5 @@ class _Engine:
     def _again(self, jobs: list[Job]) -> None:
         """From the beginning."""
         for job in jobs:
-            job.new, job.edited, job.along = [], {}, {}
+            job.new, job.edited, job.along, job.reached = [], {}, {}, {}
         self._run([j for j in jobs if not j.canceled])

@@ -143,6 +143,7 @@ class Tables:
 
     def begin(self, id: str, text: str, prompt: int) -> None:
         """A request is scheduled for the first time."""
+        self.end(id)
         self.requests[id] = _Request(heard(text), prompt, self.free_lines.pop() if self.free_lines else 0)
 
     def end(self, id: str) -> None:
@@ -334,7 +335,7 @@ def _tables(worker: Any, settings: Mapping[str, Any]) -> Tables:
     local = {k: blocks[k] for k in chosen if type(blocks[k]).__name__ != "PPMissingLayer"}
     width, tokens = config.model_config.get_hidden_size(), config.scheduler_config.max_num_batched_tokens
     elsewhere = [k for k in chosen if k not in local]
-    rows, lines = int(settings.get("rows", ROWS)), config.scheduler_config.max_num_seqs
+    rows, lines = int(settings.get("rows", ROWS)), 2 * config.scheduler_config.max_num_seqs  # some wait preempted
     tables = Tables(local, width, tokens, worker.device, rows, elsewhere, lines)
     if settings.get("vectors"):
         for vector in recommended(str(settings["vectors"])).values():

@@ -180,21 +180,29 @@ def vector_of(source: str | Path, folder: str | Path | None = None) -> SteeringV
     where = sorted({str(iv.positions) for iv in ivs})
     if len(where) > 1:
         raise SteerError("the vectors act at different positions", given=where, do="say one behind @ in the line")
-    first, nulls = ivs[0].vector, set(ivs[0].vector.nulls)
-    for iv in ivs[1:]:
+    first = next((iv.vector for iv in ivs if iv.vector.made.fingerprint), ivs[0].vector)
+    nulls = set(first.nulls)
+    for iv in ivs:
         first.check_model(iv.vector)
         nulls &= set(iv.vector.nulls)
-    sums = _summed([(iv.multiplier, iv.vector.vectors) for iv in ivs])
+    sums = {k: v for k, v in _summed([(iv.multiplier, iv.vector.vectors) for iv in ivs]).items() if v.any()}
+    if not sums:
+        raise SteerError("nothing would be steered: the sum is zero", given=str(source))
     of = {term.name: iv.vector.hash for term, iv in zip(Notation.parse(str(source)).terms, ivs, strict=True)}
     seen = dict.fromkeys(hash for iv in ivs for hash in iv.vector.made.trained_on)
     how = {"name": "line", "line": str(source), "vectors": of, "together": True}
     return SteeringVector(
         sums,
-        replace(first.made, method=how, trained_on=tuple(seen), among=0),
-        nulls={n: _summed([(iv.multiplier, iv.vector.nulls[n]) for iv in ivs]) for n in nulls},
+        replace(first.made, method=how, trained_on=tuple(seen), among=0, data={}, figures={}),
+        nulls={n: _kept(_summed([(iv.multiplier, iv.vector.nulls[n]) for iv in ivs]), sums) for n in nulls},
         site=first.site,
         use=Use(tuple(sorted(sums)), 1.0, where[0]),
     )
+
+
+def _kept(vectors: Mapping[int, Tensor], layers: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """Those of some layers."""
+    return {k: vectors[k] for k in layers}
 
 
 def _summed(parts: Sequence[tuple[float, Mapping[int, Tensor]]]) -> dict[int, Tensor]:

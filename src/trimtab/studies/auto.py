@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from trimtab.answers.sampling import sample
 from trimtab.data.builtin import everyday, neutral
 from trimtab.data.datasets import Dataset, check_unseen
 from trimtab.data.pairs import Pair
-from trimtab.errors import DataError, RecipeError, UnknownName, check_least
+from trimtab.errors import DataError, RecipeError, RunError, TrimtabError, UnknownName, check_least
 from trimtab.evaluation.dose import HeldOut, changes, recommend
 from trimtab.evaluation.metrics import Propensity
 from trimtab.journal import plain
@@ -31,7 +32,7 @@ from trimtab.model.tokens import Prompt
 from trimtab.progress import Progress, silent
 from trimtab.runs import Run
 from trimtab.stages import RESULTS, Stage, Unit
-from trimtab.statistics.intervals import Array, mean_figure
+from trimtab.statistics.intervals import Array, Figure, mean_figure
 from trimtab.statistics.shipping import FEWEST, HELP, Trial, decide
 from trimtab.steering.controls import null_controls, random_controls
 from trimtab.steering.interventions import Intervention
@@ -52,7 +53,9 @@ TALK = 12  # test questions that are answered
 BESIDE = 4  # controls whose answers are read
 EXAMPLES = 3  # answers that are shown instead of asking
 
+DRAWS = 2000  # of the questions, for the interval of a share
 ASKED, SHOWN = Condition("asked"), Condition("shown")
+BOTH = ASKED.but(how="and steered")
 STEERED = Condition("steered")
 
 
@@ -104,13 +107,15 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
     """On any chat model."""
     study = _Auto(lm, run, plan)
     if not plan.data:
-        yield Stage("write", [Unit("answers", {}, study.written), Unit("contrasts", {}, study.contrasts)])
-    if len(study.pairs) < FEWEST:
+        yield Stage("write", [Unit("answers", {}, study.written)])
+        yield Stage("sort", [Unit("contrasts", {}, study.contrasts)])
+    if len({p.group for p in study.pairs}) < FEWEST:
         run.write(RESULTS, study.nothing())
         return
+    study.claimed()
     facts = {"data": study.data.hash}
-    yield Stage("learn", [Unit(m, facts, partial(study.learned, m)) for m in plan.methods if m in CONTRASTS])
-    yield Stage("descend", [Unit(m, facts, partial(study.learned, m)) for m in plan.methods if m not in CONTRASTS])
+    yield Stage("learn", [Unit(m, facts, partial(study.tried, m)) for m in plan.methods if m in CONTRASTS])
+    yield Stage("descend", [Unit(m, facts, partial(study.tried, m)) for m in plan.methods if m not in CONTRASTS])
     chosen = {**facts, "vector": study.best.hash}
     yield Stage("test", [Unit("numbers", chosen, study.numbers), Unit("texts", chosen, study.texts)])
     yield Stage("read", [Unit("scores", chosen, study.scores)])
@@ -142,9 +147,12 @@ class _Auto:
 
     def written(self, progress: Progress) -> tuple[list[list[str]], list[str]]:
         """To every question answers that are asked for the behavior, one in each wording, and one that is not."""
-        plan, writer = self.plan, self.lm
-        if plan.writer and not self.run.file("written", "against.jsonl").is_file():
-            writer = LM.load(plan.writer)
+        told, plain = self.run.kept("written.json", partial(self._write, progress))
+        return told, plain
+
+    def _write(self, progress: Progress) -> tuple[list[list[str]], list[str]]:
+        plan = self.plan
+        writer = LM.load(plan.writer) if plan.writer else self.lm
         wordings = [instruction(plan.sentence, k) for k in range(len(WORDINGS))]
         asks = {f"{k} {q}": under(writer, told, q) for q in self.questions for k, told in enumerate(wordings)}
         turns = instruction(plan.against) if plan.against else ""
@@ -171,19 +179,22 @@ class _Auto:
                 [text for some in positives for text in some], [text for text in negatives for _ in range(many)],
             )  # fmt: skip
             some = (rows[k * many : (k + 1) * many] for k in range(len(self.questions)))
-            return [max(of, key=lambda c: (not c.why, np.nan_to_num(c.nats, nan=-np.inf))) for of in some]
+            best = [max(of, key=lambda c: (not c.why, np.nan_to_num(c.nats, nan=-np.inf))) for of in some]
+            lines = [{"prompt": c.question, "positive": c.positive, "negative": c.negative} for c in best if not c.why]
+            self.run.write("pairs.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+            return best
 
-        rows = self.run.kept("contrasts.json", read)
-        kept_rows = [r for r in rows if not r["why"]]
-        lines = [{"prompt": r["question"], "positive": r["positive"], "negative": r["negative"]} for r in kept_rows]
-        self.run.write("pairs.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        found = [Contrast(**r) for r in self.run.kept("contrasts.json", read)]
         progress(1, 1)
-        return [Contrast(**r) for r in rows]
+        return found
 
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:
         if self.plan.data:
-            return Dataset.load(self.plan.data, form="answers").pairs
+            pairs = Dataset.load(self.plan.data, form="answers").pairs
+            if any(p.before for p in pairs):
+                raise DataError("pairs with system messages or earlier turns", expected="a question and two answers")
+            return pairs
         found = [c for c in self.contrasts(silent("")) if not c.why]
         return tuple(Pair(c.question, c.positive, c.negative) for c in found)
 
@@ -197,7 +208,30 @@ class _Auto:
         splits = self.data.split(seed=self.plan.seed, train=0.4, val=0.2, test=0.4)
         return splits.train, splits.val, splits.test
 
+    def claimed(self) -> None:
+        """Enter what is learned from, or refuse other pairs in the same folder.
+
+        Raises:
+            RunError: it holds vectors of others.
+        """
+        there = self.run.manifest.get("trained")
+        if there not in (None, self.data.hash):
+            raise RunError(
+                f"{self.run.path} holds vectors of other pairs", given=self.data.hash, expected=there,
+                do="choose another folder, or restore the data",
+            )  # fmt: skip
+        self.run.note(trained=self.data.hash)
+
     # ------------------------------------------------------------ the race
+
+    def tried(self, name: str, progress: Progress) -> None:
+        """A method that finds nothing, or refuses, is out of the race; why is kept."""
+        try:
+            self.learned(name, progress)
+        except TrimtabError as problem:
+            if name == "mean-diff":
+                raise
+            self.run.write(f"vectors/{name}.json", {"problem": problem.failed})
 
     def learned(self, name: str, progress: Progress) -> SteeringVector:
         """A method's vector, at its best layer on validation questions, with its dose measured there."""
@@ -230,7 +264,8 @@ class _Auto:
 
     @cached_property
     def vectors(self) -> dict[str, SteeringVector]:
-        return {m: self.learned(m, silent("")) for m in self.plan.methods}
+        out = [m for m in self.plan.methods if self.run.read(f"vectors/{m}.json") is None]
+        return {m: self.learned(m, silent("")) for m in out}
 
     @cached_property
     def candidates(self) -> list[Candidate]:
@@ -239,14 +274,12 @@ class _Auto:
         for name, v in self.vectors.items():
             use = v.use
             assert use is not None and use.dose is not None
-            points = [p for p in use.dose.points if p.propensity is not None and p.lo is not None]
-            rise = lo = control = float("nan")
-            if points:
-                x = [p.drift**0.5 for p in points]
-                rise, lo, control = (
-                    float(np.interp(BUDGET**0.5, x, [float(getattr(p, key) or 0.0) for p in points]))
-                    for key in ("propensity", "lo", "control")
-                )
+            points = sorted((p for p in use.dose.points if p.lo is not None), key=lambda p: p.drift)
+            x = [0.0, *(p.drift**0.5 for p in points)]  # nothing is moved at 0; beyond the last point nothing is known
+            rise, lo, control = (
+                float(np.interp(BUDGET**0.5, x, [0.0, *(float(getattr(p, key) or 0.0) for p in points)], right=np.nan))
+                for key in ("propensity", "lo", "control")
+            )
             at = use.dose.at(use.multiplier)
             out.append(
                 Candidate(
@@ -293,7 +326,8 @@ class _Auto:
     @cached_property
     def asked(self) -> dict[str, str]:
         """Test questions that are answered, by name."""
-        return {f"question {k}": p.question for k, p in enumerate(self.parts[2].pairs[:TALK])}
+        some = dict.fromkeys(p.prompt for p in self.parts[2].pairs)
+        return {f"question {k}": q for k, q in enumerate(list(some)[:TALK])}
 
     @cached_property
     def stacks(self) -> dict[Condition, tuple[Intervention, ...]]:
@@ -306,9 +340,17 @@ class _Auto:
         doses = {m / 2, m, -m, *([self.best.use.ship[1]] if self.best.use.ship else [])}
         out: dict[Condition, tuple[Intervention, ...]] = {UNSTEERED: ()}
         out |= {STEERED.at(x): (iv.times(x),) for x in sorted(doses)}
-        names = list(self.controls)
-        for name in [*names[: BESIDE // 2], *names[-(BESIDE - BESIDE // 2) :]]:
-            out[Condition("control", source=name)] = (replace(iv, vector=self.controls[name]),)
+        return out | self.beside
+
+    @cached_property
+    def beside(self) -> dict[Condition, tuple[Intervention, ...]]:
+        """Controls whose answers are read, at the norm of the dose."""
+        iv, names, out = Intervention.recommended(self.best), list(self.controls), dict[Condition, Any]()
+        size = self.best.norm()
+        for name in dict.fromkeys([*names[: BESIDE // 2], *names[-(BESIDE - BESIDE // 2) :]]):
+            v = self.controls[name]
+            even = replace(v, vectors={k: x * (size[k] / max(float(x.norm()), 1e-30)) for k, x in v.vectors.items()})
+            out[Condition("control", source=name)] = (replace(iv, vector=even),)
         return out
 
     @property
@@ -318,16 +360,14 @@ class _Auto:
     def texts(self, progress: Progress) -> Said:
         """What is said to test questions under each, and to everyday prompts; the same asked for in words."""
         told = instruction(self.plan.sentence)
-        few = [
-            turn for p in self.parts[0].pairs[:EXAMPLES] for turn in (("user", p.question), ("assistant", p.positive))
-        ]
+        few = [turn for p in self.parts[0].pairs[:EXAMPLES] for turn in (("user", p.prompt), ("assistant", p.positive))]
         plain: Mapping[str, Prompt] = self.asked
         asks = {name: under(self.lm, told, q) for name, q in self.asked.items()}
         shown = {name: under(self.lm, "", q, few) for name, q in self.asked.items()}
         iv, out = Intervention.recommended(self.best), Said()
         for part, prompts, stacks in (
             ("plain", plain, self.stacks),
-            ("asked", asks, {ASKED: (), ASKED.but(how="and steered"): (iv,)}),
+            ("asked", asks, {ASKED: (), BOTH: (iv,)} | {c.but(how="and asked"): s for c, s in self.beside.items()}),
             ("shown", shown, {SHOWN: ()}),
             ("unrelated", dict(zip(neutral(), neutral(), strict=True)), {UNSTEERED: (), self.dosed: (iv,)}),
         ):
@@ -343,7 +383,7 @@ class _Auto:
         def read() -> dict[str, list[float]]:
             said, out = self.texts(silent("")), dict[str, list[float]]()
             for c in dict.fromkeys(c for name, c in said if name in self.asked):
-                texts = [said[name, c][0] for name in self.asked]
+                texts = [said[name, c][0].strip() for name in self.asked]
                 out[c.label] = asked_for(self.lm, self.plan.sentence, list(self.asked.values()), texts).tolist()
             return out
 
@@ -359,7 +399,7 @@ class _Auto:
         kind = decide(trial)
         return Results(
             self.lm.id, self.plan.sentence, kind, HELP[kind], trial, self._thrown(), [], None, [], self._examples(), [],
-            self._first(), self.plan.seed,
+            self._first(), self.plan.data, self.plan.seed,
         )  # fmt: skip
 
     def results(self) -> Results:
@@ -374,49 +414,63 @@ class _Auto:
         ]  # fmt: skip
         return Results(
             self.lm.id, self.plan.sentence, kind, HELP[kind], trial, self._thrown(), self.candidates, self.winner,
-            every, [*answers, *aside], self._parts_sizes(), self._first(), self.plan.seed,
+            every, [*answers, *aside], self._parts_sizes(), self._first(), self.plan.data, self.plan.seed,
         )  # fmt: skip
 
     @cached_property
     def trial(self) -> Trial:
         numbers, use = self.numbers(silent("")), self.best.use
-        rise = mean_figure("rise of the preference", np.array(numbers["vector"], float), "nats/token")
-        said, broken = self.texts(silent("")), self._broken()
-        plain, asks = self._relative(UNSTEERED), self._relative(ASKED)
-        mine, both = self._relative(self.dosed), self._relative(ASKED.but(how="and steered"))
-        beside = [self._relative(c) for c in self._conditions(said) if c.kind == "control"]
-        strongest = max((abs(float(np.nanmean(x - plain))) for x in beside), default=0.0)
-        readable = float(np.nanmean(asks - plain)) > 0
-        text = mean_figure("text", mine - plain, "of asking in words") if readable else None
-        gain = mean_figure("gain over asking", both - asks, "of asking in words") if readable else None
+        groups = [p.group for p in self.parts[2]]
+        rise = mean_figure("rise of the preference", np.array(numbers["vector"], float), "nats/token", groups=groups)
+        asked = mean_figure("asking in words", self._moved(ASKED), "nats/token")
+        text, gain = self._share("text", self.dosed), self._share("gain over asking", BOTH, ASKED)
+        unasked = [c for c in self.beside if c.label in self._read]
+        strongest = np.array([self._share("", c).value for c in unasked])
+        added = np.array([self._share("", c.but(how="and asked"), ASKED).value for c in unasked])
         return Trial(
-            len(self.pairs), self._asked_for(), rise, float(np.nanmax(np.abs(numbers["controls"]))),
-            use is not None and use.ship is not None, broken, text, strongest, gain,
+            len(self.pairs), self._asked_for(), rise, float(np.abs(numbers["controls"]).max()),
+            use is not None and use.ship is not None, self._broken(self.dosed), asked, text,
+            float(np.abs(strongest).max()), gain, float(np.abs(added).max()), self._broken(BOTH),
         )  # fmt: skip
 
-    def _relative(self, condition: Condition) -> Array:
-        """Scores as shares of what asking in words does on average: unsteered answers are at 0, asked ones at 1."""
-        scores = {k: np.array(v, float) for k, v in self.scores(silent("")).items()}
-        low, high = (float(np.nanmean(scores[c.label])) for c in (UNSTEERED, ASKED))
-        return (scores[condition.label] - low) / max(abs(high - low), 1e-9)
+    @cached_property
+    def _read(self) -> dict[str, Array]:
+        return {k: np.array(v, float) for k, v in self.scores(silent("")).items()}
+
+    def _moved(self, condition: Condition, beside: Condition = UNSTEERED) -> Array:
+        """How much likelier each answer is than another to the same question, when the behavior is asked for."""
+        return self._read[condition.label] - self._read[beside.label]
+
+    def _share(self, name: str, condition: Condition, beside: Condition = UNSTEERED) -> Figure:
+        """The mean of that over the mean of what asking in words does; questions are drawn for both at once."""
+        both = np.stack([self._moved(condition, beside), self._moved(ASKED)], 1)
+        both = both[~np.isnan(both).any(1)]
+        draws = np.random.default_rng(self.plan.seed).integers(0, max(1, len(both)), (DRAWS, len(both)))
+        if len(both) < 2:
+            return Figure(name, np.nan, np.nan, np.nan, len(both), "of asking in words")
+        top, bottom = both[draws].mean(1).T
+        shares = top / np.where(np.abs(bottom) < 1e-9, np.nan, bottom)
+        lo, hi = (float(x) for x in np.nanquantile(shares, (0.025, 0.975)))
+        value = float(both[:, 0].mean() / both[:, 1].mean())
+        return Figure(name, value, lo, hi, len(both), "of asking in words")
 
     def _text(self, condition: Condition) -> tuple[float, float, float]:
-        f = mean_figure("", self._relative(condition) - self._relative(UNSTEERED), "")
+        f = self._share("", condition)
         return f.value, f.lo, f.hi
 
     def _drawn(self, condition: Condition, said: Said) -> tuple[float]:
         """The share of answers under a condition that break."""
-        return (self._usual.beside([said[name, condition][0] for name in self.asked]).broken,)
+        return (self._usual.beside([said[name, condition][0].strip() for name in self.asked]).broken,)
 
     @cached_property
     def _usual(self) -> Usual:
         """The unsteered answers, which others are held against."""
         said = self.texts(silent(""))
-        return Usual(self.lm, list(self.asked.values()), [said[name, UNSTEERED][0] for name in self.asked])
+        return Usual(self.lm, list(self.asked.values()), [said[name, UNSTEERED][0].strip() for name in self.asked])
 
-    def _broken(self) -> float:
+    def _broken(self, condition: Condition) -> float:
         said = self.texts(silent(""))
-        return self._drawn(self.dosed, said)[0] - self._drawn(UNSTEERED, said)[0]
+        return self._drawn(condition, said)[0] - self._drawn(UNSTEERED, said)[0]
 
     def _conditions(self, said: Said) -> list[Condition]:
         return list(dict.fromkeys(c for name, c in said if name in self.asked))

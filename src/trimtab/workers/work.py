@@ -9,8 +9,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from trimtab import journal
 from trimtab.errors import TrimtabError
 from trimtab.runs import Run
+from trimtab.storage import PARTS
 from trimtab.workers.claims import Claims
 from trimtab.workers.job import Job
 
@@ -34,7 +36,9 @@ class Order:
 
 def work(order: Order) -> str:
     """Take units until all are done; "" then, and else what is wrong with the run itself."""
-    Run.writer = order.number
+    base = int(os.environ.get(PARTS, "0"))  # of a folder that is a copy: no other machine has these numbers
+    Run.writer = base + order.number
+    journal.first = Run.writer if base else 1
     folder = Path(order.folder)
     _fence()
     try:

@@ -13,7 +13,7 @@ from trimtab.reports.page import write_sections
 from trimtab.runs import Run
 from trimtab.stages import RESULTS
 from trimtab.statistics.intervals import Figure
-from trimtab.statistics.shipping import Kind, Trial
+from trimtab.statistics.shipping import FEWEST, Kind, Trial
 from trimtab.studies.pages.findings import Answer, answer_rows
 
 
@@ -71,6 +71,7 @@ class Results:
     answers: list[Answer]
     parts: list[int]
     first: tuple[str, float]
+    data: str
     seed: int
 
 
@@ -104,9 +105,12 @@ def findings(r: Results) -> list[str]:
     out = [head + (f": {r.help}." if r.help else ".")]
     t = r.trial
     if r.winner is None or t.rise is None:
+        most = max(r.thrown, key=lambda why: r.thrown[why], default="")
         out.append(
-            f"The model shows the behavior when asked on {t.contrasts} of {t.questions} questions; 12 are needed."
-        )
+            f"{t.contrasts} pairs in {r.data}; those of {FEWEST} questions are needed." if r.data else
+            f"Asked for it, the model gave a real contrast on {t.contrasts} of {t.questions} questions; {FEWEST} are "
+            f"needed. Most of the others: {most} ({r.thrown.get(most, 0)})."
+        )  # fmt: skip
         return out
     w = r.winner
     out.append(
