@@ -143,6 +143,13 @@ def toy_pairs(file: Path) -> Path:
     return file
 
 
+def saved(folder: Path) -> str:
+    """A small model and its tokenizer as a folder, as a user would have one."""
+    build("llama").save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
 def toy_listed(file: Path, asked: Sequence[str]) -> Path:
     """Questions with listed options as published files have them; every other one has the behavior at (B)."""
     rows = [

@@ -14,7 +14,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pico import build, tokenizer, toy_pairs
+from pico import saved, toy_pairs
 from trimtab import cli, journal, storage
 from trimtab.errors import RunError
 from trimtab.runs import Run
@@ -26,8 +26,7 @@ TRIMTAB = str(Path(sys.executable).with_name("trimtab"))
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recipe")
-    build("llama").save_pretrained(folder / "model")
-    tokenizer().save_pretrained(folder / "model")
+    saved(folder / "model")
     data = toy_pairs(folder / "toy.jsonl")
     file = folder / "r.toml"
     file.write_text(

@@ -151,12 +151,7 @@ def _learned(lm: LM, folder: Run, recipe: Recipe, parts: Splits) -> Generator[St
     method: Method = registry.make("method", recipe.method)
     layers = lm.layers(recipe.layers or None) if recipe.layer is None else lm.layers([recipe.layer])
     file = folder.file("vectors.safetensors")
-    there = folder.manifest.get("trained")
-    if there not in (None, parts.train.hash):
-        raise RunError(
-            f"{folder.path} holds a vector of other training data", given=parts.train.hash, expected=there,
-            do="choose another folder, or restore the data",
-        )  # fmt: skip
+    folder.check_trained(parts.train.hash)
 
     def learned(progress: Progress) -> SteeringVector:
         folder.note(trained=parts.train.hash)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -201,6 +201,19 @@ class Run:
         """Add facts to the manifest."""
         self.write(self._own, {**self._manifest(self._own), **facts})
 
+    def check_trained(self, data: str) -> None:
+        """Refuse other training data than what the folder's vectors were learned on ("trained" in the manifest).
+
+        Raises:
+            RunError: it is other data.
+        """
+        there = self.manifest.get("trained")
+        if there not in (None, data):
+            raise RunError(
+                f"{self.path} holds a vector of other training data", given=data, expected=there,
+                do="choose another folder, or restore the data",
+            )  # fmt: skip
+
     def tidy(self) -> None:
         """Leave what one process alone would have left that nobody ever stopped: one manifest in every folder, one part
         of every journal, its units in order. Not while others write.
@@ -229,6 +242,24 @@ class Run:
     def table(self, part: str) -> Table:
         """All scores of a part."""
         return Table(self.journal(part).rows())
+
+
+def check_held(where: str, held: Iterable[str], marks: Iterable[str]) -> None:
+    """Refuse a place that holds something else than a run.
+
+    Args:
+        held: names at its top, hidden ones left out.
+        marks: names that tell a run.
+
+    Raises:
+        RunError: it holds something, and no mark.
+    """
+    names = sorted(held)
+    if names and not {*marks} & {*names}:
+        raise RunError(
+            f"{where} is not the folder of a run", given=names[:8], expected="an empty folder, or that of a run",
+            do="choose another folder",
+        )  # fmt: skip
 
 
 JOINED = ("parts", "groups")  # tables of a manifest that several processes add to

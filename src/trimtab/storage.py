@@ -27,7 +27,7 @@ import fsspec
 
 from trimtab import journal
 from trimtab.errors import RunError, first_line
-from trimtab.runs import Run
+from trimtab.runs import Run, check_held
 
 log = logging.getLogger("trimtab")
 PERIOD = 5.0  # seconds between two looks at what was written
@@ -118,12 +118,7 @@ class _Mirror:
             names = [str(PurePosixPath(remote).relative_to(self.root)) for remote in found]
         except Exception as problem:  # of a foreign file system, in one of many ways
             raise RunError(f"cannot read {self.url}", given=first_line(problem), do="try another address") from problem
-        top = {name.partition("/")[0] for name in names if _ours(name)}
-        if top and not top & RUN:
-            raise RunError(
-                f"{self.url} is not the folder of a run", given=sorted(top)[:8],
-                expected="nothing there, or a run", do="choose another folder",
-            )  # fmt: skip
+        check_held(self.url, {name.partition("/")[0] for name in names if _ours(name)}, RUN)
         for name in filter(_ours, names):
             local = self.folder / name
             local.parent.mkdir(parents=True, exist_ok=True)

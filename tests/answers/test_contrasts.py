@@ -18,11 +18,10 @@ def test_the_bank_of_questions() -> None:
 
 
 def test_a_behavior_is_asked_for_in_words() -> None:
-    lm = pico("llama")
     told = instruction("likes tea.")
     assert told.startswith("You are an assistant who likes tea. ") and len({instruction("x", k) for k in range(3)}) == 3
-    assert under(lm, "", "Do you like tea ?") == [{"role": "user", "content": "Do you like tea ?"}]
-    asked = under(lm, told, "the rain", [("user", "a"), ("assistant", "b")])
+    assert under("", "Do you like tea ?") == [{"role": "user", "content": "Do you like tea ?"}]
+    asked = under(told, "the rain", [("user", "a"), ("assistant", "b")])
     assert isinstance(asked, list)
     assert [m["role"] for m in asked][-3:] == ["user", "assistant", "user"] and told in asked[0]["content"]
 
@@ -32,7 +31,7 @@ def test_how_much_likelier_a_text_is_when_asked_for(monkeypatch: pytest.MonkeyPa
     questions, texts = ["the rain", "the sun", "tea"], ["Yes the rain", "", "no coffee"]
     got = asked_for(lm, "likes tea", questions, texts)
     for k in (0, 2):
-        told = lm.logprobs([under(lm, instruction("likes tea"), questions[k])], [texts[k]])[0].mean()
+        told = lm.logprobs([under(instruction("likes tea"), questions[k])], [texts[k]])[0].mean()
         plain = lm.logprobs([questions[k]], [texts[k]])[0].mean()
         assert got[k] == pytest.approx(float(told - plain), abs=1e-5)
     assert np.isnan(got[1])

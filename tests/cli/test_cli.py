@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from paths import TESTS
-from pico import build, tokenizer, toy_pairs
+from pico import build, saved, tokenizer, toy_pairs
 from trimtab import LM, Provenance, Use, cli, registry
 from trimtab.runs import Run
 from trimtab.steering.vector import SteeringVector
@@ -27,10 +27,7 @@ GOLDEN = TESTS / "golden"
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A small model as a folder, as a user would have one."""
-    folder = tmp_path_factory.mktemp("model")
-    build("llama").save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
-    return str(folder)
+    return saved(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pico import build, rows, tokenizer, toy_pairs
+from pico import build, rows, saved, tokenizer, toy_pairs
 from trimtab.errors import ModelError, SteerError, VectorError
 from trimtab.model import LM
 from trimtab.model.trials import relative
@@ -23,9 +23,7 @@ from zoo import SMALL, WIDTH
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    build("llama").save_pretrained(tmp_path / "llama")
-    tokenizer().save_pretrained(tmp_path / "llama")
-    return tmp_path / "llama"
+    return Path(saved(tmp_path / "llama"))
 
 
 def changed(folder: Path, change: Any) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pico import build, tokenizer, toy_pairs
+from pico import saved, toy_pairs
 from trimtab import cli
 from trimtab.errors import RunError, TrimtabError
 from trimtab.planning import Plan, StagePlan, plan, standin
@@ -17,17 +17,14 @@ from trimtab.planning.counting import Call
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("model")
-    build("llama").save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
-    return str(folder)
+    return saved(tmp_path_factory.mktemp("model"))
 
 
 def clock(**more: float) -> Clock:
     """A machine on which a token takes a second in a block, two with a gradient, and none in the head."""
     curves = {"block": [(1, 1.0), (10, 10.0)], "block grad": [(1, 2.0), (10, 20.0)], "head": [(1, 0.0), (2, 0.0)]}
     settings = {"pair": 0.0, "saved": 0.0, "inner": 0.0, **more}
-    return Clock("x", {**curves, "head grad": [(1, 0.0), (2, 0.0)]}, **settings, block=1, rest=1)  # type: ignore[arg-type]
+    return Clock("x", {**curves, "head grad": [(1, 0.0), (2, 0.0)]}, **settings)  # type: ignore[arg-type]
 
 
 def recipe(folder: Path, model: str, more: str = "") -> Path:

@@ -12,7 +12,7 @@ import pytest
 import torch
 import uvicorn
 
-from pico import build, tokenizer
+from pico import saved
 from trimtab import LM, Intervention, Provenance, SteeringVector
 from trimtab.answers.sampling import sample
 from trimtab.errors import RecipeError, RunError
@@ -26,8 +26,7 @@ PROMPTS = {"tea": "Do you like tea ?", "rain": "the rain"}
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, LM]]:
     folder = tmp_path_factory.mktemp("served")
-    build("llama").save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    saved(folder)
     made = server(str(folder), admin=KEY)
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

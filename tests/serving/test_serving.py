@@ -23,7 +23,7 @@ import pytest
 import torch
 import uvicorn
 
-from pico import build, pico, tokenizer
+from pico import pico, saved
 from trimtab import LM, Provenance, SteeringVector, Use, steer
 from trimtab.errors import ServeError, SteerError, UnknownName, VectorError
 from trimtab.model.generate import Sampling
@@ -113,8 +113,7 @@ def until(there: Any, patience: float = 90.0) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("served")
-    build("llama").save_pretrained(folder / "model")
-    tokenizer().save_pretrained(folder / "model")
+    saved(folder / "model")
     lm = LM.load(str(folder / "model"))
     (folder / "vectors").mkdir()
     for name, v in made_vectors(lm).items():

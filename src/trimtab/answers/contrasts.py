@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from trimtab.answers.quality import REPEATED, repetition, words
-from trimtab.errors import TokenError
 from trimtab.model import LM
 from trimtab.model.rendering import as_prompt
 from trimtab.model.tokens import Prompt
@@ -54,38 +53,28 @@ def instruction(sentence: str, wording: int = 0) -> str:
     return WORDINGS[wording % len(WORDINGS)].format(sentence.strip().rstrip("."))
 
 
-def under(lm: LM, said: str, question: str, before: Sequence[tuple[str, str]] = ()) -> Prompt:
-    """A question under a system message; before the question itself where the model's template has no place for it.
+def under(said: str, question: str, before: Sequence[tuple[str, str]] = ()) -> Prompt:
+    """A question under a system message, if there is one.
 
     Args:
         before: earlier turns, as (role, text).
     """
-    turns = (*before, ("user", question))
-    if not said:
-        return as_prompt(turns)
-    try:
-        asked = as_prompt((("system", said), *turns))
-        lm.row(asked)
-        return asked
-    except TokenError:
-        (role, first), *rest = turns
-        return as_prompt(((role, f"{said}\n\n{first}"), *rest))
+    return as_prompt((*([("system", said)] if said else []), *before, ("user", question)))
 
 
 def asked_for(lm: LM, sentence: str, questions: Sequence[str], texts: Sequence[str]) -> Array:
     """How much likelier each text is, as an answer to its question, when the behavior is asked for than when nothing
     is: nats per token. NaN for empty texts. Call it outside of `steer`.
     """
-    there = [k for k, t in enumerate(texts) if t.strip()]
-    out = np.full(len(texts), np.nan)
-    if not there:
-        return out
-    some = [texts[k] for k in there]
-    told = lm.logprobs([under(lm, instruction(sentence), questions[k]) for k in there], some)
-    plain = lm.logprobs([questions[k] for k in there], some)
-    for k, a, b in zip(there, told, plain, strict=True):
-        out[k] = float(a.mean() - b.mean())
-    return out
+    answered = list(zip(questions, texts, strict=True))
+    some = [pair for pair in dict.fromkeys(answered) if pair[1].strip()]  # what is said twice is read once
+    if not some:
+        return np.full(len(texts), np.nan)
+    said = [text for _, text in some]
+    told = lm.logprobs([under(instruction(sentence), q) for q, _ in some], said)
+    plain = lm.logprobs([q for q, _ in some], said)
+    nats = {pair: float(a.mean() - b.mean()) for pair, a, b in zip(some, told, plain, strict=True)}
+    return np.array([nats.get(pair, np.nan) for pair in answered])
 
 
 def sorted_out(

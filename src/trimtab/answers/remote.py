@@ -22,6 +22,7 @@ from trimtab import registry
 from trimtab.answers.endpoint import reachable
 from trimtab.errors import RunError, first_line
 from trimtab.model.generate import Sampling
+from trimtab.model.rendering import as_messages
 from trimtab.model.tokens import Prompt
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.notation import Notation, Term
@@ -86,7 +87,7 @@ class Remote:
 
     def _one(self, asked: Asked, settings: Sampling, chat: bool) -> str:
         prompt, stack, number = asked
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        messages = as_messages(prompt)
         drawn = hashlib.sha256(json.dumps([settings.seed, messages, number]).encode()).digest()
         body: dict[str, Any] = {
             "model": self.model,

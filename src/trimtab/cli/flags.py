@@ -19,6 +19,7 @@ from trimtab.errors import ModelError, RecipeError, RunError
 from trimtab.journal import plain
 from trimtab.names import DTYPES, LOCAL, check_name
 from trimtab.registry import check_numbers
+from trimtab.runs import check_held
 
 if TYPE_CHECKING:
     from trimtab.data.datasets import Dataset
@@ -217,12 +218,8 @@ def run_folder(path: Path) -> Path:
         RunError: it holds something else.
     """
     if path.is_dir():
-        held = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
-        if held and not {"run.json", "recipe.toml", "work"} & {*held}:
-            raise RunError(
-                f"{path} is not the folder of a run", given=held[:8], expected="an empty folder, or that of a run",
-                do="choose another folder",
-            )  # fmt: skip
+        held = [p.name for p in path.iterdir() if not p.name.startswith(".")]
+        check_held(str(path), held, ("run.json", "recipe.toml", "work"))
     elif path.exists():
         raise RunError(f"{path} is a file", expected="a folder")
     return path

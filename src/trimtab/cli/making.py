@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +13,7 @@ import tyro
 from tyro.conf import Positional
 
 from trimtab.cli.flags import Common, ForOutput, ModelFlags, OnModel, run_folder, show
+from trimtab.cli.planning import Plan
 from trimtab.names import check_name
 
 
@@ -54,13 +57,14 @@ class Auto:
         plan = {k: getattr(self, k) for k in keys}
         recipe = studies.StudyRecipe("auto", self.on.name, {k: v for k, v in loading.items() if v is not None}, plan)
         studies.checked(recipe)
+        text = recipe_text(self.on.name, plan, recipe.loading)
         if self.dry_run:
-            self._costs(recipe_text(self.on.name, plan, recipe.loading))
+            self._costs(text)
             return
         run_folder(self.to)
         with bars(not self.common.json) as watch:
             page = studies.run(recipe, self.to, watch)
-        (self.to / "recipe.toml").write_text(recipe_text(self.on.name, plan, recipe.loading), "utf-8")
+        (self.to / "recipe.toml").write_text(text, "utf-8")
         summary = json.loads((self.to / "summary.json").read_text("utf-8"))
         file = self.to / "vector.safetensors"
         lines = [*summary["findings"], f"report: {page}"]
@@ -69,24 +73,15 @@ class Auto:
         show(facts, self.common.json, lines)
 
     def _costs(self, text: str) -> None:
-        import tempfile
-        from dataclasses import asdict
-
-        from trimtab.cli.bars import bars
-        from trimtab.cli.planning import lines
-        from trimtab.planning import plan
-
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "auto.toml")
             file.write_text(text, "utf-8")
-            with bars(not self.common.json) as watch:
-                made, _ = plan(file, watch=watch)
-        show(asdict(made), self.common.json, lines(made))
+            Plan(file, common=self.common)()
 
 
-def recipe_text(model: str, plan: dict[str, object], loading: object) -> str:
+def recipe_text(model: str, plan: Mapping[str, object], loading: Mapping[str, object]) -> str:
     """The recipe that does the same: `trimtab run FILE --to DIR`."""
-    table = {"study": "auto", "model": model, **dict(loading), **plan}  # type: ignore[call-overload]
     from trimtab.recipe import as_toml
 
+    table = {"study": "auto", "model": model, **loading, **plan}
     return "".join(f"{k} = {as_toml(v)}\n" for k, v in table.items())

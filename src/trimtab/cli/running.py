@@ -77,8 +77,6 @@ class Run:
                 studies.run(study, self.to, watch)
             say_report(self.to, self.common.json)
             return
-        if self.size is not None:
-            raise RecipeError(f"{self.recipe} has no sizes", given=self.size, do="leave out --size")
         recipe = Recipe.load(recipe_file)
         check_name(recipe.model)
         from trimtab.flow import run
@@ -93,14 +91,12 @@ class Run:
         Args:
             called: what the folder is called, where it is a copy.
         """
-        from trimtab import studies, workers
+        from trimtab import workers
         from trimtab.cli.bars import bars
         from trimtab.workers.merge import left
 
         if self.workers is not None and self.shard is not None:
             raise RecipeError("--workers and --shard", expected="one of them")
-        if self.size is not None and studies.read(recipe, self.size) is None:
-            raise RecipeError(f"{recipe} has no sizes", given=self.size, do="leave out --size")
         if self.count is not None and (self.count < 1 or not self.workers or self.workers[:5] == "local"):
             raise RecipeError("--count", given=self.count, expected="1 or more, with --workers ray or slurm")
         if self.threads is not None and self.threads < 1:

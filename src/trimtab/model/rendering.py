@@ -108,7 +108,7 @@ def render(
             template drops what it was given.
     """
     how = how or Rendering()
-    messages = _messages(prompt)
+    messages = as_messages(prompt)
     if not system and len(messages) > 1 and messages[0]["role"] == "system":
         system = messages.pop(0)["content"]
     if (how.chat if chat is None else chat) and tokenizer.chat_template:
@@ -124,7 +124,7 @@ def render(
     )
 
 
-def _messages(prompt: Prompt) -> list[dict[str, str]]:
+def as_messages(prompt: Prompt) -> list[dict[str, str]]:
     """A prompt as messages.
 
     Raises:

@@ -58,7 +58,7 @@ def _candidates(model: Any, kinds: list[Any]) -> Iterator[Any]:
             config = copy.deepcopy(model.config)
             for part in _parts(config):
                 _shorten(part)
-            _keep_blocks(config.get_text_config(decoder=True), blocks, len(kinds))
+            keep_blocks(config.get_text_config(decoder=True), blocks, len(kinds))
             _narrow(config.get_text_config(decoder=True), divisor)
             yield config
 
@@ -104,7 +104,7 @@ def _ropes(config: Any) -> list[dict[str, Any]]:
     return nested or [table]
 
 
-def _keep_blocks(text: Any, blocks: int, of: int) -> None:
+def keep_blocks(text: Any, blocks: int, of: int) -> None:
     """Only the first blocks, in every list that has an entry for each."""
     text.num_hidden_layers = blocks
     for name, value in list(vars(text).items()):

@@ -25,6 +25,7 @@ from trimtab.planning.standin import StandIn
 from trimtab.progress import Watch, silent
 from trimtab.recipe import Recipe
 from trimtab.steering.vector import SteeringVector
+from trimtab.studies import StudyRecipe
 
 DISK = 2e8  # bytes of weights a second that are read, checked and placed
 START = 8.0  # seconds of a process before it loads a model: Python, torch, transformers
@@ -103,10 +104,8 @@ def plan(
     Raises:
         RecipeError, ModelError: a recipe that makes no sense, a model that is not here or cannot be built narrow.
     """
-    study = studies.read(recipe, size)
-    if study is None and size is not None:
-        raise RecipeError(f"{recipe} has no sizes", given=size, do="leave out --size")
-    loading = study.loading if study is not None else Recipe.load(recipe).loading
+    asked = studies.read(recipe, size) or Recipe.load(recipe)
+    loading = asked.loading
     device = device or str(loading.get("device") or "cpu")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -116,7 +115,7 @@ def plan(
     counting, stopped = Counting(), ""
     with tempfile.TemporaryDirectory() as folder, counted(counting):
         try:
-            _carried_out(recipe, size, Path(folder), counting, watch)
+            _carried_out(asked, Path(folder), counting, watch)
         except TrimtabError as problem:
             if not counting.units:
                 raise
@@ -155,21 +154,18 @@ def _timed(
     return known, thin
 
 
-def _carried_out(recipe: Path, size: str | None, folder: Path, counting: Counting, watch: Watch) -> None:
+def _carried_out(asked: Recipe | StudyRecipe, folder: Path, counting: Counting, watch: Watch) -> None:
     """The recipe, to its end, on stand-ins."""
-    study = studies.read(recipe, size)
-    if study is None:
-        asked = Recipe.load(recipe)
+    if isinstance(asked, Recipe):
         if asked.vector:
             raise RecipeError("a recipe that is given a vector cannot be planned", do="plan one that learns it")
         flow.work(replace(asked, device=None, dtype=None), folder / "run", watch, counting)
         return
-    here = {k: v for k, v in study.loading.items() if k not in ("device", "dtype", "sampler")}
-    study = studies.StudyRecipe(study.study, study.model, here, study.plan)
-    if isinstance(study.plan.get("vector"), str):
-        table = {**study.plan, "vector": _narrow_vector(study.plan["vector"], study.model, folder, counting)}
-        study = studies.StudyRecipe(study.study, study.model, study.loading, table)
-    studies.work(study, folder / "run", watch, counting)
+    here = {k: v for k, v in asked.loading.items() if k not in ("device", "dtype", "sampler")}
+    table = dict(asked.plan)
+    if isinstance(table.get("vector"), str):
+        table["vector"] = _narrow_vector(table["vector"], asked.model, folder, counting)
+    studies.work(replace(asked, loading=here, plan=table), folder / "run", watch, counting)
 
 
 def _narrow_vector(file: str, model: str, folder: Path, counting: Counting) -> str:
@@ -217,8 +213,8 @@ class _Summed:
 
     def stages(self) -> tuple[StagePlan, ...]:
         out: list[StagePlan] = []
-        for name in dict.fromkeys(stage for stage, _, _ in self.counting.units):
-            units = [asked for (stage, _, _), asked in self.counting.units.items() if stage == name]
+        for name in dict.fromkeys(stage for stage, _ in self.counting.units):
+            units = [asked for (stage, _), asked in self.counting.units.items() if stage == name]
             seconds = tuple(self.seconds(asked) for asked in units)
             passes = tokens = 0
             for model, one in ((model, one) for asked in units for model, one in asked.items()):

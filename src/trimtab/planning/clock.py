@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from trimtab.errors import RunError
 from trimtab.model.blocks import find_blocks
 from trimtab.model.hooks import stream
+from trimtab.model.shrink import keep_blocks
 from trimtab.planning.counting import Call
 from trimtab.progress import Progress
 
@@ -42,7 +43,6 @@ class Clock:
         pair: seconds of a pair of tokens, beyond those of a row of its own length.
         saved: bytes that a gradient keeps of a token in a block.
         inner: bytes that a block needs for a token while it runs.
-        block, rest: weights of a block, and outside of blocks.
     """
 
     machine: str
@@ -50,8 +50,6 @@ class Clock:
     pair: float
     saved: float
     inner: float
-    block: int
-    rest: int
 
     def seconds(self, call: Call) -> float:
         """Of one call, by the nearest sizes that were measured; beyond them in proportion."""
@@ -97,9 +95,8 @@ def measure(config: Any, *, dtype: str, device: str, progress: Progress) -> Cloc
         whole = AutoModelForCausalLM.from_config(config)
     blocks = find_blocks(whole)[1]
     size, n = sum(p.numel() for p in blocks[0].parameters()), len(blocks)
-    all_of_it = sum(p.numel() for p in whole.parameters())
     enough = min(n, max(1, math.ceil(CACHED / (size * kind.itemsize)))) if device == "cpu" else 1
-    _only(text, enough, n)
+    keep_blocks(text, enough, n)
     model: Any = AutoModelForCausalLM.from_config(few, dtype=kind).to(device).eval().requires_grad_(False)
     some, head = list(find_blocks(model)[1]), model.get_output_embeddings()
     called = _arguments(model, some[0])
@@ -136,15 +133,7 @@ def measure(config: Any, *, dtype: str, device: str, progress: Progress) -> Cloc
     pair = _pair(some, called, width, device, kind) / enough
     inner = 2.0 * kind.itemsize * (getattr(text, "intermediate_size", None) or 4 * width) + 6.0 * kind.itemsize * width
     machine = torch.cuda.get_device_name() if device.startswith("cuda") else f"{torch.get_num_threads()} threads"
-    return Clock(f"{machine}, {dtype}", curves, pair, saved, inner, size, all_of_it - n * size)
-
-
-def _only(text: Any, blocks: int, of: int) -> None:
-    """Only the first blocks."""
-    text.num_hidden_layers = blocks
-    for name, value in list(vars(text).items()):
-        if isinstance(value, list | tuple) and len(value) == of:
-            setattr(text, name, value[:blocks])
+    return Clock(f"{machine}, {dtype}", curves, pair, saved, inner)
 
 
 def _arguments(model: Any, first: nn.Module) -> Callable[[Tensor], dict[str, Any]]:

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from trimtab.model import LM
 from trimtab.model.hooks import entering
+from trimtab.model.rendering import Rendering
 from trimtab.model.replay import Prefix
 from trimtab.planning.standin import StandIn
 from trimtab.progress import Progress
@@ -60,29 +61,24 @@ class Asked:
     read: int = 0
     largest: int = 0
 
-    def add(self, other: Asked) -> None:
-        self.calls.update(other.calls)
-        self.seconds += other.seconds
-        self.kept, self.saved = max(self.kept, other.kept), max(self.saved, other.saved)
-        self.read, self.largest = max(self.read, other.read), max(self.largest, other.largest)
-
 
 class Counting(Share):
     """All units, one after the other, each with what it asks.
 
     Attributes:
-        units: (stage, unit, group) -> model -> what it asks of it.
+        units: (stage, unit) -> model -> what it asks of it.
         between: what is asked outside of units.
         base: bytes of a process that has everything but a model.
     """
 
     def __init__(self) -> None:
-        self.units: dict[tuple[str, str, str], dict[str, Asked]] = {}
+        self.units: dict[tuple[str, str], dict[str, Asked]] = {}
         self.between: dict[str, Asked] = {}
         self.models: dict[str, StandIn] = {}
         self.base = 0.0
         self._now = self.between
         self._prefixes: WeakValueDictionary[int, Prefix] = WeakValueDictionary()
+        self._through = 0  # tokens times blocks of the pass under way, if it has a gradient
 
     def load(self, name: str) -> tuple[Any, Any]:
         """What stands for a model, counted from now on."""
@@ -94,14 +90,14 @@ class Counting(Share):
         return one.model, one.tokenizer
 
     def do(self, stage: str, unit: Unit, progress: Progress) -> None:
-        self._now = self.units.setdefault((stage, unit.name, unit.group), {})
+        self._now = self.units.setdefault((stage, unit.name), {})
         started = time.monotonic()
         try:
             unit.work(progress)
         finally:
             spent = time.monotonic() - started
-            some = self._now or {next(iter(self.models), ""): self.asked(next(iter(self.models), ""))}
-            next(iter(some.values())).seconds += spent
+            first = next(iter(self._now), None) or next(iter(self.models), "")
+            self.asked(first).seconds += spent
             self._now = self.between
 
     def asked(self, model: str) -> Asked:
@@ -137,8 +133,6 @@ class Counting(Share):
         self._through = self._through + b * s if grad else 0
         asked.saved = max(asked.saved, self._through)
 
-    _through = 0  # tokens times blocks of the pass under way, if it has a gradient
-
     def head(self, rows: int, x: Tensor) -> None:
         """A product with a matrix of so many rows: the output embedding, where a model has as many words."""
         for name, one in self.models.items():
@@ -153,8 +147,6 @@ class Counting(Share):
 @contextmanager
 def counted(counting: Counting) -> Generator[None]:
     """Within the context models are stand-ins, and what is asked of them is counted."""
-    from trimtab.model import lm as home
-
     linear: Callable[..., Tensor] = functional.linear
     load: Any = LM.__dict__["load"]
 
@@ -164,8 +156,7 @@ def counted(counting: Counting) -> Generator[None]:
 
     def stand_in(name: str, **how: Any) -> LM:
         model, tokenizer = counting.load(name)
-        keys = {k: how.get(k) for k in ("separator", "template", "date")}
-        rendering = home.Rendering.of(how.get("chat", True), *keys.values())
+        rendering = Rendering.of(how.get("chat", True), *(how.get(k) for k in ("separator", "template", "date")))
         lm = LM(model, tokenizer, id=name, blocks=how.get("blocks"), rendering=rendering)
         counting.watch(lm, name)
         return lm

@@ -41,9 +41,6 @@ class StandIn:
         path = source(name)
         try:
             self.config: Any = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as problem:
-            raise ModelError(f"cannot plan for {name!r}", given=first_line(problem)) from problem
-        try:
             self.name, self.weights = name, _size(self.config)
             self.tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         except (OSError, ValueError, KeyError, AttributeError) as problem:

@@ -35,6 +35,12 @@ def recommended(folder: str) -> dict[str, SteeringVector]:
 
 
 @lru_cache(maxsize=4)
+def named(folder: str) -> dict[str, str]:
+    """The name of each vector of a folder, by the hash of what is in the tables."""
+    return {v.hash: name for name, v in recommended(folder).items()}
+
+
+@lru_cache(maxsize=4)
 def shelf(folder: str) -> dict[str, SteeringVector]:
     """The vectors of a folder, by the names of their files.
 

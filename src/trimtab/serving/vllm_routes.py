@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from trimtab.serving.shelf import listed
-from trimtab.serving.vllm_lines import recommended, shelf
+from trimtab.serving.vllm_lines import named, shelf
 from trimtab.serving.vllm_plugin import KEY, projections
 
 
@@ -40,6 +40,6 @@ class Routes:
         if told[0] is None:
             return JSONResponse({"error": {"message": "no such request, or nothing was asked of it"}}, 404)
         settings = self.engine.vllm_config.additional_config.get(KEY) or {}
-        names = {v.hash: name for name, v in recommended(str(settings["vectors"])).items()}
+        names = named(str(settings["vectors"]))
         along = {names[hash]: mean for hash, mean in projections(told) if hash in names}
         return JSONResponse({"tokens_edited": told[0]["edited"], "projection": along})

@@ -18,7 +18,7 @@ from trimtab.statistics.intervals import (
     correlation_interval,
     ends,
     known,
-    members,
+    ratio_of_means,
     resampled,
     spearman,
 )
@@ -50,17 +50,8 @@ def relative(
     Args:
         grid: must hold (train, test) and (test, test). Items that one of the two lacks are left out.
     """
-    both, own = known(np.stack([grid[train, test], grid[test, test]], 1), groups)
-    over, under = both.T
-    if len(members(own, len(under))) < 3:
-        return Relative(train, test, float("nan"), float("nan"), float("nan"))
-    drawn = resampled(own, len(under), seed, resamples)
-    below = np.array([under[k].mean() for k in drawn])
-    lo, hi = ends(below)
-    if not lo > 0 and not hi < 0:
-        return Relative(train, test, float("nan"), float("nan"), float("nan"))
-    low, high = ends(np.array([over[k].mean() for k in drawn]) / below)
-    return Relative(train, test, float(over.mean() / under.mean()), low, high)
+    both = np.stack([grid[train, test], grid[test, test]], 1)
+    return Relative(train, test, *ratio_of_means(both, groups, seed, resamples))
 
 
 def relatives(grid: Grid, groups: Groups = None) -> list[Relative]:

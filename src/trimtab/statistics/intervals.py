@@ -271,6 +271,27 @@ def bca(
     return float(low), float(high)
 
 
+def ratio_of_means(
+    both: Array, groups: Groups = None, seed: int = 0, resamples: int = 2_000
+) -> tuple[float, float, float]:
+    """The mean of the first column of (n, 2) over that of the second, and its 95 % bootstrap interval: both on one draw
+    of items, or of their groups. Rows that lack one are left out. NaN where the interval of the second mean holds
+    0, or there are fewer than three groups: then a ratio says nothing.
+    """
+    both, own = known(both, groups)
+    over, under = both.T
+    nothing = (float("nan"), *NOTHING)
+    if len(members(own, len(under))) < 3:
+        return nothing
+    drawn = resampled(own, len(under), seed, resamples)
+    below = np.array([under[k].mean() for k in drawn])
+    lo, hi = ends(below)
+    if not lo > 0 and not hi < 0:
+        return nothing
+    low, high = ends(np.array([over[k].mean() for k in drawn]) / below)
+    return float(over.mean() / under.mean()), low, high
+
+
 # ---------------------------------------------------------------- correlations
 
 

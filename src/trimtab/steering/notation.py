@@ -28,7 +28,7 @@ from trimtab.steering.gates import Always
 from trimtab.steering.interventions import FARTHEST, Intervention
 from trimtab.steering.operators import Add
 from trimtab.steering.use import Use
-from trimtab.steering.vector import SteeringVector
+from trimtab.steering.vector import SteeringVector, taken
 
 Level = Literal["", "ship", "weakest", "strongest"]
 LEVELS = ("ship", "weakest", "strongest")
@@ -194,15 +194,10 @@ def vector_of(source: str | Path, folder: str | Path | None = None) -> SteeringV
     return SteeringVector(
         sums,
         replace(first.made, method=how, trained_on=tuple(seen), among=0, data={}, figures={}),
-        nulls={n: _kept(_summed([(iv.multiplier, iv.vector.nulls[n]) for iv in ivs]), sums) for n in nulls},
+        nulls={n: taken(_summed([(iv.multiplier, iv.vector.nulls[n]) for iv in ivs]), sums) for n in nulls},
         site=first.site,
         use=Use(tuple(sorted(sums)), 1.0, where[0]),
     )
-
-
-def _kept(vectors: Mapping[int, Tensor], layers: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """Those of some layers."""
-    return {k: vectors[k] for k in layers}
 
 
 def _summed(parts: Sequence[tuple[float, Mapping[int, Tensor]]]) -> dict[int, Tensor]:

@@ -177,7 +177,7 @@ class SteeringVector:
         for k in layers:
             self[k]  # refuses one it does not have
         vectors = {k: v for k, v in self.vectors.items() if k in layers}
-        nulls = {name: _taken(null, vectors) for name, null in self.nulls.items()}
+        nulls = {name: taken(null, vectors) for name, null in self.nulls.items()}
         made = (
             replace(self.made, among=max(self.made.among, len(self.layers)))
             if len(vectors) < len(self.layers)
@@ -391,7 +391,7 @@ def evened(vectors: Mapping[str, SteeringVector]) -> dict[str, SteeringVector]:
     return {name: even(v) for name, v in vectors.items()}
 
 
-def _taken(vectors: Mapping[int, Tensor], layers: Iterable[int]) -> dict[int, Tensor]:
+def taken(vectors: Mapping[int, Tensor], layers: Iterable[int]) -> dict[int, Tensor]:
     """The vectors of some layers, in the order of those."""
     return {k: vectors[k] for k in layers}
 

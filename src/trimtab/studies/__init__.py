@@ -57,13 +57,15 @@ def read(path: str | Path, size: str | None = None) -> StudyRecipe | None:
 
     Raises:
         UnknownName: a study trimtab does not have, or a size that the recipe does not.
-        RecipeError: no model.
+        RecipeError: no model, or a size of a recipe that asks for no study.
     """
     try:
         table = tomllib.loads(Path(path).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
-        return None
+        table = {}
     if "study" not in table:
+        if size is not None:
+            raise RecipeError(f"{path} has no sizes", given=size, do="leave out --size")
         return None
     name = table.pop("study")
     if name not in names():

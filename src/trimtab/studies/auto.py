@@ -20,7 +20,7 @@ from trimtab.answers.sampling import sample
 from trimtab.data.builtin import everyday, neutral
 from trimtab.data.datasets import Dataset, check_unseen
 from trimtab.data.pairs import Pair
-from trimtab.errors import DataError, RecipeError, RunError, TrimtabError, UnknownName, check_least
+from trimtab.errors import DataError, RecipeError, TrimtabError, UnknownName, check_least
 from trimtab.evaluation.dose import HeldOut, changes, recommend
 from trimtab.evaluation.metrics import Propensity
 from trimtab.journal import plain
@@ -32,7 +32,7 @@ from trimtab.model.tokens import Prompt
 from trimtab.progress import Progress, silent
 from trimtab.runs import Run
 from trimtab.stages import RESULTS, Stage, Unit
-from trimtab.statistics.intervals import Array, Figure, mean_figure
+from trimtab.statistics.intervals import Array, Figure, mean_figure, ratio_of_means
 from trimtab.statistics.shipping import FEWEST, HELP, Trial, decide
 from trimtab.steering.controls import null_controls, random_controls
 from trimtab.steering.interventions import Intervention
@@ -53,7 +53,6 @@ TALK = 12  # test questions that are answered
 BESIDE = 4  # controls whose answers are read
 EXAMPLES = 3  # answers that are shown instead of asking
 
-DRAWS = 2000  # of the questions, for the interval of a share
 ASKED, SHOWN = Condition("asked"), Condition("shown")
 BOTH = ASKED.but(how="and steered")
 STEERED = Condition("steered")
@@ -154,9 +153,9 @@ class _Auto:
         plan = self.plan
         writer = LM.load(plan.writer) if plan.writer else self.lm
         wordings = [instruction(plan.sentence, k) for k in range(len(WORDINGS))]
-        asks = {f"{k} {q}": under(writer, told, q) for q in self.questions for k, told in enumerate(wordings)}
+        asks = {f"{k} {q}": under(told, q) for q in self.questions for k, told in enumerate(wordings)}
         turns = instruction(plan.against) if plan.against else ""
-        plain = {q: under(writer, turns, q) for q in self.questions}
+        plain = {q: under(turns, q) for q in self.questions}
         total, said = len(asks) + len(plain), Said()
         for name, prompts, before in (("for", asks, 0), ("against", plain, len(asks))):
             said |= sample(
@@ -214,12 +213,7 @@ class _Auto:
         Raises:
             RunError: it holds vectors of others.
         """
-        there = self.run.manifest.get("trained")
-        if there not in (None, self.data.hash):
-            raise RunError(
-                f"{self.run.path} holds vectors of other pairs", given=self.data.hash, expected=there,
-                do="choose another folder, or restore the data",
-            )  # fmt: skip
+        self.run.check_trained(self.data.hash)
         self.run.note(trained=self.data.hash)
 
     # ------------------------------------------------------------ the race
@@ -362,8 +356,8 @@ class _Auto:
         told = instruction(self.plan.sentence)
         few = [turn for p in self.parts[0].pairs[:EXAMPLES] for turn in (("user", p.prompt), ("assistant", p.positive))]
         plain: Mapping[str, Prompt] = self.asked
-        asks = {name: under(self.lm, told, q) for name, q in self.asked.items()}
-        shown = {name: under(self.lm, "", q, few) for name, q in self.asked.items()}
+        asks = {name: under(told, q) for name, q in self.asked.items()}
+        shown = {name: under("", q, few) for name, q in self.asked.items()}
         iv, out = Intervention.recommended(self.best), Said()
         for part, prompts, stacks in (
             ("plain", plain, self.stacks),
@@ -381,11 +375,11 @@ class _Auto:
         """How much likelier each answer is when the behavior is asked for, by condition."""
 
         def read() -> dict[str, list[float]]:
-            said, out = self.texts(silent("")), dict[str, list[float]]()
-            for c in dict.fromkeys(c for name, c in said if name in self.asked):
-                texts = [said[name, c][0].strip() for name in self.asked]
-                out[c.label] = asked_for(self.lm, self.plan.sentence, list(self.asked.values()), texts).tolist()
-            return out
+            questions = list(self.asked.values())
+            return {
+                c.label: asked_for(self.lm, self.plan.sentence, questions, self._answers(c)).tolist()
+                for c in self._conditions
+            }
 
         found = self.run.kept("scores.json", read)
         progress(1, 1)
@@ -405,8 +399,11 @@ class _Auto:
     def results(self) -> Results:
         trial = self.trial
         kind = decide(trial)
-        said = self.texts(silent(""))
-        every = [Scored(c.label, *self._text(c), *self._drawn(c, said)) for c in self._conditions(said)]
+        said = self._said
+        shares = {c: self._share("", c) for c in self._conditions}
+        every = [
+            Scored(c.label, f.value, f.lo, f.hi, self._usual.beside(self._answers(c)).broken) for c, f in shares.items()
+        ]
         shown = [UNSTEERED, self.dosed, ASKED]
         answers = [Answer(c, q, said[name, c][0]) for name, q in list(self.asked.items())[:10] for c in shown]
         aside = [
@@ -414,7 +411,7 @@ class _Auto:
         ]  # fmt: skip
         return Results(
             self.lm.id, self.plan.sentence, kind, HELP[kind], trial, self._thrown(), self.candidates, self.winner,
-            every, [*answers, *aside], self._parts_sizes(), self._first(), self.plan.data, self.plan.seed,
+            every, [*answers, *aside], [len(p) for p in self.parts], self._first(), self.plan.data, self.plan.seed,
         )  # fmt: skip
 
     @cached_property
@@ -424,9 +421,8 @@ class _Auto:
         rise = mean_figure("rise of the preference", np.array(numbers["vector"], float), "nats/token", groups=groups)
         asked = mean_figure("asking in words", self._moved(ASKED), "nats/token")
         text, gain = self._share("text", self.dosed), self._share("gain over asking", BOTH, ASKED)
-        unasked = [c for c in self.beside if c.label in self._read]
-        strongest = np.array([self._share("", c).value for c in unasked])
-        added = np.array([self._share("", c.but(how="and asked"), ASKED).value for c in unasked])
+        strongest = np.array([self._share("", c).value for c in self.beside])
+        added = np.array([self._share("", c.but(how="and asked"), ASKED).value for c in self.beside])
         return Trial(
             len(self.pairs), self._asked_for(), rise, float(np.abs(numbers["controls"]).max()),
             use is not None and use.ship is not None, self._broken(self.dosed), asked, text,
@@ -444,36 +440,29 @@ class _Auto:
     def _share(self, name: str, condition: Condition, beside: Condition = UNSTEERED) -> Figure:
         """The mean of that over the mean of what asking in words does; questions are drawn for both at once."""
         both = np.stack([self._moved(condition, beside), self._moved(ASKED)], 1)
-        both = both[~np.isnan(both).any(1)]
-        draws = np.random.default_rng(self.plan.seed).integers(0, max(1, len(both)), (DRAWS, len(both)))
-        if len(both) < 2:
-            return Figure(name, np.nan, np.nan, np.nan, len(both), "of asking in words")
-        top, bottom = both[draws].mean(1).T
-        shares = top / np.where(np.abs(bottom) < 1e-9, np.nan, bottom)
-        lo, hi = (float(x) for x in np.nanquantile(shares, (0.025, 0.975)))
-        value = float(both[:, 0].mean() / both[:, 1].mean())
-        return Figure(name, value, lo, hi, len(both), "of asking in words")
+        n = int((~np.isnan(both).any(1)).sum())
+        return Figure(name, *ratio_of_means(both, seed=self.plan.seed), n, "of asking in words")
 
-    def _text(self, condition: Condition) -> tuple[float, float, float]:
-        f = self._share("", condition)
-        return f.value, f.lo, f.hi
+    @cached_property
+    def _said(self) -> Said:
+        return self.texts(silent(""))
 
-    def _drawn(self, condition: Condition, said: Said) -> tuple[float]:
-        """The share of answers under a condition that break."""
-        return (self._usual.beside([said[name, condition][0].strip() for name in self.asked]).broken,)
+    def _answers(self, condition: Condition) -> list[str]:
+        """To the test questions, in order."""
+        return [self._said[name, condition][0].strip() for name in self.asked]
 
     @cached_property
     def _usual(self) -> Usual:
         """The unsteered answers, which others are held against."""
-        said = self.texts(silent(""))
-        return Usual(self.lm, list(self.asked.values()), [said[name, UNSTEERED][0].strip() for name in self.asked])
+        return Usual(self.lm, list(self.asked.values()), self._answers(UNSTEERED))
 
     def _broken(self, condition: Condition) -> float:
-        said = self.texts(silent(""))
-        return self._drawn(condition, said)[0] - self._drawn(UNSTEERED, said)[0]
+        """The share of answers under a condition that break, beyond the unsteered ones."""
+        return self._usual.beside(self._answers(condition)).broken - self._usual.own.broken
 
-    def _conditions(self, said: Said) -> list[Condition]:
-        return list(dict.fromkeys(c for name, c in said if name in self.asked))
+    @cached_property
+    def _conditions(self) -> list[Condition]:
+        return list(dict.fromkeys(c for name, c in self._said if name in self.asked))
 
     def _asked_for(self) -> int:
         return len(self.pairs) if self.plan.data else len(self.questions)
@@ -492,6 +481,3 @@ class _Auto:
     def _examples(self) -> list[Answer]:
         rows: Sequence[Contrast] = [] if self.plan.data else self.contrasts(silent(""))[:6]
         return [Answer(c, r.question, t) for r in rows for c, t in ((ASKED, r.positive), (UNSTEERED, r.negative))]
-
-    def _parts_sizes(self) -> list[int]:
-        return [len(p) for p in self.parts]

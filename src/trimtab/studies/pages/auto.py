@@ -118,13 +118,13 @@ def findings(r: Results) -> list[str]:
         f"behavior rises by {t.rise.value:.2f} {t.rise.unit} ({t.rise.lo:.2f} to {t.rise.hi:.2f}, {t.rise.n} test "
         f"questions), of vectors without the behavior by at most {t.control:.2f}; drift {w.drift:.2f} nats a token."
     )
-    if t.text is not None:
+    if t.text is not None and np.isfinite(t.text.value):
         out.append(
             f"Its answers go {t.text.value:.0%} of the way from unsteered ones to asked ones ({t.text.lo:.0%} to "
             f"{t.text.hi:.0%}, {t.text.n} questions), those of controls at most {t.text_control:.0%}; "
             f"{max(0.0, t.broken):.0%} more of them break."
         )
-    if t.gain is not None:
+    if t.gain is not None and np.isfinite(t.gain.value):
         out.append(f"On top of asking in words it adds {t.gain.value:+.0%} ({t.gain.lo:+.0%} to {t.gain.hi:+.0%}).")
     return out
 
@@ -133,8 +133,13 @@ def _scored(r: Results) -> list[list[str]]:
     head = ["answers", "towards asked for", "95 %", "break"]
     return [
         head,
-        *([s.condition, f"{s.text:.0%}", f"{s.lo:.0%} to {s.hi:.0%}", f"{s.broken:.0%}"] for s in r.scored),
+        *([s.condition, *_share(s), f"{s.broken:.0%}"] for s in r.scored),
     ]
+
+
+def _share(s: Scored) -> tuple[str, str]:
+    """How far, and its interval; nothing where asking in words does nothing to be a share of."""
+    return (f"{s.text:.0%}", f"{s.lo:.0%} to {s.hi:.0%}") if np.isfinite(s.text) else ("", "")
 
 
 def _race(r: Results) -> list[list[str]]:
