@@ -9,21 +9,30 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE  # without compiled files every process would compile torch and transformers again: 15 s
 NAME ?=
 
-.PHONY: serve-test demo test fast slow zoo pages hub check site docs bench simulate organism card clean
+.PHONY: serve-test demo studio journeys screenshots test fast slow zoo pages hub check site docs bench simulate organism card clean
 
 demo: $(READY)  ## learn, measure and report a steering vector on the local default model
 	$(BIN)/trimtab run recipes/first-light.toml --to runs/first-light
 
-test: fast slow zoo pages  ## all tests
+studio: $(READY)  ## a local page on which one sees a vector work
+	$(BIN)/trimtab studio
+
+test: fast slow zoo journeys pages  ## all tests
 
 fast: $(READY)  ## without the real model
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not hub and not zoo and not docs"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not hub and not zoo and not docs and not browser"
 
 slow: $(READY)  ## on the real model
 	$(BIN)/python -m pytest -n 2 -m slow
 
 zoo: $(READY)  ## every public verb on every architecture, against full passes
 	$(BIN)/python -m pytest -n 2 -m zoo
+
+journeys: $(READY)  ## the studio in a real Chromium (apt-get install chromium), with the real model
+	$(BIN)/python -m pytest -m browser
+
+screenshots: $(READY)  ## the pictures of the studio in README and docs
+	$(BIN)/python docs/screenshots.py
 
 pages: $(READY)  ## every code block of the documentation, the notebooks, and the site
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m docs

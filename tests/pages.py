@@ -24,6 +24,7 @@ PAGES = (
     "docs/dose.md",
     "docs/reading.md",
     "docs/elsewhere.md",
+    "docs/studio.md",
     "docs/serving.md",
     "docs/workers.md",
     "docs/choosing.md",

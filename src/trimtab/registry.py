@@ -79,7 +79,7 @@ def make(kind: str, spec: str | Mapping[str, Any]) -> Any:
     known = leaves(kind)
     if name is None:
         raise RecipeError(f"a {kind} needs a name", given=dict(table), expected=f"name = one of {', '.join(known)}")
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise UnknownName(kind, str(name), known)
     return build(known[name], table, where=f"{kind} {name!r}")
 

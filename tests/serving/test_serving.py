@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +20,9 @@ import httpx2 as httpx
 import openai
 import pytest
 import torch
-import uvicorn
 
 from pico import pico, saved
+from served import listening, until
 from trimtab import LM, Provenance, SteeringVector, Use, steer
 from trimtab.errors import ServeError, SteerError, UnknownName, VectorError
 from trimtab.model.generate import Sampling
@@ -76,38 +75,11 @@ def made_vectors(lm: LM) -> dict[str, SteeringVector]:
     }
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
 @contextmanager
 def running(folder: Path, **how: Any) -> Iterator[tuple[Any, str]]:
     made = server(str(folder / "model"), folder / "vectors", **how)
-    port = free_port()
-    web = uvicorn.Server(uvicorn.Config(made.app, port=port, log_level="error", timeout_keep_alive=2))
-    thread = threading.Thread(target=web.run, daemon=True)
-    thread.start()
-    url = f"http://127.0.0.1:{port}"
-    try:
-        until(lambda: httpx.get(f"{url}/health").status_code == 200)
+    with listening(made.app) as url:
         yield made, url
-    finally:
-        web.should_exit = True
-        thread.join(20)
-
-
-def until(there: Any, patience: float = 90.0) -> None:
-    end = time.monotonic() + patience
-    while time.monotonic() < end:
-        try:
-            if there():
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.1)
-    raise AssertionError("it did not happen")
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +254,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"steer": "../../etc/passwd"}, "a vector is missing"),
     ({"steer": "tea @ open('x')"}, "not positions"),
     ({"steer": "a" * 600}, "too long"),
-    ({"steer": 3}, "Expected `str`"),
+    ({"steer": 3}, "Expected `str"),
     ({"max_tokens": 0}, "max_tokens"),
     ({"max_tokens": 10**9}, "max_tokens"),
     ({"temperature": -1}, "temperature"),
@@ -292,7 +264,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"presence_penalty": 1.0}, "not kept"),
     ({"tools": []}, "unknown field"),
     ({"messages": []}, "messages"),
-    ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "Expected `str`"),
+    ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "Expected `str"),
     ({"messages": [{"role": "user", "content": "tea " * 3000}]}, "longer than the model's context"),
     ({"messages": [{"role": "user", "content": "tea " * 119}]}, "too long"),
     ({"stop": ["a"] * 9}, "stop"),
@@ -476,9 +448,9 @@ def test_a_shelf_has_limits() -> None:
         shelf.put("two", raw, FACTS)
     with pytest.raises(UnknownName):
         shelf.free("two")
-    shelf.stack(Notation.parse("5 one"), FACTS, force=False)
+    shelf.stack("5 one", FACTS, force=False)
     with pytest.raises(SteerError, match="too much"):
-        shelf.stack(Notation.parse("6 one"), FACTS, force=True)
+        shelf.stack("6 one", FACTS, force=True)
 
 
 def test_a_folder_with_a_file_that_is_no_vector(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ import pytest
 import torch
 
 from pico import tokenizer
+from served import free_port
 from trimtab import LM, Intervention, Provenance, SteeringVector, Use, steer
 from trimtab.errors import ServeError
 from trimtab.model.generate import Sampling
@@ -162,12 +162,6 @@ def test_terms_travel_and_what_cannot_be_said_is_refused() -> None:
 
 
 # ------------------------------------------------------------ with it
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 @contextmanager

@@ -107,6 +107,7 @@ def test_doses_are_those_of_the_file() -> None:
 
 
 def test_what_is_outside_its_range_is_told() -> None:
+    known = vectors()
     for text, n in (
         ("pirate", 0),
         ("3 pirate", 0),
@@ -115,7 +116,8 @@ def test_what_is_outside_its_range_is_told() -> None:
         ("0 pirate", 0),
         ("9 formal", 0),
     ):
-        assert len(beyond_range(Notation.parse(text).terms, vectors())) == n, text
+        doses = [(term.name, term.multiplier(known[term.name])) for term in Notation.parse(text).terms]
+        assert len(beyond_range(doses, known)) == n, text
 
 
 def test_a_line_steers_as_its_parts_do() -> None:

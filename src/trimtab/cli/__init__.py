@@ -40,6 +40,7 @@ Steering vectors: learn them, know how far to trust them, ship them.
   merge DIR ...              put shares together that run --shard did, and open the next stage
   across DIR DIR ...         one study on several models, side by side
   chat [VECTOR]              talk to a model; /m 1.5 changes the multiplier
+  studio [VECTOR ...]        a local page: talk, doses with their price, learn, evidence
   serve MODEL --vectors DIR  an OpenAI-compatible server that steers each request as it asks
   export TARGET VECTOR --to  for llama.cpp, as a checkpoint, a PEFT adapter, or hooks: proved equal there
   import FILE                a vector of others: control vector, adapter, SAE feature, tensors

@@ -15,6 +15,7 @@ from trimtab.cli.rating import Audit, Judge
 from trimtab.cli.running import Across, Measure, Merge, Report, Run
 from trimtab.cli.serving import Serve
 from trimtab.cli.shipping import Card, Gate, Import, Pull, Push, export
+from trimtab.cli.studio import Studio
 
 COMMANDS: dict[str, type | Callable[[Sequence[str]], None]] = {
     "run": Run,
@@ -35,6 +36,7 @@ COMMANDS: dict[str, type | Callable[[Sequence[str]], None]] = {
     "report": Report,
     "chat": Chat,
     "serve": Serve,
+    "studio": Studio,
     "merge": Merge,
     "export": export,
     "import": Import,

@@ -13,7 +13,7 @@ from typing import Any
 from trimtab import registry
 from trimtab.answers.quality import strangeness
 from trimtab.data.datasets import Dataset, check_unseen
-from trimtab.data.pairs import digest
+from trimtab.data.pairs import Pair, digest
 from trimtab.errors import RecipeError
 from trimtab.evaluation.metrics import Propensity
 from trimtab.evaluation.metrics.base import Metric
@@ -136,6 +136,7 @@ class Measurement:
         self._batches = chunks(lm, data, metrics, self.iv.where, [c.system for c in asked])
         self.run, self.part = Run.create(to), part or data.part
         self.run.claim(self.part, self._sweep.plan(data, self._batches))
+        self._keep_texts()
 
     def __len__(self) -> int:
         """Batches: what is scored in one go."""
@@ -153,10 +154,21 @@ class Measurement:
         if self.layers is None:
             run.note(norms=self.iv.vector.norm(), vector=_about(self.iv.vector))
 
+    def _keep_texts(self) -> None:
+        """What the items say, for whoever reads the run: items/PART.json, by their ids."""
+        name = f"items/{self.part}.json"
+        if not self.run.file(name).is_file():
+            self.run.write(name, {p.id: _texts(p) for p in self.data})
+
     def compare(self, progress: Progress | None = None) -> None:
         """Null vectors beside it, if any were asked for."""
         if self.layers is None and self.draws:
             _compare(self.lm, self.iv, self.data, self.metrics, self.run, self.part, self.draws, self.among, progress)
+
+
+def _texts(pair: Pair) -> dict[str, Any]:
+    texts = {"prompt": pair.prompt, "positive": pair.positive, "negative": pair.negative}
+    return texts | ({"before": pair.before} if pair.before else {})
 
 
 def _check(lm: LM, iv: Intervention, data: Dataset, metrics: Sequence[Metric], multipliers: Sequence[float]) -> None:

@@ -81,7 +81,7 @@ class _Stream:
         self.alive = torch.ones(len(tokens.rows), dtype=torch.bool)
         self.length = 0
         salts = occurrences(tokens.rows) if salts is None else salts
-        self.generators = [_generator(sampling.seed, row, salt) for row, salt in zip(tokens.rows, salts, strict=True)]
+        self.generators = [generator(sampling.seed, row, salt) for row, salt in zip(tokens.rows, salts, strict=True)]
 
     def checked(self, logits: Tensor) -> Tensor:
         """The same, if what is to be chosen from are numbers.
@@ -127,7 +127,7 @@ def occurrences(rows: Sequence[Row]) -> list[int]:
     return out
 
 
-def _generator(seed: int, row: Row, salt: int) -> torch.Generator:
+def generator(seed: int, row: Row, salt: int) -> torch.Generator:
     """Seeded by the prompt and a number: not by its place in the batch."""
     key = hashlib.sha256(repr((seed, row.ids, salt)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)

@@ -17,6 +17,8 @@ from torch import Tensor
 from trimtab.errors import SteerError, UnknownName
 from trimtab.model.tokens import Row
 
+LONGEST = 500  # characters of an expression
+
 
 class Positions:
     """A set of token positions. Compose with `&`, `|` and `~`; `str()` writes what `Positions.parse` reads."""
@@ -52,9 +54,11 @@ class Positions:
         """
         if isinstance(text, Positions):
             return text
+        if isinstance(text, str) and len(text) > LONGEST:
+            raise SteerError("too long for positions", given=f"{len(text)} characters", expected=f"at most {LONGEST}")
         try:
             return _evaluate(ast.parse(text.strip(), mode="eval").body)
-        except (SyntaxError, TypeError, ValueError) as problem:
+        except (SyntaxError, MemoryError, RecursionError, TypeError, ValueError) as problem:
             raise SteerError(
                 "not a set of positions",
                 given=text,

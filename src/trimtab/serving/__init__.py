@@ -75,7 +75,7 @@ def _engine(kind: str, about: dict[str, Any], batch: int, options: dict[str, Any
 
     layers = options.pop("layers", None)
     steering = {} if layers is None else {"layers": layers}
-    return Engine({**about, "options": options, "steering": steering}, batch, main)
+    return Engine({**about, "options": options, "steering": steering}, batch, main, holds=32)  # its tables have 63 rows
 
 
 def serve(
@@ -86,11 +86,29 @@ def serve(
     Raises:
         ServeError: an address that others can reach, without a token.
     """
-    if host not in ("127.0.0.1", "localhost", "::1") and not how.get("token"):
+    check_address(host, str(how.get("token", "")))
+    until_interrupted(server(model, vectors, hosts=names_of(host), **how), host, port)
+
+
+def names_of(host: str) -> tuple[str, ...]:
+    """The names by which a server that listens on an address may be called."""
+    return ("*",) if host in ("0.0.0.0", "::", "") else (host,)
+
+
+def check_address(host: str, token: str) -> None:
+    """Refuse to be reached by others without a token.
+
+    Raises:
+        ServeError: it would be.
+    """
+    if host not in ("127.0.0.1", "localhost", "::1") and not token:
         raise ServeError(
             f"{host} can be reached by others", expected="a token", do="set TRIMTAB_TOKEN, or serve on 127.0.0.1"
         )
-    made = server(model, vectors, hosts=(host,), **how)
+
+
+def until_interrupted(made: Any, host: str, port: int) -> None:
+    """Run a server until it is interrupted."""
     import uvicorn
 
     small = 1 << 16  # bytes of a request's head

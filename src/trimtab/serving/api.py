@@ -7,7 +7,7 @@ import hmac
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,18 +20,21 @@ from starlette.routing import Route
 
 from trimtab import registry
 from trimtab.errors import TrimtabError
-from trimtab.serving.asked import Chat, Plain
+from trimtab.serving.asked import Chat, Compared, Plain, Steered, told
 from trimtab.serving.child import Message
 from trimtab.serving.engine import Engine
 from trimtab.serving.metrics import Metrics
-from trimtab.serving.shelf import LARGEST, Facts, Limits, Shelf, fits
+from trimtab.serving.shelf import LARGEST, Facts, Limits, Shelf
 from trimtab.steering.fits import other_weights
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.notation import Notation
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+ANY = "*"  # among the hosts: any name will do, since a token is needed
 SLOW = 10.0  # seconds for the whole of a request to arrive
 NEW = 256  # tokens of an answer, where nobody says
+Handle = Callable[[Request], Awaitable[Response]]
+Named = list[tuple[str, Intervention]]
 
 
 class Refused(Exception):
@@ -47,7 +50,7 @@ class Access:
     """Who may ask.
 
     Attributes:
-        hosts: names by which the server may be addressed.
+        hosts: names by which the server may be addressed; `ANY` among them for all.
         token: that every request must bring; "" for none.
         admin: the key for changes of the shelf; "" for none: nobody may.
     """
@@ -63,33 +66,45 @@ class Server:
     def __init__(self, engine: Engine, shelf: Shelf, limits: Limits, access: Access) -> None:
         self.engine, self.shelf, self.limits, self.access = engine, shelf, limits, access
         self.metrics = Metrics()
+        self.beside: list[AbstractAsyncContextManager[None]] = []  # what lives as long as it does
         self.app = Starlette(routes=self._routes(), lifespan=self._life)
 
     def _routes(self) -> list[Route]:
-        table: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
-            ("GET", "/health", self.health),
+        table: list[tuple[str, str, Handle]] = [
             ("GET", "/metrics", self.measured),
             ("GET", "/v1/models", self.models),
             ("GET", "/v1/steering", self.steering),
             ("PUT", "/v1/steering/{name}", self.put),
             ("DELETE", "/v1/steering/{name}", self.free),
+            ("POST", "/v1/steering/compare", self.compare),
             ("POST", "/v1/chat/completions", self.chat),
             ("POST", "/v1/completions", self.plain),
         ]
-        return [Route(path, self._guarded(handle), methods=[method]) for method, path, handle in table]
+        return [self.route("GET", "/health", self.health, public=True), *(self.route(*row) for row in table)]
+
+    def route(self, method: str, path: str, handle: Handle, *, public: bool = False) -> Route:
+        """A route behind the guards.
+
+        Args:
+            public: without a token: what it gives is the same for everybody.
+        """
+        return Route(path, self._guarded(handle, public), methods=[method])
 
     @asynccontextmanager
     async def _life(self, app: Starlette) -> AsyncGenerator[None]:
-        await self.engine.start()
-        yield
-        await self.engine.close()
+        async with AsyncExitStack() as lives:
+            await self.engine.start()
+            lives.push_async_callback(self.engine.close)
+            for beside in self.beside:
+                await lives.enter_async_context(beside)
+            yield
 
-    def _guarded(self, handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    def _guarded(self, handle: Handle, public: bool) -> Handle:
         """Who asks is looked at first; what fails is told in the form of the API, and nothing else is."""
 
         async def guarded(request: Request) -> Response:
             try:
-                self._admit(request)
+                self._admit(request, public)
                 return await handle(request)
             except Refused as refused:
                 return _error(refused.status, refused.message, refused.kind)
@@ -97,18 +112,18 @@ class Server:
                 return _error(400, str(problem))
             except ClientDisconnect:
                 return Response(status_code=499)
+            except OSError as problem:  # a full disk, a folder that cannot be written to
+                return _error(500, f"{problem.strerror or problem}: {problem.filename or ''}", "server_error")
 
         return guarded
 
-    def _admit(self, request: Request) -> None:
+    def _admit(self, request: Request, public: bool) -> None:
         """Refuse a page of another site that talks to this server through a browser, and who has no token."""
-        host = _name(request.headers.get("host", ""))
         origin = request.headers.get("origin")
-        if host not in self.access.hosts or (
-            origin is not None and _name(urlsplit(origin).netloc) not in self.access.hosts
-        ):
+        told = [request.headers.get("host", ""), *([] if origin is None else [_authority(origin)])]
+        if ANY not in self.access.hosts and not {_name(host) for host in told} <= {*self.access.hosts}:
             raise Refused(403, "this address is not served", kind="permission_error")
-        if self.access.token and request.url.path != "/health":
+        if self.access.token and not public:
             given = request.headers.get("authorization", "").removeprefix("Bearer ")
             if not hmac.compare_digest(given.encode(), self.access.token.encode()):
                 raise Refused(401, "a token is needed: Authorization: Bearer ...", kind="authentication_error")
@@ -139,7 +154,7 @@ class Server:
         self._admin(request)
         facts = self._facts()
         name = request.path_params["name"]
-        vector = self.shelf.put(name, await _body(request, LARGEST), facts)
+        vector = self.shelf.put(name, await body(request, LARGEST), facts)
         self.engine.forget()
         return JSONResponse({"name": name, "hash": vector.hash})
 
@@ -168,7 +183,7 @@ class Server:
         return await self._answer(request, asked, _PlainForm(asked.logprobs is not None))
 
     async def _asked(self, request: Request, kind: Any) -> Any:
-        raw = await _body(request, self.limits.body)
+        raw = await body(request, self.limits.body)
         try:
             asked = msgspec.json.decode(raw, type=kind)
         except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as problem:
@@ -178,20 +193,40 @@ class Server:
             raise Refused(400, reason)
         return asked
 
-    async def _answer(self, request: Request, asked: Chat | Plain, form: _Form) -> Response:
+    async def compare(self, request: Request) -> Response:
+        """A text, token by token, with and without its vectors."""
+        asked: Compared = await self._asked(request, Compared)
+        facts = self._meant(asked)
+        named = await self._stack(asked, facts)
+        id = f"compare-{uuid.uuid4().hex}"
+        job = {"id": id, "prompt": told(asked.messages), "answer": asked.answer, "top": asked.top_logprobs}
+        job |= {"limit": self.limits.prompt, "stack": _described(named)}
+        events = self.engine.submit("compare", job, [iv.vector for _, iv in named])
+        reply = _Reply(self, request, id, facts.model, events, _Form(), _receipt(asked, named, facts))
+        return JSONResponse(await reply.compared())
+
+    async def _stack(self, asked: Steered, facts: Facts) -> Named:
+        """What steers a request; controls take time, which others are not to wait for."""
+        how: Any = {"force": asked.force, "control": asked.control}
+        if asked.control:
+            return await asyncio.to_thread(self.shelf.stack, asked.steer, facts, **how)
+        return self.shelf.stack(asked.steer, facts, **how)
+
+    def _meant(self, asked: Steered) -> Facts:
+        """The facts of the model that is asked for, while there is room for a request."""
         facts = self._facts()
         if asked.model and asked.model != facts.model:
             raise Refused(404, f"no such model: {asked.model!r}; this one is {facts.model!r}")
+        if len(self.engine.open) >= self.limits.queue:
+            raise Refused(429, "too many requests wait", kind="rate_limit_error")
+        return facts
+
+    async def _answer(self, request: Request, asked: Chat | Plain, form: _Form) -> Response:
+        facts = self._meant(asked)
         new = NEW if asked.new is None else asked.new
         if new > self.limits.new:
             raise Refused(400, f"max_tokens: at most {self.limits.new}")
-        if len(self.engine.open) >= self.limits.queue:
-            raise Refused(429, "too many requests wait", kind="rate_limit_error")
-        notation = Notation.parse(asked.steer) if asked.steer.strip() else Notation(())
-        ivs = self.shelf.stack(notation, facts, force=asked.force) if notation.terms else ()
-        for iv in ivs:
-            fits(iv.vector, facts)
-        named = [(term.name, iv) for term, iv in zip(notation.terms, ivs, strict=True)]
+        named = await self._stack(asked, facts)
         id = f"{form.prefix}-{uuid.uuid4().hex}"
         job = {
             "id": id,
@@ -204,19 +239,22 @@ class Server:
             "seed": uuid.uuid4().int >> 66 if asked.seed is None else asked.seed,
             "stop": asked.stops,
             "top": asked.top,
-            "stack": [{"name": name, **iv.describe()} for name, iv in named],
+            "stack": _described(named),
         }
-        events = self.engine.submit(job, {iv.vector.hash: iv.vector for iv in ivs})
-        reply = _Reply(self, request, id, facts.model, events, form, _receipt(notation, named, asked.force, facts))
+        events = self.engine.submit("job", job, [iv.vector for _, iv in named])
+        reply = _Reply(self, request, id, facts.model, events, form, _receipt(asked, named, facts))
         first = await reply.first()
         if asked.stream:
             return StreamingResponse(reply.stream(first), media_type="text/event-stream")
         return JSONResponse(await reply.whole(first))
 
 
-def _receipt(
-    notation: Notation, named: list[tuple[str, Intervention]], forced: bool, facts: Facts
-) -> dict[str, Any] | None:
+def _described(named: Named) -> list[Message]:
+    """Interventions as the engine is told them."""
+    return [{"name": name, **iv.describe()} for name, iv in named]
+
+
+def _receipt(asked: Steered, named: Named, facts: Facts) -> dict[str, Any] | None:
     """What is done to a request, before it is; None for one that asks for nothing."""
     if not named:
         return None
@@ -231,8 +269,10 @@ def _receipt(
         }
         for name, iv in named
     ]
-    told = {other_weights(iv.vector, weights=facts.weights, model=facts.model) for _, iv in named} - {None}
-    return {"steer": str(notation), "forced": forced, "vectors": vectors, "warnings": sorted(map(str, told))}
+    warnings = {other_weights(iv.vector, weights=facts.weights, model=facts.model) for _, iv in named} - {None}
+    said = str(Notation.parse(asked.steer)) if isinstance(asked.steer, str) else msgspec.to_builtins(asked.steer)
+    out = {"steer": said, "forced": asked.force, "vectors": vectors, "warnings": sorted(map(str, warnings))}
+    return out | ({"control": asked.control} if asked.control else {})
 
 
 class _Form:
@@ -339,6 +379,14 @@ class _Reply:
             if not self.ended:
                 self._finish(canceled=True)
 
+    async def compared(self) -> Message:
+        """The one event of a comparison, with the receipt."""
+        end = await self.first()
+        self._finish({**end, "tokens": 0})
+        found = {k: end[k] for k in ("tokens", "projections")}
+        done = None if self.receipt is None else {**self.receipt, "tokens_edited": end["edited"]}
+        return {**found, "model": self.model, "steering": done}
+
     async def whole(self, event: Message) -> Message:
         events = [e async for e in self._rest(event)]
         text = "".join(e.get("text", "") for e in events)
@@ -360,7 +408,7 @@ class _Reply:
                 yield b"data: " + msgspec.json.encode(body) + b"\n\n"
             yield b"data: [DONE]\n\n"
         except Refused as refused:
-            yield b"data: " + msgspec.json.encode(_told(refused.message, refused.kind, refused.status)) + b"\n\n"
+            yield b"data: " + msgspec.json.encode(_failure(refused.message, refused.kind, refused.status)) + b"\n\n"
 
     def _head(self, object: str) -> Message:
         return {"id": self.id, "object": object, "created": int(self.started), "model": self.model}
@@ -384,7 +432,7 @@ class _Reply:
         self.server.metrics.request(outcome, self.receipt, end, time.time() - self.started)
 
 
-async def _body(request: Request, limit: int) -> bytes:
+async def body(request: Request, limit: int) -> bytes:
     """What was sent, up to a limit, and not for ever."""
     length = request.headers.get("content-length", "0")
     if not length.isdigit() or int(length) > limit:
@@ -404,14 +452,22 @@ async def _body(request: Request, limit: int) -> bytes:
     return bytes(read)
 
 
+def _authority(origin: str) -> str:
+    """The `host:port` of an origin; "" of what is none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
+
+
 def _name(address: str) -> str:
     """The host in `host:port`, or in `[::1]:port`."""
     return address.partition("]")[0].lstrip("[") if address.startswith("[") else address.partition(":")[0]
 
 
-def _told(message: str, kind: str, status: int) -> Message:
+def _failure(message: str, kind: str, status: int) -> Message:
     return {"error": {"message": message, "type": kind, "code": status}}
 
 
 def _error(status: int, message: str, kind: str = "invalid_request_error") -> JSONResponse:
-    return JSONResponse(_told(message, kind, status), status)
+    return JSONResponse(_failure(message, kind, status), status)

@@ -7,17 +7,45 @@ from typing import Any
 import msgspec
 
 STOPS = 4
+MOST = 16  # vectors in one request
 
 
-class Asked(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What chat and plain completions share. Fields that would change an answer and are not kept are refused.
+class Part(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """One vector of a request, said in full; what is left out is as its file says."""
+
+    vector: str
+    multiplier: float | None = None
+    layers: list[int] | None = None
+    positions: str | None = None
+    operator: str | dict[str, Any] | None = None
+    gate: str | dict[str, Any] | None = None
+
+
+class Steered(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """How a request wants to be steered.
 
     Attributes:
-        steer: vectors and doses, such as "0.6 pirate + formal @ answer"; "" for none.
+        steer: vectors and doses, such as "0.6 pirate + formal @ answer", or each said in full; "" for none.
         force: allow a dose outside the range its vector was measured to be fit for.
+        control: "random-K" puts in the place of the vectors the K-th random directions of their norms and the angles
+            between them; "shuffled-K" what their learners found when the sides of the pairs were drawn by coin.
     """
 
     model: str = ""
+    steer: str | list[Part] = ""
+    force: bool = False
+    control: str = ""
+
+    def check(self) -> str:
+        """Why it cannot be done; "" if it can."""
+        if not isinstance(self.steer, str) and len(self.steer) > MOST:
+            return f"steer: up to {MOST} vectors"
+        return ""
+
+
+class Asked(Steered, kw_only=True):
+    """What chat and plain completions share. Fields that would change an answer and are not kept are refused."""
+
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     temperature: float | None = None
@@ -26,8 +54,6 @@ class Asked(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     stream: bool = False
     stream_options: dict[str, Any] | None = None
     stop: str | list[str] | None = None
-    steer: str = ""
-    force: bool = False
     n: int | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
@@ -60,7 +86,7 @@ class Asked(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             return "seed: a whole number"
         if len(self.stops) > STOPS or not all(0 < len(s) <= 100 for s in self.stops):
             return f"stop: up to {STOPS} texts of up to 100 characters"
-        return ""
+        return super().check()
 
 
 class Turn(msgspec.Struct, forbid_unknown_fields=True):
@@ -69,6 +95,19 @@ class Turn(msgspec.Struct, forbid_unknown_fields=True):
     role: str
     content: str
     name: str | None = None
+
+
+ASKING = "messages: of system, user and assistant, the last one of the user"
+
+
+def asks(messages: list[Turn]) -> bool:
+    """Whether these are messages a model can answer."""
+    roles = [t.role for t in messages]
+    return bool(roles) and roles[-1] == "user" and {*roles} <= {"system", "user", "assistant"}
+
+
+def told(messages: list[Turn]) -> list[dict[str, str]]:
+    return [{"role": t.role, "content": t.content} for t in messages]
 
 
 class Chat(Asked, kw_only=True):
@@ -80,16 +119,15 @@ class Chat(Asked, kw_only=True):
 
     @property
     def prompt(self) -> list[dict[str, str]]:
-        return [{"role": t.role, "content": t.content} for t in self.messages]
+        return told(self.messages)
 
     @property
     def top(self) -> int | None:
         return (self.top_logprobs or 0) if self.logprobs else None
 
     def check(self) -> str:
-        roles = [t.role for t in self.messages]
-        if not roles or roles[-1] != "user" or not {*roles} <= {"system", "user", "assistant"}:
-            return "messages: of system, user and assistant, the last one of the user"
+        if not asks(self.messages):
+            return ASKING
         if not 0 <= (self.top_logprobs or 0) <= 20:
             return "top_logprobs: from 0 to 20"
         return super().check()
@@ -111,4 +149,26 @@ class Plain(Asked, kw_only=True):
             return "prompt: some text"
         if self.echo or not 0 <= (self.logprobs or 0) <= 20:
             return "echo is not kept here; logprobs: from 0 to 20"
+        return super().check()
+
+
+class Compared(Steered, kw_only=True):
+    """POST /v1/steering/compare: a text, token by token, with and without its vectors.
+
+    Attributes:
+        answer: what was said, by whomever.
+        top_logprobs: so many alternatives at every token.
+    """
+
+    messages: list[Turn]
+    answer: str
+    top_logprobs: int = 5
+
+    def check(self) -> str:
+        if not asks(self.messages):
+            return ASKING
+        if not self.answer:
+            return "answer: some text"
+        if not 0 <= self.top_logprobs <= 20:
+            return "top_logprobs: from 0 to 20"
         return super().check()

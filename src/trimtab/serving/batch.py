@@ -17,12 +17,13 @@ from torch import Tensor
 
 from trimtab.errors import SteerError, TrimtabError
 from trimtab.model import LM, Frame, Layer, Row
-from trimtab.model.generate import Sampling, steps
+from trimtab.model.generate import Sampling, generator, steps
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.operators.base import unit
 
 TOP = 20  # alternatives whose log-probabilities can be asked for
 Say = Callable[[dict[str, Any]], None]
+Stack = tuple[tuple[str, Intervention], ...]  # interventions in order, each with the name it was asked for by
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Job:
     Attributes:
         id: of the request.
         row: its prompt, as ids.
-        stack: its interventions, in order; each with the name it was asked for by.
+        stack: its interventions, in order.
         sampling: tokens, temperature, top-p, seed.
         stop: texts that end the answer.
         top: so many alternatives with every token; None for no log-probabilities.
@@ -43,7 +44,7 @@ class Job:
 
     id: str
     row: Row
-    stack: tuple[tuple[str, Intervention], ...]
+    stack: Stack
     sampling: Sampling
     stop: tuple[str, ...] = ()
     top: int | None = None
@@ -126,7 +127,7 @@ def run(lm: LM, jobs: Sequence[Job], say: Say, listen: Callable[[], None]) -> No
     """
     tokens, alive = lm.batch([job.row for job in jobs]), torch.ones(len(jobs), dtype=torch.bool)
     longest = max(job.sampling.max_new_tokens for job in jobs)
-    draws = [torch.Generator().manual_seed(job.sampling.seed) for job in jobs]
+    draws = [generator(job.sampling.seed, job.row, 0) for job in jobs]  # what `LM.generate` draws by
     with lm.edit(Edits(jobs).by_layer()):
         step = steps(lm, tokens, longest)
         logits = step(None, alive)

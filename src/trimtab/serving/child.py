@@ -8,6 +8,8 @@ import base64
 import os
 import time
 from collections import deque
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -16,7 +18,7 @@ import msgspec
 from trimtab import registry
 from trimtab.errors import TokenError, TrimtabError
 from trimtab.model.generate import Sampling
-from trimtab.serving.batch import Job, Unsteered, run
+from trimtab.serving.batch import Job, Stack, Unsteered, run
 from trimtab.serving.shelf import Facts
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector
@@ -59,18 +61,21 @@ class _Engine:
         self.lm, self.connection, self.batch = lm, connection, batch
         self.vectors: dict[str, SteeringVector] = {}
         self.waiting: deque[Job] = deque()
+        self.comparisons: deque[Message] = deque()
         self.running: list[Job] = []
 
     def serve(self, facts: Facts) -> None:
         self.say({"kind": "ready", "facts": {**asdict(facts), "norms": {str(k): n for k, n in facts.norms.items()}}})
         try:
             while True:
-                if not self.waiting:
+                if not self.waiting and not self.comparisons:
                     self._take(self.connection.recv_bytes())
                     time.sleep(WAIT)
                 self.listen()
                 if self.waiting:
                     self._answer()
+                elif self.comparisons:  # nobody waits for an answer
+                    self._compare(self.comparisons.popleft())
         except (EOFError, BrokenPipeError, ConnectionResetError):
             os._exit(0)  # the server is gone, and nobody would hear of what is under way
 
@@ -91,29 +96,44 @@ class _Engine:
         elif message["kind"] == "cancel":
             for job in (*self.waiting, *self.running):
                 job.canceled = job.canceled or job.id == message["id"]
+            self.comparisons = deque(m for m in self.comparisons if m["id"] != message["id"])
+        elif message["kind"] == "compare":
+            with self._told(message["id"]):
+                stack = self._stack(message)  # now: the shelf may change before it is done
+                self.comparisons.append({**message, "stack": stack})
         else:
             self._enqueue(message)
 
     def _enqueue(self, message: Message) -> None:
         """Render a request, and tell how long its prompt is, or why it cannot be one."""
-        try:
+        with self._told(message["id"]):
             job = self._job(message)
+            self.say({"id": job.id, "kind": "start", "prompt": job.row.prompt})
+            self.waiting.append(job)
+
+    @contextmanager
+    def _told(self, id: str) -> Generator[None]:
+        """A request that cannot be read is told so, and does no harm to others."""
+        try:
+            yield
         except TrimtabError as problem:
-            self.say({"id": message["id"], "kind": "error", "status": 400, "message": str(problem)})
-            return
-        except Exception as problem:  # a template that cannot take these messages, say
+            self.say({"id": id, "kind": "error", "status": 400, "message": str(problem)})
+        except OSError:
+            raise  # the server is gone
+        except Exception as problem:  # a template that cannot take these messages, say, or of memory
             told = f"the request cannot be read: {type(problem).__name__}"
-            self.say({"id": message["id"], "kind": "error", "status": 400, "message": told})
-            return
-        self.say({"id": job.id, "kind": "start", "prompt": job.row.prompt})
-        self.waiting.append(job)
+            self.say({"id": id, "kind": "error", "status": 400, "message": told})
 
     def _job(self, m: Message) -> Job:
         row = self.lm.row(m["prompt"], chat=None if m["chat"] else False)
         limit = min(m["limit"], self.lm.context - m["max_tokens"])
         if row.prompt > limit:
             raise TokenError("the prompt is too long", given=f"{row.prompt} tokens", expected=f"at most {limit}")
-        stack = [
+        sampling = Sampling(m["max_tokens"], m["temperature"], m["top_p"], m["seed"])
+        return Job(m["id"], row, self._stack(m), sampling, tuple(m["stop"]), m["top"])
+
+    def _stack(self, m: Message) -> Stack:
+        return tuple(
             (
                 s["name"],
                 Intervention(
@@ -125,9 +145,20 @@ class _Engine:
                 ),
             )
             for s in m["stack"]
-        ]
-        sampling = Sampling(m["max_tokens"], m["temperature"], m["top_p"], m["seed"])
-        return Job(m["id"], row, tuple(stack), sampling, tuple(m["stop"]), m["top"])
+        )
+
+    def _compare(self, m: Message) -> None:
+        """A text with and without its vectors."""
+        from trimtab.serving.side_by_side import compared
+
+        with self._told(m["id"]):
+            row = self.lm.row(m["prompt"], m["answer"])
+            if len(row.ids) > m["limit"]:
+                given, most = f"{len(row.ids)} tokens", f"at most {m['limit']}"
+                raise TokenError("prompt and answer are too long", given=given, expected=most)
+            self.say({"id": m["id"], "kind": "start", "prompt": row.prompt})
+            found = compared(self.lm, row, m["stack"], m["top"])
+            self.say({"id": m["id"], "kind": "end", "projection": {}, **found})
 
     def _answer(self) -> None:
         """The oldest request, and those that may share a batch with it."""

@@ -12,7 +12,7 @@ import logging
 import multiprocessing
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,10 +43,13 @@ class Engine:
         facts: of its model; None while there is no process that is ready.
         problem: why there is none, if it could not load.
         lives: processes started so far.
+        holds: vectors that its process keeps; with one more it begins anew.
     """
 
-    def __init__(self, model: dict[str, Any], batch: int = 8, main: Callable[..., None] = main) -> None:
-        self.model, self.batch, self._main = model, batch, main
+    def __init__(
+        self, model: dict[str, Any], batch: int = 8, main: Callable[..., None] = main, holds: int = 256
+    ) -> None:
+        self.model, self.batch, self._main, self.holds = model, batch, main, holds
         self.facts: Facts | None = None
         self.problem = ""
         self.lives = 0
@@ -122,12 +125,12 @@ class Engine:
 
     # ------------------------------------------------------------ requests
 
-    def submit(self, job: Message, vectors: dict[str, SteeringVector]) -> asyncio.Queue[Message]:
-        """Ask for an answer; its events come in the queue.
+    def submit(self, kind: str, job: Message, vectors: Sequence[SteeringVector]) -> asyncio.Queue[Message]:
+        """Ask for an answer ("job") or a comparison ("compare"); its events come in the queue.
 
         Args:
             job: with the key `id`.
-            vectors: of its stack, by hash.
+            vectors: of its stack.
         """
         events: asyncio.Queue[Message] = asyncio.Queue()
         self.open[job["id"]] = events
@@ -135,12 +138,15 @@ class Engine:
         if now is None:
             events.put_nowait({"id": job["id"], "kind": "error", "status": 503, "message": "the engine is not ready"})
             return events
-        for hash, vector in vectors.items():
+        if len(now.held | {v.hash for v in vectors}) > self.holds:
+            self.forget()
+        for vector in vectors:
+            hash = vector.hash
             if hash not in now.held:
                 data = base64.b64encode(vector.to_bytes()).decode()
                 now.outbox.put(msgspec.json.encode({"kind": "vector", "hash": hash, "data": data}))
                 now.held.add(hash)
-        now.outbox.put(msgspec.json.encode({"kind": "job", **job}))
+        now.outbox.put(msgspec.json.encode({"kind": kind, **job}))
         return events
 
     def finish(self, id: str, *, canceled: bool = False) -> None:
@@ -150,7 +156,9 @@ class Engine:
             self._now.outbox.put(msgspec.json.encode({"kind": "cancel", "id": id}))
 
     def forget(self) -> None:
-        """The shelf has changed: vectors are sent anew with the next requests, and those under way keep theirs."""
+        """The shelf has changed, or the process holds too many: vectors are sent anew with the next requests, and those
+        under way keep theirs.
+        """
         if self._now is not None:
             self._now.held.clear()
             self._now.outbox.put(msgspec.json.encode({"kind": "forget"}))

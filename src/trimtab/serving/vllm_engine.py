@@ -159,6 +159,9 @@ class _Engine:
         elif m["kind"] == "cancel":
             if m["id"] in self.tasks:
                 self.tasks[m["id"]].cancel()
+        elif m["kind"] == "compare":
+            told = "texts are compared by the embedded engine: serve with --engine hf"
+            self.say({"id": m["id"], "kind": "error", "status": 400, "message": told})
         else:
             self.using.update(s["vector"] for s in m["stack"])  # from now on: the shelf may change before it is begun
             task = asyncio.create_task(self._answered(m))

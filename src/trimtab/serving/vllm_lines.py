@@ -23,7 +23,8 @@ def resolved(line: str, settings: Mapping[str, Any]) -> list[Term]:
     vectors = shelf(str(settings.get("vectors", "")))
     notation = Notation.parse(line)
     ivs = notation.stack(vectors)
-    outside = beyond_range(notation.terms, vectors)
+    doses = [(t.name, iv.multiplier) for t, iv in zip(notation.terms, ivs, strict=True)]
+    outside = beyond_range(doses, vectors)
     if outside and not settings.get("force"):
         raise SteerError("a dose outside the range measured", given=outside)
     return terms_of([iv.describe() for iv in ivs])

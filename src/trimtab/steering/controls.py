@@ -42,6 +42,24 @@ def random_controls(vector: SteeringVector, n: int, seed: int = 0) -> dict[str, 
     return out
 
 
+def random_stack(vectors: Sequence[SteeringVector], draw: int, seed: int = 0) -> list[SteeringVector]:
+    """Vectors that act together, turned together by one rotation: norms, and angles between them, are theirs. Of a
+    vector alone it is the one that `random_controls` names "random-DRAW".
+    """
+    rows = torch.cat([v.reshape(-1, one.width) for one in vectors for v in one.vectors.values()])
+    drawn = turned(rows, draw + 1, seed)[draw]
+    out: list[SteeringVector] = []
+    for one in vectors:
+        made = Provenance(model=one.made.model, fingerprint=one.made.fingerprint,
+                          method={"name": "random-direction", "seed": seed, "draw": draw})  # fmt: skip
+        shaped: dict[int, Tensor] = {}
+        for layer, v in one.vectors.items():
+            n = v.numel() // one.width
+            shaped[layer], drawn = drawn[:n].reshape(v.shape), drawn[n:]
+        out.append(SteeringVector(shaped, made, site=one.site))
+    return out
+
+
 def null_controls(vector: SteeringVector, n: int | None = None) -> dict[str, SteeringVector]:
     """The first n label-shuffled vectors that came with a vector (all by default): "shuffled-0" and on; fewer if it has
     fewer.

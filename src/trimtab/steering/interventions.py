@@ -21,7 +21,7 @@ from trimtab.model.hooks import Threads
 from trimtab.recipe import FARTHEST
 from trimtab.steering.fits import check_fits, other_weights
 from trimtab.steering.gates import Always, CosineAbove, Gate
-from trimtab.steering.operators import Add
+from trimtab.steering.operators import Add, Affine
 from trimtab.steering.operators.base import Operator
 from trimtab.steering.use import Use
 from trimtab.steering.vector import SteeringVector
@@ -56,6 +56,9 @@ class Intervention:
                 given=(self.operator, self.gate),
                 expected="such as Add() and Always()",
             )
+        if not isinstance(self.operator, Affine) and any(v.ndim > 1 for v in self.vector.vectors.values()):
+            given, expected = registry.describe(self.operator)["name"], "affine"
+            raise SteerError("this vector is an affine map", given=given, expected=expected, do="use that operator")
         if not abs(float(self.multiplier)) <= FARTHEST:
             raise SteerError("not a multiplier", given=self.multiplier, expected=f"a number up to {FARTHEST:g}")
 

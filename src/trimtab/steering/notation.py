@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -123,16 +123,15 @@ class Notation:
         return Intervention.recommended(vector, multiplier=term.multiplier(vector), positions=where)
 
 
-def beyond_range(terms: Sequence[Term], vectors: Mapping[str, SteeringVector]) -> list[str]:
-    """Terms whose dose is outside the range their vector may be shipped in, in words; a vector without a range has no
-    outside.
+def beyond_range(doses: Iterable[tuple[str, float]], vectors: Mapping[str, SteeringVector]) -> list[str]:
+    """Doses, as (name, multiplier), outside the range their vector may be shipped in, in words; a vector without a
+    range has no outside.
     """
     out: list[str] = []
-    for term in terms:
-        use = vectors[term.name].use
-        m = term.multiplier(vectors[term.name])
+    for name, m in doses:
+        use = vectors[name].use
         if use is not None and use.ship is not None and m and not use.ship[0] - 1e-9 <= m <= use.ship[1] + 1e-9:
-            out.append(f"{term.name} at {m:g}, measured to be fit for use from {use.ship[0]:g} to {use.ship[1]:g}")
+            out.append(f"{name} at {m:g}, measured to be fit for use from {use.ship[0]:g} to {use.ship[1]:g}")
     return out
 
 

@@ -11,6 +11,7 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import safetensors
 import safetensors.torch
 import torch
@@ -318,8 +319,7 @@ class SteeringVector:
         if text is None:
             raise VectorError(f"{name} holds tensors, but not a steering vector of trimtab", given=sorted(tensors)[:5])
         head = _head(text, name)
-        table: dict[str, Any] = head["made"]
-        made = replace(Provenance(), **{**table, "trained_on": tuple(table["trained_on"])})
+        made = _made(head["made"], name)
         nulls: dict[str, dict[int, Tensor]] = {}
         for key in [k for k in tensors if k.startswith("nulls.")]:
             null, _, layer = key.removeprefix("nulls.").partition(".")
@@ -466,6 +466,8 @@ def _head(text: str, name: str) -> dict[str, Any]:
             f"{name} has another format", given=known, expected=" or ".join(map(str, READABLE)), do="upgrade trimtab"
         )
     lacking = [k for k in ("site", "made", "evidence") if k not in head]
+    if not lacking and not (isinstance(head["made"], dict) and isinstance(head["evidence"], dict | None)):
+        raise VectorError(f"{name}: malformed metadata", given=text[:80], expected="the keys of docs/format.md")
     unknown = head.get("made", {}).keys() - Provenance.__dataclass_fields__.keys() if not lacking else ()
     if lacking or unknown or "trained_on" not in head["made"]:
         raise VectorError(
@@ -474,6 +476,20 @@ def _head(text: str, name: str) -> dict[str, Any]:
             expected="the keys of docs/format.md",
         )
     return head
+
+
+def _made(table: Any, name: str) -> Provenance:
+    """The provenance of a file.
+
+    Raises:
+        VectorError: of another shape.
+    """
+    try:
+        return msgspec.convert(table, Provenance)
+    except msgspec.ValidationError as problem:
+        raise VectorError(
+            f"{name}: its provenance cannot be read", given=str(problem), expected="the keys of docs/format.md"
+        ) from problem
 
 
 def _frozen(vectors: Mapping[int, Tensor]) -> dict[int, Tensor]:

@@ -20,12 +20,19 @@ from trimtab.workers.work import Order
 BOUND = """
 import ctypes, os, runpy, sys
 ctypes.CDLL(None).prctl(1, 9)
-if os.getppid() != int(sys.argv[6]):
+if os.getppid() != int(sys.argv[1]):
     os._exit(1)
-del sys.argv[0]
+del sys.argv[:2]
 runpy.run_module(sys.argv[0], run_name="__main__")
 """
 KINDS = "local:N, ray, ray:ADDRESS, or slurm:PARTITION"
+
+
+def bound(module: str) -> list[str]:
+    """The command that runs a module in a process that ends with this one, however that ends; arguments follow."""
+    if sys.platform != "linux":
+        return [sys.executable, "-P", "-m", module]  # -P: nothing is imported from where it was started
+    return [sys.executable, "-P", "-c", BOUND, str(os.getpid()), module]
 
 
 def engine(workers: str) -> tuple[Engine, int]:
@@ -64,8 +71,7 @@ class Local:
         name = f"{order.session}-{order.number}"
         said = logs / f"{name}.said"
         said.unlink(missing_ok=True)
-        module = "trimtab.workers.work"
-        command = [sys.executable, *(("-c", BOUND) if sys.platform == "linux" else ("-m",)), module]
+        command = bound("trimtab.workers.work")
         command += [order.folder, order.session, str(order.number), str(said), str(os.getpid())]
         with (logs / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
