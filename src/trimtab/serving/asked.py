@@ -107,6 +107,7 @@ def asks(messages: list[Turn]) -> bool:
 
 
 def told(messages: list[Turn]) -> list[dict[str, str]]:
+    """Messages as templates take them."""
     return [{"role": t.role, "content": t.content} for t in messages]
 
 

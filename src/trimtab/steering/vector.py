@@ -11,7 +11,6 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import safetensors
 import safetensors.torch
 import torch
@@ -22,48 +21,12 @@ from trimtab.errors import VectorError
 from trimtab.journal import plain, whole
 from trimtab.sites import EMBEDDINGS, SITES
 from trimtab.sites import RESID_POST as SITE
+from trimtab.steering.provenance import FORMAT, Provenance, read_head, read_made
 from trimtab.steering.tensors import decoder_row
 from trimtab.steering.use import Use, ranges
 
 if TYPE_CHECKING:
     from trimtab.model import LM
-
-FORMAT = 2
-READABLE = (1, FORMAT)  # version 1 had no recommended use, and no hash of weights
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a vector comes from.
-
-    Attributes:
-        model, revision: the name it was learned on.
-        fingerprint: hash of the model's shape; a vector is refused by a model with another one.
-        weights: hash of the model's weights; of a model with other ones a vector is used with a warning.
-        method: the learner with its parameters, as a table.
-        data: name, part, form, hash and number of pairs.
-        trained_on: group hashes of the training questions, so that an evaluation on them is refused.
-        version: of trimtab.
-        figures: how the fit went, by layer: losses in nats, steps, why it ended.
-        among: how many layers there were to choose from when the vector was cut down to some of them; 0 if it never
-            was.
-    """
-
-    model: str = ""
-    revision: str = ""
-    fingerprint: str = ""
-    method: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    data: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    trained_on: tuple[str, ...] = ()
-    version: str = ""
-    figures: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    among: int = 0
-    weights: str = ""
-
-    @classmethod
-    def of(cls, lm: LM, **facts: Any) -> Provenance:
-        """Of a vector that belongs to a model."""
-        return cls(model=lm.id, revision=lm.revision, fingerprint=lm.fingerprint, weights=lm.weights, **facts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,8 +281,8 @@ class SteeringVector:
         text = json.loads(raw[8 : 8 + size]).get("__metadata__", {}).get("trimtab")
         if text is None:
             raise VectorError(f"{name} holds tensors, but not a steering vector of trimtab", given=sorted(tensors)[:5])
-        head = _head(text, name)
-        made = _made(head["made"], name)
+        head = read_head(text, name)
+        made = read_made(head["made"], name)
         nulls: dict[str, dict[int, Tensor]] = {}
         for key in [k for k in tensors if k.startswith("nulls.")]:
             null, _, layer = key.removeprefix("nulls.").partition(".")
@@ -448,48 +411,6 @@ def _learned_apart(method: Mapping[str, Any]) -> bool:
     if parents:
         return any(_learned_apart(p) for p in parents)
     return bool(method) and not method.get("together") and not method.get("shared")
-
-
-def _head(text: str, name: str) -> dict[str, Any]:
-    """The metadata of a file.
-
-    Raises:
-        VectorError: of another format, or malformed.
-    """
-    try:
-        head = json.loads(text)
-        known = head.get("format")
-    except (ValueError, AttributeError) as problem:
-        raise VectorError(f"{name}: its metadata is not a JSON object", given=text[:80]) from problem
-    if known not in READABLE:
-        raise VectorError(
-            f"{name} has another format", given=known, expected=" or ".join(map(str, READABLE)), do="upgrade trimtab"
-        )
-    lacking = [k for k in ("site", "made", "evidence") if k not in head]
-    if not lacking and not (isinstance(head["made"], dict) and isinstance(head["evidence"], dict | None)):
-        raise VectorError(f"{name}: malformed metadata", given=text[:80], expected="the keys of docs/format.md")
-    unknown = head.get("made", {}).keys() - Provenance.__dataclass_fields__.keys() if not lacking else ()
-    if lacking or unknown or "trained_on" not in head["made"]:
-        raise VectorError(
-            f"{name}: malformed metadata",
-            given=f"lacks {lacking[0]!r}" if lacking else sorted(unknown) or "made lacks 'trained_on'",
-            expected="the keys of docs/format.md",
-        )
-    return head
-
-
-def _made(table: Any, name: str) -> Provenance:
-    """The provenance of a file.
-
-    Raises:
-        VectorError: of another shape.
-    """
-    try:
-        return msgspec.convert(table, Provenance)
-    except msgspec.ValidationError as problem:
-        raise VectorError(
-            f"{name}: its provenance cannot be read", given=str(problem), expected="the keys of docs/format.md"
-        ) from problem
 
 
 def _frozen(vectors: Mapping[int, Tensor]) -> dict[int, Tensor]:
