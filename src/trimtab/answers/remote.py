@@ -52,7 +52,7 @@ class Remote:
         self.url, self.held = url.rstrip("/"), set[str]()
         loopback = urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
         self.opener = build_opener(ProxyHandler({})) if loopback else build_opener()
-        token = os.environ.get("TRIMTAB_TOKEN", "none")
+        token = os.environ.get("TRIMTAB_TOKEN") or os.environ.get("OPENAI_API_KEY") or "none"
         self.headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         reply = self._sent("GET", "/models")
         try:

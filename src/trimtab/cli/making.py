@@ -17,23 +17,25 @@ from trimtab.cli.planning import Plan
 from trimtab.names import check_name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Auto:
     """From a sentence to a vector one would use, or the reason why not: the model writes examples when it is asked for
     the behavior in words, several methods compete, and the best is tried on other questions, beside controls and beside
     asking. The same command resumes.
     """
 
-    sentence: Positional[str]
+    sentence: Positional[str] = ""
     """What the model is to do, such as "answers like a cheerful pirate"."""
     to: Path
     """The run folder; vector.safetensors and report.html are in it."""
+    like: str = ""
+    """A file of answers that do it, a paragraph each; instead of a sentence, or beside it."""
     against: Annotated[str, tyro.conf.arg(aliases=["--not"])] = ""
     """What it does else, such as "answers dryly"; by default it answers as it is."""
     data: str = ""
     """Pairs to learn from instead of written ones: a built-in behavior, or a file."""
     writer: str = ""
-    """A model that writes the examples instead."""
+    """A model that writes the examples instead; or a server, such as http://127.0.0.1:8000/v1#model."""
     questions: int = 48
     """Everyday questions that are answered in two ways."""
     methods: tuple[str, ...] = ("mean-diff", "probe", "one-shot", "preference")
@@ -53,7 +55,7 @@ class Auto:
 
         loading = {"dtype": self.on.dtype, "device": self.on.device, "bits": self.on.bits}
         loading |= {"chat": not self.on.no_chat, "template": self.on.keywords() or None}
-        keys = ("sentence", "against", "data", "writer", "questions", "methods", "seed")
+        keys = ("sentence", "like", "against", "data", "writer", "questions", "methods", "seed")
         plan = {k: getattr(self, k) for k in keys}
         recipe = studies.StudyRecipe("auto", self.on.name, {k: v for k, v in loading.items() if v is not None}, plan)
         studies.checked(recipe)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,17 +21,15 @@ from trimtab.answers.quality import Usual
 from trimtab.answers.sampling import sample
 from trimtab.data.builtin import everyday, neutral
 from trimtab.data.datasets import Dataset, check_unseen
-from trimtab.data.pairs import Pair
-from trimtab.errors import DataError, RecipeError, TrimtabError, UnknownName, check_least
+from trimtab.data.pairs import Pair, digest
+from trimtab.errors import DataError, TrimtabError
 from trimtab.evaluation.dose import HeldOut, changes, recommend
 from trimtab.evaluation.metrics import Propensity
 from trimtab.journal import plain
-from trimtab.methods import MeanDiff, OneShot, Preference, Probe, learn
-from trimtab.methods.base import Method
+from trimtab.methods import learn
 from trimtab.model import LM, Layer
-from trimtab.model.load import check
 from trimtab.model.tokens import Prompt
-from trimtab.progress import Progress, silent
+from trimtab.progress import Progress, Watch, silent
 from trimtab.runs import Run
 from trimtab.stages import RESULTS, Stage, Unit
 from trimtab.statistics.intervals import Array, Figure, mean_figure, ratio_of_means
@@ -37,16 +37,11 @@ from trimtab.statistics.shipping import FEWEST, HELP, Trial, decide
 from trimtab.steering.controls import null_controls, random_controls
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector, kept
+from trimtab.studies.asking import METHODS, Plan, at_address
 from trimtab.studies.conditions import UNSTEERED, Condition, Said
 from trimtab.studies.pages.auto import Candidate, Results, Scored
 from trimtab.studies.pages.findings import Answer
 
-METHODS: dict[str, Method] = {
-    "mean-diff": MeanDiff(),
-    "probe": Probe("whitened"),
-    "one-shot": OneShot(examples=4, mode="promote", norm=0.3, steps=30),
-    "preference": Preference(norm=0.3, epochs=4),
-}
 CONTRASTS = ("mean-diff", "probe")  # learned at all layers, at once
 BUDGET = 0.3  # nats of drift a token at which the methods are compared
 TALK = 12  # test questions that are answered
@@ -58,56 +53,36 @@ BOTH = ASKED.but(how="and steered")
 STEERED = Condition("steered")
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is run.
+def auto(lm: LM, sentence: str = "", *, to: str | Path, watch: Watch = silent, **plan: Any) -> SteeringVector | None:
+    """From a sentence to a vector one would use, or the reason why not; the same call resumes.
 
-    Attributes:
-        sentence: what the model is to do, such as "answers like a cheerful pirate": it goes on from "somebody who ...".
-        against: what it does else; by default it answers as it is.
-        data: pairs to learn from instead of written ones: a built-in behavior or a file.
-        writer: a model that writes the examples instead.
-        questions: how many everyday questions are answered in two ways.
-        methods: that compete.
-        controls: vectors without the behavior that the effect has to be beyond.
-        max_new_tokens: longest answer.
-        seed: of everything that is drawn.
+    Args:
+        sentence: what the model is to do, such as "answers like a cheerful pirate".
+        to: the run folder: report.html says what was found, `pairs.jsonl` has the examples.
+        plan: the other fields of `Plan`.
+
+    Returns:
+        The vector, with its dose, and its verdict as evidence; None if none was made.
+
+    Raises:
+        RecipeError: a plan that makes no sense.
+        RunError: the folder holds something else; a writer that does not answer: what it wrote is kept.
     """
+    from trimtab import studies
 
-    sentence: str
-    against: str = ""
-    data: str = ""
-    writer: str = ""
-    questions: int = 48
-    methods: tuple[str, ...] = tuple(METHODS)
-    controls: int = 20
-    max_new_tokens: int = 40
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.sentence.strip():
-            raise RecipeError("no sentence", given=self.sentence, expected='such as "answers like a cheerful pirate"')
-        if self.sentence.strip().casefold() == self.against.strip().casefold():
-            raise RecipeError("the behavior and its opposite are the same", given=self.sentence)
-        for name in self.methods:
-            if name not in METHODS:
-                raise UnknownName("method", name, METHODS)
-        if "mean-diff" not in self.methods:
-            raise RecipeError("mean-diff says where the others look", given=self.methods, expected="it, among others")
-        check_least("auto", 1, max_new_tokens=self.max_new_tokens, controls=self.controls)
-        check_least("auto", FEWEST, questions=self.questions)
-        if self.questions > len(everyday()):
-            raise RecipeError("too many questions", given=self.questions, expected=f"at most {len(everyday())}")
-        if self.writer:
-            check(self.writer)
+    run = studies.study("auto", lm, to, Plan(sentence, **plan), watch)
+    studies.page(run)
+    file = run.file("vector.safetensors")
+    return SteeringVector.load(file) if file.is_file() else None
 
 
 def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
     """On any chat model."""
     study = _Auto(lm, run, plan)
     if not plan.data:
-        yield Stage("write", [Unit("answers", {}, study.written)])
-        yield Stage("sort", [Unit("contrasts", {}, study.contrasts)])
+        facts = {"like": digest(study.sentence)} if plan.like else {}
+        yield Stage("write", [Unit("answers", facts, study.written)])
+        yield Stage("sort", [Unit("contrasts", facts, study.contrasts)])
     if len({p.group for p in study.pairs}) < FEWEST:
         run.write(RESULTS, study.nothing())
         return
@@ -120,7 +95,7 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
     yield Stage("read", [Unit("scores", chosen, study.scores)])
     results = study.results()
     run.write(RESULTS, results)
-    evidence = plain({"verdict": results.kind, "sentence": plan.sentence, "trial": results.trial})
+    evidence = plain({"verdict": results.kind, "sentence": study.sentence, "trial": results.trial})
     replace(study.best, evidence=evidence).save(run.file("vector.safetensors"))
 
 
@@ -133,8 +108,8 @@ class _Auto:
     """The pieces of work; each reads back what it has already done."""
 
     def __init__(self, lm: LM, run: Run, plan: Plan) -> None:
-        self.lm, self.run, self.plan = lm, run, plan
-        self.name = "_".join(plan.sentence.split())[:40]
+        self.lm, self.run, self.plan, self.sentence = lm, run, plan, plan.behavior
+        self.name = "_".join((plan.sentence or Path(plan.like).stem).split())[:40]
 
     # ------------------------------------------------------------ examples
 
@@ -151,8 +126,8 @@ class _Auto:
 
     def _write(self, progress: Progress) -> tuple[list[list[str]], list[str]]:
         plan = self.plan
-        writer = LM.load(plan.writer) if plan.writer else self.lm
-        wordings = [instruction(plan.sentence, k) for k in range(len(WORDINGS))]
+        writer = self._writer()
+        wordings = [instruction(self.sentence, k) for k in range(len(WORDINGS))]
         asks = {f"{k} {q}": under(told, q) for q in self.questions for k, told in enumerate(wordings)}
         turns = instruction(plan.against) if plan.against else ""
         plain = {q: under(turns, q) for q in self.questions}
@@ -165,6 +140,16 @@ class _Auto:
         told = [[said[f"{k} {q}", UNSTEERED][0].strip() for k in range(len(wordings))] for q in self.questions]
         return told, [said[q, UNSTEERED][0].strip() for q in self.questions]
 
+    def _writer(self) -> LM:
+        """Who writes the examples: the model itself, another one, or a server in its place."""
+        writer = self.plan.writer
+        if not at_address(writer):
+            return LM.load(writer) if writer else self.lm
+        away = copy(self.lm)  # the same model, whose samples come from there
+        away.sampler, _, name = writer.partition("#")
+        away.id = name or away.id
+        return away
+
     def contrasts(self, progress: Progress) -> list[Contrast]:
         """Of every question the answer that is the clearest contrast, and whether it is one, by the likelihoods of the
         model that will be steered.
@@ -174,7 +159,7 @@ class _Auto:
             positives, negatives = self.written(silent(""))
             many = len(positives[0])
             rows = sorted_out(
-                self.lm, self.plan.sentence, [q for q in self.questions for _ in range(many)],
+                self.lm, self.sentence, [q for q in self.questions for _ in range(many)],
                 [text for some in positives for text in some], [text for text in negatives for _ in range(many)],
             )  # fmt: skip
             some = (rows[k * many : (k + 1) * many] for k in range(len(self.questions)))
@@ -353,7 +338,7 @@ class _Auto:
 
     def texts(self, progress: Progress) -> Said:
         """What is said to test questions under each, and to everyday prompts; the same asked for in words."""
-        told = instruction(self.plan.sentence)
+        told = instruction(self.sentence)
         few = [turn for p in self.parts[0].pairs[:EXAMPLES] for turn in (("user", p.prompt), ("assistant", p.positive))]
         plain: Mapping[str, Prompt] = self.asked
         asks = {name: under(told, q) for name, q in self.asked.items()}
@@ -377,7 +362,7 @@ class _Auto:
         def read() -> dict[str, list[float]]:
             questions = list(self.asked.values())
             return {
-                c.label: asked_for(self.lm, self.plan.sentence, questions, self._answers(c)).tolist()
+                c.label: asked_for(self.lm, self.sentence, questions, self._answers(c)).tolist()
                 for c in self._conditions
             }
 
@@ -392,7 +377,7 @@ class _Auto:
         trial = Trial(len(self.pairs), self._asked_for())
         kind = decide(trial)
         return Results(
-            self.lm.id, self.plan.sentence, kind, HELP[kind], trial, self._thrown(), [], None, [], self._examples(), [],
+            self.lm.id, self.sentence, kind, HELP[kind], trial, self._thrown(), [], None, [], self._examples(), [],
             self._first(), self.plan.data, self.plan.seed,
         )  # fmt: skip
 
@@ -410,7 +395,7 @@ class _Auto:
             Answer(c, p, said[p, c][0]) for p in list(neutral())[:4] for c in (UNSTEERED, self.dosed)
         ]  # fmt: skip
         return Results(
-            self.lm.id, self.plan.sentence, kind, HELP[kind], trial, self._thrown(), self.candidates, self.winner,
+            self.lm.id, self.sentence, kind, HELP[kind], trial, self._thrown(), self.candidates, self.winner,
             every, [*answers, *aside], [len(p) for p in self.parts], self._first(), self.plan.data, self.plan.seed,
         )  # fmt: skip
 
