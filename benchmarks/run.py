@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).parent
+ALONE = ("auto", "driver", "plan", "studio")  # files of their own, which have no sides
 RESULTS = HERE / "results"
 DEVICE = os.environ.get("TRIMTAB_DEVICE", "cpu")
 PEERS = {"steering-vectors": "steering-vectors==0.12.2", "repeng": "repeng==0.4.0"}
@@ -345,6 +346,11 @@ def write_readme() -> None:
 
 
 def main(names: Sequence[str]) -> None:
+    for name in set(names) & set(ALONE):
+        subprocess.run([sys.executable, str(HERE / f"{name}.py")], check=True)
+    names = [name for name in names if name not in ALONE]
+    if not names and len(sys.argv) > 1:
+        return
     offered, suffix, machine = BENCHMARKS, "", {"cores": os.cpu_count(), "command": "make bench NAME={}"}
     if DEVICE != "cpu":
         import torch
