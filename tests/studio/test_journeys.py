@@ -415,6 +415,23 @@ def test_6_learned_here_while_talk_goes_on(page: Any, place: Place, heard: Heard
     assert (place.folder / "runs" / "Sunny_side" / "vector.safetensors").is_file()
 
 
+def test_measured_here_and_read_item_by_item(page: Any) -> None:
+    card = page.locator(".card", has=page.get_by_role("heading", name="cheerful", exact=True))
+    card.get_by_role("switch").check()
+    card.get_by_text("Where, how, and what is known").click()
+    card.get_by_role("button", name="Measure cheerful").click()
+    job = page.locator(".job", has=page.get_by_role("heading", name="cheerful-measured"))
+    job.wait_for()
+    page.wait_for_selector(".job.done:has-text('cheerful-measured')", timeout=4 * PATIENCE)
+    assert "Works" in job.inner_text()
+    job.get_by_role("button", name="Its evidence").click()
+    page.wait_for_selector(".cloud", timeout=PATIENCE)
+    assert page.locator(".items button").count() == 40 and page.locator(".items button.wrong").count() == 3
+    page.locator(".items button").first.click()
+    page.wait_for_selector(".item .chart")
+    assert "unsteered" in page.inner_text(".item .said")
+
+
 def test_7_evidence_of_ten_thousand_items(page: Any) -> None:
     page.click("[data-view=evidence]")
     page.click(".runs >> text=scored")

@@ -24,7 +24,7 @@ from trimtab.workers.engines import bound
 
 log = logging.getLogger("trimtab")
 HIDDEN, DROPPED = ".studio", "dropped"  # in the folder of runs: the queue; vectors that were dropped on the page
-Kind = Literal["sentence", "pairs", "example"]
+Kind = Literal["sentence", "pairs", "example", "measure"]
 State = Literal["waiting", "running", "done", "failed", "stopped"]
 OVER: tuple[State, ...] = ("done", "failed", "stopped")
 

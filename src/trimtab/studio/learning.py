@@ -22,12 +22,14 @@ from trimtab.studio.shelved import RUN
 
 if TYPE_CHECKING:
     from trimtab.data.datasets import Dataset
+    from trimtab.model import LM
     from trimtab.steering.vector import SteeringVector
 
 OFTEN = 0.3  # seconds between two reports
 POLITE = 10  # how much less of a shared processor it takes than those who talk
 FEWEST = 9  # questions from which some are held out
-STEPS = {"sentence": 6, "pairs": 3, "example": 3}  # stages, by kind of job
+STEPS = {"sentence": 6, "pairs": 4, "example": 4, "measure": 3}  # stages, by kind of job
+SHOWN = 3  # everyday prompts that a new vector is shown on
 
 
 @dataclass
@@ -67,7 +69,8 @@ def main(files: Files) -> int:
     job = msgspec.convert(read_json(files.asked), Job)
     folder, watch = files.folder, Told(files.progress, STEPS[job.kind])
     try:
-        told = _sentence(job, folder, watch) if job.kind == "sentence" else _learned(job, folder, watch)
+        work = {"sentence": _sentence, "measure": _measured}.get(job.kind, _learned)
+        told = work(job, folder, watch)
     except TrimtabError as problem:
         write_json(files.progress, {"told": [str(problem)]})
         return 2
@@ -109,7 +112,49 @@ def _learned(job: Job, folder: Path, watch: Told) -> list[str]:
     stage(0, 1)
     vector = recommend(lm, vector, held_out(lm, method, val), progress=stage)
     vector.save(folder / RUN)
-    return _verdict(vector)
+    return [*_verdict(vector), *_shown(lm, vector, watch("say something"))]
+
+
+def _measured(job: Job, folder: Path, watch: Told) -> list[str]:
+    """A vector on held-out items of the behavior it was learned on, beside controls: what `trimtab measure` does."""
+    from trimtab.data.datasets import Dataset
+    from trimtab.evaluation.metrics import Propensity
+    from trimtab.evaluation.sweep import measure, transcripts
+    from trimtab.model import LM
+    from trimtab.recipe import GRID
+    from trimtab.reports import report
+    from trimtab.steering.interventions import Intervention
+    from trimtab.steering.vector import SteeringVector
+
+    loading = dict(job.loading)
+    stage = watch("load the model")
+    lm = LM.load(str(loading.pop("model")), **loading)
+    stage(1, 1)
+    vector = SteeringVector.load(job.asked["file"])
+    data = Dataset.load(job.asked["data"], form="answers").split(seed=0).test
+    iv = Intervention.recommended(vector)
+    grid = (vector.use.grid if vector.use else ()) or GRID
+    done = measure(lm, iv, data, [Propensity()], to=folder, multipliers=grid, part="test", progress=watch("measure"))
+    prompts = [p.prompt for p in data][:8]
+    transcripts(lm, iv, prompts, done, multipliers=grid, progress=watch("say something"))
+    done.note(file=job.asked["file"], blocks=lm.blocks_path)
+    if vector.use is not None:
+        done.write("use.json", vector.use.to_json())
+    report(done)
+    summary = json.loads((folder / "summary.json").read_text("utf-8"))
+    return [summary["verdict"], summary["next"]]
+
+
+def _shown(lm: LM, vector: SteeringVector, progress: Progress) -> list[str]:
+    """What is said at the recommended dose: a verdict is about likelihoods, and people read."""
+    from trimtab.data.builtin import neutral
+    from trimtab.steering.interventions import steer
+
+    prompts = list(neutral())[:SHOWN]
+    with steer(lm, vector):
+        said = lm.generate(prompts, max_new_tokens=40)
+    progress(1, 1)
+    return [f"{q} — {' '.join(text.split())} …" for q, text in zip(prompts, said, strict=True)]
 
 
 def _pairs(asked: Mapping[str, Any], folder: Path) -> Path:

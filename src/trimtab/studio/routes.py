@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from trimtab import registry
+from trimtab.data.builtin import built_in
 from trimtab.errors import TrimtabError, UnknownName
 from trimtab.journal import plain, whole
 from trimtab.serving.api import Refused, Server, body
@@ -71,6 +72,12 @@ class Example(msgspec.Struct, forbid_unknown_fields=True, tag="example", tag_fie
     name: str
     prompt: str
     answer: str
+
+
+class Measure(msgspec.Struct, forbid_unknown_fields=True, tag="measure", tag_field="kind"):
+    """Measure a vector on held-out items of the behavior it was learned on."""
+
+    vector: str
 
 
 class Change(msgspec.Struct, forbid_unknown_fields=True):
@@ -161,9 +168,15 @@ class Studio:
         """A vector, with what a multiplier of it is and does."""
         v = one.vector
         told = listed(one.name, v)
-        told |= {"label": one.label, "file": str(one.file), "ask": one.ask, "prompts": one.prompts, "about": one.about}
+        told |= {
+            "label": one.label,
+            "file": str(one.file.absolute()),
+            "ask": one.ask,
+            "prompts": one.prompts,
+            "about": one.about,
+        }
         told |= {"held": list(v.layers), "zones": zones(v.use), "red": why_broken(v.use), "odd": "", "unit": {}}
-        told |= {"shuffled": len(v.nulls)}
+        told |= {"measurable": _measurable(v)}
         if facts is not None:
             told["unit"] = {str(k): n / facts.norms[k] for k, n in v.norm().items() if facts.norms.get(k)}
             try:
@@ -248,7 +261,9 @@ class Studio:
     async def learn(self, request: Request) -> Response:
         """Put something into the queue."""
         _same_page(request)
-        asked = await _form(request, Sentence | Pairs | Example)
+        asked = await _form(request, Sentence | Pairs | Example | Measure)
+        if isinstance(asked, Measure):
+            return self._measure(asked)
         kind: Any = {Sentence: "sentence", Pairs: "pairs", Example: "example"}[type(asked)]
         table = {k: v for k, v in msgspec.to_builtins(asked).items() if k != "kind"}
         label = table.pop("name", "") or table.get("sentence", "")
@@ -257,6 +272,17 @@ class Studio:
             raise Refused(400, reason)
         job = self.queue.add(kind, label, table, self.shelved)
         return JSONResponse({"name": job.name})
+
+    def _measure(self, asked: Measure) -> Response:
+        if asked.vector not in self.shelved:
+            raise UnknownName("vector", asked.vector, self.shelved)
+        one = self.shelved[asked.vector]
+        data = _measurable(one.vector)
+        if not data:
+            file = one.file.absolute()
+            raise Refused(400, f"No built-in behavior goes with it. In a terminal: trimtab measure {file} --data FILE")
+        about = {"file": str(one.file.absolute()), "data": data}
+        return JSONResponse({"name": self.queue.add("measure", f"{one.name}-measured", about, self.shelved).name})
 
     async def change(self, request: Request) -> Response:
         """Stop a job, let it go on, or take it from the list."""
@@ -287,6 +313,12 @@ class Studio:
         """The report as text: the page puts it into a frame that may run nothing."""
         text = await asyncio.to_thread(self.evidence.report, request.path_params["name"])
         return Response(text, media_type="text/plain", headers=HEADERS)
+
+
+def _measurable(vector: SteeringVector) -> str:
+    """The built-in behavior a vector was learned on, whose other items it can be measured on; "" if there is none."""
+    name = str(vector.made.data.get("name", ""))
+    return name if name in built_in() else ""
 
 
 def _json(value: Any) -> Response:

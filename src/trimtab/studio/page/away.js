@@ -4,7 +4,7 @@ import { copier, fill, h } from "./dom.js";
 import { about, acting, line, link, parts, server, state } from "./state.js";
 import { saveTranscript } from "./talk.js";
 
-const PROMPT = "What should I do on a rainy Sunday?";
+const EVERYDAY = "What should I do on a rainy Sunday?";
 
 export function away() {
   const boxes = h("div", { class: "snippets" });
@@ -29,6 +29,14 @@ export function snippets() {
   return [["Python", python(), alone()], ["Command line", ...commandLine()], ["curl", curl(), alone()], ["vLLM’s own server", ...vllm()], ["Export", ...exports()]];
 }
 
+/** Whether a dose or a use is not one that was measured to be fit: a server then wants to hear that it is meant. */
+function outside() {
+  return acting().some((v) => {
+    const { ship } = about(v.name);
+    return ship && (v.m < ship[0] || v.m > ship[1] || v.layers || v.operator || v.gate);
+  });
+}
+
 /** Positions as the library says them: "answer" is a word of the line. */
 function spoken(positions) {
   return positions === "answer" ? "from_last_prompt_token" : positions;
@@ -40,7 +48,7 @@ function alone() {
 }
 
 function asked() {
-  return state.turns.at(-1)?.user || PROMPT;
+  return state.turns.at(-1)?.user || acting().map((v) => about(v.name).prompts[0]).find((p) => p) || EVERYDAY;
 }
 
 function py(value) {
@@ -99,7 +107,7 @@ function body() {
 }
 
 function curl() {
-  const asks = { ...body(), steer: line() ?? parts(), force: true };
+  const asks = { ...body(), steer: line() ?? parts(), ...(outside() ? { force: true } : {}) };
   const token = server.token ? " -H \"Authorization: Bearer $TRIMTAB_TOKEN\"" : "";
   return `curl ${location.origin}/v1/chat/completions${token} -H 'Content-Type: application/json' -d ${sh(JSON.stringify(asks, null, 1))}\n`;
 }
@@ -108,8 +116,8 @@ function vllm() {
   const said = line();
   if (said === null) return ["# vLLM takes a line; a line cannot say this: layers, operators or gates are others than the files say\n"];
   const asks = { ...body(), model: server.name, vllm_xargs: { steer: said } };
-  return [`curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' -d ${sh(JSON.stringify(asks, null, 1))}\n`,
-    "To a vLLM that was started with VLLM_PLUGINS=trimtab and the folder of these vectors; outside its ship range a dose needs \"force\": true there."];
+  return [`curl http://127.0.0.1:8001/v1/chat/completions -H 'Content-Type: application/json' -d ${sh(JSON.stringify(asks, null, 1))}\n`,
+    "To a vLLM on port 8001 that was started with VLLM_PLUGINS=trimtab and the folder of these vectors; a dose that is not fit for use needs \"force\": true there."];
 }
 
 function exports() {

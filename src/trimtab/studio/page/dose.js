@@ -6,7 +6,7 @@ import { server } from "./state.js";
 const HIGH = 46; // pixels of the picture
 const WORDS = {
   weak: ["weak", "no more than its controls do"],
-  ship: ["ship", "inside the range it may be shipped in"],
+  ship: ["ship", "fit for use"],
   unsure: ["unsure", "between the last dose whose text is whole and the first that breaks it"],
   broken: ["broken", "the text breaks here"],
   unknown: ["unknown", "nobody has measured this dose"],
@@ -39,6 +39,7 @@ export function size(vector, layers) {
 export function zone(vector, m, changed) {
   if (m === 0) return ["off", "off"];
   if (changed) return ["unknown", "not measured at these layers or positions, with this operator or gate"];
+  if (vector.ship && m >= vector.ship[0] - 1e-9 && m <= vector.ship[1] + 1e-9) return ["ship", `fit for use (${digits(vector.ship[0])} to ${digits(vector.ship[1])})`];
   const there = m > 0 && vector.zones.find((z) => m >= z.lo - 1e-9 && (z.hi === null || m <= z.hi + 1e-9) && inside(z, m));
   return WORDS[there ? there.kind : "unknown"];
 }
@@ -54,7 +55,7 @@ export function price(vector, m) {
   const point = points.reduce((best, p) => (Math.abs(p.multiplier - m) < Math.abs(best.multiplier - m) ? p : best));
   if (m > points[points.length - 1].multiplier * 1.2) return "Beyond the strongest dose that was measured.";
   const rise = point.propensity === null || point.propensity === undefined ? "" :
-    ` · behavior ${signed(point.propensity)} (controls ${digits(point.control, 2)})`;
+    ` · behavior ${signed(point.propensity)} ${vector.use.dose.unit} (controls ${digits(point.control, 2)})`;
   return `At ${digits(point.multiplier)}: drift ${digits(point.drift, 2)} nats a token${rise} · text broken ${percent(point.broken)}`;
 }
 
@@ -85,6 +86,7 @@ function path(points, kind) {
 export function legend(vector) {
   if (!vector.zones.length) return h("p", { class: "hint" }, "No dose was measured: multiplier 1 is the vector as it was learned.");
   const key = (kind, text) => h("span", { class: "key" }, h("i", { class: `swatch ${kind}` }), text);
-  return h("p", { class: "hint" }, key("ship", "fit for use"), key("weak", "no more than controls"), key("broken", "text breaks"),
-    key("rise", "behavior"), key("drift", "drift"), " ", vector.red);
+  return h("p", { class: "hint" }, key("ship", "fit for use"), key("weak", "no more than controls"), key("unsure", "between whole and broken"),
+    key("broken", "text breaks"), key("hatched", "not measured"), key("rise", "behavior: the rise of the preference for answers that show it"),
+    key("drift", "drift from the unsteered model"), " Controls: vectors without the behavior in them. ", vector.red);
 }

@@ -3,6 +3,7 @@
 import { digits, fill, h, keyed, percent, s, signed, tell } from "./dom.js";
 import * as api from "./server.js";
 import { keep, server, state } from "./state.js";
+import { measure } from "./vectors.js";
 
 const SHOWN = 40; // items that are listed at first
 const RADIUS = 8; // pixels around a point that are the point
@@ -37,8 +38,10 @@ export function evidence(told) {
   function nothing() {
     return h("div", { class: "empty" }, h("p", {}, h("b", {}, `No run in ${server.folder || "runs"} yet. `)),
       h("p", {}, "A run measures a vector on items it was not learned on, beside controls. In a terminal:"),
-      h("pre", { tabindex: 0 }, "trimtab run recipes/first-light.toml --to runs/first-light"),
-      h("p", {}, "It shows up here while it runs."));
+      h("pre", { tabindex: 0 }, `trimtab run first-light --to ${server.folder || "runs"}/first-light`),
+      h("p", {}, "It shows up here while it runs. Or here, in a minute or two for a small model:"),
+      h("p", { class: "buttons" }, server.vectors.filter((v) => v.measurable && !v.odd).map((v) =>
+        h("button", { type: "button", onclick: () => measure(v, told) }, `Measure ${v.label} on held-out items of ${v.measurable}`))));
   }
 
   async function load(run) {

@@ -128,7 +128,7 @@ export function learn(told, tryIt) {
       const left = p.left ? `, about ${lasting(p.left)} left in this step` : "";
       tell(how, p.stage ? `Step ${p.step} of ${p.steps}: ${p.stage}${p.total ? `, ${percent(p.done / p.total)}` : ""}${left} · ${lasting(p.seconds)} so far` : "begins …");
       if (came.dataset.told !== j.told.join("\n")) { came.dataset.told = j.told.join("\n"); fill(came, j.told.map((t) => h("li", {}, t))); }
-      buttons.talk.hidden = !(j.vector && j.state === "done");
+      buttons.talk.hidden = !(j.vector && j.state === "done" && j.kind !== "measure");
       buttons.report.hidden = !j.report;
       buttons.stop.hidden = over;
       buttons.on.hidden = !["stopped", "failed"].includes(j.state);
@@ -145,5 +145,6 @@ export function learn(told, tryIt) {
 /** What a job learns from, in a line. */
 function what(j) {
   if (j.kind === "sentence") return `somebody who ${j.asked.sentence}`;
+  if (j.kind === "measure") return `measures ${j.asked.file.split("/").at(-1)} on held-out items of ${j.asked.data}, beside controls`;
   return j.kind === "example" ? `${j.asked.prompt} → ${j.asked.answer}` : `${j.asked.pairs} pairs`;
 }

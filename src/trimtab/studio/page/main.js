@@ -9,7 +9,7 @@ import { about, adopt, keep, linked, server, state, VIEWS } from "./state.js";
 import { talk } from "./talk.js";
 import { panel, take } from "./vectors.js";
 
-const CALM = 250; // milliseconds a slider rests before the text follows
+const CALM = 300; // milliseconds a slider rests before the text follows
 
 const main = document.getElementById("main"), banner = document.getElementById("banner"), status = document.getElementById("status");
 const [words, close] = banner.children;
@@ -21,11 +21,11 @@ const buttons = Object.entries(VIEWS).map(([name, text]) => h("button", { type: 
 fill(document.getElementById("views"), buttons);
 close.addEventListener("click", () => { problem = ""; update(); });
 
-/** What acts is another; `soon` while a slider moves. */
-function changed({ soon = false } = {}) {
+/** What acts is another. */
+function changed() {
   keep();
   clearTimeout(rest);
-  rest = setTimeout(() => views.talk.changed(), soon ? CALM : 0);
+  rest = setTimeout(() => views.talk.changed(), CALM); // several switches, or the way of a slider, are one change
   views.away.update();
   tell(status.lastChild, lightWords());
 }

@@ -6,10 +6,12 @@ import { about, acting, inWords, keep, PANES, parts, said, server, state, whole 
 import { colored, hide, projections } from "./tokens.js";
 
 const EVERYDAY = ["What should I do on a rainy Sunday?", "How do I bake bread?", "Tell me about the sea."];
+const TICKS = 400; // milliseconds
 const LONG = 1500; // characters of a prompt that is shown whole
 const STEERED = ["steered", "random", "opposite"];
 const comparisons = new WeakMap(); // of answers: {key, found}
 const running = new Map(); // answers under way, and how to stop them
+const earlier = new WeakMap(); // of turns: what panes said before they were asked again
 
 /** The view. `told` is called with what is to be said to everybody. */
 export function talk(told) {
@@ -25,7 +27,7 @@ export function talk(told) {
     " by the vector, token by token: point at one to see what else would have come.");
   const conversation = h("div", { class: "turns", role: "region", "aria-label": "Answers" });
   const element = h("section", { class: "talk", "aria-label": "Talk" }, form, examples, switches, settings(), colors, conversation);
-  let comparing = null, wasReady = false;
+  let comparing = null, wasReady = false, ticked = null;
 
   draft.addEventListener("input", () => { state.draft = draft.value; keep(); });
   draft.addEventListener("keydown", (e) => {
@@ -55,7 +57,7 @@ export function talk(told) {
     const turn = state.turns.at(-1);
     update();
     if (!turn || !server.ready) return;
-    const stale = shown().filter((p) => turn.answers[p]?.key !== key(turn, p));
+    const stale = shown().filter((p) => turn.answers[p]?.key !== key(turn, p) && !(p === "asked" && !inWords().trim()));
     if (stale.length) answer(turn, stale);
     else compareAll(turn);
   }
@@ -64,7 +66,9 @@ export function talk(told) {
   function answer(turn, panes) {
     comparing?.abort();
     for (const pane of panes) {
-      running.get(turn.answers[pane])?.abort();
+      const before = turn.answers[pane];
+      running.get(before)?.abort();
+      earlier.set(turn, { ...earlier.get(turn), [pane]: before?.state === "done" ? before : earlier.get(turn)?.[pane] });
       turn.answers[pane] = { text: "", state: "streaming", said: title(pane), key: key(turn, pane), from: Date.now(), problem: "" };
     }
     update();
@@ -89,7 +93,7 @@ export function talk(told) {
       Object.assign(answer, { receipt: receipt.steering, reason: receipt.reason, count: receipt.usage.completion_tokens });
       end(turn, pane, answer, "done");
     } catch (problem) {
-      if (problem.name === "AbortError") end(turn, pane, answer, "cut", "Stopped.");
+      if (problem.name === "AbortError") end(turn, pane, answer, "cut", "not finished, it was stopped.");
       else end(turn, pane, answer, answer.text ? "cut" : "failed", problem.message);
     }
     return undefined;
@@ -97,6 +101,12 @@ export function talk(told) {
 
   function end(turn, pane, answer, how, problem = "") {
     running.delete(answer);
+    const before = earlier.get(turn)?.[pane];
+    if (how === "cut" && !answer.text && before && turn.answers[pane] === answer) { // what was said before stays, and says so
+      turn.answers[pane] = before;
+      views.get(turn)?.panes[pane]?.draw(before);
+      return;
+    }
     Object.assign(answer, { state: how, problem, seconds: (Date.now() - answer.from) / 1000 });
     keep();
     if (turn.answers[pane] === answer) views.get(turn)?.panes[pane]?.draw(answer);
@@ -149,7 +159,14 @@ export function talk(told) {
   });
   const boxes = {}, titles = {};
   for (const [pane, name] of Object.entries(PANES)) {
-    boxes[pane] = h("input", { type: "checkbox", onchange: () => { state.panes[pane] = boxes[pane].checked; keep(); settle(); } });
+    boxes[pane] = h("input", { type: "checkbox", onchange: () => {
+      state.panes[pane] = boxes[pane].checked;
+      keep();
+      update();
+      if (pane === "asked" && boxes[pane].checked && !inWords().trim()) words.focus();
+      clearTimeout(ticked);
+      ticked = setTimeout(settle, TICKS); // several ticks are one change: panes that are asked together share the passes
+    } });
     titles[pane] = h("span", {}, name);
     switches.append(h("label", { class: "choice" }, boxes[pane], titles[pane]));
   }
@@ -242,7 +259,7 @@ export function talk(told) {
         if (wanted && !panes[pane]) { panes[pane] = paneView(turn, pane); place(grid, panes, pane); panes[pane].draw(turn.answers[pane]); }
         else if (!wanted && panes[pane]) { panes[pane].element.remove(); delete panes[pane]; }
         else if (wanted && (redraw || panes[pane].answer() !== turn.answers[pane])) panes[pane].draw(turn.answers[pane]);
-        panes[pane]?.last(turn === state.turns.at(-1));
+        panes[pane]?.last(!state.chat || turn === state.turns.at(-1)); // in a chat later turns stand on it
       }
       waits.hidden = server.ready || Object.keys(panes).length > 0;
     }
@@ -279,7 +296,8 @@ export function talk(told) {
         fill(body, piece, streaming && !answer.text && h("span", { class: "waiting" }, "thinking …"));
       }
       const cut = answer.state === "cut" ? `Cut off${answer.problem ? `: ${answer.problem}` : " by a reload."}` : answer.problem;
-      fill(foot, cut && h("p", { class: answer.state === "none" ? "hint" : "warning" }, cut),
+      const mild = answer.state === "none" || answer.problem?.startsWith("not finished");
+      fill(foot, cut && h("p", { class: mild ? "hint" : "warning" }, cut),
         answer.state === "done" && !answer.text && h("p", { class: "hint" }, "It says nothing."),
         answer.state === "done" && receipt(answer), found && lines(found, pane));
     }

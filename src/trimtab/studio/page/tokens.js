@@ -95,7 +95,7 @@ export function projections(found, named) {
     const x = (k) => (n > 1 ? (100 * k) / (n - 1) : 50);
     const points = (values) => values.map((v, k) => `${x(k).toFixed(2)},${y(v).toFixed(2)}`).join(" ");
     const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
-    const told = `${named(name)}: ${digits(mean(along.steered))} along it, ${digits(mean(along.unsteered))} without`;
+    const told = `this text lies ${digits(mean(along.steered))} along ${named(name)} when it is read with it, ${digits(mean(along.unsteered))} without`;
     return h("figure", { class: "projection", title: "mean projection of the residual stream on the vector’s direction" },
       s("svg", { viewBox: "0 0 100 22", preserveAspectRatio: "none", role: "img", "aria-label": told },
         s("polyline", { class: "without", points: points(along.unsteered) }), s("polyline", { class: "with", points: points(along.steered) })),

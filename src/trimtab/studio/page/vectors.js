@@ -102,7 +102,7 @@ function there(mine, vector, changed, told) {
   const element = h("article", { class: "card" },
     h("header", {}, h("label", { class: "switch" }, toggle, h("h3", {}, vector.label)), brief),
     vector.odd ? h("p", { class: "warning" }, vector.odd) : body,
-    vector.about && h("p", { class: "hint" }, vector.about), more(vector, mine, () => { tell(); changed({}); }, told));
+    vector.about && h("p", { class: "hint" }, vector.about), more(vector, mine, () => { tell(); changed(); }, told));
   let now = mine;
 
   function tell() {
@@ -119,17 +119,17 @@ function there(mine, vector, changed, told) {
     cost.textContent = elsewhere ? "" : price(vector, now.m);
     range.setAttribute("aria-valuetext", `${digits(now.m)}, ${what}`);
   }
-  function set(m, settled = true) {
+  function set(m) {
     now.m = Math.max(-most, Math.min(most, Number(m) || 0));
     if (document.activeElement !== range) range.value = now.m;
     if (document.activeElement !== number) number.value = digits(now.m, 4);
     tell();
-    changed({ soon: !settled });
+    changed();
   }
-  range.addEventListener("input", () => set(rounded(Number(range.value), step), false));
-  number.addEventListener("input", () => { if (number.value !== "") set(number.value, false); });
+  range.addEventListener("input", () => set(rounded(Number(range.value), step)));
+  number.addEventListener("input", () => { if (number.value !== "") set(number.value); });
   number.addEventListener("blur", () => { number.value = digits(now.m, 4); });
-  toggle.addEventListener("change", () => { now.on = toggle.checked; tell(); changed({}); });
+  toggle.addEventListener("change", () => { now.on = toggle.checked; tell(); changed(); });
   function update(other) {
     now = other;
     if (document.activeElement !== range) range.value = now.m;
@@ -164,6 +164,7 @@ function more(vector, mine, applied, told) {
     h("dl", {}, facts(vector).map(([k, v]) => [h("dt", {}, k), h("dd", {}, v)])),
     why.length > 0 && h("ul", {}, why.map((w) => h("li", {}, w))),
     h("p", { class: "buttons" },
+      vector.measurable && h("button", { type: "button", class: "small", "aria-label": `Measure ${vector.label}`, onclick: () => measure(vector, told) }, "Measure it"),
       h("button", { type: "button", class: "small", "aria-label": `Download ${vector.label}`, onclick: () => download(vector, told) }, "Download"),
       h("button", { type: "button", class: "small", "aria-label": `Put ${vector.label} away`, onclick: () => away(vector, mine, told) }, "Put away")));
 }
@@ -204,6 +205,16 @@ function option(value, text) {
 async function download(vector, told) {
   try {
     save(`${vector.name}.safetensors`, await api.blob(`/studio/vectors/${vector.name}`));
+  } catch (problem) {
+    await told({ problem: problem.message });
+  }
+}
+
+/** Put its measurement into the queue: on held-out items of the behavior it was learned on. */
+export async function measure(vector, told) {
+  try {
+    await api.post("/studio/jobs", { kind: "measure", vector: vector.name });
+    await told({ refresh: true, view: "learn" });
   } catch (problem) {
     await told({ problem: problem.message });
   }
