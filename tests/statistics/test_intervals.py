@@ -16,6 +16,7 @@ from trimtab.statistics.intervals import (
     effective,
     interval,
     median_interval,
+    ratio_of_means,
     share_figure,
     split_half,
     wilson,
@@ -140,3 +141,10 @@ def test_split_half_reliability_stays_in_its_range() -> None:
             )
         )
     assert all(0 <= f <= 1 for f in found) and 0.2 <= np.mean(found) <= 0.7, np.mean(found)
+
+
+def test_a_ratio_whose_second_column_has_zeros_has_an_interval() -> None:
+    """Some draws of five rows hold the zeros alone: they have no ratio, and take no part."""
+    both = np.array([[0.0, 0.8], [-0.1, 0.0], [0.0, 0.7], [0.0, 0.0], [0.01, 0.85]])
+    value, lo, hi = ratio_of_means(both)
+    assert value == pytest.approx(-0.09 / 2.35) and np.isfinite([lo, hi]).all() and lo <= value <= hi

@@ -110,7 +110,7 @@ def test_the_page_is_small_whole_and_asks_nobody_else(place: Studio) -> None:
     for name in files:
         got = place.get(f"/studio/page/{name}")
         assert got.status_code == 200 and got.content == (page / name).read_bytes()
-        text = got.text.replace("http://www.w3.org/2000/svg", "").replace("http://127.0.0.1:8000", "")
+        text = got.text.replace("http://www.w3.org/2000/svg", "").replace("http://127.0.0.1:8001", "")
         assert "http://" not in text and "https://" not in text, name
         for sink in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):
             assert sink not in text, (name, sink)

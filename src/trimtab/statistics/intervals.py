@@ -288,7 +288,8 @@ def ratio_of_means(
     lo, hi = ends(below)
     if not lo > 0 and not hi < 0:
         return nothing
-    low, high = ends(np.array([over[k].mean() for k in drawn]) / below)
+    above, there = np.array([over[k].mean() for k in drawn]), below != 0  # a draw of zeros alone has no ratio
+    low, high = ends(above[there] / below[there])
     return float(over.mean() / under.mean()), low, high
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from trimtab.answers.endpoint import reachable
 from trimtab.data.builtin import everyday
@@ -99,4 +100,4 @@ def examples(file: str | Path) -> list[str]:
 
 def at_address(writer: str) -> bool:
     """Whether a writer is a server."""
-    return writer.startswith(("http://", "https://"))
+    return urlsplit(writer).scheme in ("http", "https")
