@@ -51,6 +51,7 @@ def load(
             expected=ADDRESSES,
         ) from problem
     _whole(name, info)
+    _as_asked(model)
     return (model.to(device) if device else model), tokenizer
 
 
@@ -89,6 +90,16 @@ def _quantized(bits: int | None) -> dict[str, Any]:
     if bits == 8:
         return {"quantization_config": TorchAoConfig(import_module("torchao.quantization").Int8WeightOnlyConfig())}
     return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")}
+
+
+def _as_asked(model: Any) -> None:
+    """Keep bitsandbytes from packing weights in 4 bits for the bfloat16 kernel of CPUs that have one: it rounds to that
+    whatever dtype was asked for, so that a pass depends on what it shares a batch with, and it has no gradient.
+    """
+    packs = "support_avx512bf16_for_cpu"
+    for module in model.modules():
+        if getattr(module, packs, False):
+            setattr(module, packs, False)
 
 
 def dtype_name(dtype: Any) -> str | None:
