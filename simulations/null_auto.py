@@ -1,7 +1,7 @@
 """From pairs whose sides were drawn by coin to a verdict: how often `trimtab auto` says "ship it" with nothing there.
 
 The whole study on the chat model of the test bed: the race of its methods, the dose, the test beside controls.
-`python simulations/null_auto.py` does 200 runs (about half a minute each on two cores) and writes what they said into
+`python simulations/null_auto.py` does 200 runs (about 17 seconds each on two cores) and writes what they said into
 simulations/null_auto.json as it goes; the same command goes on.
 """
 
