@@ -193,12 +193,17 @@ def _sure(text: str, stop: Sequence[str]) -> int:
 
 def _logprobs(lm: LM, token: int, logits: Tensor, top: int) -> dict[str, Any]:
     logp = logits.log_softmax(-1)
+    best = alternatives(lm, logp, top)
+    return {"token": lm.tokenizer.decode([token]), "logprob": float(logp[token]), "top_logprobs": best}
+
+
+def alternatives(lm: LM, logp: Tensor, top: int) -> list[dict[str, Any]]:
+    """The likeliest tokens of a distribution, (v,) in nats, from the first on."""
     best = logp.topk(min(top, len(logp)))
-    alternatives = [
+    return [
         {"token": lm.tokenizer.decode([i]), "logprob": p}
         for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
-    return {"token": lm.tokenizer.decode([token]), "logprob": float(logp[token]), "top_logprobs": alternatives}
 
 
 def _end(lm: LM, job: Job, reason: str, say: Say) -> None:

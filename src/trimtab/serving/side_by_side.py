@@ -16,7 +16,7 @@ from torch import Tensor
 from trimtab.errors import SteerError, TokenError
 from trimtab.model import LM, Frame, Layer, Row
 from trimtab.model.generate import Sampling
-from trimtab.serving.batch import Edits, Job, Stack
+from trimtab.serving.batch import Edits, Job, Stack, Unsteered, alternatives
 from trimtab.steering.operators.base import unit
 
 LONGEST = 512  # tokens of a text that is compared: their log-probabilities over the whole vocabulary are held
@@ -38,7 +38,8 @@ def compared(lm: LM, row: Row, stack: Stack, top: int) -> dict[str, Any]:
 
     Raises:
         TokenError: no answer, or one too long.
-        SteerError: nothing was steered, or the model's numbers are not finite.
+        Unsteered: the positions selected no token.
+        SteerError: the model's numbers are not finite.
     """
     answer = row.ids[row.prompt :]
     if not 0 < len(answer) <= LONGEST:
@@ -52,7 +53,7 @@ def compared(lm: LM, row: Row, stack: Stack, top: int) -> dict[str, Any]:
         logits = lm.forward(tokens.ids, Frame(tokens.index, tokens.rows), tokens.mask, None, keep=columns)
     if stack and not any(jobs[1].edited.values()):
         where = [str(iv.positions) for _, iv in stack]
-        raise SteerError("nothing was steered: the positions selected no token", given=where, do="other positions")
+        raise Unsteered(jobs[1].id, where)
     if not logits.isfinite().all():
         raise SteerError("the model's numbers are not finite", do="a smaller dose")
     logp = logits.float().log_softmax(-1).cpu()  # (2, n, v)
@@ -94,22 +95,15 @@ def _along(stack: Stack, seen: dict[tuple[int, Layer], Tensor]) -> dict[str, dic
 
 def _told(lm: LM, ids: Sequence[int], logp: Float[Tensor, "two n v"], top: int) -> list[dict[str, Any]]:
     """Tokens with both log-probabilities and alternatives; their texts put together are the answer."""
-    best = logp.topk(min(top, logp.shape[-1])) if top else None
+    sides = dict(zip(("unsteered", "steered"), logp, strict=True))
     out: list[dict[str, Any]] = []
     text = ""
     for n, token in enumerate(ids):
         whole = lm.tokenizer.decode(list(ids[: n + 1]), skip_special_tokens=True).rstrip("\N{REPLACEMENT CHARACTER}")
         about: dict[str, Any] = {"token": whole[len(text) :]}
         text = whole if len(whole) > len(text) else text
-        for k, name in enumerate(("unsteered", "steered")):
-            about[name] = float(logp[k, n, token])
-        if best is not None:
-            about["alternatives"] = {
-                name: [
-                    {"token": lm.tokenizer.decode([i]), "logprob": p}
-                    for i, p in zip(best.indices[k, n].tolist(), best.values[k, n].tolist(), strict=True)
-                ]
-                for k, name in enumerate(("unsteered", "steered"))
-            }
+        about |= {name: float(side[n, token]) for name, side in sides.items()}
+        if top:
+            about["alternatives"] = {name: alternatives(lm, side[n], top) for name, side in sides.items()}
         out.append(about)
     return out

@@ -10,7 +10,6 @@ only centered keeps what they share where they differ in size: neither is a null
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -30,32 +29,34 @@ def random_controls(vector: SteeringVector, n: int, seed: int = 0) -> dict[str, 
     """n random directions, "random-0" and on: the vector turned at random, so that norms at each layer, and angles
     between layers, are its own.
     """
-    rows = torch.cat([v.reshape(-1, vector.width) for v in vector.vectors.values()])
-    made = Provenance(
-        model=vector.made.model, fingerprint=vector.made.fingerprint, method={"name": "random-direction", "seed": seed}
-    )
-    out: dict[str, SteeringVector] = {}
-    for k, drawn in enumerate(turned(rows, n, seed)):
-        parts = drawn.split([max(1, v.numel() // vector.width) for v in vector.vectors.values()])
-        shaped = {layer: part.reshape(v.shape) for (layer, v), part in zip(vector.vectors.items(), parts, strict=True)}
-        out[f"random-{k}"] = SteeringVector(shaped, replace(made, method={**made.method, "draw": k}), site=vector.site)
-    return out
+    drawn = turned(_rows([vector]), n, seed)
+    return {f"random-{k}": _shaped([vector], drawn[k], k, seed)[0] for k in range(n)}
 
 
 def random_stack(vectors: Sequence[SteeringVector], draw: int, seed: int = 0) -> list[SteeringVector]:
     """Vectors that act together, turned together by one rotation: norms, and angles between them, are theirs. Of a
     vector alone it is the one that `random_controls` names "random-DRAW".
     """
-    rows = torch.cat([v.reshape(-1, one.width) for one in vectors for v in one.vectors.values()])
-    drawn = turned(rows, draw + 1, seed)[draw]
+    return _shaped(vectors, turned(_rows(vectors), draw + 1, seed)[draw], draw, seed)
+
+
+def _rows(vectors: Sequence[SteeringVector]) -> Float[Tensor, "k d"]:
+    """All rows of some vectors, one below the other."""
+    return torch.cat([v.reshape(-1, one.width) for one in vectors for v in one.vectors.values()])
+
+
+def _shaped(
+    vectors: Sequence[SteeringVector], rows: Float[Tensor, "k d"], draw: int, seed: int
+) -> list[SteeringVector]:
+    """Rows that were drawn in the place of those of some vectors, as controls of their shapes."""
     out: list[SteeringVector] = []
     for one in vectors:
-        made = Provenance(model=one.made.model, fingerprint=one.made.fingerprint,
-                          method={"name": "random-direction", "seed": seed, "draw": draw})  # fmt: skip
+        method = {"name": "random-direction", "seed": seed, "draw": draw}
+        made = Provenance(model=one.made.model, fingerprint=one.made.fingerprint, method=method)
         shaped: dict[int, Tensor] = {}
         for layer, v in one.vectors.items():
             n = v.numel() // one.width
-            shaped[layer], drawn = drawn[:n].reshape(v.shape), drawn[n:]
+            shaped[layer], rows = rows[:n].reshape(v.shape), rows[n:]
         out.append(SteeringVector(shaped, made, site=one.site))
     return out
 

@@ -18,16 +18,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from trimtab import registry
-from trimtab.data.builtin import built_in
 from trimtab.errors import TrimtabError, UnknownName
 from trimtab.journal import plain, whole
 from trimtab.serving.api import Refused, Server, body
-from trimtab.serving.shelf import LARGEST, Facts, fits, listed
+from trimtab.serving.shelf import LARGEST, Facts, fits
 from trimtab.steering.vector import SteeringVector
 from trimtab.studio import evidence
 from trimtab.studio.evidence import Evidence
 from trimtab.studio.jobs import DROPPED, Job, Queue
-from trimtab.studio.shelved import RUN, Shelved, free_name, in_words, why_broken, zones
+from trimtab.studio.shelved import RUN, Shelved, free_name, in_words, measurable
 
 PAGE = files("trimtab") / "studio" / "page"
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -92,6 +91,7 @@ class Studio:
     def __init__(self, server: Server, shelf: Sequence[Shelved], runs: Path, loading: dict[str, Any]) -> None:
         self.server, self.runs, self.name = server, runs, str(loading["model"])
         self.began = time.time()
+        self.leaves = {"operator": registry.named("operator")}  # read from the sources: once
         self.shelved: dict[str, Shelved] = {}
         for one in shelf:
             self._take(one)
@@ -159,28 +159,18 @@ class Studio:
             "folder": str(self.runs),
             "loaded": self.queue.loading,
             "token": bool(self.server.access.token),
-            "leaves": {kind: registry.named(kind) for kind in ("operator", "gate")},
+            "leaves": self.leaves,
             "limit": self.server.limits.relative,
         }
         return _json(told)
 
     def _about(self, one: Shelved, facts: Facts | None) -> dict[str, Any]:
         """A vector, with what a multiplier of it is and does."""
-        v = one.vector
-        told = listed(one.name, v)
-        told |= {
-            "label": one.label,
-            "file": str(one.file.absolute()),
-            "ask": one.ask,
-            "prompts": one.prompts,
-            "about": one.about,
-        }
-        told |= {"held": list(v.layers), "zones": zones(v.use), "red": why_broken(v.use), "odd": "", "unit": {}}
-        told |= {"measurable": _measurable(v)}
+        told = {**one.told, "odd": "", "unit": {}}
         if facts is not None:
-            told["unit"] = {str(k): n / facts.norms[k] for k, n in v.norm().items() if facts.norms.get(k)}
+            told["unit"] = {str(k): n / facts.norms[k] for k, n in one.norms.items() if facts.norms.get(k)}
             try:
-                fits(v, facts)
+                fits(one.vector, facts)
             except TrimtabError as problem:
                 told["odd"] = str(problem)
         return told
@@ -277,7 +267,7 @@ class Studio:
         if asked.vector not in self.shelved:
             raise UnknownName("vector", asked.vector, self.shelved)
         one = self.shelved[asked.vector]
-        data = _measurable(one.vector)
+        data = measurable(one.vector)
         if not data:
             file = one.file.absolute()
             raise Refused(400, f"No built-in behavior goes with it. In a terminal: trimtab measure {file} --data FILE")
@@ -313,12 +303,6 @@ class Studio:
         """The report as text: the page puts it into a frame that may run nothing."""
         text = await asyncio.to_thread(self.evidence.report, request.path_params["name"])
         return Response(text, media_type="text/plain", headers=HEADERS)
-
-
-def _measurable(vector: SteeringVector) -> str:
-    """The built-in behavior a vector was learned on, whose other items it can be measured on; "" if there is none."""
-    name = str(vector.made.data.get("name", ""))
-    return name if name in built_in() else ""
 
 
 def _json(value: Any) -> Response:

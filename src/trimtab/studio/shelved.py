@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from trimtab.data.builtin import asking
+from trimtab.data.builtin import asking, built_in
 from trimtab.errors import VectorError
 from trimtab.names import LOCAL
+from trimtab.serving.shelf import listed
 from trimtab.statistics.dose import BROKEN_MORE, kept_whole, whole
 from trimtab.steering.use import Use
 from trimtab.steering.vector import SteeringVector
@@ -40,7 +42,19 @@ class Shelved:
     ask: str = ""
     prompts: tuple[str, ...] = ()
     about: str = ""
-    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @cached_property
+    def norms(self) -> dict[int, float]:
+        """Of the vector, by layer."""
+        return self.vector.norm()
+
+    @cached_property
+    def told(self) -> dict[str, Any]:
+        """What the page is told of it, whatever the model: asked for every second, and worked out once."""
+        v = self.vector
+        words = {"label": self.label, "file": str(self.file.absolute()), "ask": self.ask, "about": self.about}
+        use = {"held": list(v.layers), "zones": zones(v.use), "red": why_broken(v.use), "measurable": measurable(v)}
+        return {**listed(self.name, v), **words, "prompts": self.prompts, **use}
 
 
 def chosen(paths: Sequence[Path], model: str | None) -> list[Shelved]:
@@ -94,6 +108,12 @@ def in_words(vector: SteeringVector) -> str:
         return f"Answer as somebody who {sentence}."
     known = asking(str(vector.made.data.get("name", "")))
     return known["positive"] if known else ""
+
+
+def measurable(vector: SteeringVector) -> str:
+    """The built-in behavior a vector was learned on, whose other items it can be measured on; "" if there is none."""
+    name = str(vector.made.data.get("name", ""))
+    return name if name in built_in() else ""
 
 
 def zones(use: Use | None) -> list[dict[str, Any]]:

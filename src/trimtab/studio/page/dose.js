@@ -78,7 +78,7 @@ function path(points, kind) {
   if (points.length < 2) return null;
   const top = Math.max(...points.map((p) => p[1]), 1e-9), bottom = Math.min(0, ...points.map((p) => p[1]));
   const y = (v) => HIGH - 4 - ((HIGH - 8) * (v - bottom)) / (top - bottom);
-  const all = kind === "drift" ? [[50, 0], ...points] : [[50, 0], ...points];
+  const all = [[50, 0], ...points]; // nothing is moved at 0
   return s("polyline", { class: kind, points: all.map((p) => `${p[0].toFixed(2)},${y(p[1]).toFixed(2)}`).join(" ") });
 }
 

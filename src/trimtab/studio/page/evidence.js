@@ -70,9 +70,9 @@ export function evidence(told) {
       h("p", { class: "hint" }, "Click a point, or an item of the list, to read it at every multiplier."));
     const open = (k) => { state.item = seen.items.ids[k]; keep(); cloud.mark(k); showItem(run, state.item, panel); };
     const cloud = scatter(seen, open), listed = items(seen, order, open, same ? held.list.most() : SHOWN);
-    const whole = same ? held.report : run.report && report(run);
+    const whole = (same && held.report) || (run.report && report(run));
     held?.cloud.stop();
-    held = { run: run.name, panel, cloud, list: listed, report: whole || (run.report && report(run)) };
+    held = { run: run.name, panel, cloud, list: listed, report: whole };
     fill(page,
       h("h2", {}, seen.title),
       seen.unfinished > 0 && h("p", { class: "warning" }, `Under way: ${seen.unfinished} items are not complete, and not shown.`),
@@ -127,7 +127,6 @@ export function evidence(told) {
 
   async function answerAll(run, item, said, button) {
     button.disabled = true;
-    said.dataset.busy = "true";
     try {
       const { name } = await api.post(`/studio/runs/${encodeURIComponent(run.name)}/vector`, {});
       const rows = item.multipliers.map((m) => h("p", {}, h("b", {}, m === 0 ? "unsteered" : signed(m, 3)), " ", h("span", { class: "text" }, "…")));
