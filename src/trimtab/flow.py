@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -14,7 +14,7 @@ from trimtab.data.datasets import Dataset, Splits
 from trimtab.errors import RecipeError, RunError, TrimtabError
 from trimtab.evaluation.dose import recommend
 from trimtab.evaluation.metrics.base import Metric
-from trimtab.evaluation.sweep import Measurement, transcripts
+from trimtab.evaluation.sweep import Measurement, measure, transcripts
 from trimtab.methods import learn
 from trimtab.methods.base import Method
 from trimtab.methods.contrast import paired_rows
@@ -74,6 +74,44 @@ def finish(recipe: Recipe, to: str | Path, seconds: float) -> Run:
     shipped = replace(vector, evidence=folder.read("summary.json"), use=use)
     shipped.save(folder.file("vector.safetensors"))
     return folder
+
+
+def measured(
+    lm: LM,
+    vector: SteeringVector,
+    iv: Intervention,
+    data: Dataset,
+    metrics: Sequence[Metric],
+    to: str | Path,
+    *,
+    multipliers: Sequence[float],
+    spoken: Sequence[float],
+    samples: int = 8,
+    draws: int | None = None,
+    file: str = "",
+    watch: Watch = silent,
+) -> Run:
+    """A vector on held-out items beside its controls, with its report; the same call resumes.
+
+    Args:
+        vector: at all layers that those of the intervention were chosen from.
+        spoken: multipliers at which the first items are answered.
+        samples: how many of them.
+        file: of the vector, for the lines to copy.
+    """
+    one = len(iv.vector.layers) == 1
+    run = measure(
+        lm, iv, data, metrics, to=to, multipliers=multipliers, draws=draws, among=vector if one else None, part="test",
+        progress=watch("measure"),
+    )  # fmt: skip
+    prompts = [p.prompt for p in data][:samples]
+    if prompts:
+        transcripts(lm, iv, prompts, run, multipliers=spoken, progress=watch("generate"))
+    run.note(file=file, layer=iv.vector.layers[0] if one else None, blocks=lm.blocks_path)
+    if vector.use is not None:
+        run.write("use.json", vector.use.to_json())
+    report(run)
+    return run
 
 
 def checked(recipe: Recipe) -> Splits:

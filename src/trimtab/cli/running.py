@@ -184,9 +184,8 @@ class Measure:
         self.on.check()
         from trimtab import registry
         from trimtab.cli.bars import bars
-        from trimtab.evaluation.sweep import measure, transcripts
+        from trimtab.flow import measured
         from trimtab.recipe import check_grid
-        from trimtab.reports import report
         from trimtab.steering.notation import vector_of
 
         vector = vector_of(self.vector, self.vectors)
@@ -198,33 +197,20 @@ class Measure:
         Folder.create(run_folder(self.to))
         lm = self.on.of(vector).load(self.common.json)
         with bars(not self.common.json) as watch:
-            done = measure(
+            done = measured(
                 lm,
+                vector,
                 iv,
                 data,
                 metrics,
-                to=self.to,
+                self.to,
                 multipliers=multipliers,
+                spoken=spoken_at(multipliers, iv.multiplier),
+                samples=self.samples,
                 draws=self.draws,
-                among=vector if len(iv.vector.layers) == 1 else None,
-                part="test",
-                progress=watch("measure"),
+                file=str(self.vector),
+                watch=watch,
             )
-            prompts = [p.prompt for p in data][: self.samples]
-            if prompts:
-                transcripts(
-                    lm,
-                    iv,
-                    prompts,
-                    done,
-                    multipliers=spoken_at(multipliers, iv.multiplier),
-                    progress=watch("generate"),
-                )
-        layer = iv.vector.layers[0] if len(iv.vector.layers) == 1 else None
-        done.note(file=str(self.vector), layer=layer, blocks=lm.blocks_path)
-        if vector.use is not None:
-            done.write("use.json", vector.use.to_json())
-        report(done)
         say_report(done.path, self.common.json)
 
 

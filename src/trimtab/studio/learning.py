@@ -119,10 +119,9 @@ def _measured(job: Job, folder: Path, watch: Told) -> list[str]:
     """A vector on held-out items of the behavior it was learned on, beside controls: what `trimtab measure` does."""
     from trimtab.data.datasets import Dataset
     from trimtab.evaluation.metrics import Propensity
-    from trimtab.evaluation.sweep import measure, transcripts
+    from trimtab.flow import measured
     from trimtab.model import LM
     from trimtab.recipe import GRID
-    from trimtab.reports import report
     from trimtab.steering.interventions import Intervention
     from trimtab.steering.vector import SteeringVector
 
@@ -134,13 +133,8 @@ def _measured(job: Job, folder: Path, watch: Told) -> list[str]:
     data = Dataset.load(job.asked["data"], form="answers").split(seed=0).test
     iv = Intervention.recommended(vector)
     grid = (vector.use.grid if vector.use else ()) or GRID
-    done = measure(lm, iv, data, [Propensity()], to=folder, multipliers=grid, part="test", progress=watch("measure"))
-    prompts = [p.prompt for p in data][:8]
-    transcripts(lm, iv, prompts, done, multipliers=grid, progress=watch("say something"))
-    done.note(file=job.asked["file"], blocks=lm.blocks_path)
-    if vector.use is not None:
-        done.write("use.json", vector.use.to_json())
-    report(done)
+    how: Any = {"multipliers": grid, "spoken": grid, "file": job.asked["file"], "watch": watch}
+    measured(lm, vector, iv, data, [Propensity()], folder, **how)
     summary = json.loads((folder / "summary.json").read_text("utf-8"))
     return [summary["verdict"], summary["next"]]
 
