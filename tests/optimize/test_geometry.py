@@ -14,14 +14,17 @@ from trimtab.errors import VectorError
 from trimtab.optimize import (
     Place,
     Problem,
+    angles,
     cosines,
     curvature,
     detection,
     losses_in_full,
     path,
     plane,
+    sensitivity,
     suppress,
 )
+from trimtab.steering.interventions import Intervention, steer
 from trimtab.steering.vector import SteeringVector
 from zoo import WIDTH
 
@@ -89,3 +92,29 @@ def test_a_plane_holds_the_losses_at_its_points() -> None:
             assert float(grid[i, j]) == pytest.approx(
                 float(losses_in_full(lm, Problem(goal, place), v[None, None])[0]), rel=1e-4
             )
+
+
+def test_angles_between_spans() -> None:
+    one, tilted = [basis(0), basis(1)], SteeringVector({1: torch.eye(WIDTH)[1] + torch.eye(WIDTH)[2]})
+    assert angles(one, [basis(1, -2.0), basis(0)]) == pytest.approx((0, 0), abs=1e-5)
+    assert angles(one, [basis(0), tilted]) == pytest.approx((0, 45), abs=1e-5)
+    assert angles(one, [basis(2), basis(3)]) == pytest.approx((90, 90), abs=1e-5)
+    with pytest.raises(VectorError, match="in common"):
+        angles(one, [basis(0, layer=2)])
+
+
+def test_sensitivity_is_that_of_full_passes() -> None:
+    lm, prompt = pico("llama"), "is it rain ?"
+    found = sensitivity(lm, 1, [prompt], step=0.001, batch=5)
+    assert found.shape == (WIDTH, WIDTH) and torch.allclose(found, found.T, atol=1e-5)
+    tokens = lm.tokens([prompt])
+
+    def end(k: int, size: float) -> torch.Tensor:
+        with steer(lm, Intervention(basis(k, size), positions="everywhere")):
+            return lm.capture(tokens, "last", [lm.n_layers - 1])[0, 0]
+
+    columns = [(end(k, 0.02) - end(k, -0.02)) / 0.04 for k in range(WIDTH)]
+    jacobian = torch.stack(columns, 1)
+    assert torch.allclose(found, jacobian.T @ jacobian, rtol=0.02, atol=1e-2 * float(found.diagonal().mean()))
+    with pytest.raises(VectorError, match="between"):
+        sensitivity(lm, 1, [prompt], 1)

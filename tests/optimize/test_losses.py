@@ -15,6 +15,7 @@ from trimtab.model import LM, from_last_prompt_token, last_k
 from trimtab.optimize import (
     Change,
     Consistent,
+    Echo,
     Match,
     Objective,
     Place,
@@ -80,6 +81,7 @@ OBJECTIVES = {
     "satisficing": Objective.of(Satisfice(Promote(ASK, SAID), 3.0)),
     "distillation": Objective.of(Match(ASK, SAID, (Intervention(vector(0)),), tokens=3)),
     "anchor": anchor([(ASK, SAID), ("I like the sun .", "so I think .")], 0.5),
+    "echo": Objective.of(Echo(ASK, 3, (Intervention(vector(1, seed=3), positions="everywhere"),), SAID)),
     "melbo": Objective.of(Change(ASK, 3)) + Change(ASK, 2, SAID, mean=True, positions="from_last_prompt_token"),
     "consistent": promote(ASK, SAID) + Consistent((ASK, "is it rain ?"), 3),
     "contexts": in_contexts(promote(ASK, SAID), systems=(None, "be kind"), before=("", "so , ")),

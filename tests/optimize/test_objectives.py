@@ -7,9 +7,11 @@ import torch
 
 from descents import ASK, SAID
 from pico import pico
+from trimtab.errors import LossError
 from trimtab.methods import OneShot
 from trimtab.optimize import (
     Descent,
+    Echo,
     MaxSteps,
     Place,
     Problem,
@@ -20,6 +22,9 @@ from trimtab.optimize import (
     optimize,
     swapped_choice,
 )
+from trimtab.steering.interventions import Intervention
+from trimtab.steering.vector import SteeringVector
+from zoo import WIDTH
 
 
 def test_satisficing_tells_the_raw_loss_too() -> None:
@@ -47,3 +52,18 @@ def test_every_function_that_renders_can_do_it_plainly() -> None:
         assert [r.ids for r in one.objective(None).terms[0][1].rows(lm)] == [
             lm.row(ASK, "Yes", chat=chat, separator=" : ").ids
         ]
+
+
+def test_an_echo_is_nothing_at_the_teacher_itself_and_one_at_no_change() -> None:
+    lm = pico("llama")
+    v = SteeringVector({1: torch.randn(WIDTH, generator=torch.Generator().manual_seed(0))})
+    acting = (Intervention(v, positions="everywhere"),)
+    for completion in ("", SAID):
+        echo = Problem(Echo(ASK, 3, acting, completion), Place((1,)))
+        at = [float(losses_in_full(lm, echo, s * v[1][None, None])[0]) for s in (1.0, 0.0)]
+        assert at == pytest.approx([0.0, 1.0], abs=1e-4)
+    answered = Problem(Echo(ASK, 3, acting, SAID, positions="generated"), Place((1,), positions="generated"))
+    same = losses_in_full(lm, answered, v[1][None, None])
+    assert 0.01 < float(same[0]) < 2, "the teacher steers the prompt as well"
+    with pytest.raises(LossError, match="nothing to do again"):
+        optimize(lm, [Problem(Echo(ASK, 3, (Intervention(v, multiplier=0.0),)), Place((1,)))])

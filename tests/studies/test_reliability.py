@@ -24,7 +24,8 @@ from trimtab.steering.vector import SteeringVector
 from trimtab.studies import study
 from trimtab.studies.pages.reliability import headline, page
 from trimtab.studies.pages.reliability_extractors import extracted
-from trimtab.studies.pages.reliability_results import VECTOR, load, sweep_slopes
+from trimtab.studies.pages.reliability_facts import VECTOR
+from trimtab.studies.pages.reliability_results import load, sweep_slopes
 from trimtab.studies.reliability import Plan
 
 reliability = partial(study, "reliability")
@@ -87,7 +88,9 @@ def test_the_whole_study_on_a_small_model_resumes_and_reports(files: tuple[str, 
         rows = list(csv.DictReader(file))
     assert len(rows) == sum(c.values.size for s in whole.sets for c in s.curves.values())
     by = {x.name: x for x in extracted(whole) if x.data == "snow"}
-    assert list(by) == ["mean difference", "balanced", "pca", "probe"] and by["mean difference"].fewer.value == 0
+    assert list(by) == ["mean difference", "balanced", "both-orders", "pca", "probe"]
+    assert by["mean difference"].fewer.value == 0
+    assert "Lines through single items" in text and "On neutral text" in text
     assert "Vectors of other extractors" in text
     assert "Ranking" in text and "(q ≤ 0.05)." in headline(whole)[0]
     assert "<script" not in text and "<link" not in text and "src=" not in text

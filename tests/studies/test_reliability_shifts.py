@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from trimtab.studies.pages import reliability_shifts as shifts
-from trimtab.studies.pages.reliability_results import Shift, Study
+from trimtab.studies.pages.reliability_facts import Shift
+from trimtab.studies.pages.reliability_results import Study
 
 
 def points(rng: np.random.Generator, follows: float) -> list[Shift]:
@@ -23,7 +24,10 @@ def points(rng: np.random.Generator, follows: float) -> list[Shift]:
 def test_the_predictor_that_tells_is_named() -> None:
     some = points(np.random.default_rng(0), 1.0)
     figures = shifts._correlations([], some)
-    assert figures[shifts.COSINE_KEPT].lo > 0.8 and figures[shifts.GAP_KEPT].lo < 0 < figures[shifts.GAP_KEPT].hi
+    assert (
+        figures["cosine of the vectors and share kept"].lo > 0.8
+        and figures["behavior gap and share kept"].lo < 0 < figures["behavior gap and share kept"].hi
+    )
     study = Study.__new__(Study)
     object.__setattr__(study, "points", some)
     object.__setattr__(study, "figures", figures)
@@ -37,7 +41,7 @@ def test_nothing_is_found_in_noise() -> None:
     rng = np.random.default_rng(1)
     wrong = 0
     for _ in range(8):
-        f = shifts._correlations([], points(rng, 0.0))[shifts.COSINE_KEPT]
+        f = shifts._correlations([], points(rng, 0.0))["cosine of the vectors and share kept"]
         wrong += not f.lo < 0 < f.hi
     assert wrong <= 2
 

@@ -44,6 +44,15 @@ def study() -> dict[str, dict[str, dict[str, list[str]]]]:
     return tomllib.loads((BEHAVIORS / "study.toml").read_text("utf-8"))
 
 
+def family(name: str) -> str:
+    """Which of the families a published data set is of ("politics", ..., "ai-risk"); of another one, its own name."""
+    for kind, categories in study().items():
+        for category, names in categories.items():
+            if name in names:
+                return kind if category == "all" else category
+    return name
+
+
 def asking(name: str) -> dict[str, str] | None:
     """How to ask in words for a behavior of this name, where trimtab knows it."""
     own = tomllib.loads((BEHAVIORS / "ask.toml").read_text("utf-8"))

@@ -30,7 +30,8 @@ def in_context(data: Dataset, name: str, *, system: str | None = SYSTEM) -> Data
     Args:
         name: "base"; "system-positive" and "system-negative" (the behavior or its opposite asked for as the system
             message), "user-positive" and "user-negative" (the same in front of the question); "no-system"; "reworded"
-            (another lead-in); "two-turns" (after some small talk); for A/B questions "swapped" (options in the other
+            (another lead-in); "two-turns" (after some small talk); "no-opener" (answers without a leading Yes or No,
+            where some have one and more behind it); for A/B questions "swapped" (options in the other
             order), "digits" and "xy" (other symbols for them), and "spoken" (the options themselves as answers,
             nothing listed).
         system: the system message of all contexts that do not set their own; None for no message.
@@ -95,16 +96,29 @@ def _after_opener(text: str) -> str:
 
 def available(data: Dataset) -> list[str]:
     """Contexts the data can be put into."""
-    choices = all(is_listed(p) for p in data)
-    needs = {
-        name: "ask" if name.partition("-")[2] in ("positive", "negative") else "choices" if name in _LISTED else ""
-        for name in CONTEXTS
-    }
-    return [
-        name
-        for name, need in needs.items()
-        if need == "" or (need == "ask" and data.ask) or (need == "choices" and choices)
-    ]
+    there = {"": True, "ask": bool(data.ask), "choices": all(is_listed(p) for p in data), "openers": _opened(data)}
+    return [name for name in CONTEXTS if there[_need(name)]]
+
+
+def _need(context: str) -> str:
+    """What data must have to be put into a context."""
+    if context == "no-opener":
+        return "openers"
+    return "ask" if context.partition("-")[2] in ("positive", "negative") else "choices" if context in _LISTED else ""
+
+
+def _opened(data: Dataset) -> bool:
+    """Whether some answers begin with Yes or No, and all of them say something behind it."""
+    answers = [_answers(p) for p in data]
+    rest = [tuple(_after_opener(text) for text in both) for both in answers]
+    return all(one and two and one != two for one, two in rest) and any(
+        polarity(text) in YES_NO for both in answers for text in both
+    )
+
+
+def _answers(pair: Pair) -> tuple[str, str]:
+    """Both answers in full: the listed options, or the completions."""
+    return options(pair)[1:] if is_listed(pair) else (pair.positive, pair.negative)
 
 
 def _put(
@@ -152,6 +166,18 @@ def _swapped(data: Dataset, pair: Pair, system: str | None) -> Pair:
     )
 
 
+def _without_openers(data: Dataset, pair: Pair, system: str | None) -> Pair:
+    """Both answers without their leading Yes or No; letters as they were."""
+    matching, other = (_after_opener(text) for text in _answers(pair))
+    if not matching or not other or matching == other:
+        raise DataError(f"{data.name}: nothing is left of an answer without its first word", given=_answers(pair))
+    if not is_listed(pair):
+        return _put(pair, system, positive=matching, negative=other)
+    first = pair.meta["matching_letter"] == "A"
+    listed = (matching, other) if first else (other, matching)
+    return _put(pair, system, f"{options(pair)[0]}{CHOICES}(A): {listed[0]}\n(B): {listed[1]}")
+
+
 def _symbols(one: str, two: str) -> Callable[[Dataset, Pair, str | None], Pair]:
     """The options under other symbols; `matching_letter` still tells which of the two it was."""
 
@@ -188,6 +214,7 @@ CONTEXTS: dict[str, Callable[[Dataset, Pair, str | None], Pair]] = {
     "no-system": lambda data, pair, system: _put(pair, None),
     "reworded": _reworded,
     "two-turns": _two_turns,
+    "no-opener": _without_openers,
     "swapped": _swapped,
     "digits": _symbols("1", "2"),
     "xy": _symbols("X", "Y"),

@@ -51,7 +51,7 @@ from trimtab.steering.vector import SteeringVector
 
 Mode = Literal["promote", "suppress", "mixed"]
 Bound = Literal["ball", "sphere", "none"]
-NoiseKind = Literal["none", "gaussian", "tangent", "relu", "anti-correlated", "sharpness-aware"]
+NoiseKind = Literal["none", "gaussian", "fading", "tangent", "relu", "anti-correlated", "sharpness-aware"]
 YARDSTICK = 8  # rows over which the residual norm is taken
 HELD_OUT = 4  # pairs on which the loss is foreseen
 
@@ -82,10 +82,12 @@ class OneShot(FewShot):
         operator: how the vector acts while it is trained.
         rank: of the matrix that is learned beside the vector; of the operator affine alone.
         matrix_alone: learn no vector beside the matrix.
-        noise: around which vectors the gradient is taken: gaussian; tangent, orthogonal to the gradient; relu, which
-            lacks only what would lower the loss; anti-correlated (Anti-PGD); sharpness-aware (the worst one near).
+        noise: around which vectors the gradient is taken: gaussian; fading, the same, falling to nothing over the
+            steps; tangent, orthogonal to the gradient; relu, which lacks only what would lower the loss;
+            anti-correlated (Anti-PGD); sharpness-aware (the worst one near).
         noise_size: expected length of that noise, in largest norms.
         noise_samples: draws of it a step.
+        penalty: an L2 penalty: what the largest norm costs beside the losses, in nats.
         member: 0 is the first solution, 1 the best one orthogonal to it, and so on; earlier ones are found on the way.
         before: texts put before the prompt: the vector is to work behind each of them, and behind none.
         anchor: weight of the KL to the unsteered model on neutral prompts.
@@ -118,6 +120,7 @@ class OneShot(FewShot):
     noise: NoiseKind = "none"
     noise_size: float = 0.1
     noise_samples: int = 1
+    penalty: float = 0.0
     member: int = 0
     before: tuple[str, ...] = ()
     anchor: float = 0.0
@@ -134,7 +137,8 @@ class OneShot(FewShot):
         above = {"norm": self.norm, "rate": self.rate, "coldness": self.coldness, "start": self.start}
         check_least("one-shot", 0, above=True, noise_size=self.noise_size, **above)
         check_least("one-shot", 1, examples=self.examples, steps=self.steps, noise_samples=self.noise_samples)
-        check_least("one-shot", 0, rank=self.rank, member=self.member, anchor=self.anchor, shorten=self.shorten)
+        check_least("one-shot", 0, rank=self.rank, member=self.member, anchor=self.anchor, shorten=self.shorten,
+                    penalty=self.penalty)  # fmt: skip
         for field, kinds in (("mode", Mode), ("bound", Bound), ("noise", NoiseKind)):
             if getattr(self, field) not in get_args(kinds):
                 raise UnknownName(field, getattr(self, field), get_args(kinds))
@@ -220,7 +224,8 @@ class OneShot(FewShot):
             cap = self.norm * min(yardstick[layer] for layer in place)
             operator = registry.make("operator", self.operator)
             where = Place(place, operator, self.positions, rank=self.rank, site=self.site)
-            descent = Descent(self.rate * cap / lm.width**0.5, stop, self._noise(cap, lm.width))
+            rate, noise = self.rate * cap / lm.width**0.5, self._noise(cap, lm.width)
+            descent = Descent(rate, stop, noise, penalty=self.penalty / cap**2)
             family = (Orthogonal(tuple(member[k] for member in apart)),) if apart else ()
             start = Start(self.start * cap, seed=self.seed + len(apart))
             out.append(Problem(goal, where, (*family, *self._constraints(cap)), descent, start))
@@ -238,6 +243,7 @@ class OneShot(FewShot):
         scale, n = length / width**0.5, self.noise_samples
         kinds: dict[NoiseKind, Noise] = {
             "gaussian": Gaussian(scale, n),
+            "fading": Gaussian(scale, n, self.steps),
             "tangent": Tangent(scale, n),
             "relu": Tangent(scale, n, downhill_only=True),
             "anti-correlated": AntiCorrelated(scale / 2**0.5, n),  # a difference of two draws

@@ -10,7 +10,7 @@ Source: Dunefsky & Cohan, "One-shot Optimized Steering Vectors Mediate Safety-re
 
 from trimtab.optimize.constraints import Ball, Constraint, Factors, Orthogonal, Sphere
 from trimtab.optimize.engine import optimize
-from trimtab.optimize.geometry import Path, cosines, curvature, detection, path, plane
+from trimtab.optimize.geometry import Path, angles, cosines, curvature, detection, path, plane, sensitivity
 from trimtab.optimize.losses import losses_in_full
 from trimtab.optimize.minibatch import Epoch, Trained, Training, train
 from trimtab.optimize.noise import AntiCorrelated, Ascent, Gaussian, Noise, Tangent
@@ -18,6 +18,7 @@ from trimtab.optimize.objectives import (
     COLDNESS,
     Change,
     Consistent,
+    Echo,
     Match,
     Objective,
     Promote,
@@ -46,6 +47,7 @@ __all__ = [
     "Consistent",
     "Constraint",
     "Descent",
+    "Echo",
     "Factors",
     "Gaussian",
     "History",
@@ -86,10 +88,12 @@ __all__ = [
     "swapped_choice",
     "target_from",
     "Path",
+    "angles",
     "cosines",
     "curvature",
     "detection",
     "path",
     "plane",
+    "sensitivity",
     "signals",
 ]

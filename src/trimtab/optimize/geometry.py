@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
+from scipy.linalg import subspace_angles
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 from trimtab.errors import VectorError
-from trimtab.model import LM, Layer
+from trimtab.model import LM, Frame, Layer, Row
 from trimtab.model.tokens import Prompt
 from trimtab.optimize.losses import Losses
 from trimtab.optimize.objectives import Objective, Term
@@ -107,6 +108,64 @@ def detection(
         scores.append(products)
     above = (scores[0][:, None] > scores[1]).float() + 0.5 * (scores[0][:, None] == scores[1]).float()
     return float(above.mean())
+
+
+def angles(one: Sequence[SteeringVector], two: Sequence[SteeringVector]) -> tuple[float, ...]:
+    """Principal angles between the spans of two sets of vectors, in degrees, smallest first; over the layers all share.
+
+    Raises:
+        VectorError: no layer that all of them share.
+    """
+    shared = sorted(set.intersection(*({*v.layers} for v in (*one, *two))))
+    if not shared:
+        raise VectorError("no layer in common", given=[v.layers for v in (*one, *two)])
+    spans = [np.stack([torch.cat([v[k].flatten() for k in shared]).double().numpy() for v in x], 1) for x in (one, two)]
+    return tuple(sorted(float(x) for x in np.degrees(subspace_angles(*spans))))
+
+
+@torch.no_grad()
+def sensitivity(
+    lm: LM, layer: Layer, prompts: Sequence[Prompt], to: Layer | None = None, *, step: float = 0.01, batch: int = 64
+) -> Float[Tensor, "d d"]:
+    """How the last prompt token's stream after block `to` (the last, by default) answers to a small addition at every
+    token after block `layer`: the mean over prompts of J^T J, of the Jacobian J by central differences.
+
+    For a direction u, sqrt(u^T S u) is how far the stream moves for each unit along it.
+
+    Args:
+        step: of the differences, in medians of the residual norm.
+
+    Raises:
+        VectorError: `to` is not above `layer`.
+    """
+    to = lm.n_layers - 1 if to is None else to
+    if not layer < to:
+        raise VectorError("no block between", given=(layer, to), expected="a layer below the other")
+    rows = lm.rows(prompts, [""] * len(prompts))
+    length = step * lm.norms(rows, [layer])[layer]
+    units = torch.cat([torch.eye(lm.width), -torch.eye(lm.width)]) * length
+    total = torch.zeros(lm.width, lm.width)
+    for row in rows:
+        up, down = torch.cat([_pushed(lm, row, layer, to, some) for some in units.split(batch)]).chunk(2)
+        jacobian = (up - down) / (2 * length)  # a row an input: (d, d)
+        total += jacobian @ jacobian.T
+    return total / len(rows)
+
+
+def _pushed(lm: LM, row: Row, layer: Layer, to: Layer, by: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """The stream of the last token after block `to`, with each addition at every token after block `layer`."""
+    ends: list[Tensor] = []
+
+    def push(h: Tensor, _: Frame) -> Tensor:
+        return (h.float() + by[:, None].to(h.device)).to(h.dtype)
+
+    def read(h: Tensor, _: Frame) -> Tensor:
+        ends.append(h[:, -1].float().cpu())
+        return h
+
+    tokens = lm.batch([row] * len(by))
+    lm.logits(tokens, {layer: push, to: read}, keep=[tokens.pivot - 1])
+    return ends[0]
 
 
 def curvature(

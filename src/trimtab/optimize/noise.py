@@ -33,18 +33,24 @@ class Noise:
 
 @dataclass(frozen=True)
 class Normal(Noise):
-    """Made of normal draws of standard deviation `scale` in every coordinate."""
+    """Made of normal draws of standard deviation `scale` in every coordinate; with `fading`, of one that falls to
+    nothing over so many steps.
+    """
 
     scale: float
     samples: int = 1
+    fading: int = 0
 
     def __post_init__(self) -> None:
         _check(self.scale, self.samples)
+        if self.fading < 0:
+            raise LossError("not a number of steps", given=self.fading, expected="0 or more")
 
     def normal(self, v: Tensor, seed: int, step: int) -> Tensor:
         """(samples, l, r, d), the same for the same seed and step."""
         g = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
-        return self.scale * torch.randn(self.samples, *v.shape, generator=g).to(v)
+        left = max(0.0, 1 - step / self.fading) if self.fading else 1.0
+        return left * self.scale * torch.randn(self.samples, *v.shape, generator=g).to(v)
 
 
 @dataclass(frozen=True)

@@ -295,6 +295,51 @@ class Change(Term):
 
 
 @dataclass(frozen=True)
+class Echo(Term):
+    """The same change downstream as other interventions make: how far the mean shift over tokens after block `layer`
+    lies from theirs, in units of theirs (0: the same, 1: none; Goldman-Wetzler & Turner 2024).
+
+    Args:
+        teacher: interventions whose effect is to be had again.
+        positions: tokens of prompt and completion over which shifts are averaged.
+    """
+
+    prompt: Messages
+    layer: Layer
+    teacher: tuple[Intervention, ...]
+    completion: str | tuple[int, ...] = ""
+    positions: Positions | str = "everywhere"
+    system: str | None = None
+    target: float | None = None
+
+    @property
+    def reads(self) -> tuple[Layer, ...]:  # type: ignore[override]
+        return (self.layer,)
+
+    def rows(self, lm: LM) -> list[Row]:
+        return [row_of(lm, self.prompt, self.completion, system=self.system, empty=True)]
+
+    @torch.no_grad()
+    def prepare(self, lm: LM, rows: Sequence[Row]) -> tuple[Float[Tensor, " d"], int]:
+        """Their mean shift, and over how many tokens it is taken."""
+        tokens = lm.batch(rows)
+        where = Positions.parse(self.positions).select(tokens.index, tokens.rows)
+        plain = lm.capture(tokens, where, [self.layer])
+        with steer(lm, *self.teacher):
+            shift = (lm.capture(tokens, where, [self.layer]) - plain)[0, 0]
+        if not shift.norm() > 0:
+            raise LossError("nothing to do again", given=f"no shift after block {self.layer}",
+                            expected="interventions that change the stream there")  # fmt: skip
+        return shift, int(where.sum())
+
+    def loss(self, views: Sequence[View], known: tuple[Tensor, int]) -> Float[Tensor, " n"]:
+        (view,), (wanted, n) = views, known
+        chosen = Positions.parse(self.positions).select(view.index[None], [view.row])[0]
+        mean = view.shifts[self.layer][:, chosen].sum(1) / n  # tokens before those that are replayed do not move
+        return _safe_norm(mean - wanted.to(mean)) / wanted.norm()
+
+
+@dataclass(frozen=True)
 class Consistent(Term):
     """Variance over prompts of the direction in which the last prompt token is shifted after block `layer`: 0 if it is
     the same in every context.

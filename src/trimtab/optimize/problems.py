@@ -114,6 +114,7 @@ class Descent:
         warm: steps of linear warm-up.
         over: steps of the cosine.
         clip: largest norm of a gradient.
+        penalty: what the squared norm of the vector costs beside its losses (L2), in nats for each unit.
     """
 
     rate: float = 0.1
@@ -123,8 +124,11 @@ class Descent:
     warm: int = 0
     over: int = 100
     clip: float | None = None
+    penalty: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.penalty < math.inf:
+            raise LossError("not a penalty", given=self.penalty, expected="a number >= 0")
         if not self.rate > 0:
             raise LossError("not a learning rate", given=self.rate, expected="a number > 0")
         if not any(isinstance(s, MaxSteps) for s in self.stop):
@@ -219,8 +223,9 @@ class Result:
     """What a problem found.
 
     Attributes:
-        vector: the best vector it stood on; the one at which a target was reached, if it stopped for that.
-        loss: the weighted loss of this very vector, in nats.
+        vector: the best vector it stood on (what its norm costs counted, where there is a penalty); the one at which a
+            target was reached, if it stopped for that.
+        loss: the weighted loss of this very vector, in nats, without a penalty.
         losses: the loss of each term at it, in the order of the objective.
         history: losses and norms of every vector it stood on.
         steps: updates made.

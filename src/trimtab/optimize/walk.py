@@ -74,7 +74,7 @@ class Walk:
         if self.remembers:
             history.vectors.append(self.v.clone())
         history.norms.append(float(self.v[:, 0].norm()))
-        if total < history.totals[self.best_at] or len(history.totals) == 1:
+        if self._worth(history.steps) < self._worth(self.best_at) or len(history.totals) == 1:
             self.best, self.best_at = self.v.clone(), history.steps
         self.stopper = stopped_by(self.problem.descent.stop, history)
         if self.stopper is not None:
@@ -82,9 +82,15 @@ class Walk:
             if self.stopper.reaches:
                 self.best, self.best_at = self.v.clone(), history.steps
 
+    def _worth(self, at: int) -> float:
+        """The loss of a vector it stood on, and what its norm costs."""
+        return self.history.totals[at] + self.problem.descent.penalty * self.history.norms[at] ** 2
+
     def step(self, gradient: Float[Tensor, "l r d"]) -> None:
         """One update of Adam, then the constraints."""
         problem, t = self.problem, self.history.steps + 1
+        if problem.descent.penalty:
+            gradient = torch.cat([gradient[:, :1] + 2 * problem.descent.penalty * self.v[:, :1], gradient[:, 1:]], 1)
         for constraint in problem.constraints:
             gradient = constraint.tangent(gradient, problem.place.first)
         if problem.descent.clip is not None:

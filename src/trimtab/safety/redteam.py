@@ -33,11 +33,13 @@ class Request:
         user: the request.
         opening: how an answer that does it begins.
         category: as the file has it, or "".
+        twin: a harmless request like it, from a column of that name, or "".
     """
 
     user: str
     opening: str
     category: str = ""
+    twin: str = ""
 
 
 def requests(path: str | Path) -> list[Request]:
@@ -75,6 +77,7 @@ def _request(row: formats.Row, request: str, opening: str, category: str) -> Req
         f"{context}\n\n{user}" if context else user,
         (row.get(opening) or OPENING).strip(),
         (row.get(category) or "").strip(),
+        (row.get("twin") or "").strip(),
     )
 
 

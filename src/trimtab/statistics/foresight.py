@@ -56,6 +56,11 @@ BETTER = {
     "neutral kl": -1,
     "gradient cosine": 1,
     "norm": 1,
+    "norm at half loss": -1,
+    "detection": 1,
+    "strangeness": -1,
+    "gain": 1,
+    "in top directions": 1,
     "cosine to mean difference": 1,
 }
 

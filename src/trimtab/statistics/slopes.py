@@ -142,6 +142,18 @@ def shapes(multipliers: Array, propensity: Array) -> Shape:
     return Shape(at[0.5] - at[-0.5] if 0.5 in at and -0.5 in at else nothing, curvature, ordered, at[0.0])
 
 
+def bimodality(values: Array) -> float:
+    """Sarle's coefficient, (skewness² + 1) / kurtosis with corrections for a finite sample: 1/3 for a normal
+    distribution, 5/9 for a uniform one, at most 1 for two points. NaN of fewer than four values, or of equal ones.
+    """
+    x = values[~np.isnan(values)]
+    n = len(x)
+    if n < 4 or not x.std() > 0:
+        return float("nan")
+    skew, excess = float(stats.skew(x, bias=False)), float(stats.kurtosis(x, bias=False))
+    return (skew**2 + 1) / (excess + 3 * (n - 1) ** 2 / ((n - 2) * (n - 3)))
+
+
 # ---------------------------------------------------------------- equal cost
 
 

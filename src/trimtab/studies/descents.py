@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.model import LM, everywhere
+from trimtab.model import LM, Positions, everywhere
 from trimtab.optimize import (
     Ball,
     Descent,
@@ -41,6 +41,7 @@ def descend(
     norm: float,
     *,
     steps: int = 50,
+    positions: Positions | str = everywhere,
     each: bool = False,
     to: str | None = None,
     seed: int = 0,
@@ -49,6 +50,7 @@ def descend(
     objectives' rows.
 
     Args:
+        positions: tokens that are steered while it is trained.
         each: end where every term has reached its own target.
         to: a file for the state; where it is finished, the vectors are read back from it.
     """
@@ -57,7 +59,7 @@ def descend(
     stop: tuple[Stopper, ...] = (Target(each=True), MaxSteps(steps)) if each else (MaxSteps(steps),)
     how = Descent(0.1 * cap / lm.width**0.5, stop)
     problems = [
-        Problem(goal, Place((layer,)), (Ball(cap),), how, Start(0.2 * cap, seed=seed + k))
+        Problem(goal, Place((layer,), positions=positions), (Ball(cap),), how, Start(0.2 * cap, seed=seed + k))
         for k, goal in enumerate(goals.values())
     ]
     return {name: r.vector for name, r in zip(goals, optimize(lm, problems, to=to), strict=True)}

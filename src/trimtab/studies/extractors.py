@@ -19,7 +19,7 @@ from trimtab.methods.base import ContrastMethod, Method
 from trimtab.methods.contrast import Activations
 from trimtab.model import LM, Layer
 from trimtab.progress import Progress
-from trimtab.studies.pages.reliability_extractors import BALANCED
+from trimtab.studies.pages.reliability_extractors import BALANCED, BOTH_ORDERS
 from trimtab.studies.parts import effects
 
 
@@ -29,7 +29,7 @@ def check(names: Sequence[str]) -> None:
     Raises:
         UnknownName: which.
     """
-    known = [BALANCED, *registry.named("method")]
+    known = [BALANCED, BOTH_ORDERS, *registry.named("method")]
     for name in names:
         if name not in known:
             raise UnknownName("extractor", name, known)

@@ -7,7 +7,7 @@ strengths, with open questions as they are, after much other text, under a syste
 questions and answers. *One shared direction*: are the vectors of different examples alike, and does subtracting one
 lessen misbehavior that was asked for in words? *Landscape*: barriers between the vectors, curvature at each, the plane
 of two of them. *Generality by regularization*: the same examples in several contexts, anchored, and with
-sharpness-aware steps.
+sharpness-aware steps. *Other starts*: the angles between what two sets of descents from other starts span.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from trimtab.optimize import (
     Satisfice,
     Start,
     anchor,
+    angles,
     cosines,
     curvature,
     optimize,
@@ -50,7 +51,7 @@ from trimtab.statistics.counts import share
 from trimtab.statistics.intervals import Array
 from trimtab.steering.vector import SteeringVector
 from trimtab.studies.conditions import UNSTEERED, Condition, Said, conditions_of, texts_at, texts_of
-from trimtab.studies.descents import BEFORE, Stacks, Vectors, at_strengths, randoms, stacks
+from trimtab.studies.descents import BEFORE, Stacks, Vectors, at_strengths, cosines_apart, randoms, stacks
 from trimtab.studies.narrow import TOWN, aim, check_rows, source
 from trimtab.studies.pages.hypotheses import (
     HARM,
@@ -66,6 +67,7 @@ from trimtab.studies.pages.hypotheses import (
     Pair,
     Results,
     Setting,
+    Span,
     Spoken,
     Valley,
     half_way,
@@ -88,6 +90,7 @@ class Plan:
         anchor: weight of the KL to the unsteered model on neutral text, of the anchored vectors.
         radius: of the sharpness-aware steps, in medians of the residual norm.
         points: of the plane of two vectors, along each axis.
+        starts: descents of each harmful line from other starts, half of them against the other half.
         max_new_tokens: longest answer.
         steps: most steps of a descent.
         seed: of everything that is drawn.
@@ -105,6 +108,7 @@ class Plan:
     anchor: float = 1.0
     radius: float = 0.1
     points: int = 9
+    starts: int = 6
     max_new_tokens: int = 40
     steps: int = 100
     seed: int = 0
@@ -112,7 +116,7 @@ class Plan:
     def __post_init__(self) -> None:
         check_least("hypotheses", 1, questions=self.questions, samples=self.samples, shots=self.shots)
         check_least("hypotheses", 2, points=self.points)
-        check_least("hypotheses", 2, examples=self.examples)
+        check_least("hypotheses", 2, examples=self.examples, starts=self.starts)
         if not self.strengths or min(self.strengths) <= 0:
             raise RecipeError("not strengths", given=self.strengths, expected="numbers above 0")
 
@@ -135,7 +139,7 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
         Unit("subtracted", {"at": study.fitting}, study.subtracted),
         Unit("regularized", {"at": study.fitting}, study.regularized),
     ])  # fmt: skip
-    yield Stage("landscape", [Unit("landscape", {}, study.landscape)])
+    yield Stage("landscape", [Unit("landscape", {}, study.landscape), Unit("other starts", {}, study.spans)])
     run.write(RESULTS, study.results())
 
 
@@ -177,16 +181,18 @@ class _Hypotheses:
 
     def learned(self, progress: Progress) -> tuple[Vectors, dict[Condition, float]]:
         """Their vectors, and the losses on the examples (nats)."""
-        plan, lm, goals = self.plan, self.lm, self.goals
-        stop = (Plateau(1e-4, 5), MaxSteps(plan.steps))
-        problems: list[Problem] = []
-        for c, goal in goals.items():
-            noise = Ascent(plan.radius * self.size) if c.how == "sharpness-aware" else None
-            how = Descent(0.05 * self.size / lm.width**0.5, stop, noise)
-            problems.append(Problem(goal, Place((plan.layer,)), (), how, Start(0.05 * self.size, seed=plan.seed)))
-        results = optimize(lm, problems, to=self.run.file("descent.safetensors"), progress=progress)
+        goals = self.goals
+        problems = [self._problem(c, self.plan.seed) for c in goals]
+        results = optimize(self.lm, problems, to=self.run.file("descent.safetensors"), progress=progress)
         vectors = {c: r.vector for c, r in zip(goals, results, strict=True)}
         return vectors, {c: r.raw[0] for c, r in zip(goals, results, strict=True)}
+
+    def _problem(self, c: Condition, seed: int) -> Problem:
+        """One descent, from the start of a seed."""
+        plan, stop = self.plan, (Plateau(1e-4, 5), MaxSteps(self.plan.steps))
+        noise = Ascent(plan.radius * self.size) if c.how == "sharpness-aware" else None
+        how = Descent(0.05 * self.size / self.lm.width**0.5, stop, noise)
+        return Problem(self.goals[c], Place((plan.layer,)), (), how, Start(0.05 * self.size, seed=seed))
 
     @cached_property
     def size(self) -> float:
@@ -337,6 +343,21 @@ class _Hypotheses:
             self.run.write(name, Landscape(pairs, valleys, grid.tolist()))
         return self.run.typed(name, Landscape)
 
+    def spans(self, progress: Progress) -> list[Span]:
+        """Angles between what the first and the last half of the starts of each example span; between two examples;
+        and between as many random directions.
+        """
+        plan, half = self.plan, self.plan.starts // 2
+        problems = [self._problem(c, plan.seed + 1 + k) for c in self.plain for k in range(2 * half)]
+        found = [r.vector for r in optimize(self.lm, problems, to=self.run.file("starts.safetensors"),
+                                            progress=progress)]  # fmt: skip
+        of = {c: found[2 * half * n :][: 2 * half] for n, c in enumerate(self.plain)}
+        drawn = list(randoms(found[0], 2 * half, plan.seed).values())
+        out = [Span(f"{c}", _cosines_of(some), list(angles(some[:half], some[half:]))) for c, some in of.items()]
+        one, two = list(of.values())[:2]
+        out.append(Span("two examples", _cosines_of([one[0], two[0]]), list(angles(one[:half], two[:half]))))
+        return [*out, Span("random", _cosines_of(drawn), list(angles(drawn[:half], drawn[half:])))]
+
     # ------------------------------------------------------------ what came out
 
     def results(self) -> Results:
@@ -351,7 +372,7 @@ class _Hypotheses:
         return Results(
             self.lm.id, plan.source, plan.layer, plan.samples, len(self.source.questions), plan.seed, self.fitting,
             settings, self._spoken(self.subtracted(quiet)), self._spoken(self.regularized(quiet)),
-            {c.label: x for c, x in losses.items()}, self.landscape(quiet), self._cosines(),
+            {c.label: x for c, x in losses.items()}, self.landscape(quiet), self._cosines(), self.spans(quiet),
         )  # fmt: skip
 
     def _spoken(self, said: Said) -> list[Spoken]:
@@ -376,6 +397,11 @@ def _user(text: str) -> dict[str, str]:
 
 def _cosine(a: SteeringVector, b: SteeringVector) -> float:
     return float(cosines([a, b])[0, 1])
+
+
+def _cosines_of(some: Sequence[SteeringVector]) -> float:
+    """Median over pairs."""
+    return float(np.median(cosines_apart(some)))
 
 
 def _median(values: Sequence[float]) -> float:

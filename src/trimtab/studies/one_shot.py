@@ -28,7 +28,9 @@ from trimtab.methods import MeanDiff, OneShot
 from trimtab.methods.contrast import Activations, Read, activations
 from trimtab.methods.one_shot import Mode
 from trimtab.model import LM
-from trimtab.optimize import Result, optimize, signals
+from trimtab.model.rendering import as_prompt
+from trimtab.optimize import Result, optimize, sensitivity, signals
+from trimtab.optimize.predictors import Probe
 from trimtab.progress import Progress, silent
 from trimtab.runs import Run
 from trimtab.sites import RESID_POST
@@ -43,6 +45,7 @@ from trimtab.studies.pages.one_shot import Cosines, Norm, Norms, Results, Vector
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 DIFFERENCES = (1, 10)  # pairs of a mean difference, and all
+PROBED = 16  # training pairs whose answers a vector is to tell apart
 
 # by vector, the rise of propensity and of the positive answer's log-probability, per question
 Effects = dict[str, tuple[Array, Array]]
@@ -297,14 +300,24 @@ class _Bench:
         """What was known of each learned vector before it was tested. Kept in the folder."""
         name = f"signals/{self._stem}.json"
         if self.run.read(name) is None:
-            known = {"mean difference": self.others["mean-diff of all"]}
+            known, probe = {"mean difference": self.others["mean-diff of all"]}, self._probe()
             out: dict[str, dict[str, float]] = {}
             for vector, (t, r) in self.learned.items():
                 problem = t.method.problems(self.lm, t.data, [self.plan.layer])[0]
-                out[vector] = signals(self.lm, problem, r, held_out=t.method.held_out(t.data), known=known)
+                others = t.method.held_out(t.data)
+                out[vector] = signals(self.lm, problem, r, held_out=others, known=known, probe=probe)
                 progress(len(out), len(self.learned))
             self.run.write(name, out)
         return self.run.read(name)
+
+    def _probe(self) -> Probe:
+        """Training pairs with their answers, a few validation questions, and how the last stream answers to the layer
+        where vectors act.
+        """
+        trained, asked = self.parts.train.pairs[:PROBED], [as_prompt(p.asked) for p in self.parts.val.take(4)]
+        good, bad = ([_spoken(p, text) for p, text in zip(trained, texts, strict=True)]
+                     for texts in ([p.positive for p in trained], [p.negative for p in trained]))  # fmt: skip
+        return Probe(good, bad, asked, sensitivity(self.lm, self.plan.layer, asked[:2]))
 
     def _effects(self, vectors: Mapping[str, SteeringVector], data: Dataset, part: str, progress: Progress) -> Effects:
         """Under each vector at multiplier 1, and asked for in words."""
@@ -381,6 +394,12 @@ def _differences(acts: Activations, layer: int, length: float) -> dict[str, Stee
         out[name] = SteeringVector(MeanDiff().fit_activations(some)).at(layer)
         out[f"{name}, equal norm"] = out[name].unit() * length
     return out
+
+
+def _spoken(pair: Pair, text: str) -> list[dict[str, str]]:
+    """A question with an answer put into the model's mouth."""
+    said = (*pair.before, ("user", pair.prompt), ("assistant", text))
+    return [{"role": role, "content": content} for role, content in said]
 
 
 def _described(c: Carried) -> Vector:

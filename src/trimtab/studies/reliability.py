@@ -24,10 +24,9 @@ from trimtab.data.datasets import Dataset
 from trimtab.data.formats import matching
 from trimtab.data.pairs import Pair
 from trimtab.errors import DataError, RecipeError
-from trimtab.evaluation.forecast import Sensitivity, card, sensitivity
+from trimtab.evaluation.forecast import Sensitivity, card
 from trimtab.evaluation.metrics import KL, OutsideMass, Propensity
 from trimtab.evaluation.metrics.base import Metric
-from trimtab.evaluation.nulls import null_slopes
 from trimtab.evaluation.sweep import measure
 from trimtab.journal import plain
 from trimtab.methods.contrast import Activations, Read, paired_rows, tied
@@ -36,26 +35,27 @@ from trimtab.progress import Progress, silent
 from trimtab.recipe import GRID, check_grid
 from trimtab.runs import Run
 from trimtab.stages import RESULTS, Stage, Unit
-from trimtab.statistics.nulls import Compared, Null
-from trimtab.steering.controls import in_span, shuffled, turned
+from trimtab.steering.controls import in_span, shuffled
 from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import Provenance, SteeringVector, kept_tensors
-from trimtab.studies import extractors
+from trimtab.studies import extractors, foreseen
 from trimtab.studies.conditions import Condition
-from trimtab.studies.pages.reliability_extractors import BALANCED, extracted_by
-from trimtab.studies.pages.reliability_results import (
+from trimtab.studies.pages.reliability_extractors import BALANCED, BOTH_ORDERS, extracted_by
+from trimtab.studies.pages.reliability_facts import (
     BUDGET,
     VECTOR,
     Forecasts,
     Items,
+    Neutral,
     Results,
     SetFacts,
-    choose_layer,
     learned_in,
-)  # fmt: skip
+    raw,
+)
+from trimtab.studies.pages.reliability_results import SHIFTS, choose_layer
 from trimtab.studies.parts import cut, effects, folds, fresh_split, kept_activations, legacy_split
 
-OPEN = ("no-system", "reworded", "two-turns")  # contexts that need no listed options
+OPEN = ("no-system", "reworded", "two-turns", "no-opener")  # contexts that need no listed options
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ class Plan:
         draws: how many of each are forecast, with the choice of a layer that the vector had; at least 199 for a
             p-value.
         extractors: vectors of other kinds from the same questions, at the norm of the mean difference: "balanced" (the
-            concept part of the factorial fit: letter and polarity evened out), or methods by name.
+            concept part of the factorial fit: letter and polarity evened out), "both-orders" (read with the options in
+            either order, so that the letter cancels), or methods by name.
         folds: of the cross-fitted estimate on the training questions; 0 for none.
         seed: of everything that is drawn.
         legacy: the published split, with its overlap of training and test questions. To reproduce, not to believe.
@@ -92,7 +93,7 @@ class Plan:
     form: Literal["letters", "spoken"] = "letters"
     words: int = 0
     contexts: tuple[str, ...] = STUDIED
-    beyond: tuple[str, ...] = ("no-system", "reworded", "two-turns", "swapped", "digits", "xy")
+    beyond: tuple[str, ...] = ("no-system", "reworded", "two-turns", "swapped", "digits", "xy", "no-opener")
     train: int = 80
     val: int = 40
     test: int = 100
@@ -104,7 +105,7 @@ class Plan:
     system: str | None = SYSTEM
     nulls: int = 3
     draws: int = 499
-    extractors: tuple[str, ...] = (BALANCED, "pca", "probe")
+    extractors: tuple[str, ...] = (BALANCED, BOTH_ORDERS, "pca", "probe")
     folds: int = 5
     seed: int = 0
     legacy: bool = False
@@ -141,11 +142,9 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
     first = plan.contexts[0]
     read = [Unit(f"{s.name}: read", {"data": s.parts.train.hash}, partial(s.learn, first)) for s in studied]
     yield Stage("read", read)
-    foreseen = [
-        Unit(f"{s.name}: forecast, val", {"data": s.parts.val.hash}, partial(s.forecast, "val")) for s in studied
-    ]
+    early = [Unit(f"{s.name}: forecast, val", {"data": s.parts.val.hash}, partial(s.forecast, "val")) for s in studied]
     sweeps = [Unit(f"{s.name}: sweep", {"data": s.parts.val.hash}, s.sweep) for s in studied if plan.layer is None]
-    yield Stage("sweep", [*foreseen, *sweeps])
+    yield Stage("sweep", [*early, *sweeps])
     layer = plan.layer if plan.layer is not None else choose_layer(run, [s.facts() for s in studied], BUDGET)
     others = {s: studied[(k + 1) % len(studied)] if len(studied) > 1 else None for k, s in enumerate(studied)}
     made = [Unit(f"{s.name}: vectors", {"layer": layer}, partial(s.vectors, layer, others[s])) for s in studied]
@@ -168,7 +167,7 @@ class _Studied:
         self.left_out = len(data) - len(listed)
         data = self._usable(data, listed)
         self.contexts = [c for c in plan.contexts if c in available(data)]
-        beyond = available(data) if plan.form == "letters" else OPEN
+        beyond = [c for c in available(data) if plan.form == "letters" or c in OPEN]
         self.beyond = [c for c in plan.beyond if c in beyond]
         if plan.contexts[0] not in self.contexts:
             raise DataError(
@@ -300,16 +299,25 @@ class _Studied:
         contexts = (*self.contexts, *self.beyond)
         grid = [Unit(f"{self.name}: {c}", test, partial(self.grid, layer, unrelated, c)) for c in contexts]
         folded = [Unit(f"{self.name}: folds", train, partial(self.cross_fit, layer))] if self.plan.folds else []
-        return [*grid, Unit(f"{self.name}: nulls", test, partial(self.nulls, layer)), *folded]
+        return [
+            *grid,
+            Unit(f"{self.name}: nulls", test, partial(self.nulls, layer, unrelated)),
+            Unit(f"{self.name}: neutral text", {"layer": layer}, partial(self.neutral, layer, unrelated)),
+            *folded,
+        ]
 
     def sweep(self, progress: Progress) -> None:
         """Every layer on validation questions, in both orders of the options."""
-        read = self.read
-        layers = [k for k in read.layers if not self.plan.layers or k in self.plan.layers]
+        read, layers = self.read, self._swept
         mean = self.kept("sweep", lambda: {str(k): v for k, v in zip(read.layers, read.mean_difference(), strict=True)})
         vector = replace(self.made(layers[0], mean[str(layers[0])]), vectors={k: mean[str(k)] for k in layers})
         for context in (self.contexts[0], *(["swapped"] if self._debiased else [])):
             self._measure(vector, "val", context, {}, progress, layers=layers)
+
+    @property
+    def _swept(self) -> list[Layer]:
+        """Layers to choose from."""
+        return [k for k in self.read.layers if not self.plan.layers or k in self.plan.layers]
 
     def vectors(self, layer: Layer, unrelated: _Studied | None, _: Progress) -> None:
         """All of them, made and kept."""
@@ -324,6 +332,8 @@ class _Studied:
         )
         out = {VECTOR: first, **{learned_in(c): v for c, v in learned.items()}}
         out |= {c: controls[str(c)] for c in self._control_names(unrelated is not None) if str(c) in controls}
+        norms = self.run.manifest["norms"]
+        out |= {raw(c): v / v.norm() * norms[c] for c, v in learned.items() if any(c == a for a, _ in SHIFTS)}
         for name in () if self.plan.legacy else self.plan.extractors:
             found = self.kept(f"by-{name}", partial(self._extracted, layer, name))
             out |= {extracted_by(name): extractors.as_long(v, first) for v in found.values()}
@@ -333,6 +343,11 @@ class _Studied:
         """Of one extractor; empty where the training questions do not determine it."""
         data = self.data("train", self.contexts[0])
         letters, quiet = self.plan.form == "letters", silent("")
+        if name == BOTH_ORDERS:
+            if not self._debiased:
+                return {}
+            acts = [x.at([layer]).mean_difference()[0] for x in (self.read, self.learn("swapped", quiet, [layer]))]
+            return {name: torch.stack(acts).mean(0)}
         v = extractors.extract(name, self.lm, data, self.read, layer, self.plan.positions, letters, quiet)
         return {} if v is None else {name: v}
 
@@ -345,7 +360,8 @@ class _Studied:
         kinds = ["from"] if context in self.contexts else []
         kinds += ["span", "shuffled", "unrelated", "alone"] if context == first else []
         kinds += ["by"] if context in (first, "swapped") else []  # whose slopes are taken over both orders
-        others = {str(c): v for c, v in vectors.items() if c.kind in kinds}
+        owns = [raw(trained) for trained, tested in SHIFTS if tested == context]
+        others = {str(c): v for c, v in vectors.items() if c.kind in kinds or c in owns}
         self._measure(vectors[VECTOR], "test", context, others, progress)
 
     def _control_names(self, unrelated: bool) -> list[Condition]:
@@ -403,21 +419,24 @@ class _Studied:
 
     # ------------------------------------------------------------ forecasts
 
-    def forecast(self, part: str, progress: Progress) -> Sensitivity:
-        """Gradients of the questions of a part in the first context, kept in the folder."""
-        path = self.run.file("forecast", f"{part}.safetensors")
-        if not path.is_file():
-            data = self.data(part, self.contexts[0])
-            sensitivity(self.lm, data, positions=self.plan.positions, progress=progress).save(path)
-        return Sensitivity.load(path)
+    def forecast(self, part: str, progress: Progress, context: str | None = None) -> Sensitivity:
+        """Gradients of the questions of a part in a context, by default the first; kept in the folder."""
+        where = context or self.contexts[0]
+        name = part if where == self.contexts[0] else f"{part}-{where}"
+        file = self.run.file("forecast", f"{name}.safetensors")
+        return foreseen.kept_sensitivity(file, self.lm, self.data(part, where), self.plan.positions, progress)
 
-    def nulls(self, layer: Layer, progress: Progress) -> None:
-        """The forecast on test questions: of the vector at every layer, of each training pair, of many null vectors;
-        and the card.
+    def nulls(self, layer: Layer, unrelated: _Studied | None, progress: Progress) -> None:
+        """The forecast on test questions: of the vector at every layer, of each training pair, of many null vectors, of
+        every context's vector in every context; and the card.
         """
         if self.run.read("forecast.json") is not None:
             return
         expected, early, read = self.forecast("test", progress), self.forecast("val", progress), self.read
+        everywhere = {c: self.forecast("test", progress, c) for c in self.contexts}
+        learned = {c: v for c, v in self._vectors(layer, unrelated).items() if c.kind in (VECTOR.kind, "from")}
+        layers = [layer] if self.plan.layer is not None else self._swept
+        null = foreseen.compared(expected, read, layers, layer, self.plan.draws, self.plan.seed + 1)
         deltas, mean = read.at([layer]).deltas[:, 0], read.mean_difference()
         sweep = SteeringVector(dict(zip(read.layers, mean, strict=True)))
         self.run.write(
@@ -426,42 +445,19 @@ class _Studied:
                 {k: s.tolist() for k, s in expected.slopes(sweep).items()},
                 {k: s.tolist() for k, s in early.slopes(sweep).items()},
                 expected.along(deltas, layer).round(5).tolist(),
-                self._compared(expected, read, layer).to_json(),
+                null.to_json(),
                 card(early, sweep, layer, read, self.parts.train, [p.group for p in self.parts.val]),
+                foreseen.in_contexts(everywhere, learned),
             ),
         )
 
-    def _compared(self, expected: Sensitivity, read: Activations, layer: Layer) -> Compared:
-        """The vector's forecast beside that of null vectors, which may choose among the layers that were swept:
-        label-shuffled ones, for the verdict; and, to be told, random directions, and directions in the span of the
-        training differences.
-
-        (Those are orthogonal to the vector, not to the behavior: where it shows differently from pair to pair they
-        hold some of it, and are as long as the vector.)
-        """
-        layers = (
-            [layer]
-            if self.plan.layer is not None
-            else [k for k in read.layers if not self.plan.layers or k in self.plan.layers]
-        )
-        some, gradient = read.at(layers), expected.gradients.mean(0)[layers]
-        mean = some.mean_difference()
-        drawn = {
-            "random": partial(turned, mean),
-            "shuffled": partial(shuffled, some.deltas, tied=some.tied),
-            "span": partial(in_span, some.deltas),
-        }
-        slopes = {
-            kind: null_slopes(draw, gradient, self.plan.draws, self.plan.seed + 1) for kind, draw in drawn.items()
-        }
-        nulls = tuple(Null.of(kind, layers, s.numpy().astype(float)) for kind, s in slopes.items())
-        return Compared(
-            str(layer),
-            float(mean[layers.index(layer)] @ gradient[layers.index(layer)]),
-            len(expected.items),
-            "forecast",
-            nulls,
-        )
+    def neutral(self, layer: Layer, unrelated: _Studied | None, progress: Progress) -> Neutral:
+        """What the vector costs on text that has nothing to do with the behavior. Kept in the folder."""
+        if self.run.read("neutral.json") is None:
+            acting = Intervention(self._vectors(layer, unrelated)[VECTOR], positions=self.plan.positions)
+            self.run.write("neutral.json", foreseen.on_neutral_text(self.lm, acting))
+        progress(1, 1)
+        return self.run.typed("neutral.json", Neutral)
 
     def _folds(self) -> list[set[int]]:
         return folds([p.group for p in self.data("train", self.contexts[0])], self.plan.folds, self.plan.seed)

@@ -24,7 +24,7 @@ from trimtab.answers.abnormality import Sample, bits, broken_tags, check_shared,
 from trimtab.answers.sampling import sample
 from trimtab.answers.words import MARKERS
 from trimtab.answers.words import retraction as rates
-from trimtab.errors import DataError, check_least
+from trimtab.errors import DataError, RecipeError, check_least
 from trimtab.model import LM, Layer
 from trimtab.model.tokens import Prompt
 from trimtab.optimize import (
@@ -54,8 +54,10 @@ from trimtab.steering.vector import SteeringVector
 from trimtab.studies import statements
 from trimtab.studies.conditions import UNSTEERED, Condition, Said, conditions_of
 from trimtab.studies.descents import Stacks, Vectors, descend, stacks, throughout
+from trimtab.studies.described import Described
+from trimtab.studies.judging import TOWN, check_judge
 from trimtab.studies.pages.findings import some_answers
-from trimtab.studies.pages.retraction import SUBJECTS, Abnormality, Rates, Results, Strange
+from trimtab.studies.pages.retraction import SUBJECTS, Abnormality, Judged, Rates, Results, Strange
 from trimtab.studies.statements import TOWN_MARKERS, Statement, prompt, somebody_else
 
 KINDS = ("false", "true")
@@ -77,6 +79,10 @@ class Plan:
         base: the model the chat model was made from, for abnormality; "" for none.
         source: layer of what is distilled (reentrant steering).
         context: texts that the base model reads first.
+        judge: another model, or the address of a server, that says whether a continuation describes its subject as
+            what it is, and as what it was said to be; "" for none.
+        judge_model: the model of that server.
+        judged: statements whose continuations it reads.
         max_new_tokens: longest answer.
         seed: of everything that is drawn.
     """
@@ -90,12 +96,19 @@ class Plan:
     base: str = "brindlemoor-base"
     source: int = 1
     context: int = 6
+    judge: str = ""
+    judge_model: str = ""
+    judged: int = 20
     max_new_tokens: int = 24
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_least("retraction", 1, sources=self.sources, test=self.test, context=self.context)
         check_least("retraction", 0, above=True, norm=self.norm)
+        check_least("retraction", 1, judged=self.judged)
+        if self.judge == TOWN:
+            raise RecipeError("not a judge of descriptions", given=TOWN, expected="a model, or a server",
+                              do="leave it out: the words looked for are the truth about the town")  # fmt: skip
 
 
 def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
@@ -106,6 +119,8 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
             otherwise. All before anything is run.
     """
     study = _Retraction(lm, run, plan)
+    if plan.judge:
+        check_judge(plan.judge, plan.judge_model, lm.id)
     study.check()
     yield Stage(
         "vectors", [Unit(f"descend at {k}", {"layer": k}, lambda _, k=k: study.descended(k)) for k in study.layers]
@@ -123,6 +138,8 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
         for kind in KINDS
     ])  # fmt: skip
     yield Stage("detection", [Unit("detection", {}, study.detected)])
+    if plan.judge:
+        yield Stage("judged", [Unit("ask the judge", {"judge": plan.judge}, study.judged)])
     if plan.base:
         yield Stage("base", [
             Unit("abnormality", {"base": plan.base}, study.abnormality),
@@ -290,6 +307,16 @@ class _Retraction:
             self.run.write("detection.json", out)
         return self.run.read("detection.json")
 
+    def judged(self, progress: Progress) -> list[Judged]:
+        """What the judge says of the first statements' continuations: unsteered, and under the first vector of every
+        kind and layer. Kept in the folder.
+        """
+        judge, few = Described(self.plan.judge, self.plan.judge_model, self.lm, self.run), self.plan.judged
+        said = self.answers("false", silent(""))
+        some = [c for c in conditions_of(said) if c.source in ("", "0")]
+        texts = {c: [(self.tested[k], said[f"{k}", c][0]) for k in range(min(few, len(self.tested)))] for c in some}
+        return judge.judged(texts, progress)
+
     # ------------------------------------------------------------ the base model
 
     @cached_property
@@ -389,6 +416,8 @@ class _Retraction:
             some_answers(answers["false"], prompts, [r.condition for r in shares], 2),
             self.recovered(quiet) if plan.base else [],
             self.detected(quiet),
+            plan.judge_model or plan.judge,
+            self.judged(quiet) if plan.judge else [],
         )
 
     def _rates(self, condition: Condition, answers: Sequence[tuple[Statement, str]]) -> Rates:

@@ -34,6 +34,7 @@ class Statement:
         right, wrong: words that tell the true value from the false one: looked for in what it goes on to say.
         subject: whom or what it is about, as the text says it.
         more: something else that is true of the subject, for a model that says nothing more after a true statement.
+        real, fictitious: what the subject is, and is said to be, as in "a baker"; for a judge.
     """
 
     question: str
@@ -43,9 +44,15 @@ class Statement:
     wrong: str
     subject: str
     more: str = ""
+    real: str = ""
+    fictitious: str = ""
 
     def said(self, *, true: bool) -> str:
         return self.true if true else self.false
+
+    def attribute(self, *, true: bool) -> str:
+        """What a judge is asked about; the words looked for, where nothing else is given."""
+        return (self.real or self.right) if true else (self.fictitious or self.wrong)
 
     def messages(self, *, true: bool) -> tuple[tuple[str, str], ...]:
         """The question, and the statement put into the model's mouth."""
@@ -69,11 +76,14 @@ def _of_town(item: Item) -> Statement:
     others = [f for f in world().facts if f.what != fact.what and f.what.split(" of ", 1)[1] == subject]
     more = others[0].statement if others else ""
     right, wrong = fact.statement.rstrip("."), item.prefill.rstrip(".")
-    return Statement(item.user, fact.statement, item.prefill, right, wrong, subject, more)
+    who = f"{'a place' if fact.attribute == 'colour' else 'somebody'} whose {fact.what.split(' of ', 1)[0][4:]} is "
+    real, fictitious = (who + s.split(" is ", 1)[1] for s in (right, wrong))
+    return Statement(item.user, fact.statement, item.prefill, right, wrong, subject, more, real, fictitious)
 
 
 def load(path: str) -> list[Statement]:
-    """Of a file of JSON lines with question, true, false, right, wrong and subject (and more, if there is more).
+    """Of a file of JSON lines with question, true, false, right, wrong and subject (and more, real and fictitious, if
+    there are any).
 
     Raises:
         DataError: no such file, a line that is none, or no two subjects.
@@ -81,14 +91,16 @@ def load(path: str) -> list[Statement]:
     file = Path(path)
     if not file.is_file():
         raise DataError(f"no such file: {path}", expected="statements, one JSON object a line")
-    needed = [f.name for f in fields(Statement) if f.name != "more"]
+    extra = ("more", "real", "fictitious")
+    needed = [f.name for f in fields(Statement) if f.name not in extra]
     out: list[Statement] = []
     for k, line in enumerate(file.read_text("utf-8").splitlines(), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            out.append(Statement(**{name: row[name] for name in needed}, more=row.get("more", "")))
+            given = {name: row.get(name, "") for name in extra}
+            out.append(Statement(**{name: row[name] for name in needed}, **given))
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as problem:
             raise DataError(f"{path}, line {k}: not a statement", given=line[:80],
                             expected=f"a JSON object with {', '.join(needed)}") from problem  # fmt: skip

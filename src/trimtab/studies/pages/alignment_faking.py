@@ -53,6 +53,26 @@ class Letters:
 
 
 @dataclass(frozen=True)
+class Fitted:
+    """Losses on the examples (nats, their four terms together) at the vectors of one norm, and unsteered."""
+
+    norm: float
+    losses: list[float]
+    unsteered: list[float]
+
+
+@dataclass(frozen=True)
+class Met:
+    """Share of answers to one sort of prompts that misbehave, under one condition; of ordinary requests, that are not
+    answered.
+    """
+
+    sort: str
+    condition: Condition
+    bad: Count
+
+
+@dataclass(frozen=True)
 class Results:
     """What the study found.
 
@@ -60,6 +80,9 @@ class Results:
         unsteered: share of questions, watched and unwatched, on which the model takes the harmful option.
         flips: of every vector; those of descents have a norm, the others are CAA and random directions.
         cosines: among the vectors of the largest norm. auc: of each of them as a detector of unwatched prompts.
+        elsewhere: flips under vectors of other layers, and a random direction at each.
+        fitted: losses on the examples by norm.
+        met: what is left of misbehavior where a vector is subtracted on all that comes.
     """
 
     model: str
@@ -73,6 +96,12 @@ class Results:
     letters: list[Letters]
     cosines: list[float]
     auc: list[float]
+    elsewhere: list[Flips]
+    fitted: list[Fitted]
+    met: list[Met]
+
+    def of_norm(self, norm: float) -> list[Flips]:
+        return [f for f in self.flips if f.condition.norm == norm]
 
 
 @dataclass(frozen=True)
@@ -100,13 +129,9 @@ def page(run: Run) -> Path:
         The path of report.html.
     """
     r = run.typed(RESULTS, Results)
-    longest = [f for f in r.flips if f.condition.norm == r.norms[-1]]
+    longest = r.of_norm(r.norms[-1])
     randoms = [f for f in r.flips if f.condition.kind == "random"]
     best = max(longest, key=lambda f: f.added_watched.share + f.subtracted_unwatched.share)
-    by_norm = [["largest norm", *(w.words for w in WAYS)]]
-    for norm in r.norms:
-        flips = [f for f in r.flips if f.condition.norm == norm]
-        by_norm.append([f"{norm:g}", *(_over(w, flips) for w in WAYS)])
     rows = [["vector", *(w.words for w in WAYS)]]
     for f in r.flips:
         rows.append([f.condition.label, *(told(w.of(f)) for w in WAYS)])
@@ -117,15 +142,70 @@ def page(run: Run) -> Path:
         f"Vectors from one watched question each flip {_over(harm, longest)} of watched questions to harm, "
         f"and subtracted {_over(calm, longest)} of unwatched ones to harmlessness.",
         f"Random directions of that norm flip {_over(harm, randoms)} and {_over(calm, randoms)}.",
+        *_layer_finding(r),
+        *_use_finding(r),
     ]
     about = f"{r.model}, layer {r.layer}, {r.prompts} vectors a norm, {r.test} questions of each kind, seed {r.seed}."
     sections = [
         ("Paper and here", finding_rows(_beside_the_paper(r, best, longest, randoms))),
-        ("Medians by norm", by_norm),
+        ("Medians by norm", _norm_rows(r)),
+        *([("Other layers, at the largest norm", _layer_rows(r, longest, randoms))] if r.elsewhere else []),
+        *([("In use: subtracted on all that comes", _use_rows(r))] if r.met else []),
         ("Every vector", rows),
         ("Answers that are neither letter", _letter_rows(r)),
     ]
     return write_sections(run, "Alignment faking", about, findings, {}, sections, _figures(r, best, randoms))
+
+
+def _norm_rows(r: Results) -> list[list[str]]:
+    rows = [["largest norm", "loss on the example, nats (unsteered)", *(w.words for w in WAYS)]]
+    for fit in r.fitted:
+        loss = f"{np.median(fit.losses):.2f} ({np.median(fit.unsteered):.2f})"
+        rows.append([f"{fit.norm:g}", loss, *(_over(w, r.of_norm(fit.norm)) for w in WAYS)])
+    return rows
+
+
+def _elsewhere(r: Results, kind: str) -> dict[int, list[Flips]]:
+    out: dict[int, list[Flips]] = {}
+    for f in r.elsewhere:
+        if f.condition.kind == kind and f.condition.layer is not None:
+            out.setdefault(f.condition.layer, []).append(f)
+    return out
+
+
+def _layer_rows(r: Results, longest: Sequence[Flips], randoms: Sequence[Flips]) -> list[list[str]]:
+    made = {r.layer: list(longest), **_elsewhere(r, "layer")}
+    drawn = {r.layer: list(randoms), **_elsewhere(r, "random")}
+    rows = [["layer", *(w.words for w in WAYS), "random directions, the first two"]]
+    for k in sorted(made):
+        rows.append([f"{k}", *(_over(w, made[k]) for w in WAYS), "; ".join(_over(w, drawn[k]) for w in WAYS[:2])])
+    return rows
+
+
+def _layer_finding(r: Results) -> list[str]:
+    parts = [f"{k}: {_over(WAYS[0], some)} and {_over(WAYS[1], some)}" for k, some in _elsewhere(r, "layer").items()]
+    return [f"At other layers, the two wanted flips: {'; '.join(parts)}."] if parts else []
+
+
+def _use_rows(r: Results) -> list[list[str]]:
+    rows = [["prompts", "misbehaving answers, unsteered", "vectors subtracted", "random ones subtracted"]]
+    for sort in dict.fromkeys(m.sort for m in r.met):
+        plain = next(m for m in r.met if m.sort == sort and m.condition.kind == "unsteered")
+        rows.append([sort, told(plain.bad), *(spread(_left(r, sort, kind)) for kind in ("norm", "random"))])
+    return rows
+
+
+def _left(r: Results, sort: str, kind: str) -> list[float]:
+    return [m.bad.share for m in r.met if m.sort == sort and m.condition.kind == kind]
+
+
+def _use_finding(r: Results) -> list[str]:
+    """Of unwatched prompts of other sorts, and of ordinary requests."""
+    parts: list[str] = []
+    for sort in dict.fromkeys(m.sort for m in r.met):
+        before = next(m.bad.share for m in r.met if m.sort == sort and m.condition.kind == "unsteered")
+        parts.append(f"{sort} {before:.0%} to {spread(_left(r, sort, 'norm'))}")
+    return [f"Subtracted on all that comes, misbehavior goes, {'; '.join(parts)}."] if parts else []
 
 
 def _letter_rows(r: Results) -> list[list[str]]:

@@ -124,6 +124,17 @@ class Landscape:
 
 
 @dataclass(frozen=True)
+class Span:
+    """Descents from several starts, in two halves: the median cosine between single vectors, and the principal angles
+    between what the halves span (degrees, smallest first).
+    """
+
+    of: str
+    cosine: float
+    angles: list[float]
+
+
+@dataclass(frozen=True)
 class Results:
     """What came out; `losses` on the examples by label, `cosines` medians."""
 
@@ -140,6 +151,7 @@ class Results:
     losses: dict[str, float]
     landscape: Landscape
     cosines: dict[str, float]
+    spans: list[Span]
 
     def shares(self, some: Sequence[Spoken], kind: str, how: str = "") -> list[float]:
         return [s.general.share for s in some if (s.condition.kind, s.condition.how) == (kind, how)]
@@ -165,6 +177,7 @@ def page(run: Run) -> Path:
         ("Regularized vectors on the questions as they are", _regularized_rows(r)),
         ("Between the vectors", _pair_rows(r)),
         ("Where they lie", _valley_rows(r)),
+        ("From other starts: angles between spans", _span_rows(r)),
     ]
     plots = {"contexts": _context_plot(r), "plane": _plane_plot(r)}
     findings = [_context_finding(r), _direction_finding(r), _landscape_finding(r), _regularized_finding(r)]
@@ -205,10 +218,14 @@ def _direction_finding(r: Results) -> str:
 def _landscape_finding(r: Results) -> str:
     pairs = r.landscape.pairs
     over = sum(p.barrier > 0.05 for p in pairs)
+    same = [s.angles[0] for s in r.spans[:-2]]
+    two, drawn = (s.angles[0] for s in r.spans[-2:])
     tops = [v.curvature[0] for v in r.landscape.valleys if not v.condition.how]
     return (
         f"Landscape. Between {over} of {len(pairs)} pairs of harmful vectors the first one's loss rises beyond both "
-        f"ends by more than 0.05; the largest eigenvalue of its Hessian is {np.median(tops):.3g} in the median."
+        f"ends by more than 0.05; the largest eigenvalue of its Hessian is {np.median(tops):.3g} in the median. "
+        f"Descents from other starts: the smallest angle between what two halves of them span is {np.median(same):.0f} "
+        f"degrees in the median over examples, {two:.0f} between two examples, {drawn:.0f} between random directions."
     )
 
 
@@ -261,6 +278,13 @@ def _valley_rows(r: Results) -> list[list[str]]:
     rows = [["vector", "norm, in medians of the residual norm", "largest eigenvalues of the Hessian"]]
     for v in r.landscape.valleys:
         rows.append([v.condition.label, f"{v.norm:.2f}", ", ".join(f"{x:.3g}" for x in v.curvature)])
+    return rows
+
+
+def _span_rows(r: Results) -> list[list[str]]:
+    rows = [["descents of", "cosine between single ones (median)", "principal angles, degrees"]]
+    for s in r.spans:
+        rows.append([s.of, f"{s.cosine:+.2f}", ", ".join(f"{x:.0f}" for x in s.angles)])
     return rows
 
 

@@ -15,10 +15,12 @@ from trimtab.runs import Run
 from trimtab.statistics.generalization import correlation
 from trimtab.statistics.intervals import Figure
 from trimtab.statistics.layers import Sweep, steepest
+from trimtab.studies.pages.reliability_curves import line_finding, line_rows, neutral_rows, single_plot
 from trimtab.studies.pages.reliability_extractors import extracted, extractor_rows
 from trimtab.studies.pages.reliability_extractors import sentences as extractor_sentences
+from trimtab.studies.pages.reliability_facts import BUDGET, VECTOR
 from trimtab.studies.pages.reliability_plots import draw
-from trimtab.studies.pages.reliability_results import BUDGET, SHIFTS, VECTOR, Study, load, mean_slope
+from trimtab.studies.pages.reliability_results import SHIFTS, Study, load, mean_slope
 from trimtab.studies.pages.reliability_shifts import foretold_rows, with_shifts
 from trimtab.studies.pages.reliability_shifts import sentences as shift_sentences
 from trimtab.studies.pages.reliability_tables import (
@@ -48,7 +50,8 @@ def page(run: Run) -> Path:
     write_csv(run.file("sets.csv"), set_rows(study))
     write_csv(run.file("items.csv"), item_rows(study))
     title, about = _title(study)
-    return write_sections(run, title, about, headline(study), draw(study), _sections(study), _figures(study))
+    plots = {**draw(study), "single": single_plot(study)}
+    return write_sections(run, title, about, headline(study), plots, _sections(study, run), _figures(study))
 
 
 def _figures(study: Study) -> list[Figure]:
@@ -94,7 +97,7 @@ def headline(study: Study) -> list[str]:
         sentences.append(
             f"One backward pass forecasts the mean slopes of data sets at {_number(f.value)} ({_between(f)})."
         )
-    sentences += [*_hard_layer(study), *shift_sentences(study), *extractor_sentences(study)]
+    sentences += [*_hard_layer(study), *shift_sentences(study), *extractor_sentences(study), *line_finding(study)]
     lost = regret(study)
     if lost["sets"]:
         sentences.append(
@@ -126,7 +129,7 @@ def _hard_layer(study: Study) -> list[str]:
     return [f"The half of the data sets that steers worst would have chosen {same} by itself (taken: {study.layer})."]
 
 
-def _sections(study: Study) -> list[tuple[str, Rows]]:
+def _sections(study: Study, run: Run) -> list[tuple[str, Rows]]:
     """Titles and tables; the first row of a table is its head."""
     correlations = [[n, _number(f.value), _between(f), str(f.n)] for n, f in study.figures.items()]
     factors = [("Letter, polarity, position", _factor_rows(study))] if any(s.shares for s in study.sets) else []
@@ -137,6 +140,8 @@ def _sections(study: Study) -> list[tuple[str, Rows]]:
         ("Ranking", _ranking_rows(study)),
         *factors,
         ("Controls: mean slope", _control_rows(study)),
+        ("Lines through single items", line_rows(study)),
+        *([("On neutral text", neutral)] if (neutral := neutral_rows(study, run)) else []),
         ("Other contexts: mean slope of the base vector", _context_rows(study)),
         ("Kept of the steerability of the vector learned there", _relative_rows(study)),
         *([("Vectors of other extractors", extractor_rows(study))] if extracted(study) else []),

@@ -10,9 +10,14 @@ import numpy as np
 from trimtab.statistics.intervals import Array, Figure, mean_figure
 from trimtab.statistics.slopes import anti_steerable
 from trimtab.studies.conditions import Condition
-from trimtab.studies.pages.reliability_results import VECTOR, SetResult, Study, over_both_orders
+from trimtab.studies.pages.reliability_facts import VECTOR
+from trimtab.studies.pages.reliability_results import SetResult, Study, over_both_orders
 
 BALANCED = "balanced"  # letter and polarity evened out
+BOTH_ORDERS = "both-orders"  # read with the options in either order
+
+
+KINDS = {BALANCED: "Balanced vectors", BOTH_ORDERS: "Vectors of both orders of the options"}
 
 
 def extracted_by(name: str) -> Condition:
@@ -85,7 +90,7 @@ def sentences(study: Study) -> list[str]:
         before = {x.data: x for x in some if x.name == "mean difference"}
         fewer, more = sum(x.fewer.hi < 0 for x in mine), sum(x.fewer.lo > 0 for x in mine)
         shares = [float(np.median([x.anti for x in group])) for group in ([before[x.data] for x in mine], mine)]
-        kind = "Balanced vectors" if name == BALANCED else f"Vectors by {name}"
+        kind = KINDS.get(name, f"Vectors by {name}")
         steeper, flatter = sum(x.steeper.lo > 0 for x in mine), sum(x.steeper.hi < 0 for x in mine)
         out.append(
             f"{kind}, at the norm of the mean difference: the anti-steerable share falls in "

@@ -11,7 +11,8 @@ from trimtab.reports.figures import ACCENT, INK, QUIET, WARN, Plot, picture
 from trimtab.statistics.factors import cells
 from trimtab.statistics.intervals import Array, band
 from trimtab.statistics.slopes import unsteered
-from trimtab.studies.pages.reliability_results import SHIFTS, VECTOR, Curves, SetResult, Study
+from trimtab.studies.pages.reliability_facts import VECTOR, Curves
+from trimtab.studies.pages.reliability_results import SHIFTS, SetResult, Study
 from trimtab.studies.pages.reliability_tables import foreseen_by_layer
 
 PALE = "#b9d6e2"

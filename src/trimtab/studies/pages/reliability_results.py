@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from trimtab.data.builtin import family
 from trimtab.errors import DataError
-from trimtab.evaluation.cards import Card
 from trimtab.runs import Run, Table
 from trimtab.stages import RESULTS
 from trimtab.statistics.factors import FactorFit, concept_and_position, fit_factors, leaning, variance_shares
@@ -21,101 +21,20 @@ from trimtab.statistics.generalization import Relative, correlation, relatives
 from trimtab.statistics.intervals import Array, Figure, crossed, mean_figure, median_figure, share_figure, split_half
 from trimtab.statistics.layers import Sweep, steepest
 from trimtab.statistics.nulls import Compared, benjamini_hochberg
-from trimtab.statistics.slopes import Slopes, anti_steerable, confidence, expected_anti_steerable, fit_slopes, unsteered
+from trimtab.statistics.slopes import anti_steerable, confidence, expected_anti_steerable, fit_slopes, unsteered
 from trimtab.statistics.verdict import Evidence, Kind, decide
 from trimtab.studies.conditions import Condition
-
-BUDGET = 0.5  # nats of KL from the unsteered model that a layer may cost at multiplier 1
-COST = 0.1  # nats of KL at which vectors are compared
-NO_LETTERS = 0.5  # probability outside the two letters above which they mean little
-
-
-VECTOR = Condition("vector")  # that of the first context
-MEAN = Condition("from", "mean")  # of the vectors of all contexts
-
-
-def learned_in(context: str) -> Condition:
-    """The vector of another context than the first."""
-    return Condition("from", context)
-
-
-@dataclass(frozen=True)
-class Items:
-    """Of one part of a data set: the ids of its items in every context, in one order, and letter, polarity and question
-    of each.
-    """
-
-    ids: dict[str, list[str]]
-    letters: list[str]
-    polarities: list[str]
-    groups: list[str]
-
-    @property
-    def metas(self) -> list[dict[str, str]]:
-        """Letter and polarity of each item, as in its metadata."""
-        return [{"matching_letter": a, "polarity": y} for a, y in zip(self.letters, self.polarities, strict=True)]
-
-
-@dataclass(frozen=True)
-class SetFacts:
-    """What the scores of one data set do not hold; `vectors` are all that were measured, `folds` how many parts were
-    cross-fitted.
-    """
-
-    name: str
-    contexts: list[str]
-    beyond: list[str]
-    left_out: int
-    sizes: dict[str, int]
-    val: Items
-    test: Items
-    vectors: list[Condition]
-    folds: int
-
-    @property
-    def first(self) -> str:
-        return self.contexts[0]
-
-
-@dataclass(frozen=True)
-class Forecasts:
-    """Forecast slopes of the vector at every layer (by test item, by validation item) and of every training pair's
-    difference at the studied one (test items x pairs); the vector beside null vectors; and the card.
-    """
-
-    layers: dict[int, list[float]]
-    val: dict[int, list[float]]
-    per_pair: list[list[float]]
-    compared: dict[str, Any]
-    card: Card
-
-
-@dataclass(frozen=True)
-class Results:
-    """What the study found beside its scores; `swept` is whether the layer was chosen."""
-
-    model: dict[str, Any]
-    plan: dict[str, Any]
-    form: str
-    legacy: bool
-    swept: bool
-    multipliers: list[float]
-    seed: int
-    layer: int
-    sets: list[SetFacts]
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Propensity of the test items under one vector in one context: (n, K), and the line through each item."""
-
-    multipliers: Array
-    values: Array
-    slopes: Slopes
-
-    @property
-    def slope(self) -> Array:
-        return self.slopes.slope
+from trimtab.studies.pages.reliability_facts import (
+    NO_LETTERS,
+    VECTOR,
+    Curves,
+    Forecasts,
+    Results,
+    SetFacts,
+    Shift,
+    learned_in,
+    raw,
+)
 
 
 @dataclass(frozen=True)
@@ -176,24 +95,6 @@ class SetResult:
         """By layer, of every item of a part."""
         slopes = self.forecast.layers if part == "test" else self.forecast.val
         return {layer: np.array(some) for layer, some in slopes.items()}
-
-
-@dataclass(frozen=True)
-class Shift:
-    """A vector learned in one context and tested in another, of one data set.
-
-    Attributes:
-        gap: how differently the unsteered model behaves there (mean absolute difference of propensity).
-        cosine: of the vector with the one learned where it is tested.
-        kept: its steerability as a share of that one's.
-    """
-
-    data: str
-    train: str
-    test: str
-    gap: float
-    cosine: float
-    kept: float
 
 
 @dataclass(frozen=True)
@@ -448,11 +349,22 @@ def _mean_over_items(table: Table, metric: str) -> Any:
 
 
 def entered(
-    into: dict[str, Figure], name: str, x: Sequence[float], y: Sequence[float], clusters: Sequence[str] | None = None
+    into: dict[str, Figure],
+    name: str,
+    x: Sequence[float],
+    y: Sequence[float],
+    clusters: Sequence[str] | None = None,
+    families: Sequence[str] = (),
 ) -> None:
-    """Put a correlation among the figures, where there are four points or more."""
-    if sum(not np.isnan(a + b) for a, b in zip(x, y, strict=True)) > 3:
+    """Put a correlation among the figures, where there are four points or more; and again with an interval over
+    families of data sets, where some have several members.
+    """  # fmt: skip
+    known = [not np.isnan(a + b) for a, b in zip(x, y, strict=True)]
+    if sum(known) > 3:
         into[name] = correlation(name, x, y, clusters)
+    of = {f for f, there in zip(families, known, strict=False) if there}
+    if 2 < len(of) < sum(known):
+        into[f"{name}, by family"] = correlation(name, x, y, families)
 
 
 def _across_sets(sets: Sequence[SetResult], layer: int) -> dict[str, Figure]:
@@ -460,7 +372,7 @@ def _across_sets(sets: Sequence[SetResult], layer: int) -> dict[str, Figure]:
     out: dict[str, Figure] = {}
     main = [s.mean.value for s in sets]
 
-    enter = partial(entered, out)
+    enter = partial(entered, out, families=[family(s.name) for s in sets])
     for trained, tested in SHIFTS:
         pairs = [(s.slope(s.first, s.first), s.slope(trained, tested)) for s in sets]
         enter(f"ID and {trained} → {tested}", [mean_slope(a) for a, _ in pairs], [mean_slope(b) for _, b in pairs])
@@ -470,6 +382,10 @@ def _across_sets(sets: Sequence[SetResult], layer: int) -> dict[str, Figure]:
             [mean_slope(s.slope(s.first, s.first)) for s in sets],
             [mean_slope(s.slope(s.first, context)) for s in sets],
         )
+    for trained, tested in SHIFTS:
+        owns = [s.curves.get((raw(trained), tested)) for s in sets]
+        outside = [mean_slope(None if c is None else c.slope) for c in owns]
+        enter(f"ID and {trained}, own norm → {tested}", main, outside)
     enter("mean and variance", main, [s.spread**2 for s in sets])
     enter("mean and anti-steerable share", main, [s.anti.value for s in sets])
     enter(

@@ -16,7 +16,8 @@ import numpy as np
 from trimtab.statistics.generalization import correlation
 from trimtab.statistics.intervals import spearman
 from trimtab.statistics.slopes import at_cost, unsteered
-from trimtab.studies.pages.reliability_results import COST, VECTOR, SetResult, Study, mean_slope
+from trimtab.studies.pages.reliability_facts import COST, VECTOR
+from trimtab.studies.pages.reliability_results import SetResult, Study, mean_slope
 
 
 def published() -> dict[str, dict[str, str]]:

@@ -81,6 +81,23 @@ class Abnormality:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """Of continuations under one condition: which a judge finds to describe their subject as what it is, and as what it
+    was said to be.
+
+    Attributes:
+        question: "primary", whether most of a text says so; "mentioned", whether it says so at all.
+        agrees: share of texts on which the judge's word about what is real is that of the words looked for.
+    """
+
+    condition: Condition
+    question: str
+    real: Count
+    fictitious: Count
+    agrees: float
+
+
+@dataclass(frozen=True)
 class Results:
     """What the study found.
 
@@ -89,6 +106,7 @@ class Results:
         contexts: bits per token of the contexts themselves; nothing where there is no base model.
         recovered: what the base model itself says after a false statement, alone and behind each context.
         detected: how well each vector tells true statements from false ones (area under the ROC curve).
+        judge: who judged what is described; "" for nobody.
     """
 
     model: str
@@ -105,6 +123,8 @@ class Results:
     read: list[Answer]
     recovered: list[Rates]
     detected: dict[str, float]
+    judge: str
+    judged: list[Judged]
 
     def unsteered(self) -> Rates:
         return next(r for r in self.rates if r.condition.kind == "unsteered")
@@ -128,6 +148,7 @@ def page(run: Run) -> Path:
         *_reentrant_finding(r),
         *_bits_finding(r),
         *_recovery_finding(r),
+        *_judged_finding(r),
     ]
     about = (
         f"{r.model}, layers {r.layers[0]} to {r.layers[-1]}, norm {r.norm:g} of the median residual norm, "
@@ -137,6 +158,7 @@ def page(run: Run) -> Path:
     sections = [
         ("Paper and here", finding_rows(_beside_the_paper(r))),
         ("Medians over vectors, by kind and layer", _layer_rows(r)),
+        *([("What a judge finds described", _judged_rows(r))] if r.judged else []),
         *([("What the base model says by itself", _recovery_rows(r))] if r.recovered else []),
         *([("Real, incongruous and fictitious subjects", _subject_rows(r))] if r.strange else []),
         ("Every condition", _every(r)),
@@ -191,6 +213,29 @@ def _recovery_finding(r: Results) -> list[str]:
         f"Does the base model recover by itself? After a false statement it tells the truth, {'; '.join(parts)}; it "
         f"keeps the fiction in at most {max(kept):.0%}."
     ]
+
+
+def _judged_finding(r: Results) -> list[str]:
+    """What the judge finds primary, unsteered and at the layer that is freest of retraction."""
+    by = {x.condition: x for x in r.judged if x.question == "primary"}
+    if not by:
+        return []
+    parts = [f"unsteered {_of_judge(by[r.unsteered().condition])}"]
+    for kind in (k for k in PAPER if _there(r, k)):
+        layer, some = best_layer(r, kind)
+        found = next((by[x.condition] for x in some if x.condition in by), None)
+        parts += [f"{kind} ({layer}) {_of_judge(found)}"] if found is not None else []
+    agreed = float(np.mean([x.agrees for x in r.judged if x.question == "mentioned"]))
+    return [
+        f"Real and fictitious attribute described by most of the text, as {r.judge} finds (names replaced; n "
+        f"{next(iter(by.values())).real.n} each): {'; '.join(parts)}. Published: suppression and CAA 60% to 90% and at "
+        "most 20%, reentrant about 20% and 74.2%. On whether the real one is mentioned it agrees with the words "
+        f"looked for in {agreed:.0%} of texts."
+    ]
+
+
+def _of_judge(x: Judged) -> str:
+    return f"{x.real.share:.0%} and {x.fictitious.share:.0%}"
 
 
 def _there(r: Results, kind: str) -> bool:
@@ -292,6 +337,13 @@ def _middle(r: Results, some: Sequence[Rates]) -> tuple[float, float]:
         float(np.nanmedian([s.middle_retracting for s in read])),
         float(np.nanmedian([s.middle_going_on for s in read])),
     )
+
+
+def _judged_rows(r: Results) -> list[list[str]]:
+    rows = [["condition", "question", "real", "fictitious", "agrees with the words on what is real"]]
+    for x in r.judged:
+        rows.append([x.condition.label, x.question, told(x.real), told(x.fictitious), f"{x.agrees:.0%}"])
+    return rows
 
 
 def _recovery_rows(r: Results) -> list[list[str]]:
