@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 from pico import pico, reported
 from trimtab import LM, Dataset, OneShot, Preference, studies
 from trimtab.data.pairs import Pair
-from trimtab.errors import RecipeError
+from trimtab.errors import RecipeError, UnknownName
+from trimtab.methods.contrast import paired_rows
 from trimtab.progress import silent
 from trimtab.studies import lora as study
 from trimtab.studies.adapters import Adapted, Lora
@@ -51,11 +53,23 @@ def test_the_margin_with_a_graph_is_the_one_without() -> None:
     adapted = Adapted(lm, HOW)
     for p in adapted.trainable.values():
         torch.nn.init.normal_(p, std=0.3, generator=torch.Generator().manual_seed(0))
-    from trimtab.methods.contrast import paired_rows
-
     with torch.no_grad():
         padded = adapted._margin([paired_rows(adapted.lm, p) for p in PAIRS])
     assert torch.allclose(padded, adapted.margins(PAIRS, 1.0), atol=1e-4)
+
+
+def test_fine_tuning_raises_the_answers_themselves(tmp_path: Path) -> None:
+    lm, how = pico(), replace(HOW, answers=True)
+    adapted = Adapted(lm, how)
+    with torch.no_grad():
+        loss = float(adapted._loss([paired_rows(adapted.lm, p) for p in PAIRS], torch.zeros(4)))
+    said = lm.logprobs([p.prompt for p in PAIRS], [p.positive for p in PAIRS])
+    assert loss == pytest.approx(-sum(float(x.mean()) for x in said) / 4, rel=1e-4)
+    adapted.trained(PAIRS, tmp_path / "tuned.safetensors", silent(""))
+    after = adapted.at(1.0).logprobs([p.prompt for p in PAIRS], [p.positive for p in PAIRS])
+    assert all(float(b.sum()) > float(a.sum()) for a, b in zip(said, after, strict=True))
+    with pytest.raises(UnknownName):
+        study.Plan(("a",), layer=1, others={"odd": {"ranks": 2}})
 
 
 def test_a_model_without_such_modules_is_refused() -> None:
@@ -85,12 +99,16 @@ def test_the_study_runs_resumes_and_reports(tmp_path: Path, monkeypatch: pytest.
         line = facts.line(c)
         assert line.range.value > 0 and line.range.n == 8 and line.cost is not None and line.cost.seconds > 0
         assert [a.multiplier for a in line.at] == [-1.0, 0.0, 1.0] and line.at[1].change.value == 0
+    top = [t for t in facts.together if t.adapter == LORA and t.multiplier == 1.0]
+    assert len(top) == 2 and all(t.alone.value == pytest.approx(facts.line(BIPO).at[2].change.value) for t in top)
+    assert {str(x.condition) for x in facts.lines} >= {"LoRA rank 1", "LoRA fine-tuned"}
+    assert [s.shots for s in facts.shown] == [2, 8]
     vector, lora = facts.line(BIPO).cost, facts.line(LORA).cost
     assert vector is not None and vector.parameters == lm.width
     assert lora is not None and lora.parameters == sum(p.numel() for p in Adapted(lm, plan.lora).trainable.values())
     p = Dataset.load("brindlemoor/cruel", form="answers")[0]
     adapted = Adapted(lm, plan.lora)
-    adapted.trained((), tmp_path / "run" / "sets" / "cruel" / "adapter.safetensors", silent(""))
+    adapted.trained((), tmp_path / "run" / "sets" / "cruel" / "adapter-lora.safetensors", silent(""))
     assert float(adapted.margins([p], 0.0)) == pytest.approx(slow_margin(lm, p), abs=1e-3)
     assert reported(tmp_path / "run")["findings"]
     before = (tmp_path / "run" / "report.md").read_bytes()

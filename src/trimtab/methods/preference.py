@@ -11,7 +11,7 @@ from trimtab.methods.base import Fit, Method
 from trimtab.methods.contrast import paired_rows
 from trimtab.model import LM, Layer
 from trimtab.model.positions import Positions
-from trimtab.optimize import Ball, Constraint, Place, Prefer, Training, train
+from trimtab.optimize import Ball, Constraint, Place, Prefer, Trained, Training, train
 from trimtab.optimize.minibatch import Signs
 from trimtab.progress import Progress
 from trimtab.registry import register
@@ -114,6 +114,17 @@ class Preference(Method):
         return replace(use, positions="everywhere") if self.published else use
 
     def fit(self, lm: LM, data: Dataset | None, layers: Sequence[Layer], progress: Progress | None = None) -> Fit:
+        figures: dict[str, Any] = {}
+        vectors: dict[Layer, Any] = {}
+        for place, trained in self.trained(lm, data, layers, progress):
+            vectors |= dict(trained.vector.vectors)
+            figures |= {str(layer): trained.describe() for layer in place}
+        return Fit(vectors, figures)
+
+    def trained(
+        self, lm: LM, data: Dataset | None, layers: Sequence[Layer], progress: Progress | None = None
+    ) -> list[tuple[tuple[Layer, ...], Trained]]:
+        """The layers of every training, with what it came to, epoch by epoch."""
         if data is None:
             raise DataError("nothing to learn from", expected="a data set of pairs")
         rows = [paired_rows(lm, p) for p in data]  # refuses a pair that cannot be asked, before anything is run
@@ -131,8 +142,7 @@ class Preference(Method):
         ]
         yardstick = lm.norms([r[0] for r in rows[:YARDSTICK]], layers)
         places = [tuple(layers)] if self.shared else [(layer,) for layer in layers]
-        figures: dict[str, Any] = {}
-        vectors: dict[Layer, Any] = {}
+        out: list[tuple[tuple[Layer, ...], Trained]] = []
         for done, place in enumerate(places):
             unit = min(yardstick[k] for k in place)
             bounds: tuple[Constraint, ...] = (Ball(self.norm * unit),) if self.norm and not self.published else ()
@@ -146,9 +156,8 @@ class Preference(Method):
                 progress=_part(progress, done, len(places)),
                 to=Path(self.resume) / f"training-{'-'.join(map(str, place))}.safetensors" if self.resume else None,
             )
-            vectors |= dict(trained.vector.vectors)
-            figures |= {str(layer): trained.describe() for layer in place}
-        return Fit(vectors, figures)
+            out.append((place, trained))
+        return out
 
 
 def _part(progress: Progress | None, done: int, layers: int) -> Progress | None:

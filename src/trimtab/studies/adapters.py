@@ -1,5 +1,6 @@
-"""A low-rank adapter trained on preferences (LoRA by DPO: the baseline of Cao et al. 2024, appendix D), whose strength
-can be turned like a vector's. Needs the extra `peft`.
+"""A low-rank adapter trained on preferences (LoRA by DPO: the baseline of Cao et al. 2024, appendix D) or on positive
+answers alone (fine-tuning, the baseline of Rimsky et al. 2024), whose strength can be turned like a vector's. Needs the
+extra `peft`.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Lora:
         batch: pairs a step.
         epochs: over the pairs.
         beta: of the preference loss.
+        answers: learn to say the positive answers (their mean -log p per token), not to prefer them.
     """
 
     rank: int = 8
@@ -51,6 +53,7 @@ class Lora:
     batch: int = 4
     epochs: int = 2
     beta: float = 0.1
+    answers: bool = False
 
 
 class Adapted:
@@ -110,7 +113,8 @@ class Adapted:
     def trained(self, pairs: Sequence[Pair], file: Path, progress: Progress) -> None:
         """Train it on preferences, once: the adapter is read back where its file is there.
 
-        The loss is -log sigmoid(beta * (margin less the unadapted model's margin)), the mean over a batch.
+        The loss is -log sigmoid(beta * (margin less the unadapted model's margin)), the mean over a batch; or -log p of
+        the positive answer's tokens.
         """
         if not file.is_file():
             self._train(pairs, progress)
@@ -124,7 +128,7 @@ class Adapted:
 
     def _train(self, pairs: Sequence[Pair], progress: Progress) -> None:
         how, rng = self.how, random.Random(self.seed)
-        reference = self.margins(pairs, 0.0)
+        reference = torch.zeros(len(pairs)) if how.answers else self.margins(pairs, 0.0)
         self.at(1.0)
         rows = [paired_rows(self.lm, p) for p in pairs]
         each = math.ceil(len(pairs) / how.batch)
@@ -139,9 +143,7 @@ class Adapted:
             if step % each == 0:
                 order = rng.sample(range(len(pairs)), len(pairs))
             chosen = order[(step % each) * how.batch : (step % each + 1) * how.batch]
-            margin = self._margin([rows[k] for k in chosen])
-            wanted = how.beta * (margin - reference[chosen].to(margin))
-            loss = -torch.nn.functional.logsigmoid(wanted).mean()
+            loss = self._loss([rows[k] for k in chosen], reference[chosen])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -155,9 +157,21 @@ class Adapted:
         for layer in self.layers:
             layer.lora_dropout.train(on)
 
+    def _loss(self, pairs: Sequence[tuple[Row, Row]], reference: Float[Tensor, " n"]) -> Tensor:
+        """Of a batch, with a graph."""
+        if self.how.answers:
+            sums = self._said([row for row, _ in pairs])
+            return -(sums / torch.tensor([len(r.ids) - r.prompt for r, _ in pairs]).to(sums)).mean()
+        wanted = self.how.beta * (self._margin(pairs) - reference.to(self.lm.device))
+        return -torch.nn.functional.logsigmoid(wanted).mean()
+
     def _margin(self, pairs: Sequence[tuple[Row, Row]]) -> Float[Tensor, " n"]:
         """With a graph, in one padded pass."""
-        rows = [row for pair in pairs for row in pair]
+        sums = self._said([row for pair in pairs for row in pair])
+        return sums[0::2] - sums[1::2]
+
+    def _said(self, rows: Sequence[Row]) -> Float[Tensor, " n"]:
+        """Summed log-probability of what each row says, with a graph."""
         width = max(len(r.ids) for r in rows)
         ids = torch.tensor([[*r.ids, *[self.lm.pad] * (width - len(r.ids))] for r in rows], device=self.lm.device)
         mask = torch.tensor([[1] * len(r.ids) + [0] * (width - len(r.ids)) for r in rows], device=self.lm.device)
@@ -165,8 +179,7 @@ class Adapted:
         logp = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
         places = torch.arange(1, width, device=self.lm.device)
         answers = torch.stack([(places >= r.prompt) & (places < len(r.ids)) for r in rows])
-        sums = (logp * answers).sum(-1)
-        return sums[0::2] - sums[1::2]
+        return (logp * answers).sum(-1)
 
 
 def _rate(step: int, warm: int, steps: int) -> float:

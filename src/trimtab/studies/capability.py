@@ -38,6 +38,8 @@ class Plan:
             such as "0.6 pirate + formal" over the vectors of that folder.
         vectors: the folder.
         questions: "knowledge" and "truthful" come with trimtab; or files of questions.
+        pairs: sets, or files, that are asked with two answers each, the best right one and the first wrong one, and
+            told by subject: how much of the probability of both is on the right one (Rimsky et al. 2024).
         tasks: names of lm-eval tasks, such as "mmlu"; needs the extra `eval`, and the hub for published ones.
         task_folder: where task files of one's own lie; then the published ones are not looked at.
         limit: questions of each set, and documents of each task, at most.
@@ -48,6 +50,7 @@ class Plan:
 
     vector: str
     questions: tuple[str, ...] = ("knowledge", "truthful")
+    pairs: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     task_folder: str = ""
     limit: int | None = None
@@ -65,7 +68,7 @@ class Plan:
             raise RecipeError("lm-eval is not installed", given=self.tasks, do="pip install 'trimtab[eval]'")
         if self.task_folder and not Path(self.task_folder).is_dir():
             raise RecipeError(f"no such folder: {self.task_folder}", expected="a folder of lm-eval task files")
-        if not self.questions and not self.tasks:
+        if not self.questions and not self.tasks and not self.pairs:
             raise RecipeError("nothing to ask", expected='questions = ["knowledge"], or tasks = ["mmlu"]')
 
 
@@ -121,13 +124,21 @@ class _Cost:
     @cached_property
     def sets(self) -> dict[str, tuple[Question, ...]]:
         """By name, a file has that of its stem: the questions the vector was not learned on."""
-        seen, out = set(self.vector.made.trained_on), dict[str, tuple[Question, ...]]()
-        for source in self.plan.questions:
-            unseen = tuple(q for q in questions(source) if q.group not in seen)
-            if not unseen:
-                raise DataError(f"the vector was learned on every question of {source}", do="ask others")
-            out[Path(source).stem] = unseen[: self.plan.limit]
+        out = {Path(source).stem: self._unseen(source)[: self.plan.limit] for source in self.plan.questions}
+        for source in self.plan.pairs:
+            of: dict[str, list[Question]] = {}
+            for q in self._unseen(source):
+                of.setdefault(q.subject, []).append(_of_two(q))
+            out |= {f"{Path(source).stem}: {subject}": tuple(some[: self.plan.limit]) for subject, some in of.items()}
         return out
+
+    def _unseen(self, source: str) -> tuple[Question, ...]:
+        """The questions of a set that the vector was not learned on."""
+        seen = set(self.vector.made.trained_on)
+        unseen = tuple(q for q in questions(source) if q.group not in seen)
+        if not unseen:
+            raise DataError(f"the vector was learned on every question of {source}", do="ask others")
+        return unseen
 
     def ask(self, name: str, condition: Condition, progress: Progress) -> None:
         iv, items = self.interventions[condition], self.sets[name]
@@ -148,6 +159,7 @@ class _Cost:
         for name in self.sets:
             table = self.run.table(name)
             kinds = KINDS if any(q.truthful for q in self.sets[name]) else KINDS[:1]
+            kinds = KINDS[2:] if ": " in name else kinds  # of two answers: how much probability is on the right one
             for c in self.interventions:
                 rows += [Row(name, kind, c, a) for kind in kinds for a in accuracy(table, kind, str(c))]
         if self.plan.tasks:
@@ -158,3 +170,10 @@ class _Cost:
         layers = list(self.interventions[VECTOR].vector.layers)
         behavior = str(self.vector.made.data.get("name", ""))
         return Results(self.lm.id, behavior, layers, rows, self.plan.seed)
+
+
+def _of_two(question: Question) -> Question:
+    """With its best right answer and its first wrong one alone."""
+    right = question.choices[question.right[0]]
+    wrong = next(c for k, c in enumerate(question.choices) if k not in question.right)
+    return replace(question, choices=(right, wrong), right=(0,), truthful=True)

@@ -265,14 +265,16 @@ class _Studied:
         """The vector of every context and their mean, all with the norm of the first context's: comparisons are about
         directions.
         """
-        first, *others = self.contexts
-        raw = {first: self.read.at([layer]).mean_difference()[0]}
-        raw |= {c: self.learn(c, silent(""), [layer]).at([layer]).mean_difference()[0] for c in others}
-        if len(raw) > 1:
-            raw["mean"] = torch.stack(list(raw.values())).mean(0)
-        self.run.note(norms={c: float(v.norm()) for c, v in raw.items()})
-        length = raw[self.contexts[0]].norm()
-        return {c: v / v.norm() * length for c, v in raw.items()}
+        own = {c: self._own(layer, c) for c in self.contexts}
+        if len(own) > 1:
+            own["mean"] = torch.stack(list(own.values())).mean(0)
+        length = own[self.contexts[0]].norm()
+        return {c: v / v.norm() * length for c, v in own.items()}
+
+    def _own(self, layer: Layer, context: str) -> Tensor:
+        """The vector of a context as it comes out."""
+        read = self.read if context == self.contexts[0] else self.learn(context, silent(""), [layer])
+        return read.at([layer]).mean_difference()[0]
 
     def kept(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Directions, computed once and kept in the folder: another machine, or number of threads, may round them
@@ -332,8 +334,10 @@ class _Studied:
         )
         out = {VECTOR: first, **{learned_in(c): v for c, v in learned.items()}}
         out |= {c: controls[str(c)] for c in self._control_names(unrelated is not None) if str(c) in controls}
-        norms = self.run.manifest["norms"]
-        out |= {raw(c): v / v.norm() * norms[c] for c, v in learned.items() if any(c == a for a, _ in SHIFTS)}
+        shifted = dict.fromkeys(c for c, _ in SHIFTS if c in learned)
+        if shifted:
+            owns = self.kept("own-norm", lambda: {c: self._own(layer, c) for c in shifted})
+            out |= {raw(c): v for c, v in owns.items()}
         for name in () if self.plan.legacy else self.plan.extractors:
             found = self.kept(f"by-{name}", partial(self._extracted, layer, name))
             out |= {extracted_by(name): extractors.as_long(v, first) for v in found.values()}

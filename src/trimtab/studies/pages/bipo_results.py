@@ -168,17 +168,18 @@ class Scores:
     negative: Array
 
     @classmethod
-    def of(cls, run: Run, part: str, condition: str = "vector") -> Scores:
+    def of(cls, run: Run, part: str, condition: str = "vector", layer: int | None = None) -> Scores:
+        """Of one condition of a part; `layer`, where several were measured."""
         table = run.table(part)
-        grid, items, margin = table.curve(MARGIN, condition, None)
+        grid, items, margin = table.curve(MARGIN, condition, layer)
         of: Mapping[str, str] = run.manifest.get("groups", {})
         return cls(
             grid,
             items,
             [of.get(i, i) for i in items],
             margin,
-            table.curve(POSITIVE, condition, None)[2],
-            table.curve(NEGATIVE, condition, None)[2],
+            table.curve(POSITIVE, condition, layer)[2],
+            table.curve(NEGATIVE, condition, layer)[2],
         )
 
     def at(self, m: float) -> int:

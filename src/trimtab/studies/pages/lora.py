@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,26 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Together:
+    """BiPO's vector on top of an adapter at one strength: what it adds to the margin there, and alone (nats)."""
+
+    adapter: Condition
+    strength: float
+    multiplier: float
+    added: Value
+    alone: Value
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Change of the margin behind so many examples of the behavior, and of its opposite (nats)."""
+
+    shots: int
+    positive: Value
+    negative: Value
+
+
+@dataclass(frozen=True)
 class Facts:
     """One behavior."""
 
@@ -60,6 +80,8 @@ class Facts:
     test: int
     layer: int
     lines: list[Line]
+    together: list[Together]
+    shown: list[Shown]
 
     def line(self, condition: Condition) -> Line:
         return next(x for x in self.lines if x.condition == condition)
@@ -83,13 +105,15 @@ def page(run: Run) -> Path:
     """
     r = run.typed(RESULTS, Results)
     about = f"{r.model}, seed {r.seed}. Margins of test pairs in nats; intervals over questions."
-    findings = [s for b in r.behaviors for s in (_finding(b), _price_finding(b))]
+    findings = [s for b in r.behaviors for s in (_finding(b), _other_finding(b), _price_finding(b))]
     sections = [
         section
         for b in r.behaviors
         for section in (
             (f"{b.name}: change of the margin, by multiplier", _rows(b, r.multipliers)),
             (f"{b.name}: share of answers that are no longer text", _broken_rows(b, r.multipliers)),
+            (f"{b.name}: BiPO's vector on top of an adapter", _together_rows(b)),
+            (f"{b.name}: examples in the prompt", _shown_rows(b)),
             (f"{b.name}: what they cost", _price_rows(b)),
         )
     ]
@@ -106,6 +130,29 @@ def _finding(b: Facts) -> str:
         f"{_at(bipo, -1.0).change} and {_at(bipo, 2.0).change}). At least nine in ten answers are text {_whole(bipo)} "
         f"under BiPO, {_whole(lora)} under the LoRA."
     )
+
+
+def _other_finding(b: Facts) -> str:
+    """Of the other adapters, of both together, and of examples shown."""
+    others = [f"{x.condition} {x.range}" for x in b.lines if x.condition.kind == LORA.kind and x.condition != LORA]
+    top = [f"{t.multiplier:+g} on {t.adapter} at {t.strength:+g}: {t.added} (alone {t.alone})" for t in b.together]
+    shown = [f"{s.shots} examples {s.positive} and, of the opposite, {s.negative}" for s in b.shown]
+    return (
+        f"{b.name}: other adapters, from -1 to +1: {'; '.join(others) or 'none'}. BiPO's vector at {'; '.join(top)}. "
+        f"Shown in the prompt: {'; '.join(shown)}."
+    )
+
+
+def _together_rows(b: Facts) -> list[list[str]]:
+    rows = [["adapter", "its strength", "vector's multiplier", "change of the margin by the vector", "the same alone"]]
+    for t in b.together:
+        rows.append([str(t.adapter), f"{t.strength:+g}", f"{t.multiplier:+g}", str(t.added), str(t.alone)])
+    return rows
+
+
+def _shown_rows(b: Facts) -> list[list[str]]:
+    head = ["examples", "of the behavior", "of its opposite", "n"]
+    return [head, *([f"{s.shots}", str(s.positive), str(s.negative), f"{s.positive.n}"] for s in b.shown)]
 
 
 def _whole(line: Line) -> str:
@@ -159,7 +206,9 @@ def _figures(r: Results) -> list[Figure]:
         control = b.line(LORA).range.value
         for x in b.lines:
             label, v = f"{b.name}, {x.condition}, margin at +1 less -1", x.range
-            out.append(Figure(label, v.value, v.lo, v.hi, v.n, "nats", None if x.condition == LORA else control))
+            out.append(
+                Figure(label, v.value, v.lo, v.hi, v.n, "nats", None if x.condition.kind == LORA.kind else control)
+            )
     return out
 
 
@@ -168,8 +217,8 @@ def _plot(b: Facts) -> Plot:
 
     def paint(canvas: Any) -> None:
         ax = canvas.subplots()
-        for x, color in zip(b.lines, (*COLORS, QUIET), strict=True):
-            style = "s--" if x.condition == LORA else "o-"
+        for x, color in zip(b.lines, cycle((*COLORS, QUIET)), strict=False):
+            style = "s--" if x.condition.kind == LORA.kind else "o-"
             ax.plot(
                 [a.multiplier for a in x.at], [a.change.value for a in x.at], style, color=color, label=str(x.condition)
             )
