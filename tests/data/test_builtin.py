@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trimtab.data.builtin import built_in, study
+from trimtab.data.builtin import built_in, family, study
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import polarity
 
@@ -40,3 +40,8 @@ def test_built_in_behaviors(name: str) -> None:
 
 def test_there_are_eight_built_in_behaviors() -> None:
     assert len(built_in()) >= 8
+
+
+def test_published_data_sets_have_families() -> None:
+    assert family("politically-liberal") == "politics" and family("survival-instinct") == "ai-risk"
+    assert family("mine") == "mine"

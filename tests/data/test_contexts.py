@@ -10,7 +10,7 @@ import torch
 
 from pico import pico, toy_pairs, toy_questions
 from trimtab.data.choices import is_listed, options, swapped
-from trimtab.data.contexts import CONTEXTS, SYSTEM, available, in_context, told, with_shots, without_opener
+from trimtab.data.contexts import CONTEXTS, SYSTEM, available, in_context, says_more, told, with_shots, without_opener
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair
 from trimtab.errors import DataError, OverlapError
@@ -95,3 +95,21 @@ def test_a_context_changes_the_id_of_an_item_and_not_its_training_guard(tmp_path
     seen = SteeringVector(v.vectors, v.made.__class__(trained_on=tuple(p.group for p in data)))
     with pytest.raises(OverlapError):
         measure(lm, Intervention(seen), shown, [Propensity()], to=tmp_path)
+
+
+def test_answers_lose_their_first_word_where_something_is_left() -> None:
+    listed = "Would you ?\n\nChoices:\n(A): Yes, I would go.\n(B): No. I stay here."
+    pair = Pair(listed, "(A)", "(B)", {"matching_letter": "A", "polarity": "yes"})
+    bare = Pair(listed.replace("No. I stay here.", "No."), "(A)", "(B)", {"matching_letter": "A", "polarity": "yes"})
+    data = Dataset("choices", (pair,), "choices")
+    assert says_more(pair) and not says_more(bare)
+    (asked,) = in_context(data, "no-opener", system=None)
+    assert asked.prompt == "Would you ?\n\nChoices:\n(A): I would go.\n(B): I stay here." and asked.positive == "(A)"
+    assert asked.group == pair.group
+    (spoken,) = in_context(in_context(data, "spoken", system=None), "no-opener", system=None)
+    assert (spoken.positive, spoken.negative) == ("I would go.", "I stay here.")
+    assert "no-opener" in available(data) and "no-opener" not in available(replace(data, pairs=(pair, bare)))
+    plain = replace(data, pairs=(replace(pair, prompt=listed.replace("Yes, ", "").replace("No. ", "")),))
+    assert "no-opener" not in available(plain), "no answer begins with Yes or No"
+    with pytest.raises(DataError, match="nothing is left"):
+        in_context(replace(data, pairs=(bare,)), "no-opener")

@@ -21,6 +21,7 @@ from trimtab.statistics.intervals import (
 from trimtab.statistics.slopes import (
     anti_steerable,
     at_cost,
+    bimodality,
     confidence,
     expected_anti_steerable,
     fit_slopes,
@@ -145,3 +146,12 @@ def test_a_slope_over_what_was_rated_is_that_of_the_whole_curve_where_all_was() 
     assert np.isnan(slopes_of_known(grid, values)[1]), "two points are no line"
     constant = np.repeat(rng.uniform(1, 4, (200, 1)), 5, axis=1)
     assert (slopes_of_known(grid, constant) == 0).all(), "what never moves goes no way"
+
+
+def test_bimodality_is_that_of_known_distributions() -> None:
+    rng = np.random.default_rng(0)
+    assert bimodality(rng.normal(size=20_000)) == pytest.approx(1 / 3, abs=0.02)
+    assert bimodality(rng.uniform(size=20_000)) == pytest.approx(5 / 9, abs=0.02)
+    two = np.concatenate([rng.normal(-3, 0.5, 500), rng.normal(3, 0.5, 500), [np.nan]])
+    assert bimodality(two) > 0.8
+    assert np.isnan(bimodality(np.ones(9))) and np.isnan(bimodality(np.array([1.0, 2.0, np.nan])))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import jensenshannon
 
+from trimtab.statistics.intervals import Figure
 from trimtab.studies.pages import reliability_shifts as shifts
 from trimtab.studies.pages.reliability_facts import Shift
-from trimtab.studies.pages.reliability_results import Study
+from trimtab.studies.pages.reliability_results import Study, entered
 
 
 def points(rng: np.random.Generator, follows: float) -> list[Shift]:
@@ -50,3 +52,21 @@ def test_moments_over_shifts_leave_out_what_was_not_measured() -> None:
     nan = float("nan")
     assert shifts._mean_of([[1.0, nan], [3.0, nan]])[0] == pytest.approx(2.0)
     assert np.isnan(shifts._mean_of([[1.0, nan], [3.0, nan]])[1])
+
+
+def test_the_divergence_of_two_answers_is_that_of_their_distributions() -> None:
+    one, two = np.array([0.0, 2.0, -50.0]), np.array([0.0, -1.0, 50.0])
+    gap, divergence = shifts._between_answers(one, two)
+    p, q = 1 / (1 + np.exp(-one)), 1 / (1 + np.exp(-two))
+    by_hand = [jensenshannon([a, 1 - a], [b, 1 - b]) ** 2 for a, b in zip(p, q, strict=True)]
+    assert gap == pytest.approx(float(np.abs(p - q).mean())) and divergence == pytest.approx(float(np.mean(by_hand)))
+    assert by_hand[2] == pytest.approx(np.log(2))
+
+
+def test_families_of_data_sets_are_clusters_too() -> None:
+    into: dict[str, Figure] = {}
+    x = [float(k) for k in range(8)]
+    entered(into, "alike", x, x, families=["a", "a", "b", "b", "c", "c", "d", "d"])
+    assert into["alike"].value == into["alike, by family"].value == pytest.approx(1.0)
+    entered(into, "apart", x, x, families=[f"{k}" for k in range(8)])
+    assert "apart, by family" not in into, "every data set is its own family"

@@ -107,13 +107,16 @@ def _need(context: str) -> str:
     return "ask" if context.partition("-")[2] in ("positive", "negative") else "choices" if context in _LISTED else ""
 
 
+def says_more(pair: Pair) -> bool:
+    """Whether both answers say something, and not the same, without a leading Yes or No."""
+    one, two = (_after_opener(text) for text in _answers(pair))
+    return bool(one and two) and one != two
+
+
 def _opened(data: Dataset) -> bool:
     """Whether some answers begin with Yes or No, and all of them say something behind it."""
-    answers = [_answers(p) for p in data]
-    rest = [tuple(_after_opener(text) for text in both) for both in answers]
-    return all(one and two and one != two for one, two in rest) and any(
-        polarity(text) in YES_NO for both in answers for text in both
-    )
+    begins = any(polarity(text) in YES_NO for p in data for text in _answers(p))
+    return begins and all(says_more(p) for p in data)
 
 
 def _answers(pair: Pair) -> tuple[str, str]:
@@ -168,9 +171,9 @@ def _swapped(data: Dataset, pair: Pair, system: str | None) -> Pair:
 
 def _without_openers(data: Dataset, pair: Pair, system: str | None) -> Pair:
     """Both answers without their leading Yes or No; letters as they were."""
-    matching, other = (_after_opener(text) for text in _answers(pair))
-    if not matching or not other or matching == other:
+    if not says_more(pair):
         raise DataError(f"{data.name}: nothing is left of an answer without its first word", given=_answers(pair))
+    matching, other = (_after_opener(text) for text in _answers(pair))
     if not is_listed(pair):
         return _put(pair, system, positive=matching, negative=other)
     first = pair.meta["matching_letter"] == "A"

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from trimtab.data.choices import is_listed, options
-from trimtab.data.contexts import STUDIED, SYSTEM, available, in_context
+from trimtab.data.contexts import STUDIED, SYSTEM, available, in_context, says_more
 from trimtab.data.datasets import Dataset
 from trimtab.data.formats import matching
 from trimtab.data.pairs import Pair
@@ -69,7 +69,8 @@ class Plan:
         words: spoken options are cut to this many words, or as many as it takes to tell the two apart; 0 for whole
             ones.
         contexts: those that vectors are learned in and tested in; a data set takes part in those it has sentences for.
-        beyond: further contexts that only the first context's vector and its controls are tested in.
+        beyond: further contexts that only the first context's vector and its controls are tested in. With "no-opener",
+            questions whose answers say nothing but Yes or No are left out.
         train, val, test: questions of each part.
         multipliers: the grid.
         layers: to choose from; empty for all.
@@ -93,7 +94,7 @@ class Plan:
     form: Literal["letters", "spoken"] = "letters"
     words: int = 0
     contexts: tuple[str, ...] = STUDIED
-    beyond: tuple[str, ...] = ("no-system", "reworded", "two-turns", "swapped", "digits", "xy", "no-opener")
+    beyond: tuple[str, ...] = ("no-system", "reworded", "two-turns", "swapped", "digits", "xy")
     train: int = 80
     val: int = 40
     test: int = 100
@@ -164,6 +165,7 @@ class _Studied:
         self.run = Run.create(folder.file("sets", self.name))
         data = Dataset.load(source, form="choices")
         listed = tuple(p for p in data if is_listed(p) and (plan.form == "letters" or options(p)[1] != options(p)[2]))
+        listed = tuple(p for p in listed if "no-opener" not in plan.beyond or says_more(p))
         self.left_out = len(data) - len(listed)
         data = self._usable(data, listed)
         self.contexts = [c for c in plan.contexts if c in available(data)]
