@@ -83,6 +83,13 @@ def test_the_recipe_runs_on_a_small_model(published: Path, tmp_path: Path) -> No
     assert "LEGACY" in page(run).with_suffix(".md").read_text()
 
 
+@pytest.mark.parametrize(("size", "layer"), [(None, 13), ("qwen1.5-14b", 21), ("gemma-2-2b", 14), ("llama-2-70b", 30)])
+def test_the_recipe_names_the_published_models_and_layers(size: str | None, layer: int) -> None:
+    recipe = read(ROOT / "recipes" / "reliability-llama2.toml", size)
+    assert recipe is not None and recipe.plan["layer"] == layer
+    assert (size or "llama-2-7b").split("-")[0] in recipe.model.lower()
+
+
 @pytest.mark.hub
 def test_published_slopes_and_shares() -> None:
     if not RUN.is_dir():

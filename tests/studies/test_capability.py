@@ -116,3 +116,16 @@ def test_another_vector_of_the_same_name_is_another_study(town: LM, vector: Path
     with pytest.raises(Exception, match="another run"):
         study("capability", town, tmp_path / "run", plan)
     assert len(Run(tmp_path / "run").journal("../units/questions").done) == before
+
+
+def test_two_answers_are_told_by_subject(town: LM, vector: Path, tmp_path: Path) -> None:
+    plan = Plan(str(vector), (), ("truthful",), limit=2, randoms=0, multipliers=(0.0, 1.0))
+    run = study("capability", town, tmp_path / "run", plan)
+    rows = json.loads((run.path / "results.json").read_text())["rows"]
+    subjects = {q.subject for q in questions("truthful")}
+    assert {r["set"] for r in rows} == {f"truthful: {s}" for s in subjects} and {r["kind"] for r in rows} == {"mc2"}
+    q = next(q for q in questions("truthful") if q.subject == "myths")
+    wrong = next(c for k, c in enumerate(q.choices) if k not in q.right)
+    whole = [float(x.sum()) for x in town.logprobs([q.text] * 2, [q.choices[q.right[0]], wrong])]
+    _, _, values = run.table("truthful: myths").curve("mc2", "vector", None)
+    assert float(np.exp(whole[0]) / np.exp(whole).sum()) == pytest.approx(values[0, 0], abs=1e-3)

@@ -22,6 +22,8 @@ class Capability:
     """Folder of vectors, which a line calls by the names of their files."""
     questions: tuple[str, ...] = ("knowledge", "truthful")
     """Sets that come with trimtab, or files of questions with choices (TruthfulQA, or question, choices, answer)."""
+    pairs: tuple[str, ...] = ()
+    """Sets, or files, that are asked with two answers each, and told by subject."""
     tasks: tuple[str, ...] = ()
     """Tasks of lm-eval, such as mmlu."""
     task_folder: str = ""
@@ -47,11 +49,11 @@ class Capability:
         from trimtab.studies.capability import Plan
 
         plan = Plan(
-            str(self.vector), self.questions, self.tasks, self.task_folder, self.limit, self.multipliers, self.randoms,
-            self.seed, str(self.vectors or ""),
+            str(self.vector), self.questions, self.pairs, self.tasks, self.task_folder, self.limit, self.multipliers,
+            self.randoms, self.seed, str(self.vectors or ""),
         )  # fmt: skip
         iv = Intervention.recommended(vector_of(self.vector, self.vectors))
-        for source in self.questions:
+        for source in (*self.questions, *self.pairs):
             questions(source)
         run_folder(self.to)
         lm = self.on.of(iv.vector).load(self.common.json)

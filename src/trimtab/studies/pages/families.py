@@ -157,7 +157,7 @@ def _plot(behavior: str, of: dict[str, Family]) -> Plot:
         ax.axhline(of[FIRST].effects[0], color=WARN, lw=1, ls="--", label="the first vector")
         ax.set_xlabel("member, in the order found")
         ax.set_ylabel("rise of propensity, nats per token")
-        ax.legend(frameon=False, fontsize=8)
+        ax.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
 
     caption = "Each member is orthogonal to the first vector and to all before it."
     return picture(paint, (6.2, 3.4), f"{behavior}: effect by member", caption)

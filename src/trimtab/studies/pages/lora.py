@@ -135,11 +135,12 @@ def _finding(b: Facts) -> str:
 def _other_finding(b: Facts) -> str:
     """Of the other adapters, of both together, and of examples shown."""
     others = [f"{x.condition} {x.range}" for x in b.lines if x.condition.kind == LORA.kind and x.condition != LORA]
-    top = [f"{t.multiplier:+g} on {t.adapter} at {t.strength:+g}: {t.added} (alone {t.alone})" for t in b.together]
+    shares = [t.added.value / t.alone.value for t in b.together if t.alone.value]
+    top = f"{min(shares):.0%} to {max(shares):.0%} of what it does alone" if shares else "nothing that was measured"
     shown = [f"{s.shots} examples {s.positive} and, of the opposite, {s.negative}" for s in b.shown]
     return (
-        f"{b.name}: other adapters, from -1 to +1: {'; '.join(others) or 'none'}. BiPO's vector at {'; '.join(top)}. "
-        f"Shown in the prompt: {'; '.join(shown)}."
+        f"{b.name}: other adapters, from -1 to +1: {'; '.join(others) or 'none'}. On top of an adapter that is turned "
+        f"down BiPO's vector does {top}. Shown in the prompt: {'; '.join(shown)}."
     )
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.reports.figures import ACCENT, INK, QUIET, Plot, picture
+from trimtab.reports.figures import QUIET, Plot, picture
 from trimtab.runs import Run
 from trimtab.statistics.intervals import Array
 from trimtab.statistics.slopes import bimodality, shapes
+from trimtab.studies.pages.findings import COLORS
 from trimtab.studies.pages.reliability_facts import VECTOR, Curves, Neutral
 from trimtab.studies.pages.reliability_results import SetResult, Study
 
@@ -83,9 +84,9 @@ def single_plot(study: Study) -> Plot:
 
 def _draw(ax: Any, s: SetResult) -> None:
     c = s.curves[VECTOR, s.first]
-    for k in _at_quantiles(c.slope):
-        ax.plot(c.multipliers, c.values[k], "o", ms=3.5, color=ACCENT)
-        ax.plot(c.multipliers, _line(c, k), color=INK, lw=0.9)
+    for k, color in zip(_at_quantiles(c.slope), COLORS, strict=False):
+        ax.plot(c.multipliers, c.values[k], "o", ms=3.5, color=color)
+        ax.plot(c.multipliers, _line(c, k), color=color, lw=0.9)
     ax.axhline(0, color=QUIET, lw=0.8, ls=":")
     ax.set_title(s.name, fontsize=9)
     ax.set_xlabel("multiplier")
