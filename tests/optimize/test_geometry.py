@@ -101,6 +101,9 @@ def test_angles_between_spans() -> None:
     assert angles(one, [basis(2), basis(3)]) == pytest.approx((90, 90), abs=1e-5)
     with pytest.raises(VectorError, match="in common"):
         angles(one, [basis(0, layer=2)])
+    for nothing in ([], [basis(0, 0.0)]):
+        with pytest.raises(VectorError):
+            angles(one, nothing)
 
 
 def test_sensitivity_is_that_of_full_passes() -> None:

@@ -9,14 +9,17 @@ import torch
 
 from descents import ASK, SAID
 from pico import pico
-from trimtab.errors import LossError
+from trimtab.errors import LossError, RecipeError
+from trimtab.methods import OneShot
 from trimtab.optimize import (
     AntiCorrelated,
     Ascent,
     Descent,
     Gaussian,
+    History,
     MaxSteps,
     Place,
+    Plateau,
     Problem,
     Start,
     Tangent,
@@ -77,3 +80,10 @@ def test_a_penalty_makes_the_vector_shorter_and_is_counted_where_the_best_is_cho
         Descent(penalty=-1.0)
     with pytest.raises(LossError, match="steps"):
         Gaussian(1.0, fading=-1)
+
+
+def test_a_plateau_is_one_of_what_is_minimized() -> None:
+    history = History(totals=[5.0, 5.0, 5.0], norms=[3.0, 2.0, 1.0], penalty=1.0)
+    assert not Plateau(1e-3, 2).done(history) and Plateau(1e-3, 2).done(replace(history, penalty=0.0))
+    with pytest.raises(RecipeError, match="penalty"):
+        OneShot(penalty=1.0, bound="sphere")

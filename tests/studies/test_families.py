@@ -19,6 +19,7 @@ from trimtab.studies.pages.families import ECHO, FIRST, LOSS, RANDOM, Family, Me
 def test_a_member_does_the_same_if_it_does_half() -> None:
     members = [Member(x, 0.0, 1.0) for x in (0.5, 0.49, 1.2, -1.0)]
     assert Family("b", LOSS, members, 3).alike(1.0) == [True, False, True, False]
+    assert not any(Family("b", LOSS, members, 3).alike(-0.1)), "half of nothing is nothing"
     with pytest.raises(RecipeError):
         Plan(("a/x.csv", "b/x.csv"))
 
@@ -42,7 +43,7 @@ def test_members_are_orthogonal_and_as_long(tmp_path: Path) -> None:
         vectors = [first[1], *(v[1] for v in bench.members[family])]
         for a, b in combinations(vectors, 2):
             assert abs(float(torch.nn.functional.cosine_similarity(a, b, dim=0))) < 1e-4
-        assert [float(v.norm()) for v in vectors[1:]] == pytest.approx([bench.length] * 3, rel=1e-4)
+        assert [float(v.norm()) for v in vectors[1:]] == pytest.approx([float(first[1].norm())] * 3, rel=1e-4)
     second, pairs = bench.members[ECHO][1], bench.parts.test.pairs
     rises: list[float] = []
     for steered in (True, False):

@@ -11,7 +11,7 @@ import torch
 from pico import pico, reported
 from trimtab import LM, Dataset, OneShot, Preference, studies
 from trimtab.data.pairs import Pair
-from trimtab.errors import RecipeError, UnknownName
+from trimtab.errors import RecipeError, TrimtabError
 from trimtab.methods.contrast import paired_rows
 from trimtab.progress import silent
 from trimtab.studies import lora as study
@@ -68,8 +68,15 @@ def test_fine_tuning_raises_the_answers_themselves(tmp_path: Path) -> None:
     adapted.trained(PAIRS, tmp_path / "tuned.safetensors", silent(""))
     after = adapted.at(1.0).logprobs([p.prompt for p in PAIRS], [p.positive for p in PAIRS])
     assert all(float(b.sum()) > float(a.sum()) for a, b in zip(said, after, strict=True))
-    with pytest.raises(UnknownName):
+    with pytest.raises(TrimtabError):
         study.Plan(("a",), layer=1, others={"odd": {"ranks": 2}})
+    with pytest.raises(RecipeError, match="different letters"):
+        study.Plan(("a",), layer=1, others={"rank 1": {"rank": 1}, "Rank-1": {"answers": True}})
+    for wrong in ({"epochs": 0}, {"rank": "two"}):
+        with pytest.raises(TrimtabError):
+            study.Plan(("a",), layer=1, others={"odd": wrong})
+    with pytest.raises(RecipeError, match="more examples"):
+        study.Plan(("a",), layer=1, train=6, shots=(8,))
 
 
 def test_a_model_without_such_modules_is_refused() -> None:

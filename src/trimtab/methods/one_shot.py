@@ -158,6 +158,12 @@ class OneShot(FewShot):
                 given=given,
                 expected="operator affine with rank 1 or more; or another one, and no matrix",
             )
+        if self.penalty and (self.bound == "sphere" or self.matrix_alone):
+            raise RecipeError(
+                "an L2 penalty on a norm that cannot change",
+                given={"penalty": self.penalty, "bound": self.bound, "matrix_alone": self.matrix_alone},
+                expected="no penalty, or a ball",
+            )
         if self.member and self.rank:
             raise RecipeError("no family of matrices", given={"member": self.member, "rank": self.rank})
 
@@ -243,7 +249,7 @@ class OneShot(FewShot):
         scale, n = length / width**0.5, self.noise_samples
         kinds: dict[NoiseKind, Noise] = {
             "gaussian": Gaussian(scale, n),
-            "fading": Gaussian(scale, n, self.steps),
+            "fading": Gaussian(scale, n, fading=self.steps),
             "tangent": Tangent(scale, n),
             "relu": Tangent(scale, n, downhill_only=True),
             "anti-correlated": AntiCorrelated(scale / 2**0.5, n),  # a difference of two draws

@@ -122,24 +122,27 @@ class Preference(Method):
         return Fit(vectors, figures)
 
     def trained(
-        self, lm: LM, data: Dataset | None, layers: Sequence[Layer], progress: Progress | None = None
+        self,
+        lm: LM,
+        data: Dataset | None,
+        layers: Sequence[Layer],
+        progress: Progress | None = None,
+        watched: Dataset | None = None,
     ) -> list[tuple[tuple[Layer, ...], Trained]]:
-        """The layers of every training, with what it came to, epoch by epoch."""
+        """The layers of every training, with what it came to, epoch by epoch.
+
+        Args:
+            watched: pairs that are looked at after an epoch, and choose it; by default a share of the data.
+        """
         if data is None:
             raise DataError("nothing to learn from", expected="a data set of pairs")
+        for p in watched or ():
+            paired_rows(lm, p)
         rows = [paired_rows(lm, p) for p in data]  # refuses a pair that cannot be asked, before anything is run
-        held = max(1, round(self.validation * len(data))) if self.validation and not self.published else 0
-        others = (
-            [p.positive if k % 2 else p.negative for k, p in enumerate([*data][1:] + [data[0]])]
-            if self.loss == "unpaired"
-            else [""] * len(data)
-        )
-        terms = [
-            Prefer(
-                p.asked, p.positive, p.negative, beta=self.beta, form=self.loss, other=o, end=self.end or self.published
-            )
-            for p, o in zip(data, others, strict=True)
-        ]
+        mine = 0 if watched is not None or self.published else self.validation
+        held = max(1, round(mine * len(data))) if mine else 0
+        terms = self._terms(data)
+        held_out = terms[len(terms) - held :] if watched is None else self._terms(watched)
         yardstick = lm.norms([r[0] for r in rows[:YARDSTICK]], layers)
         places = [tuple(layers)] if self.shared else [(layer,) for layer in layers]
         out: list[tuple[tuple[Layer, ...], Trained]] = []
@@ -151,13 +154,27 @@ class Preference(Method):
                 terms[: len(terms) - held],
                 Place(place, positions=self.use(place).positions),
                 self.training(unit / lm.width**0.5),
-                held_out=terms[len(terms) - held :],
+                held_out=held_out,
                 constraints=bounds,
                 progress=_part(progress, done, len(places)),
                 to=Path(self.resume) / f"training-{'-'.join(map(str, place))}.safetensors" if self.resume else None,
             )
             out.append((place, trained))
         return out
+
+    def _terms(self, data: Dataset) -> list[Prefer]:
+        """A preference for each pair."""
+        others = (
+            [p.positive if k % 2 else p.negative for k, p in enumerate([*data][1:] + [data[0]])]
+            if self.loss == "unpaired"
+            else [""] * len(data)
+        )
+        return [
+            Prefer(
+                p.asked, p.positive, p.negative, beta=self.beta, form=self.loss, other=o, end=self.end or self.published
+            )
+            for p, o in zip(data, others, strict=True)
+        ]
 
 
 def _part(progress: Progress | None, done: int, layers: int) -> Progress | None:

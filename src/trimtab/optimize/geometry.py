@@ -114,8 +114,12 @@ def angles(one: Sequence[SteeringVector], two: Sequence[SteeringVector]) -> tupl
     """Principal angles between the spans of two sets of vectors, in degrees, smallest first; over the layers all share.
 
     Raises:
-        VectorError: no layer that all of them share.
+        VectorError: no vectors, a zero one, or no layer that all of them share.
     """
+    if not one or not two:
+        raise VectorError("no vectors to span anything", given=(len(one), len(two)), expected="at least one each")
+    if any(not x.norm() > 0 for v in (*one, *two) for x in v.vectors.values()):
+        raise VectorError("a zero vector spans nothing", expected="vectors that are not 0")
     shared = sorted(set.intersection(*({*v.layers} for v in (*one, *two))))
     if not shared:
         raise VectorError("no layer in common", given=[v.layers for v in (*one, *two)])

@@ -5,7 +5,7 @@ Draws depend on the seed of the problem and the step alone, so a resumed problem
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from jaxtyping import Float
@@ -39,6 +39,7 @@ class Normal(Noise):
 
     scale: float
     samples: int = 1
+    _: KW_ONLY
     fading: int = 0
 
     def __post_init__(self) -> None:

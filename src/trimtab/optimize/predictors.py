@@ -18,6 +18,7 @@ from trimtab.optimize.losses import Losses
 from trimtab.optimize.objectives import Match, Objective, Term
 from trimtab.optimize.problems import Place, Problem, Result
 from trimtab.steering.interventions import steer
+from trimtab.steering.operators import Add
 from trimtab.steering.vector import SteeringVector
 
 SHARES = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)  # multiples of a vector at which its loss is looked at
@@ -51,7 +52,8 @@ def signals(
     """Figures of one vector, in nats unless their name says otherwise.
 
     - norm, steps, loss: of the descent.
-    - norm at half loss: of the shortest multiple at which the loss has fallen half way (NaN if it never does).
+    - norm at half loss: of the shortest multiple at which the loss has fallen half way (NaN if it never does,
+      or does not act by addition).
     - sharpness: mean rise of the loss at random vectors `radius` times the norm away.
     - gradient cosine: mean cosine of the gradients of the problem's terms at the vector (NaN for a single term).
     - neutral kl: mean KL per token to the model as it is, on neutral text.
@@ -64,7 +66,7 @@ def signals(
         draws: random vectors for the sharpness.
     """
     place = problem.place
-    v = place.rows(found.vector)
+    v, added = place.rows(found.vector), isinstance(place.operator, Add)
     others = [replace(problem, objective=Match(p, ids)) for p, ids in neutral_ids(lm, neutral)]
     others += [replace(problem, objective=held_out)] if held_out is not None else []
     alone = [replace(problem, objective=Objective(((w, t),))) for w, t in problem.goal.terms]
@@ -75,12 +77,13 @@ def signals(
     seen = losses.at(vectors, gradients=set(range(1, 1 + len(alone))))
     near = losses.weighted(0, seen.terms[0])
     kls = [float(seen.terms[1 + len(alone) + k][0]) for k in range(len(neutral))]
+    half = _half_way(near[1 + draws :].tolist(), near[0].item(), float(v.norm()))
     out = {
         "norm": float(v.norm()),
         "steps": float(found.steps),
         "loss": found.loss,
         "sharpness": float(near[1 : 1 + draws].mean() - near[0]),
-        "norm at half loss": _half_way(near[1 + draws :].tolist(), near[0].item(), float(v.norm())),
+        "norm at half loss": half if added else math.nan,
         "gradient cosine": _mean_cosine([seen.gradients[k][0].flatten() for k in range(1, 1 + len(alone))]),
         "neutral kl": sum(kls) / len(kls) if kls else math.nan,
     }
@@ -101,7 +104,8 @@ class Probe:
     Attributes:
         positive, negative: prompts with answers that show the behavior, and that do not.
         asked: prompts that are answered under the vector.
-        sensitivity: of the stream after the last block to the vector's layer; see `geometry.sensitivity`.
+        sensitivity: of the stream after the last block to the vector's layer; see `geometry.sensitivity`. None where no
+            block lies between.
         tokens: longest answer.
         top: directions the stream answers to most.
     """
@@ -109,13 +113,14 @@ class Probe:
     positive: Sequence[Prompt]
     negative: Sequence[Prompt]
     asked: Sequence[Prompt]
-    sensitivity: Float[Tensor, "d d"]
+    sensitivity: Float[Tensor, "d d"] | None
     tokens: int = 16
     top: int = 10
 
     @cached_property
     def directions(self) -> Float[Tensor, "d top"]:
         """The top directions."""
+        assert self.sensitivity is not None
         return torch.linalg.eigh(self.sensitivity)[1][:, -self.top :]
 
     def of(self, lm: LM, place: Place, found: Result) -> dict[str, float]:
@@ -125,15 +130,17 @@ class Probe:
         - gain: how far the last stream moves for each unit along it, beside a random direction.
         - in top directions: share of its squared length in the directions the stream answers to most.
         """
+        out = {
+            "detection": detection(lm, found.vector, self.positive, self.negative),
+            "strangeness": self._strangeness(lm, place, found),
+        }
+        if self.sensitivity is None:
+            return out
         unit = place.rows(found.vector)[0, 0]
         unit = unit / unit.norm().clamp(min=1e-12)
         gain = unit @ self.sensitivity @ unit / self.sensitivity.diagonal().mean()
-        return {
-            "detection": detection(lm, found.vector, self.positive, self.negative),
-            "strangeness": self._strangeness(lm, place, found),
-            "gain": float(gain.sqrt()),
-            "in top directions": float((unit @ self.directions).square().sum()),
-        }
+        inside = (unit @ self.directions).square().sum()
+        return {**out, "gain": float(gain.sqrt()), "in top directions": float(inside)}
 
     def _strangeness(self, lm: LM, place: Place, found: Result) -> float:
         with steer(lm, found.intervention(place)):

@@ -20,6 +20,7 @@ class History:
         targets: the target of each term, or None.
         raw: the raw loss of each term, where a term aims at a level of another.
         vectors: every vector it stood on, (l, r, d), where they were asked for.
+        penalty: what a squared norm costs beside the loss.
     """
 
     targets: tuple[float | None, ...] = ()
@@ -28,6 +29,11 @@ class History:
     norms: list[float] = field(default_factory=list[float])
     raw: list[list[float]] = field(default_factory=list[list[float]])
     vectors: list[Tensor] = field(default_factory=list[Tensor])
+    penalty: float = 0.0
+
+    def worth(self, at: int) -> float:
+        """The weighted loss of a vector it stood on, and what its norm costs: what is minimized."""
+        return self.totals[at] + (self.penalty * self.norms[at] ** 2 if self.penalty else 0.0)
 
     @property
     def steps(self) -> int:
@@ -92,13 +98,13 @@ class Target(Stopper):
 
 @dataclass(frozen=True)
 class Plateau(Stopper):
-    """When the loss changed by less than `change` nats, `patience` times in a row."""
+    """When what is minimized changed by less than `change` nats, `patience` times in a row."""
 
     change: float = 1e-6
     patience: int = 1
 
     def done(self, history: History) -> bool:
-        t = history.totals
+        t = [history.worth(k) for k in range(len(history.totals))]
         return _in_a_row([abs(b - a) < self.change for a, b in pairwise(t)][-self.patience :], self.patience)
 
 

@@ -51,7 +51,7 @@ class Walk:
             torch.zeros_like(v),
             torch.zeros_like(v),
             v.clone(),
-            history=History(targets),
+            history=History(targets, penalty=problem.descent.penalty),
             remembers=remembers,
         )
 
@@ -74,17 +74,13 @@ class Walk:
         if self.remembers:
             history.vectors.append(self.v.clone())
         history.norms.append(float(self.v[:, 0].norm()))
-        if self._worth(history.steps) < self._worth(self.best_at) or len(history.totals) == 1:
+        if history.worth(history.steps) < history.worth(self.best_at) or len(history.totals) == 1:
             self.best, self.best_at = self.v.clone(), history.steps
         self.stopper = stopped_by(self.problem.descent.stop, history)
         if self.stopper is not None:
             self.reason = type(self.stopper).__name__
             if self.stopper.reaches:
                 self.best, self.best_at = self.v.clone(), history.steps
-
-    def _worth(self, at: int) -> float:
-        """The loss of a vector it stood on, and what its norm costs."""
-        return self.history.totals[at] + self.problem.descent.penalty * self.history.norms[at] ** 2
 
     def step(self, gradient: Float[Tensor, "l r d"]) -> None:
         """One update of Adam, then the constraints."""

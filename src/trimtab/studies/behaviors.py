@@ -113,6 +113,7 @@ class Behavior:
         self.train, self.val, self.test, self.left_out = parts(source, (plan.train, plan.val, plan.test), plan.seed)
         for p in (*self.train, *self.val, *self.test):
             paired_rows(lm, p)
+        self.run.claim("data", {"train": self.train.hash, "val": self.val.hash, "test": self.test.hash})
 
     def scout(self, progress: Progress) -> SteeringVector:
         """Of a short training at every candidate layer, the one that does best on validation pairs."""

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from trimtab.data.datasets import Dataset, Splits
-from trimtab.data.pairs import Form
 from trimtab.errors import RecipeError, check_least
 from trimtab.evaluation.metrics import Likelihood, Propensity
 from trimtab.evaluation.sweep import measure
@@ -51,8 +50,7 @@ class Plan:
     """What is run.
 
     Attributes:
-        behaviors: data sets; the first training pair of each is the example.
-        form: free answers, or A/B questions answered by letter; by default what a data set holds.
+        behaviors: data sets with free answers; the first training pair of each is the example.
         layer: where the vectors act.
         reads: where the first one's effect is echoed; by default half way from there to the last block.
         members: of each family, beside the first vector; fewer than the width of the model.
@@ -64,7 +62,6 @@ class Plan:
     """
 
     behaviors: tuple[str, ...] = ("french-answers",)
-    form: Form | None = None
     layer: int = 10
     reads: int | None = None
     members: int = 40
@@ -127,12 +124,13 @@ class _Bench:
 
     @cached_property
     def parts(self) -> Splits:
-        parts = Dataset.load(self.behavior, form=self.plan.form).split(seed=self.plan.seed)
+        parts = Dataset.load(self.behavior, form="answers").split(seed=self.plan.seed)
+        Run.create(self.run.file(self.name)).claim("data", {"train": parts.train.hash, "test": parts.test.hash})
         return replace(parts, test=replace(parts.test.take(self.plan.most), ask=None))
 
     @cached_property
     def length(self) -> float:
-        """Of every vector."""
+        """The first vector's norm at most; all others have the norm it comes out with."""
         pair, layer = self.parts.train[0], self.plan.layer
         return self.plan.norm * self.lm.norms([self.lm.row(pair.prompt, pair.positive)], [layer])[layer]
 
@@ -163,7 +161,8 @@ class _Bench:
 
     def _descended(self, name: str, goal: Objective, apart: Sequence[SteeringVector], progress: Progress) -> Result:
         """One vector, orthogonal to others; kept in the folder."""
-        plan, length = self.plan, self.length
+        plan = self.plan
+        length = self.first(silent("")).vector.norm()[plan.layer] if apart else self.length
         how = Descent(0.1 * length / self.lm.width**0.5, (MaxSteps(plan.steps),))
         bounds = (Orthogonal(tuple(apart)), Sphere(length)) if apart else (Ball(length),)
         start = Start(length if apart else 0.1 * length, seed=plan.seed + len(apart))
@@ -178,7 +177,7 @@ class _Bench:
         """All vectors, by family; the first one has none before it."""
         quiet = silent("")
         first = self.first(quiet).vector
-        drawn = list(randoms(first.unit() * self.length, self.plan.randoms, self.plan.seed).values())
+        drawn = list(randoms(first, self.plan.randoms, self.plan.seed).values())
         return {FIRST: [first], **{f: [r.vector for r in self.family(f, quiet)] for f in FAMILIES}, RANDOM: drawn}
 
     @property

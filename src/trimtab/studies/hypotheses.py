@@ -348,7 +348,9 @@ class _Hypotheses:
         and between as many random directions.
         """
         plan, half = self.plan, self.plan.starts // 2
-        problems = [self._problem(c, plan.seed + 1 + k) for c in self.plain for k in range(2 * half)]
+        # no two descents begin alike, or their spans would share what is left of the start
+        starts = iter(range(plan.seed + 1, plan.seed + 1 + 2 * half * len(self.plain)))
+        problems = [self._problem(c, next(starts)) for c in self.plain for _ in range(2 * half)]
         found = [r.vector for r in optimize(self.lm, problems, to=self.run.file("starts.safetensors"),
                                             progress=progress)]  # fmt: skip
         of = {c: found[2 * half * n :][: 2 * half] for n, c in enumerate(self.plain)}

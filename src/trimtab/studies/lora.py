@@ -9,10 +9,12 @@ prompt, few and many.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from trimtab import registry
 from trimtab.answers.quality import Usual
 from trimtab.data.contexts import with_shots
 from trimtab.data.pairs import Pair
-from trimtab.errors import UnknownName, check_least
+from trimtab.errors import RecipeError, check_least
 from trimtab.evaluation.sweep import measure
 from trimtab.model import LM
 from trimtab.model.rendering import as_prompt
@@ -71,19 +74,21 @@ class Plan(Learning):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_grid(self.multipliers)
-        check_least("lora", 1, talk=self.talk, rank=self.lora.rank, batch=self.lora.batch, epochs=self.lora.epochs)
-        check_least("lora", 1, shots=min(self.shots, default=1))
-        _ = self.adapters
+        check_least("lora", 1, talk=self.talk, shots=min(self.shots, default=1))
+        for how in self.adapters.values():
+            check_least("lora", 1, rank=how.rank, batch=how.batch, epochs=how.epochs)
+        if max(self.shots, default=0) > self.train:
+            raise RecipeError("more examples than training pairs", given=self.shots, expected=f"at most {self.train}")
 
     @property
     def adapters(self) -> dict[Condition, Lora]:
         """All of them, the first one as it is."""
-        known, out = {f.name for f in fields(Lora)}, {LORA: self.lora}
+        first = asdict(self.lora)
+        out = {LORA: self.lora}
         for name, some in self.others.items():
-            for key in some:
-                if key not in known:
-                    raise UnknownName("field of an adapter", key, sorted(known))
-            out[LORA.but(source=name)] = replace(self.lora, **some)
+            out[LORA.but(source=name)] = registry.build(Lora, {**first, **some}, where=f"adapter {name}")
+        if len({slug(c.label) for c in out}) <= len(self.others):
+            raise RecipeError("not names of adapters", given=list(self.others), expected="names of different letters")
         return out
 
 
@@ -135,7 +140,8 @@ class _Compared(Behavior):
 
     def paid(self, condition: Condition, progress: Progress) -> None:
         """One vector; where it is learned now, its price is kept."""
-        fresh = not self._file(slug(condition.label)).is_file()
+        begun = any(self.run.file("training", slug(condition.label)).glob("*"))
+        fresh = not self._file(slug(condition.label)).is_file() and not begun  # or the rest alone would be priced
         seconds, memory = _metered(self.lm, partial(self.learned, condition, progress))
         if fresh:
             v = self.learned(condition)
@@ -297,6 +303,8 @@ def _metered(lm: LM, work: Callable[[], object]) -> tuple[float, float]:
     model is on one, else of the process, looked at twenty times a second.
     """
     on_gpu = lm.device.type == "cuda"
+    if not on_gpu:
+        _give_back()  # or what was freed before is taken again without anybody seeing it
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(lm.device)
     before = torch.cuda.memory_allocated(lm.device) if on_gpu else _resident()
@@ -317,6 +325,12 @@ def _metered(lm: LM, work: Callable[[], object]) -> tuple[float, float]:
     seconds = time.monotonic() - started
     peak = torch.cuda.max_memory_allocated(lm.device) if on_gpu else max(most[0], _resident())
     return seconds, (peak - before) / 2**20
+
+
+def _give_back() -> None:
+    """Freed memory to the system, where its C library can (glibc)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _resident() -> int:

@@ -317,7 +317,8 @@ class _Bench:
         trained, asked = self.parts.train.pairs[:PROBED], [as_prompt(p.asked) for p in self.parts.val.take(4)]
         good, bad = ([_spoken(p, text) for p, text in zip(trained, texts, strict=True)]
                      for texts in ([p.positive for p in trained], [p.negative for p in trained]))  # fmt: skip
-        return Probe(good, bad, asked, sensitivity(self.lm, self.plan.layer, asked[:2]))
+        layer, last = self.plan.layer, self.lm.n_layers - 1
+        return Probe(good, bad, asked, sensitivity(self.lm, layer, asked[:2]) if layer < last else None)
 
     def _effects(self, vectors: Mapping[str, SteeringVector], data: Dataset, part: str, progress: Progress) -> Effects:
         """Under each vector at multiplier 1, and asked for in words."""

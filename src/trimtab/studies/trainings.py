@@ -89,7 +89,8 @@ class Plan:
             raise RecipeError("not a list of data sets", given=self.data, expected="data sets of different names")
         if not all(0 < x < 1 for x in self.kept):
             raise RecipeError("not shares of coordinates", given=self.kept, expected="numbers between 0 and 1")
-        taken = {PLAIN, RANDOM, *(kept_name(x) for x in self.kept)} & {*self.settings}
+        controls = {f"{RANDOM} {k + 1}" for k in range(self.randoms)} | {"vector"}
+        taken = {PLAIN, RANDOM, *controls, *(kept_name(x) for x in self.kept)} & {*self.settings}
         if taken or len({_slug(n) for n in self.methods}) < len(self.methods):
             raise RecipeError("names that are taken", given=sorted(taken) or list(self.settings),
                               expected="names of different letters")  # fmt: skip
@@ -142,6 +143,7 @@ class _Bench:
         self.train, self.val, self.test, _ = parts(source, (plan.train, plan.val, plan.test), plan.seed)
         for p in (*self.train, *self.val, *self.test):
             paired_rows(lm, p)
+        self.run.claim("data", self.basis)
 
     @property
     def basis(self) -> Mapping[str, Any]:
@@ -157,12 +159,7 @@ class _Bench:
 
         def made() -> SteeringVector:
             method = replace(self.plan.methods[name], resume=str(self.run.file("state", _slug(name))))
-            both = replace(self.train, pairs=(*self.train.pairs, *self.val.pairs))
-            if method.published:
-                both = self.train  # which holds nothing back
-            else:
-                method = replace(method, validation=len(self.val) / len(both))
-            ((_, trained),) = method.trained(self.lm, both, [self.plan.layer], progress)
+            ((_, trained),) = method.trained(self.lm, self.train, [self.plan.layer], progress, self.val)
             seen = [Epochs(k + 1, e.loss, e.up, e.down, e.norm) for k, e in enumerate(trained.epochs)]
             self.run.write(told, Looked(name, trained.best + 1, seen))
             return trained.vector
@@ -175,7 +172,7 @@ class _Bench:
 
         def made() -> SteeringVector:
             method = replace(self.plan.methods[PLAIN], resume=str(self.run.file("state", "layers")))
-            done = method.trained(self.lm, self.train, self._layers, progress)
+            done = method.trained(self.lm, self.train, self._layers, progress, self.val)
             return SteeringVector({k: v for _, t in done for k, v in t.vector.vectors.items()})
 
         return kept(self._file("every layer"), made)

@@ -53,8 +53,8 @@ class Family:
         return [m.effect for m in self.members]
 
     def alike(self, first: float) -> list[bool]:
-        """Whether each does at least half of what the first vector does."""
-        return [m.effect >= 0.5 * first for m in self.members]
+        """Whether each does at least half of what the first vector does; none does, where that does nothing."""
+        return [m.effect >= 0.5 * first > 0 for m in self.members]
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,8 @@ def page(run: Run) -> Path:
 
 def _finding(behavior: str, of: dict[str, Family]) -> str:
     first = of[FIRST].effects[0]
+    if first <= 0:
+        return f"{behavior}: the first vector does not raise the propensity ({first:+.3f} nats per token)."
     parts: list[str] = []
     for name in (LOSS, ECHO, RANDOM):
         same = of[name].alike(first)

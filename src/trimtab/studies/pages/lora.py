@@ -124,9 +124,10 @@ def page(run: Run) -> Path:
 def _finding(b: Facts) -> str:
     """Both ranges, and which of them goes both ways."""
     bipo, lora = b.line(BIPO), b.line(LORA)
+    down, up = _at(lora, -1.0), _at(lora, 2.0)
     return (
-        f"{b.name}: from -1 to +1 the margin moves by {bipo.range} under BiPO and by {lora.range} under the LoRA, "
-        f"whose negative moves it by {_at(lora, -1.0).change} and whose double by {_at(lora, 2.0).change} (BiPO's "
+        f"{b.name}: from -1 to +1 the margin moves by {bipo.range} under BiPO and by {lora.range} under the LoRA; at "
+        f"{down.multiplier:g} by {_at(lora, -1.0).change}, at {up.multiplier:g} by {up.change} (BiPO's "
         f"{_at(bipo, -1.0).change} and {_at(bipo, 2.0).change}). At least nine in ten answers are text {_whole(bipo)} "
         f"under BiPO, {_whole(lora)} under the LoRA."
     )
@@ -136,12 +137,16 @@ def _other_finding(b: Facts) -> str:
     """Of the other adapters, of both together, and of examples shown."""
     others = [f"{x.condition} {x.range}" for x in b.lines if x.condition.kind == LORA.kind and x.condition != LORA]
     shares = [t.added.value / t.alone.value for t in b.together if t.alone.value]
-    top = f"{min(shares):.0%} to {max(shares):.0%} of what it does alone" if shares else "nothing that was measured"
+    at = ", ".join(dict.fromkeys(f"{t.strength:+g}" for t in b.together))
+    range_of = f"{min(shares):.0%} to {max(shares):.0%}" if shares else ""
+    top = [f"On top of an adapter at {at} BiPO's vector does {range_of} of what it does alone."] if shares else []
     shown = [f"{s.shots} examples {s.positive} and, of the opposite, {s.negative}" for s in b.shown]
-    return (
-        f"{b.name}: other adapters, from -1 to +1: {'; '.join(others) or 'none'}. On top of an adapter that is turned "
-        f"down BiPO's vector does {top}. Shown in the prompt: {'; '.join(shown)}."
-    )
+    parts = [
+        f"{b.name}: other adapters, from -1 to +1: {'; '.join(others) or 'none'}.",
+        *top,
+        *([f"Shown in the prompt: {'; '.join(shown)}."] if shown else []),
+    ]
+    return " ".join(parts)
 
 
 def _together_rows(b: Facts) -> list[list[str]]:

@@ -118,7 +118,8 @@ def page(run: Run) -> Path:
     about = (
         f"{r.model}, layer {r.layer}, largest norm {r.norm:g} medians of the residual norm, seed {r.seed}. Changes of "
         "the margin (log-probability of the positive answer less the negative's) on test questions, in nats, with the "
-        "vector added and subtracted; every token steered."
+        "vector added and subtracted; every token steered. Margins by epoch are of validation pairs; where the end "
+        "token is scored (as published, too), it counts in them."
     )
     sections: list[tuple[str, Sequence[Sequence[str]]]] = [("What each setting changes", _changed_rows(r))]
     for b in r.behaviors:
@@ -147,10 +148,11 @@ def _finding(b: Facts) -> str:
     random = max((abs(_range(s)) for s in b.randoms), default=math.nan)
     trained = sorted((s for s in b.settings if s.best is not None and s.name != PLAIN), key=_range, reverse=True)
     parts = ", ".join(f"{s.name} {_range(s):+.2f}" for s in trained)
-    few = ", ".join(f"{s.name} {_range(s) / _range(plain):.0%}" for s in b.settings if s.kept is not None)
+    few = [f"{s.name} {_range(s) / _range(plain):.0%}" for s in b.settings if s.kept is not None and _range(plain)]
+    left = f" Of that of the plain vector are left with the {', '.join(few)}." if few else ""
     return (
         f"{b.name}: from -1 to 1 the margin moves by {_range(plain):+.2f} nats under the plain vector; at its norm, "
-        f"by: {parts}; random directions at most {random:.2f}. Of that of the plain vector are left with the {few}."
+        f"by: {parts}; random directions at most {random:.2f}.{left}"
     )
 
 
@@ -159,7 +161,9 @@ def _epoch_finding(b: Facts) -> str:
     seen = next(x for x in b.looked if x.name == PLAIN).epochs
     margins = [(e.up + e.down) / 2 for e in seen]
     most = max(margins)
-    enough = next((e.epoch for e, m in zip(seen, margins, strict=True) if m >= 0.9 * most), len(seen))
+    if most <= 0:
+        return f"{b.name}: on pairs not trained on, no epoch raises the margins."
+    enough = next(e.epoch for e, m in zip(seen, margins, strict=True) if m >= 0.9 * most)
     parts = [f"{x.name} {x.epochs[-1].up:+.2f} and {x.epochs[-1].down:+.2f} after {len(x.epochs)} epochs (norm "
              f"{x.epochs[-1].norm:.2f})" for x in b.looked if x.name == PUBLISHED]  # fmt: skip
     return (
