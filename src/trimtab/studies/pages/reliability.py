@@ -89,13 +89,14 @@ def headline(study: Study) -> list[str]:
         f = study.figures.get(f"ID and {trained} → {tested}")
         if f:
             sentences.append(
-                f"Mean slopes in base and under {trained} → {tested} correlate at {_number(f.value)} ({_between(f)}, "
-                f"{f.n} data sets)."
+                f"Mean slopes in base and under {trained} → {tested} correlate at {_number(f.value)} "
+                f"({'' if math.isnan(f.lo) else f'{_between(f)}, '}{f.n} data sets)."
             )
     f = study.figures.get("forecast and measured mean slope")
     if f:
         sentences.append(
-            f"One backward pass forecasts the mean slopes of data sets at {_number(f.value)} ({_between(f)})."
+            f"One backward pass forecasts the mean slopes of data sets at {_number(f.value)}"
+            + ("." if math.isnan(f.lo) else f" ({_between(f)}).")
         )
     sentences += [*_hard_layer(study), *shift_sentences(study), *extractor_sentences(study), *line_finding(study)]
     lost = regret(study)
@@ -298,7 +299,8 @@ def _number(x: float) -> str:
 
 
 def _between(f: Figure) -> str:
-    return f"{_number(f.lo)} to {_number(f.hi)}"
+    """The ends of an interval; nothing where there is none."""
+    return "" if math.isnan(f.lo) else f"{_number(f.lo)} to {_number(f.hi)}"
 
 
 def _interval(f: Figure) -> str:
