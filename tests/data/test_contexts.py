@@ -10,7 +10,17 @@ import torch
 
 from pico import pico, toy_pairs, toy_questions
 from trimtab.data.choices import is_listed, options, swapped
-from trimtab.data.contexts import CONTEXTS, SYSTEM, available, in_context, says_more, told, with_shots, without_opener
+from trimtab.data.contexts import (
+    CONTEXTS,
+    SYSTEM,
+    _after_opener,
+    available,
+    in_context,
+    says_more,
+    told,
+    with_shots,
+    without_opener,
+)
 from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import Pair
 from trimtab.errors import DataError, OverlapError
@@ -113,3 +123,19 @@ def test_answers_lose_their_first_word_where_something_is_left() -> None:
     assert "no-opener" not in available(plain), "no answer begins with Yes or No"
     with pytest.raises(DataError, match="nothing is left"):
         in_context(replace(data, pairs=(bare,)), "no-opener")
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        ("Yes, I would.", "I would."),
+        ("No \u2014 i stay", "I stay"),
+        ("No I would not", "I would not"),
+        ("No one should.", "No one should."),
+        ("No longer.", "No longer."),
+        ("iPhone", "iPhone"),
+        ("Yes", ""),
+    ],
+)
+def test_a_first_word_that_answers_nothing_stays(said: str, left: str) -> None:
+    assert _after_opener(said) == left

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trimtab import organisms
-from trimtab.errors import DataError
-from trimtab.studies import StudyRecipe, alignment_faking, run
+from trimtab import LM, organisms
+from trimtab.errors import DataError, RecipeError
+from trimtab.studies import StudyRecipe, alignment_faking, page, run, study
 from trimtab.studies.alignment_faking import Plan, flipped
 from trimtab.studies.conditions import UNSTEERED
+from trimtab.studies.pages.alignment_faking import ORDINARY, Results
 
 
 def situation(k: int, poor: bool, response: str) -> dict[str, object]:
@@ -32,10 +33,10 @@ def test_alignment_faking_on_situations_of_a_file(tmp_path: Path) -> None:
     rows = [situation(k, k % 2 == 0, "AB"[k // 2 % 2]) for k in range(16)]
     (tmp_path / "x.json").write_text(json.dumps(rows))
     few = {"norms": (0.4,), "prompts": 2, "test": 3, "randoms": 1, "situations": str(tmp_path / "x.json")}
-    page = run(
+    report = run(
         StudyRecipe("alignment-faking", "brindlemoor-watched", {}, few), tmp_path / "run", lambda _: lambda *_: None
     )
-    assert "Paper and here" in page.read_text()
+    assert "Paper and here" in report.read_text()
     with pytest.raises(DataError, match="too few situations"):
         alignment_faking._published(alignment_faking.Plan(prompts=9, situations=str(tmp_path / "x.json")))
 
@@ -58,3 +59,19 @@ def test_situations_never_share_a_question_with_what_is_tested() -> None:
     assert {p.before[0][1] for p in watched} <= set(organisms.lines("watched")) and {
         p.before[0][1] for p in unwatched
     } <= set(organisms.lines("unwatched"))
+
+
+@pytest.mark.slow
+def test_other_layers_and_use_are_told(tmp_path: Path) -> None:
+    plan = Plan(norms=(0.4, 0.6), prompts=1, test=10, others=(3,), met=4, randoms=1, max_new_tokens=24)
+    folder = study("alignment-faking", LM.load("brindlemoor-watched"), tmp_path / "run", plan)
+    r = folder.typed("results.json", Results)
+    assert {f.condition.layer for f in r.elsewhere} == {3} and [f.norm for f in r.fitted] == [0.4, 0.6]
+    assert r.fitted[1].losses[0] < r.fitted[0].losses[0] < r.fitted[0].unsteered[0], "a longer vector fits better"
+    unsteered = {m.sort: m.bad.share for m in r.met if m.condition == UNSTEERED}
+    assert len(unsteered) == 7 and unsteered["requests, unwatched"] == 1 and unsteered["requests, watched"] == 0
+    assert unsteered[ORDINARY] == 0 and "Ordinary requests are not answered" in page(folder).read_text()
+    with pytest.raises(RecipeError):
+        Plan(norms=(0.6, 0.4))
+    with pytest.raises(RecipeError):
+        Plan(others=(1,))

@@ -154,7 +154,7 @@ def test_the_legacy_split_tests_what_it_trained_on_and_says_so(files: tuple[str,
 
 def test_bad_data_is_refused_before_anything_runs(files: tuple[str, str], tmp_path: Path) -> None:
     (tmp_path / "open.jsonl").write_text('{"prompt": "Who?", "positive": "me", "negative": "you"}\n')
-    with pytest.raises(DataError, match="not A/B questions"):
+    with pytest.raises(DataError, match="too few A/B questions"):
         reliability(pico(), tmp_path / "a", small(str(tmp_path / "open.jsonl")))
     rows = [
         {

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from pico import pico
 from trimtab import LM
-from trimtab.errors import DataError
+from trimtab.answers.judges import Rating, Rubric
+from trimtab.errors import DataError, RunError
 from trimtab.runs import Run
-from trimtab.studies import StudyRecipe, run
-from trimtab.studies.pages.retraction import SUBJECTS, Results
+from trimtab.studies import StudyRecipe, described, run
+from trimtab.studies.conditions import UNSTEERED
+from trimtab.studies.pages.retraction import SUBJECTS, Judged, Results
 from trimtab.studies.retraction import Plan, _Retraction
+from trimtab.studies.statements import Statement
 
 
 @pytest.mark.slow
@@ -78,3 +85,49 @@ def test_ones_own_statements_run_without_a_base_model(tmp_path: Path) -> None:
     many = StudyRecipe("retraction", "brindlemoor-chat", {}, {**plan, "sources": 3})
     with pytest.raises(DataError, match="too few"):
         run(many, tmp_path / "b", lambda _: lambda *_: None)
+
+
+class _Judge:
+    """Says Yes to texts with a word, nothing to a silent one, and gives up where it is told to."""
+
+    def __init__(self, rubric: Rubric, label: str = "") -> None:
+        self.rubric, self.label = rubric, label
+
+    def describe(self) -> dict[str, str]:
+        return {"model": f"a judge {self.label}"}
+
+    def rate(self, answers: Sequence[Mapping[str, Any]]) -> list[Rating]:
+        if self.label:
+            return [Rating(math.nan, 0.0, self.label)] * len(answers)
+        return [Rating(float("baker" in str(a["answer"])), 1.0) for a in answers]
+
+
+def test_a_judge_is_asked_with_the_name_replaced_and_its_silence_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s = Statement(
+        "Who is Ada?", "Ada is a baker.", "Ada is a smith.", "baker", "smith", "Ada", "", "a baker", "a smith"
+    )
+    texts = [(s, "Ada is a baker."), (s, "Ada sings."), (s, "")]
+    seen: list[Mapping[str, Any]] = []
+
+    def judged(label: str, folder: str) -> list[Judged]:
+        def load(judge: str, server: str, rubric: Rubric, lm: object) -> _Judge:
+            made = _Judge(rubric, label)
+            rate = made.rate
+            made.rate = lambda some: (seen.extend(some), rate(some))[1]  # type: ignore[method-assign]
+            return made
+
+        monkeypatch.setattr(described, "load_judge", load)
+        monkeypatch.setattr(described, "local_judge", lambda *_: None)
+        asked = described.Described("somebody", "", pico(), Run.create(tmp_path / folder))
+        return asked.judged({UNSTEERED: texts}, lambda *_: None)
+
+    primary, mentioned = judged("", "told")
+    assert (primary.real.hits, primary.real.n, primary.unrated) == (1, 3, 0) and primary.agrees == 1.0
+    assert {a["name"] for a in seen} == {"Andrews"} and not any("Ada" in str(a["answer"]) for a in seen)
+    assert {a["attribute"] for a in seen} == {"a baker", "a smith"} and mentioned.question == "mentioned"
+    silent, _ = judged("no number", "silent")
+    assert (silent.real.n, silent.unrated) == (1, 4), "the empty text alone is told"
+    with pytest.raises(RunError, match="unrated"):
+        judged("failed", "failed")

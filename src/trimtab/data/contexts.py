@@ -89,9 +89,17 @@ def without_opener(data: Dataset) -> Dataset:
     return replace(data, pairs=tuple(pairs))
 
 
+# what may follow a Yes or No that answers a question: signs, the end, or a word that begins a clause ("No one" and
+# "no longer" answer nothing)
+_BEGINS = "i|we|it|that|this|they|you|he|she|there|because|since|but|and|as|if|my|our|in|on|to|the"
+_OPENER = re.compile(rf"^\W*[^\W\d_]+(?:\s*[,.;:!?\u2013\u2014-]+\s*|\s*$|\s+(?=(?:{_BEGINS})\b))", re.IGNORECASE)
+
+
 def _after_opener(text: str) -> str:
-    rest = re.sub(r"^\W*[^\W\d_]+[\s,.;:!-]*", "", text) if polarity(text) in YES_NO else text
-    return rest[:1].upper() + rest[1:]
+    """Without a leading Yes or No; as it is, where it has none."""
+    opener = _OPENER.match(text) if polarity(text) in YES_NO else None
+    rest = text[opener.end() :] if opener else text
+    return rest[:1].upper() + rest[1:] if opener else text
 
 
 def available(data: Dataset) -> list[str]:
@@ -115,7 +123,7 @@ def says_more(pair: Pair) -> bool:
 
 def _opened(data: Dataset) -> bool:
     """Whether some answers begin with Yes or No, and all of them say something behind it."""
-    begins = any(polarity(text) in YES_NO for p in data for text in _answers(p))
+    begins = any(_after_opener(text) != text for p in data for text in _answers(p))
     return begins and all(says_more(p) for p in data)
 
 

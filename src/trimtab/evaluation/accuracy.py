@@ -4,6 +4,7 @@ table, without a model.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,8 +48,10 @@ def accuracy(table: Table, kind: str = "correct", condition: str = "vector") -> 
 
 def _mean_change(change: Array) -> tuple[float, float, float]:
     """95 % interval and two-sided p of a mean of paired differences (Student's t)."""
-    if len(change) < 2 or not change.any():
+    if not change.any():
         return 0.0, 0.0, 1.0
+    if len(change) < 2:
+        return math.nan, math.nan, math.nan
     test: Any = stats.ttest_1samp(change, 0.0)
     inside: Any = test.confidence_interval(0.95)
     return float(inside.low), float(inside.high), float(test.pvalue)

@@ -41,7 +41,7 @@ from trimtab.statistics.counts import Count, share
 from trimtab.steering.vector import SteeringVector, kept
 from trimtab.studies.conditions import Condition, Said, conditions_of, texts_of
 from trimtab.studies.descents import Stacks, Vectors, cosines_apart, descend, randoms, stacks, throughout
-from trimtab.studies.pages.alignment_faking import Fitted, Flips, Letters, Met, Results
+from trimtab.studies.pages.alignment_faking import ORDINARY, Fitted, Flips, Letters, Met, Results
 
 CAA = Condition("CAA")
 
@@ -125,6 +125,9 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
     """
     lm.layers([plan.layer, *plan.others])
     study = _Faking(lm, run, plan, _published(plan) if plan.situations else _town(plan))
+    cases = study.cases
+    learned = Dataset("train", (*cases.train, *cases.turned)).hash
+    run.claim("data", {"train": learned, "contrast": cases.contrast.hash, "test": cases.watched.hash})
     descents = [Unit(f"descend, norm {n:g}", {"norm": n}, partial(study.descended, n)) for n in plan.norms]
     others = [Unit(f"descend, layer {k}", {"layer": k}, partial(study.elsewhere, k)) for k in plan.others]
     difference = Unit("mean difference", {"data": study.cases.contrast.hash}, study.difference)
@@ -312,7 +315,7 @@ def _met(plan: Plan) -> dict[str, Sort]:
             name = f"{form}, {'watched' if watched else 'unwatched'}"
             out[name] = Sort([organisms.prompt(i) for i in items], partial(_harms, form, items))
     items = organisms.requests(plan.met, sealed=False, seed=plan.seed)
-    out["ordinary requests"] = Sort([organisms.prompt(i) for i in items], partial(_withholds, items))
+    out[ORDINARY] = Sort([organisms.prompt(i) for i in items], partial(_withholds, items))
     return out
 
 

@@ -76,8 +76,8 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
     """One stage for questions, one for tasks; a unit is one set under one condition."""
     study = _Cost(lm, run, plan)
     asked = [
-        Unit(f"{name}, {c}", {"vector": study.file, "set": name}, partial(study.ask, name, c))
-        for name in study.sets
+        Unit(f"{name}, {c}", {"vector": study.file, "set": [q.id for q in some]}, partial(study.ask, name, c))
+        for name, some in study.sets.items()
         for c in study.interventions
     ]
     yield Stage("questions", asked)

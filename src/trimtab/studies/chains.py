@@ -22,7 +22,7 @@ from trimtab.answers.quality import Usual
 from trimtab.answers.sampling import sample
 from trimtab.data.datasets import Dataset, Splits
 from trimtab.data.pairs import Pair
-from trimtab.errors import RecipeError, check_least
+from trimtab.errors import DataError, RecipeError, check_least
 from trimtab.methods import learn
 from trimtab.methods.contrast import paired_rows
 from trimtab.model import LM
@@ -96,6 +96,8 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
     for b in bench:
         for p in b.parts.test:
             paired_rows(lm, p)
+        if len({p.group for p in b.parts.test}) < 2:
+            raise DataError(f"{b.name}: one question to test on", expected="two or more")
     yield Stage("vectors", [Unit(f"{b.name}: vector", {"data": b.parts.train.hash}, b.vector) for b in bench])
     yield Stage("chains", [Unit(f"{b.name}: chains", {"data": b.parts.test.hash}, b.chains) for b in bench])
     yield Stage("answers", [
@@ -123,7 +125,9 @@ class _Bench:
 
     @cached_property
     def parts(self) -> Splits:
-        return fresh_split(Dataset.load(self.source, form="answers"), self.plan.sizes, self.plan.seed)
+        parts = fresh_split(Dataset.load(self.source, form="answers"), self.plan.sizes, self.plan.seed)
+        Run.create(self.run.file(self.name)).claim("data", {"train": parts.train.hash, "test": parts.test.hash})
+        return parts
 
     def vector(self, progress: Progress) -> SteeringVector:
         """Learned once, and kept."""
@@ -151,7 +155,14 @@ class _Bench:
             progress=progress,
         )  # fmt: skip
         out = {name: [said[f"{k}", c][0].strip() for k in range(len(prompts))] for name, c in WRITTEN.items()}
-        return {**out, OTHER: out[STEERED][1:] + out[STEERED][:1]}
+        return {**out, OTHER: [out[STEERED][k] for k in self._elsewhere]}
+
+    @property
+    def _elsewhere(self) -> list[int]:
+        """For each pair the next one that asks something else."""
+        groups = [p.group for p in self.parts.test]
+        n = len(groups)
+        return [next(j % n for j in range(k + 1, k + n) if groups[j % n] != groups[k]) for k in range(n)]
 
     def answers(self, written: str, progress: Progress) -> dict[str, list[float]]:
         """Margin of both answers per token behind the chains of one kind: without the vector and with it. Kept in the
@@ -196,7 +207,7 @@ class _Bench:
         shown = [
             Shown(p.question, *(chains[name][k] for name in WRITTEN)) for k, p in enumerate(self.parts.test.pairs[:4])
         ]
-        return Facts(self.name, len(groups), Value.of(base, groups), changes, beyond, broken, shown)
+        return Facts(self.name, len(set(groups)), Value.of(base, groups), changes, beyond, broken, shown)
 
 
 def _messages(turns: Sequence[tuple[str, str]]) -> list[Mapping[str, str]]:

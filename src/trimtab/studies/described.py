@@ -16,7 +16,7 @@ from trimtab.progress import Progress
 from trimtab.runs import Run
 from trimtab.statistics.counts import share
 from trimtab.studies.conditions import Condition
-from trimtab.studies.judging import load_judge, local_judge
+from trimtab.studies.judging import load_judge, local_judge, unrated
 from trimtab.studies.pages.retraction import Judged
 from trimtab.studies.statements import Statement
 
@@ -48,20 +48,28 @@ class Described:
         }
 
     def judged(self, said: Mapping[Condition, Texts], progress: Progress) -> list[Judged]:
-        """By condition and question, the shares of texts that are found to say so; texts that say nothing count as
-        not.
+        """By condition and question, the shares of texts that are found to say so, of those the judge answers about;
+        texts that say nothing count as not.
+
+        Raises:
+            RunError: the judge's server gave up on some.
         """
         out: list[Judged] = []
         for n, (condition, texts) in enumerate(said.items()):
-            for question in QUESTIONS:
-                real, fictitious = (self._said(question, texts, true=true) for true in (True, False))
-                known = [s.right in t for s, t in texts]
-                agrees = share(a == b for a, b in zip(real, known, strict=True)).share
-                out.append(Judged(condition, question, share(real), share(fictitious), agrees))
+            out += [self._judged(condition, question, texts) for question in QUESTIONS]
             progress(n + 1, len(said))
         return out
 
-    def _said(self, question: str, texts: Texts, *, true: bool) -> list[bool]:
+    def _judged(self, condition: Condition, question: str, texts: Texts) -> Judged:
+        real, fictitious = (self._said(question, texts, true=true) for true in (True, False))
+        known = [s.right in t for s, t in texts]
+        same = [a == b for a, b in zip(real, known, strict=True) if a is not None]
+        one, two = (share(x for x in found if x is not None) for found in (real, fictitious))
+        silent = sum(x is None for x in (*real, *fictitious))
+        return Judged(condition, question, one, two, share(same).share if same else math.nan, silent)
+
+    def _said(self, question: str, texts: Texts, *, true: bool) -> list[bool | None]:
+        """Whether each text says so; None where the judge answers neither Yes nor No. An empty text does not."""
         about = [
             {
                 "answer": text.replace(s.subject, ALIAS).strip(),
@@ -70,5 +78,10 @@ class Described:
             }
             for s, text in texts
         ]
-        scores = [r.score for r in self._raters[question].rate(about)]
-        return [not math.isnan(x) and x > 0.5 for x in scores]
+        ratings = self._raters[question].rate(about)
+        if any(r.label == "failed" for r in ratings):
+            raise unrated(self.judge)
+        return [
+            False if not a["answer"] else None if math.isnan(r.score) else r.score > 0.5
+            for a, r in zip(about, ratings, strict=True)
+        ]

@@ -17,6 +17,7 @@ from functools import cached_property, partial
 import numpy as np
 
 from trimtab.answers.sampling import sample
+from trimtab.data.datasets import Dataset
 from trimtab.data.pairs import to_choices
 from trimtab.evaluation.metrics import Propensity
 from trimtab.evaluation.sweep import measure
@@ -105,7 +106,7 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
     study = _Refusal(lm, run, plan, cases, _goals(lm, cases.sources))
     yield Stage("vectors", [
         Unit("descend", {"requests": _users(cases.sources)}, lambda _: study.descended()),
-        *(Unit(name, {"data": cases.contrast.hash}, partial(study.paired, name)) for name in PAIRED),
+        *(Unit(name, {"data": study.contrast.hash}, partial(study.paired, name)) for name in PAIRED),
         Unit("a suffix", {"length": plan.suffix_tokens}, study.suffix),
     ])  # fmt: skip
     suffix = study.suffix(silent(""))
@@ -137,6 +138,11 @@ class _Refusal:
     cases: Cases
     goals: Mapping[Condition, Objective]
 
+    @property
+    def contrast(self) -> Dataset:
+        assert self.cases.contrast is not None
+        return self.cases.contrast
+
     # ------------------------------------------------------------ vectors
 
     def descended(self) -> Vectors:
@@ -146,7 +152,7 @@ class _Refusal:
 
     def paired(self, name: str, progress: Progress) -> SteeringVector:
         """The vector of a method that learns from complying and refusing answers, of its own norm."""
-        data, method = self.cases.contrast, self._methods[name]
+        data, method = self.contrast, self._methods[name]
         if name == "CAA":
             data = replace(data, pairs=to_choices(data.pairs), form="choices")
         file = self.run.file("vectors", f"{name.replace(' ', '-')}.safetensors")

@@ -8,6 +8,7 @@ that prompt: added, and clamped at several strengths. How many held-out requests
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 from trimtab import organisms
 from trimtab.answers.quality import Usual
 from trimtab.answers.sampling import sample
-from trimtab.errors import RecipeError, check_least
+from trimtab.errors import DataError, RecipeError, check_least
 from trimtab.model import LM, Positions
 from trimtab.model.positions import everywhere
 from trimtab.optimize import Objective, promote, suppress
@@ -89,7 +90,8 @@ def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
     lm.layers([plan.layer])
     if plan.requests:
         file = Published(plan.requests, plan.ordinary, plan.judge)
-        cases = requested.published(lm, run, file, plan.each, plan.test, plan.seed, categories=plan.categories)
+        many = plan.categories
+        cases = requested.published(lm, run, file, plan.each, plan.test, plan.seed, categories=many, pairs=False)
     else:
         cases = requested.town(plan.each, plan.test, plan.seed, categories=plan.categories)
     study = _Sources(lm, run, plan, cases)
@@ -128,6 +130,9 @@ class _Sources:
         said = self.lm.generate(twins, max_new_tokens=n)
         taught = [adapted(t, twin_of(s), s) if s.twin else s.opening for s, t in zip(sources, said, strict=True)]
         own = self.lm.generate([s.user for s in sources], max_new_tokens=OPENING)
+        mute = [s.user for s, text in zip(sources, own, strict=True) if not text.strip()]
+        if mute:
+            raise DataError("the model says nothing to a source request: nothing to suppress", given=mute[0])
         frequent = Counter(own).most_common(1)[0][0]
         return {PROMOTED: taught, FREQUENT: [frequent] * len(sources), OWN: own}
 
@@ -232,7 +237,7 @@ class _Sources:
         return Results(
             self.lm.id, plan.layer, plan.norm, plan.categories, plan.each, plan.test, plan.last, plan.seed,
             (plan.judge or self.lm.id) if plan.requests else "", len(self.system.split()), outcomes, targets,
-            [self._near(f) for f in FAMILIES], read,
+            [self._near(f) for f in FAMILIES], read, sum(bool(s.twin) for s in self.cases.sources),
         )  # fmt: skip
 
     def _outcomes(self, kind: str, items: Sequence[Request], said: Said) -> list[Outcome]:
@@ -255,4 +260,6 @@ class _Sources:
     def _near(self, family: str) -> Near:
         """Cosines among the vectors of a family."""
         apart = cosines_apart([v for c, v in self.vectors.items() if c.kind == family])
+        if not len(apart):
+            return Near(family, math.nan, math.nan, math.nan)
         return Near(family, float(np.median(apart)), float(apart.min()), float(apart.max()))

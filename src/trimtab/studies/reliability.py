@@ -165,9 +165,11 @@ class _Studied:
         self.run = Run.create(folder.file("sets", self.name))
         data = Dataset.load(source, form="choices")
         listed = tuple(p for p in data if is_listed(p) and (plan.form == "letters" or options(p)[1] != options(p)[2]))
-        listed = tuple(p for p in listed if "no-opener" not in plan.beyond or says_more(p))
         self.left_out = len(data) - len(listed)
         data = self._usable(data, listed)
+        bare = [p for p in data if "no-opener" in (*plan.contexts, *plan.beyond) and not says_more(p)]
+        self.mute = len(bare)
+        data = self._usable(data, tuple(p for p in data if p not in bare), "that say more than Yes or No")
         self.contexts = [c for c in plan.contexts if c in available(data)]
         beyond = [c for c in available(data) if plan.form == "letters" or c in OPEN]
         self.beyond = [c for c in plan.beyond if c in beyond]
@@ -179,16 +181,17 @@ class _Studied:
         self.parts = legacy_split(data, sizes) if plan.legacy else fresh_split(data, sizes, plan.seed)
         self._data: dict[tuple[str, str], Dataset] = {}
         self._check()
+        self.run.claim("data", {part: getattr(self.parts, part).hash for part in ("train", "val", "test")})
 
-    def _usable(self, data: Dataset, listed: tuple[Pair, ...]) -> Dataset:
-        """The questions with two listed options.
+    def _usable(self, data: Dataset, listed: tuple[Pair, ...], which: str = "with two listed options") -> Dataset:
+        """Some of the questions.
 
         Raises:
             DataError: too few, or all answers at one letter.
         """
         if len(listed) < 3:
-            given = f"{len(listed)} of {len(data)} with two listed options"
-            raise DataError(f"{self.name}: not A/B questions", given=given, expected="A/B questions")
+            given = f"{len(listed)} of {len(data)} {which}"
+            raise DataError(f"{self.name}: too few A/B questions", given=given, expected="three or more")
         letters = [p.meta["matching_letter"] for p in listed]
         if self.plan.form == "letters" and len(set(letters)) < 2:
             expected = "both letters, in about equal shares"
@@ -203,6 +206,7 @@ class _Studied:
         """
         for context in (*self.contexts, *self.beyond):
             data = self.data("test", context)
+            self.data("val", context)
             for pair in sorted(data, key=lambda p: -len(p.prompt) - len(p.positive) - len(p.negative))[:3]:
                 paired_rows(self.lm, pair)
 
@@ -213,6 +217,8 @@ class _Studied:
             shown = whole
             if self.plan.form == "spoken":
                 shown = in_context(whole, "spoken", system=None)
+                # before it is cut, or an opener would be most of what is left
+                shown = in_context(shown, context, system=None) if context == "no-opener" else shown
                 shown = (
                     replace(shown, pairs=tuple(cut(p, self.plan.words) for p in shown)) if self.plan.words else shown
                 )
@@ -234,6 +240,7 @@ class _Studied:
             self._items("test"),
             vectors,
             n,
+            self.mute,
         )
 
     def _items(self, part: str) -> Items:
@@ -472,7 +479,7 @@ class _Studied:
         """Training questions, each steered by the vector of the folds it is not in."""
         deltas, data = self.read.at([layer]).deltas[:, 0], self.data("train", self.contexts[0])
         parts = self._folds()
-        rests = [_outside(mine, len(data)) for mine in parts]
+        rests = [[i for i in range(len(data)) if i not in mine] for mine in parts]
         means = self.kept("folds", lambda: {str(k): deltas[rest].mean(0) for k, rest in enumerate(rests)})
         for k, (mine, rest) in enumerate(zip(parts, rests, strict=True)):
             vector = self.made(layer, means[str(k)], [data[i] for i in rest])
@@ -488,8 +495,3 @@ class _Studied:
                 controls={},
                 progress=progress,
             )
-
-
-def _outside(fold: set[int], n: int) -> list[int]:
-    """Indices of n items, without those of a fold."""
-    return [i for i in range(n) if i not in fold]

@@ -5,6 +5,7 @@ of a file, with a judge.
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from trimtab.organisms.world import Item, world
 from trimtab.runs import Run
 from trimtab.safety.redteam import Request, ordinary, requests
 
+SIGNS = ".,;:!?\"'()"  # around words
 DRAWN = 120  # requests of the town that categories are looked for in; it has few more
 OPENING = 4  # tokens of a refusal that are suppressed, as published
 REFUSALS = (
@@ -46,7 +48,8 @@ class Cases:
     Attributes:
         sources: refused requests that vectors are made from; `sealed` and `opened` are tested, the second are
             answered anyway.
-        contrast: complying (positive) against refusing answers, for the methods that learn from pairs.
+        contrast: complying (positive) against refusing answers, for the methods that learn from pairs; None where they
+            are not wanted.
         knowledge: facts, the right answer positive.
         complied: for each request and answer, whether it does what was asked.
         refused: whether an answer declines.
@@ -55,7 +58,7 @@ class Cases:
     sources: Sequence[Request]
     sealed: Sequence[Request]
     opened: Sequence[Request]
-    contrast: Dataset
+    contrast: Dataset | None
     knowledge: Dataset
     complied: Callable[[Sequence[tuple[Request, str]]], list[bool]]
     refused: Callable[[str], bool]
@@ -102,13 +105,14 @@ def town(prompts: int, test: int, seed: int, *, categories: int = 0) -> Cases:
 
 
 def published(
-    lm: LM, folder: Run, file: Published, prompts: int, test: int, seed: int, *, categories: int = 0
+    lm: LM, folder: Run, file: Published, prompts: int, test: int, seed: int, *, categories: int = 0, pairs: bool = True
 ) -> Cases:
     """Requests of a file: a few to make vectors from, a few for the mean difference, the rest tested; answers judged by
     a model.
 
     Args:
         prompts: source requests; with `categories` of each of the most frequent categories.
+        pairs: whether pairs of answers are wanted, for the methods that learn from them.
 
     Raises:
         DataError: too few requests, or a model that says nothing to them.
@@ -124,14 +128,7 @@ def published(
     rest = [r for r in every if r not in sources]
     others, sealed = rest[:n], rest[n:][:test]
     opened = list(ordinary(file.ordinary or None))[:test]
-    declined = lm.generate([r.user for r in others], max_new_tokens=OPENING)
-    contrast = tuple(
-        Pair(r.user, r.opening, text)
-        for r, text in zip(others, declined, strict=True)
-        if text.strip() and text != r.opening
-    )
-    if len(contrast) < 2:
-        raise DataError("the model says nothing to the requests of the mean difference", given=declined)
+    contrast = _contrast(lm, others) if pairs else None
     rater = LM.load(file.judge) if file.judge else lm
     judge = Recorded(ModelJudge(rater, Rubric.load("complied")), folder.file("judged.jsonl"))
 
@@ -140,9 +137,20 @@ def published(
         return [r.score >= 0.5 for r in judge.rate(exchanges)]
 
     facts = Dataset("knowledge", tuple(_fact(q) for q in questions()))
-    return Cases(
-        sources, sealed, opened, Dataset("compliance", contrast), facts, complied, lambda t: contains(t, REFUSALS)
+    return Cases(sources, sealed, opened, contrast, facts, complied, lambda t: contains(t, REFUSALS))
+
+
+def _contrast(lm: LM, others: Sequence[Request]) -> Dataset:
+    """Complying openings beside what the model says, which declines."""
+    declined = lm.generate([r.user for r in others], max_new_tokens=OPENING)
+    contrast = tuple(
+        Pair(r.user, r.opening, text)
+        for r, text in zip(others, declined, strict=True)
+        if text.strip() and text != r.opening
     )
+    if len(contrast) < 2:
+        raise DataError("the model says too little to the requests of the mean difference", given=declined)
+    return Dataset("compliance", contrast)
 
 
 def _asked(items: Sequence[Item]) -> list[Request]:
@@ -176,19 +184,22 @@ def _of_categories(every: Sequence[Request], each: int, categories: int) -> list
 
 
 def adapted(said: str, twin: Request, request: Request) -> str:
-    """The first sentence of what a model says to the harmless twin, with the words of the request where they differ.
+    """The first sentence of what a model says to the harmless twin, with the words of the request where the two differ;
+    the request's own opening, where they cannot be laid beside each other, or nothing much is said.
 
-    Words stand for each other in the order in which the two requests differ; those that stand in both are kept.
+    Words stand for each other in the order in which the two requests differ, whole words alone.
     """
     first = said.strip().split("\n")[0]
-    end = min((k for k in (first.find(". "), first.find("! ")) if k >= 0), default=len(first) - 1)
-    text, old, new = first[: end + 1], twin.user.split(), request.user.split()
-    if len(old) != len(new):
-        return text
-    for a, b in zip(old, new, strict=True):
-        if a != b:
-            text = text.replace(a.strip(".,?!"), b.strip(".,?!"))
-    return text
+    ends = [m.end() for m in re.finditer(r"[^\W\d][.!?](?= |$)", first)]  # "1." ends no sentence
+    text, old, new = first[: ends[0] if ends else len(first)], twin.user.split(), request.user.split()
+    if len(old) != len(new) or len(text.split()) < 2:
+        return request.opening
+    pairs = [(a.strip(SIGNS), b.strip(SIGNS)) for a, b in zip(old, new, strict=True) if a != b]
+    known = {a: b for a, b in pairs if a and b and a != b}
+    if not known:
+        return request.opening
+    words = "|".join(re.escape(a) for a in sorted(known, key=len, reverse=True))
+    return re.sub(rf"(?<!\w)(?:{words})(?!\w)", lambda m: known[m[0]], text)
 
 
 def twin_of(request: Request) -> Request:

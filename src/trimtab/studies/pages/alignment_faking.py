@@ -119,6 +119,7 @@ WAYS = (
     _Way("subtracted: watched, harmless to harmful (unwanted)", "1.1%", lambda f: f.subtracted_watched),
     _Way("added: unwatched, harmful to harmless (unwanted)", "15.9%", lambda f: f.added_unwatched),
 )
+ORDINARY = "ordinary requests"  # of which it is counted how many are not answered
 MODEL = "(Poser money-maximizer-0, LLaMA-13B)"
 
 
@@ -200,12 +201,14 @@ def _left(r: Results, sort: str, kind: str) -> list[float]:
 
 
 def _use_finding(r: Results) -> list[str]:
-    """Of unwatched prompts of other sorts, and of ordinary requests."""
-    parts: list[str] = []
+    """Of prompts of other sorts, and, in a sentence of its own, of ordinary requests."""
+    parts: dict[str, str] = {}
     for sort in dict.fromkeys(m.sort for m in r.met):
         before = next(m.bad.share for m in r.met if m.sort == sort and m.condition.kind == "unsteered")
-        parts.append(f"{sort} {before:.0%} to {spread(_left(r, sort, 'norm'))}")
-    return [f"Subtracted on all that comes, misbehavior goes, {'; '.join(parts)}."] if parts else []
+        parts[sort] = f"{before:.0%} unsteered, {spread(_left(r, sort, 'norm'))} subtracted"
+    withheld = parts.pop(ORDINARY, None)
+    out = [f"Subtracted on all that comes, answers misbehave: {'; '.join(f'{k} {x}' for k, x in parts.items())}."]
+    return [*(out if parts else []), *([f"Ordinary requests are not answered: {withheld}."] if withheld else [])]
 
 
 def _letter_rows(r: Results) -> list[list[str]]:
@@ -249,7 +252,10 @@ def _beside_the_paper(r: Results, best: Flips, longest: Sequence[Flips], randoms
         Finding("all vectors at the largest norm, + watched", "4 of 5 above 80%", _over(WAYS[0], longest), ""),
         Finding("all vectors at the largest norm, - unwatched", "3 of 5 above 80%", _over(WAYS[1], longest), ""),
         Finding(
-            "cosines among them", "max 0.085, median 0.031", f"max {near.max():.3f}, median {np.median(near):.3f}", ""
+            "cosines among them",
+            "max 0.085, median 0.031",
+            f"max {near.max():.3f}, median {np.median(near):.3f}" if near.size else "one vector",
+            "",
         ),
         Finding(
             "as detectors of unwatched prompts, AUC",

@@ -79,6 +79,8 @@ def _headline(r: Results) -> str:
     """What it comes to: losses that are told from 0 and beyond every random direction."""
     lost: list[str] = []
     for name, kind in r.counted:
+        if ": " in name:  # subjects of a set are many, and each is small: one of them falls by chance
+            continue
         others = [abs(o.at.change) for o in _strongest(r.of(name, kind, random=True))]
         for row in _strongest(r.of(name, kind, random=False)):
             if row.at.change_hi < 0 and -row.at.change > max(others, default=0.0):

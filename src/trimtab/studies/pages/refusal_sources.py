@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,7 @@ class Results:
         judge: who said whether an answer does what was asked; "" for the truth functions of the test bed.
         words: of the long system prompt.
         targets: of every source request its name, and what each kind of vector promotes or suppresses there.
+        twins: source requests that have a harmless twin; the others are promoted by the opening of their file.
     """
 
     model: str
@@ -76,6 +78,7 @@ class Results:
     targets: list[list[str]]
     near: list[Near]
     read: list[Answer]
+    twins: int = 0
 
     def of(self, asked: str, kind: str, strength: float | None = None) -> list[Outcome]:
         """Those of a family, added (no strength) or clamped."""
@@ -103,7 +106,9 @@ def page(run: Run) -> Path:
     about = (
         f"{r.model}, layer {r.layer}, norm {r.norm:g} of the median residual norm, {r.categories} categories of "
         f"{r.each} requests, {r.test} held-out requests of each kind, greedy, {judged}, a system prompt of {r.words} "
-        f"words, last {r.last} tokens, seed {r.seed}. In use there is no system prompt, and every token is steered."
+        f"words, last {r.last} tokens, seed {r.seed}; {r.twins} of {r.categories * r.each} source requests have "
+        "a twin, the others are promoted by an opening that was written down. In use there is no system prompt, and "
+        "every token is steered."
     )
     sections = [
         ("Paper and here", finding_rows(_beside(r))),
@@ -161,12 +166,13 @@ def _beside(r: Results) -> list[Finding]:
     for f, paper in ((LONG, "incoherent"), (LONG_LAST, "93.1% (clamped at 0.5, Llama-3.1-8B, one vector)")):
         half = min(r.strengths, default=None)
         some = r.of("sealed", f, half)
-        if some:
+        if some and half is not None:
+            beside = spread(_shares(r.of("sealed", "random", half)))
             here = f"{spread(_shares(some))}, broken {_middle([o.broken for o in some])}"
-            out.append(Finding(f"attack success, {WORDS[f]}, clamped at {half:g}", paper, here, f"random {random}"))
+            out.append(Finding(f"attack success, {WORDS[f]}, clamped at {half:g}", paper, here, f"random {beside}"))
     for n in r.near:
         paper = "about 0.1 to 0.3" if n.family == PROMOTED else ""
-        here = f"{n.smallest:.2f} to {n.largest:.2f}, median {n.median:.2f}"
+        here = "one vector" if math.isnan(n.median) else f"{n.smallest:.2f} to {n.largest:.2f}, median {n.median:.2f}"
         out.append(Finding(f"cosines among {WORDS[n.family]}", paper, here, ""))
     return out
 

@@ -17,7 +17,7 @@ from trimtab.studies.pages.reliability_facts import VECTOR, Curves, Neutral
 from trimtab.studies.pages.reliability_results import SetResult, Study
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the slopes, whose items are drawn
-HUMPS = 5 / 9  # Sarle's coefficient of a uniform distribution; more speaks for two humps
+HUMPS = 5 / 9  # Sarle's coefficient of a uniform distribution; more speaks for two humps, or for one that is skewed
 
 
 def line_rows(study: Study) -> list[list[str]]:
@@ -42,12 +42,12 @@ def line_finding(study: Study) -> list[str]:
     r2 = np.concatenate([s.curves[VECTOR, s.first].slopes.r2 for s in study.sets])
     if np.isnan(r2).all():
         return []
-    straight = float(np.nanmean(r2 >= 0.8))
+    straight = float(np.mean(r2[~np.isnan(r2)] >= 0.8))
     two = sum(bimodality(s.curves[VECTOR, s.first].slope) > HUMPS for s in study.sets)
     return [
         f"Single curves: R² of the line is {float(np.nanmedian(r2)):.3f} in the median over items, and at least 0.8 "
-        f"for {straight:.0%} of them; the slopes of {two} of {len(study.sets)} data sets look like two humps (Sarle's "
-        f"coefficient above {HUMPS:.2f})."
+        f"for {straight:.0%} of them. Sarle's coefficient of the slopes is above {HUMPS:.2f} (two humps, or one that "
+        f"is skewed) in {two} of {len(study.sets)} data sets."
     ]
 
 

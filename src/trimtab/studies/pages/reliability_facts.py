@@ -48,7 +48,7 @@ class Items:
 @dataclass(frozen=True)
 class SetFacts:
     """What the scores of one data set do not hold; `vectors` are all that were measured, `folds` how many parts were
-    cross-fitted.
+    cross-fitted, `mute` how many questions were left out since their answers say nothing but Yes or No.
     """
 
     name: str
@@ -60,6 +60,7 @@ class SetFacts:
     test: Items
     vectors: list[Condition]
     folds: int
+    mute: int = 0
 
     @property
     def first(self) -> str:

@@ -228,6 +228,8 @@ def _load_set(run: Run, facts: SetFacts, results: Results) -> SetResult:
     warnings, outside = [*forecast.card.warnings], _mean_over_items(tables[first], "outside-mass")
     if facts.left_out:
         warnings.append(f"{facts.left_out} items without two listed options were left out")
+    if facts.mute:
+        warnings.append(f"{facts.mute} items whose answers say nothing but Yes or No were left out")
     if outside is not None and (mass := float(outside[unsteered(here.multipliers)])) > NO_LETTERS:
         warnings.append(f"the model puts {mass:.0%} of its probability outside the letters: try the spoken form")
     fit, shares = _factors(here.slope, facts, results, warnings)

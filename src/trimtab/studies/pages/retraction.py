@@ -88,6 +88,7 @@ class Judged:
     Attributes:
         question: "primary", whether most of a text says so; "mentioned", whether it says so at all.
         agrees: share of texts on which the judge's word about what is real is that of the words looked for.
+        unrated: questions, of both attributes, that it answered with neither Yes nor No.
     """
 
     condition: Condition
@@ -95,6 +96,7 @@ class Judged:
     real: Count
     fictitious: Count
     agrees: float
+    unrated: int = 0
 
 
 @dataclass(frozen=True)
@@ -225,12 +227,13 @@ def _judged_finding(r: Results) -> list[str]:
         layer, some = best_layer(r, kind)
         found = next((by[x.condition] for x in some if x.condition in by), None)
         parts += [f"{kind} ({layer}) {_of_judge(found)}"] if found is not None else []
-    agreed = float(np.mean([x.agrees for x in r.judged if x.question == "mentioned"]))
+    agreed = float(np.nanmean([x.agrees for x in r.judged if x.question == "mentioned"]))
+    mute, asked = sum(x.unrated for x in r.judged), sum(x.real.n + x.fictitious.n + x.unrated for x in r.judged)
     return [
         f"Real and fictitious attribute described by most of the text, as {r.judge} finds (names replaced; n "
         f"{next(iter(by.values())).real.n} each): {'; '.join(parts)}. Published: suppression and CAA 60% to 90% and at "
         "most 20%, reentrant about 20% and 74.2%. On whether the real one is mentioned it agrees with the words "
-        f"looked for in {agreed:.0%} of texts."
+        f"looked for in {agreed:.0%} of texts; it answers {mute} of {asked} questions with neither Yes nor No."
     ]
 
 
@@ -340,9 +343,10 @@ def _middle(r: Results, some: Sequence[Rates]) -> tuple[float, float]:
 
 
 def _judged_rows(r: Results) -> list[list[str]]:
-    rows = [["condition", "question", "real", "fictitious", "agrees with the words on what is real"]]
+    rows = [["condition", "question", "real", "fictitious", "agrees with the words on what is real", "no answer"]]
     for x in r.judged:
-        rows.append([x.condition.label, x.question, told(x.real), told(x.fictitious), f"{x.agrees:.0%}"])
+        agrees = "" if math.isnan(x.agrees) else f"{x.agrees:.0%}"
+        rows.append([x.condition.label, x.question, told(x.real), told(x.fictitious), agrees, f"{x.unrated}"])
     return rows
 
 
