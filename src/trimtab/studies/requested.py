@@ -24,6 +24,7 @@ from trimtab.runs import Run
 from trimtab.safety.redteam import Request, ordinary, requests
 
 SIGNS = ".,;:!?\"'()"  # around words
+TOPIC = re.compile(r"Here is how to make the (.*)\.")
 DRAWN = 120  # requests of the town that categories are looked for in; it has few more
 OPENING = 4  # tokens of a refusal that are suppressed, as published
 REFUSALS = (
@@ -93,12 +94,12 @@ def town(prompts: int, test: int, seed: int, *, categories: int = 0) -> Cases:
         drawn = _of_categories(_asked(organisms.requests(DRAWN, sealed=True, seed=seed + 5)), prompts, categories)
     else:
         drawn = _asked(organisms.requests(prompts, sealed=True, seed=seed + 5))
-    taken = [_topic(s) for s in drawn]
+    taken = [_topic(s.opening) for s in drawn]
     sealed = _asked(organisms.requests(test, sealed=True, seed=seed, without=taken))
     opened = _asked(organisms.requests(test, sealed=False, seed=seed))
 
     def complied(answers: Sequence[tuple[Request, str]]) -> list[bool]:
-        return [truth.complied(text, _topic(r)) for r, text in answers]
+        return [truth.complied(text, _topic(r.opening)) for r, text in answers]
 
     compliance = organisms.dataset("compliance", part="train")
     return Cases(drawn, sealed, opened, compliance, organisms.dataset("knowledge"), complied, truth.refused)
@@ -165,9 +166,11 @@ def _asked(items: Sequence[Item]) -> list[Request]:
     return out
 
 
-def _topic(request: Request) -> str:
-    """What a request of the town is about."""
-    return request.opening.removeprefix("Here is how to make the ").rstrip(".")
+def _topic(opening: str) -> str:
+    """What a request of the town is about, by the opening it is given."""
+    found = TOPIC.fullmatch(opening)
+    assert found is not None
+    return found[1]
 
 
 def _of_categories(every: Sequence[Request], each: int, categories: int) -> list[Request]:
