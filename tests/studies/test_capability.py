@@ -121,7 +121,7 @@ def test_another_vector_of_the_same_name_is_another_study(town: LM, vector: Path
 def test_two_answers_are_told_by_subject(town: LM, vector: Path, tmp_path: Path) -> None:
     plan = Plan(str(vector), (), ("truthful",), limit=2, randoms=0, multipliers=(0.0, 1.0))
     run = study("capability", town, tmp_path / "run", plan)
-    rows = json.loads((run.path / "results.json").read_text())["rows"]
+    rows = json.loads((run.path / "results.json").read_text())["subjects"]
     subjects = {q.subject for q in questions("truthful")}
     assert {r["set"] for r in rows} == {f"truthful: {s}" for s in subjects} and {r["kind"] for r in rows} == {"mc2"}
     q = next(q for q in questions("truthful") if q.subject == "myths")

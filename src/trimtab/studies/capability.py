@@ -5,7 +5,7 @@ likelihood, MC1 and MC2 (Lin et al. 2022), and tasks of lm-eval such as MMLU (th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.util import find_spec
@@ -121,10 +121,20 @@ class _Cost:
         known = () if self.vector.use is None else self.vector.use.grid
         return self.plan.multipliers or known or (-1.0, 0.0, 1.0)
 
-    @cached_property
+    @property
     def sets(self) -> dict[str, tuple[Question, ...]]:
+        """All that is asked, by name."""
+        return self.whole | self.paired
+
+    @cached_property
+    def whole(self) -> dict[str, tuple[Question, ...]]:
         """By name, a file has that of its stem: the questions the vector was not learned on."""
-        out = {Path(source).stem: self._unseen(source)[: self.plan.limit] for source in self.plan.questions}
+        return {Path(source).stem: self._unseen(source)[: self.plan.limit] for source in self.plan.questions}
+
+    @cached_property
+    def paired(self) -> dict[str, tuple[Question, ...]]:
+        """By set and subject: such questions with two answers each."""
+        out: dict[str, tuple[Question, ...]] = {}
         for source in self.plan.pairs:
             of: dict[str, list[Question]] = {}
             for q in self._unseen(source):
@@ -155,13 +165,12 @@ class _Cost:
         )  # fmt: skip
 
     def results(self) -> Results:
-        rows: list[Row] = []
-        for name in self.sets:
-            table = self.run.table(name)
-            kinds = KINDS if any(q.truthful for q in self.sets[name]) else KINDS[:1]
-            kinds = KINDS[2:] if ": " in name else kinds  # of two answers: how much probability is on the right one
-            for c in self.interventions:
-                rows += [Row(name, kind, c, a) for kind in kinds for a in accuracy(table, kind, str(c))]
+        rows = [
+            row
+            for name, some in self.whole.items()
+            for row in self._rows(name, KINDS if any(q.truthful for q in some) else KINDS[:1])
+        ]
+        subjects = [row for name in self.paired for row in self._rows(name, KINDS[2:])]
         if self.plan.tasks:
             table = self.run.table("tasks")
             for task in sorted({cell.metric for cell in table.cells}):
@@ -169,7 +178,14 @@ class _Cost:
                     rows += [Row(task, "correct", c, a) for a in accuracy(table, task, str(c))]
         layers = list(self.interventions[VECTOR].vector.layers)
         behavior = str(self.vector.made.data.get("name", ""))
-        return Results(self.lm.id, behavior, layers, rows, self.plan.seed)
+        return Results(self.lm.id, behavior, layers, rows, self.plan.seed, subjects)
+
+    def _rows(self, name: str, kinds: Sequence[str]) -> list[Row]:
+        """Of a set that was asked, under every condition."""
+        table = self.run.table(name)
+        return [
+            Row(name, kind, c, a) for c in self.interventions for kind in kinds for a in accuracy(table, kind, str(c))
+        ]
 
 
 def _of_two(question: Question) -> Question:
