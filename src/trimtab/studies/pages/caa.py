@@ -123,8 +123,8 @@ class SetFacts:
 
     @property
     def random(self) -> float:
-        """The steepest of all random directions, at any layer."""
-        drawn = [s.value for m in self.moved if m.source.kind == "random" for s in m.slopes]
+        """The steepest of all random directions, at any layer, whichever way it goes."""
+        drawn = [abs(s.value) for m in self.moved if m.source.kind == "random" for s in m.slopes]
         return max(drawn, default=float("nan"))
 
 

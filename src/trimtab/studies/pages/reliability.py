@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 from trimtab.reports.page import write_sections
 from trimtab.runs import Run
@@ -83,7 +84,7 @@ def headline(study: Study) -> list[str]:
         "enough to count, and beyond that of label-shuffled vectors "
         f"that could choose their layer as it could (q ≤ 0.05)."
         + (f" The others: {', '.join(others)}." if others else ""),
-        f"Anti-steerable shares run from {wrong[0]:.0%} to {wrong[-1]:.0%}, median {wrong[len(wrong) // 2]:.0%}.",
+        f"Anti-steerable shares run from {wrong[0]:.0%} to {wrong[-1]:.0%}, median {median(wrong):.0%}.",
     ]
     for trained, tested in SHIFTS:
         f = study.figures.get(f"ID and {trained} → {tested}")
