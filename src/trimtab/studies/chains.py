@@ -22,7 +22,7 @@ from trimtab.answers.quality import Usual
 from trimtab.answers.sampling import sample
 from trimtab.data.datasets import Dataset, Splits
 from trimtab.data.pairs import Pair
-from trimtab.errors import DataError, RecipeError, check_least
+from trimtab.errors import DataError, check_least
 from trimtab.methods import learn
 from trimtab.methods.contrast import paired_rows
 from trimtab.model import LM
@@ -37,7 +37,7 @@ from trimtab.studies.conditions import UNSTEERED, Condition
 from trimtab.studies.descents import randoms, throughout
 from trimtab.studies.pages.bipo_results import Value
 from trimtab.studies.pages.chains import OTHER, PLAIN, RANDOM, STEERED, Facts, Read, Results, Shown
-from trimtab.studies.parts import Sizes, fresh_split
+from trimtab.studies.parts import Sizes, check_names, fresh_split
 
 THINK = "Think it through in two or three sentences first, and give no answer yet."
 CONCLUDE = "So my answer is this."
@@ -75,9 +75,7 @@ class Plan:
     def __post_init__(self) -> None:
         check_least("chains", 1, tokens=self.tokens)
         check_least("chains", 4, train=self.train, val=self.val, test=self.test)
-        stems = [Path(d).stem for d in self.data]
-        if not stems or len(set(stems)) < len(stems):
-            raise RecipeError("not a list of data sets", given=self.data, expected="data sets of different names")
+        check_names(self.data, [Path(d).stem for d in self.data])
         registry.make("method", self.method)
 
     @property

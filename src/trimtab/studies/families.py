@@ -41,6 +41,7 @@ from trimtab.statistics.intervals import Array
 from trimtab.steering.vector import SteeringVector
 from trimtab.studies.descents import randoms, throughout
 from trimtab.studies.pages.families import ECHO, FIRST, LOSS, RANDOM, Family, Member, Results
+from trimtab.studies.parts import check_names
 
 FAMILIES = (LOSS, ECHO)
 
@@ -74,9 +75,7 @@ class Plan:
     def __post_init__(self) -> None:
         check_least("families", 1, members=self.members, steps=self.steps, randoms=self.randoms, most=self.most)
         check_least("families", 0, above=True, norm=self.norm)
-        stems = [Path(b).stem for b in self.behaviors]
-        if not stems or len(set(stems)) < len(stems):
-            raise RecipeError("not a list of behaviors", given=self.behaviors, expected="data sets of different names")
+        check_names(self.behaviors, [Path(b).stem for b in self.behaviors], "behaviors")
 
 
 def stages(lm: LM, run: Run, plan: Plan) -> Iterator[Stage]:
@@ -162,7 +161,7 @@ class _Bench:
     def _descended(self, name: str, goal: Objective, apart: Sequence[SteeringVector], progress: Progress) -> Result:
         """One vector, orthogonal to others; kept in the folder."""
         plan = self.plan
-        length = self.first(silent("")).vector.norm()[plan.layer] if apart else self.length
+        length = apart[0].norm()[plan.layer] if apart else self.length
         how = Descent(0.1 * length / self.lm.width**0.5, (MaxSteps(plan.steps),))
         bounds = (Orthogonal(tuple(apart)), Sphere(length)) if apart else (Ball(length),)
         start = Start(length if apart else 0.1 * length, seed=plan.seed + len(apart))
@@ -173,18 +172,18 @@ class _Bench:
     # ------------------------------------------------------------ what came out
 
     @cached_property
-    def members(self) -> dict[str, list[SteeringVector]]:
-        """All vectors, by family; the first one has none before it."""
+    def found(self) -> dict[str, list[Result]]:
+        """All descents, by family; the first vector has none before it. Losses are of the example in nats, or of the
+        echo in units of the first one's change.
+        """
         quiet = silent("")
-        first = self.first(quiet).vector
-        drawn = list(randoms(first, self.plan.randoms, self.plan.seed).values())
-        return {FIRST: [first], **{f: [r.vector for r in self.family(f, quiet)] for f in FAMILIES}, RANDOM: drawn}
+        return {FIRST: [self.first(quiet)], **{f: self.family(f, quiet) for f in FAMILIES}}
 
-    @property
-    def losses(self) -> dict[str, list[float]]:
-        """Of the descents, by family: of the example in nats, or of the echo in units of the first one's change."""
-        quiet = silent("")
-        return {FIRST: [self.first(quiet).loss], **{f: [r.loss for r in self.family(f, quiet)] for f in FAMILIES}}
+    @cached_property
+    def members(self) -> dict[str, list[SteeringVector]]:
+        """All vectors, by family, and random directions."""
+        made = {family: [r.vector for r in some] for family, some in self.found.items()}
+        return {**made, RANDOM: list(randoms(made[FIRST][0], self.plan.randoms, self.plan.seed).values())}
 
     def effects(self, progress: Progress) -> Mapping[str, list[tuple[Array, Array]]]:
         """Of every vector at multiplier 1: rise of propensity and of the positive answer, by question."""
@@ -209,10 +208,9 @@ class _Bench:
         }
 
     def results(self) -> list[Family]:
-        effects, losses = self.effects(silent("")), self.losses
         out: list[Family] = []
-        for family, some in effects.items():
-            seen = losses.get(family, [None] * len(some))
+        for family, some in self.effects(silent("")).items():
+            seen = [r.loss for r in self.found[family]] if family in self.found else [None] * len(some)
             members = [
                 Member(float(leaning.mean()), float(answer.mean()), float(np.mean(leaning > 0)), loss)
                 for (leaning, answer), loss in zip(some, seen, strict=True)

@@ -14,12 +14,28 @@ from torch import Tensor
 
 from trimtab.data.datasets import Dataset, Splits
 from trimtab.data.pairs import Pair
+from trimtab.errors import RecipeError
 from trimtab.methods.contrast import Activations, Read, activations
 from trimtab.model import LM, Layer
 from trimtab.progress import Progress
 from trimtab.steering.vector import kept_tensors
 
 Sizes = tuple[int, int, int]  # of the training, validation and test part, at most
+
+
+def check_names(sources: Sequence[str], names: Sequence[str], what: str = "data sets") -> None:
+    """That there are data sets, and that the names they go by differ.
+
+    Raises:
+        RecipeError: otherwise.
+    """
+    if not names or len(set(names)) < len(names):
+        raise RecipeError(f"not a list of {what}", given=sources, expected="data sets of different names")
+
+
+def file_name(label: str) -> str:
+    """A label in words, fit for a file's name."""
+    return "".join(c if c.isalnum() else "-" for c in label.lower())
 
 
 def fresh_split(data: Dataset, sizes: Sizes, seed: int) -> Splits:

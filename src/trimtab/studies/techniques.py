@@ -34,6 +34,7 @@ from trimtab.steering.interventions import Intervention
 from trimtab.steering.vector import SteeringVector, kept
 from trimtab.studies.descents import BEFORE, randoms
 from trimtab.studies.pages.techniques import PLAIN, RANDOM, Results, Technique, Vector, compared, random_like
+from trimtab.studies.parts import check_names, file_name
 
 ALL: dict[str, dict[str, Any]] = {
     PLAIN: {},
@@ -93,12 +94,10 @@ class Plan:
 
     def __post_init__(self) -> None:
         check_least("techniques", 1, examples=self.examples, most=self.most)
-        stems = [Path(b).stem for b in self.behaviors]
-        if not stems or len(set(stems)) < len(stems):
-            raise RecipeError("not a list of behaviors", given=self.behaviors, expected="data sets of different names")
+        check_names(self.behaviors, [Path(b).stem for b in self.behaviors], "behaviors")
         if RANDOM in self.techniques:
             raise RecipeError("the name of the control", given=RANDOM, expected="another name for the technique")
-        if len({_slug(name) for name in self.methods}) < len(self.methods):
+        if len({file_name(name) for name in self.methods}) < len(self.methods):
             raise RecipeError("names that differ in case and signs alone", given=list(self.techniques),
                               expected="names of different letters")  # fmt: skip
         odd = [name for name, m in self.methods.items() if m.site != RESID_POST or m.prompt]
@@ -168,7 +167,7 @@ class _Bench:
         """Learned on one example, the other pairs behind it; kept in the folder."""
         pairs = self.parts.train.pairs
         turned = replace(self.parts.train, pairs=pairs[example:] + pairs[:example])
-        file = self.run.file(self.name, f"{_slug(technique)}-{example}.safetensors")
+        file = self.run.file(self.name, f"{file_name(technique)}-{example}.safetensors")
         method = self.plan.methods[technique]
         return kept(file, lambda: learn(self.lm, turned, method, [self.plan.layer], progress=progress))
 
@@ -193,12 +192,12 @@ class _Bench:
             self.parts.test,
             [Propensity(), Likelihood()],
             to=self.run.file(self.name),
-            part=_slug(technique),
+            part=file_name(technique),
             multipliers=(-1.0, 0.0, 1.0),
             controls={name: vectors[name] for name in rest},
             progress=progress,
         )
-        return run.table(_slug(technique))
+        return run.table(file_name(technique))
 
     # ------------------------------------------------------------ what came out
 
@@ -258,7 +257,3 @@ class _Bench:
     def _norm(self, technique: str, k: int) -> float:
         """Of the vector, or of all rows of a map."""
         return float(self.vector(technique, k)[self.plan.layer].norm())
-
-
-def _slug(technique: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in technique.lower())

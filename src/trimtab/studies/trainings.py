@@ -31,6 +31,7 @@ from trimtab.studies.behaviors import METRICS
 from trimtab.studies.descents import randoms, throughout
 from trimtab.studies.pages.bipo_results import Scores, Value
 from trimtab.studies.pages.trainings import PLAIN, PUBLISHED, RANDOM, AtLayer, Epochs, Facts, Looked, Results, Setting
+from trimtab.studies.parts import check_names, file_name
 from trimtab.studies.preference_files import name_of, parts
 
 ALL: dict[str, dict[str, Any]] = {
@@ -85,13 +86,12 @@ class Plan:
     def __post_init__(self) -> None:
         check_least("trainings", 4, train=self.train, val=self.val, test=self.test)
         check_least("trainings", 1, randoms=self.randoms, published_epochs=self.published_epochs)
-        if not self.data or len({name_of(d) for d in self.data}) < len(self.data):
-            raise RecipeError("not a list of data sets", given=self.data, expected="data sets of different names")
+        check_names(self.data, [name_of(d) for d in self.data])
         if not all(0 < x < 1 for x in self.kept):
             raise RecipeError("not shares of coordinates", given=self.kept, expected="numbers between 0 and 1")
         controls = {f"{RANDOM} {k + 1}" for k in range(self.randoms)} | {"vector"}
         taken = {PLAIN, RANDOM, *controls, *(kept_name(x) for x in self.kept)} & {*self.settings}
-        if taken or len({_slug(n) for n in self.methods}) < len(self.methods):
+        if taken or len({file_name(n) for n in self.methods}) < len(self.methods):
             raise RecipeError("names that are taken", given=sorted(taken) or list(self.settings),
                               expected="names of different letters")  # fmt: skip
 
@@ -155,10 +155,10 @@ class _Bench:
         """One training at the layer of the settings, its vector kept; what was seen after every epoch, on the pairs
         that were not trained on. Both are kept in the folder.
         """
-        told = f"epochs/{_slug(name)}.json"
+        told = f"epochs/{file_name(name)}.json"
 
         def made() -> SteeringVector:
-            method = replace(self.plan.methods[name], resume=str(self.run.file("state", _slug(name))))
+            method = replace(self.plan.methods[name], resume=str(self.run.file("state", file_name(name))))
             ((_, trained),) = method.trained(self.lm, self.train, [self.plan.layer], progress, self.val)
             seen = [Epochs(k + 1, e.loss, e.up, e.down, e.norm) for k, e in enumerate(trained.epochs)]
             self.run.write(told, Looked(name, trained.best + 1, seen))
@@ -182,7 +182,7 @@ class _Bench:
         return list(self.plan.layers) or list(range(self.lm.n_layers - 1))
 
     def _file(self, name: str) -> Path:
-        return self.run.file("vectors", f"{_slug(name)}.safetensors")
+        return self.run.file("vectors", f"{file_name(name)}.safetensors")
 
     @cached_property
     def own(self) -> dict[str, SteeringVector]:
@@ -258,7 +258,3 @@ def _largest(vector: SteeringVector, share: float) -> SteeringVector:
         floor = v.abs().flatten().topk(n).values[-1]
         few[layer] = torch.where(v.abs() >= floor, v, torch.zeros_like(v))
     return SteeringVector(few, vector.made)
-
-
-def _slug(name: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in name.lower())
